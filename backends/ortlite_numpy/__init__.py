@@ -1,0 +1,47 @@
+"""CPUExecutionProvider: NumPy. Always there, last in every list, and where host values live."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.namespace import Namespace, build
+from ortlite.provider import CPU, ExecutionProvider
+
+__all__ = ["CPUExecutionProvider"]
+
+NARROW = [d.name for d in dtypes.ALL if d.narrow or d.name == "float16"]
+
+
+class CPUExecutionProvider(ExecutionProvider):
+    """NumPy with ml_dtypes: stores every ONNX type, computes the narrow floats in float32."""
+
+    name = CPU
+    library = "numpy"
+    storage = frozenset(d.name for d in dtypes.ALL)
+    widen = {name: "float32" if "float" in name else "int8" if name.startswith("int") else "uint8" for name in NARROW}
+
+    @cached_property
+    def xp(self) -> Namespace:
+        import array_api_compat.numpy as library
+
+        from ortlite_numpy import primitives
+
+        return build(library, {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}, primitives.PRIMITIVES)
+
+    def supports(self, kernel: Any, dtypes: Any) -> str | None:
+        return None
+
+    def from_numpy(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def context(self) -> AbstractContextManager[Any]:
+        # ONNX gives inf and nan where IEEE does; a warning would only be noise.
+        return np.errstate(all="ignore")

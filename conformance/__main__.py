@@ -1,0 +1,72 @@
+"""Run the ONNX backend suite on a provider and write its table.
+
+    python -m conformance [--provider P] [-k PATTERN] [--jobs N] [--tables]
+
+A case that is expected to fail stands in `conformance/expected/<provider>.txt` with its reason. The run
+fails for a failure that is not listed and for a pass that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from conformance import report
+from conformance.cases import load_cases, run_case
+from ortlite.provider import CPU
+
+HERE = Path(__file__).parent
+
+
+def expected_failures(provider: str) -> dict[str, str]:
+    """Case -> reason, from the provider's file: `name  reason` a line, # for comments."""
+    path = HERE / "expected" / f"{provider}.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
+    return {row[0]: row[1] for row in rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__.split("\n")[0])
+    parser.add_argument("--provider", default=CPU, help="provider to run on, before the CPU provider")
+    parser.add_argument("-k", dest="pattern", default="", help="regular expression: only cases whose name it finds")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--tables", action="store_true", help="only write the tables that need no run")
+    args = parser.parse_args()
+    console = Console(stderr=True, soft_wrap=True)
+    if args.tables:
+        report.write_operators()
+        return 0
+    names = [name for name in load_cases() if re.search(args.pattern, name)]
+    work = partial(run_case, provider=args.provider)
+    # fork: the cases take seconds to make, and are made once
+    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+        running = pool.imap_unordered(work, names, chunksize=8)
+        results = list(track(running, args.provider, len(names), console=console, disable=not console.is_terminal))
+    results.sort(key=lambda r: r.name)
+
+    expected = {n: why for n, why in expected_failures(args.provider).items() if n in set(names)}
+    failed = {r.name: r.error for r in results if r.error}
+    surprises = {n: e for n, e in failed.items() if n not in expected}
+    for name, error in sorted(surprises.items()):
+        console.print(f"FAIL {name}: {error[:600]}", markup=False, highlight=False)
+    passes = sorted(expected.keys() - failed.keys())
+    for name in passes:
+        console.print(f"PASS, though expected to fail: {name} ({expected[name]})", markup=False, highlight=False)
+    slowest = ", ".join(f"{r.name} {r.seconds:.2f} s" for r in sorted(results, key=lambda r: -r.seconds)[:3])
+    total = f"{len(results) - len(failed)} passed, {len(failed)} failed ({len(failed) - len(surprises)} expected)"
+    console.print(f"{args.provider}: {total}; slowest: {slowest}", highlight=False)
+    if not args.pattern:
+        report.write_results(args.provider, results, expected)
+    return 1 if surprises or passes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The cases of the ONNX backend suite, and how one is run on a provider."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import onnx
+from onnx import numpy_helper
+from onnx.backend.test import loader
+from onnx.backend.test.runner import Runner
+
+import ortlite
+from ortlite.provider import CPU
+
+__all__ = ["KINDS", "Result", "load_cases", "run_case"]
+
+KINDS = ("node", "simple", "real", "pytorch-converted", "pytorch-operator")
+# Types array libraries other than NumPy lack; a case on them says nothing about a provider's kernels.
+NARROW = ("float16", "bfloat16", "float8", "float6", "float4", "int4", "int2", "uint4", "uint2", "string")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one case went. `fallbacks` counts (operator, reason) of nodes that did not run on the first provider."""
+
+    name: str
+    kind: str
+    error: str = ""
+    seconds: float = 0.0
+    fallbacks: dict[tuple[str, str], int] = field(default_factory=dict)
+    numeric: bool = True
+
+
+@cache
+def load_cases() -> dict[str, Any]:
+    """Every case of the installed onnx, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the generators of the suite's own data overflow and divide by zero
+        return {case.name: (kind, case) for kind in KINDS for case in loader.load_model_tests(kind=kind)}
+
+
+def _data_sets(case: Any, model: onnx.ModelProto) -> list[tuple[list[Any], list[Any]]]:
+    if case.data_sets is not None:
+        return [(list(inputs), list(outputs)) for inputs, outputs in case.data_sets]
+    sets = []
+    for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):
+        columns = []
+        for word, infos in (("input", model.graph.input), ("output", model.graph.output)):
+            count = len(list(folder.glob(f"{word}_*.pb")))
+            columns.append([_read(folder / f"{word}_{i}.pb", infos[i].type) for i in range(count)])
+        sets.append((columns[0], columns[1]))
+    return sets
+
+
+def _read(path: Path, declared: onnx.TypeProto) -> Any:
+    """One stored value. Which message a file holds only the model's type tells."""
+    kind = declared.WhichOneof("value")
+    if kind == "sequence_type":
+        return numpy_helper.to_list(onnx.SequenceProto.FromString(path.read_bytes()))
+    if kind == "optional_type":
+        return numpy_helper.to_optional(onnx.OptionalProto.FromString(path.read_bytes()))
+    return numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+
+
+def run_case(name: str, provider: str, check_types: bool = True) -> Result:
+    """Run one case; the result's `error` is empty when every output agrees with the suite's."""
+    kind, case = load_cases()[name]
+    start = perf_counter()
+    fallbacks: Counter[tuple[str, str]] = Counter()
+    numeric = True
+    error = ""
+    try:
+        model = case.model or onnx.load(Path(case.model_dir) / "model.onnx")
+        options = ortlite.SessionOptions()
+        if check_types:
+            options.add_session_config_entry("ortlite.check_types", "1")
+        session = ortlite.InferenceSession(model.SerializeToString(), options, [provider], enable_fallback=0)
+        explanation = session.explain()
+        fallbacks.update(
+            (n.op_type, n.reasons[0] if n.reasons else "") for n in explanation.nodes if n.reasons and not n.host
+        )
+        numeric = not any(word in str(session._stages.model.graph) for word in NARROW)
+        for inputs, expected in _data_sets(case, model):
+            names = [arg.name for arg in session.get_inputs()]
+            arrays = [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in inputs]
+            actual = session.run(None, dict(zip(names, arrays, strict=False)))
+            wanted = [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in expected]
+            Runner.assert_similar_outputs(wanted, actual, rtol=case.rtol, atol=case.atol)
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {str(problem).strip()}"
+    return Result(name, kind, error, perf_counter() - start, dict(fallbacks), numeric and provider != CPU)

@@ -1,0 +1,48 @@
+"""One ONNX runtime for every array library, with onnxruntime's Python API.
+
+`import ortlite as ort` where a program says `import onnxruntime as ort`. Public names are imported when they
+are first used, so that this import costs little more than NumPy's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ortlite.api.options import (
+        ExecutionMode as ExecutionMode,
+        ExecutionOrder as ExecutionOrder,
+        GraphOptimizationLevel as GraphOptimizationLevel,
+        RunOptions as RunOptions,
+        SessionOptions as SessionOptions,
+    )
+    from ortlite.api.providers import (
+        get_all_providers as get_all_providers,
+        get_available_providers as get_available_providers,
+    )
+    from ortlite.api.session import InferenceSession as InferenceSession
+    from ortlite.api.values import ModelMetadata as ModelMetadata, NodeArg as NodeArg
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "options": "ExecutionMode ExecutionOrder GraphOptimizationLevel RunOptions SessionOptions",
+    "providers": "get_all_providers get_available_providers",
+    "session": "InferenceSession",
+    "values": "ModelMetadata NodeArg",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are str)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ortlite.api.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

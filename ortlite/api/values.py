@@ -1,0 +1,167 @@
+"""Values at the border of a session: what users feed becomes what programs run on, and back.
+
+Inside, a sequence is a tuple, a map a dict, an optional None or its value, text an object array of str. Outside,
+onnxruntime's conventions hold: lists for sequences, fresh writable arrays for tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.api.errors import InvalidArgument
+from ortlite.graph import MapType, OptionalType, SequenceType, TensorType, Type
+
+__all__ = ["ModelMetadata", "NodeArg", "to_inside", "to_outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArg:
+    """An input or output of a model. A dimension in `shape` is an int, a symbolic name, or None."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+    @classmethod
+    def of(cls, name: str, type_: Type | None) -> NodeArg:
+        """The description of value `name` of `type_`."""
+        tensor = type_.element if isinstance(type_, OptionalType) else type_
+        shape = tensor.shape if isinstance(tensor, TensorType) else None
+        return cls(name, "" if type_ is None else type_.ort, list(shape or ()))
+
+    def __str__(self) -> str:
+        return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model's file says about itself."""
+
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    graph_description: str
+    version: int
+    custom_metadata_map: dict[str, str]
+
+
+def to_inside(name: str, value: Any, type_: Type | None) -> Any:
+    """Check one fed value against its declared type and turn it into a run-time value.
+
+    Arrays come in as read-only views: nothing a kernel does can change what the caller holds. Raises
+    InvalidArgument for a wrong dtype, rank or dimension, RuntimeError for a Python object of the wrong kind.
+    """
+    if isinstance(type_, OptionalType):
+        return None if value is None else to_inside(name, value, type_.element)
+    if isinstance(type_, SequenceType):
+        if not isinstance(value, list):
+            raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a list, not {type(value).__name__}.")
+        return tuple(to_inside(name, item, type_.element) for item in value)
+    if isinstance(type_, MapType):
+        return _map(name, value, type_)
+    declared = type_ if isinstance(type_, TensorType) else None
+    array = _array(name, value, declared)
+    if declared is not None:
+        _check_dtype(array, declared)
+        _check_shape(name, array, declared)
+    return array
+
+
+def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
+    if isinstance(value, list) and declared is not None:
+        try:
+            value = np.asarray(value, dtypes.to_numpy(declared.dtype))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise RuntimeError(f"Could not create tensor from given input list for input {name!r}: {error}") from None
+    if not isinstance(value, np.ndarray):
+        if np.isscalar(value) and not isinstance(value, str):
+            raise RuntimeError(f"Unable to handle object of type {type(value)} for input {name!r}")
+        raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{name}'.")
+    if value.dtype.kind in "OSUV" and value.dtype.name not in dtypes.NAMES:
+        return _strings(value)
+    if not value.dtype.isnative:
+        return value.astype(value.dtype.newbyteorder("="))
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
+def _strings(array: np.ndarray) -> np.ndarray:
+    """Any array of text as an object array of str."""
+    result = np.empty(array.shape, object)
+    flat = [_text(item) for item in array.reshape(-1).tolist()]
+    result.reshape(-1)[:] = flat
+    result.flags.writeable = False
+    return result
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else str(item)
+
+
+def _check_dtype(array: np.ndarray, declared: TensorType) -> None:
+    try:
+        actual = dtypes.of_numpy(array.dtype)
+    except ValueError:
+        actual = None
+    if actual is not declared.dtype:
+        shown = f"tensor({actual.ort})" if actual else str(array.dtype)
+        raise InvalidArgument(f"Unexpected input data type. Actual: ({shown}) , expected: ({declared.ort})")
+
+
+def _check_shape(name: str, array: np.ndarray, declared: TensorType) -> None:
+    if not declared.shape:  # [] is not checked: files say it for "unknown" as well
+        return
+    advice = "Please fix either the inputs/outputs or the model."
+    if array.ndim != len(declared.shape):
+        raise InvalidArgument(
+            f"Invalid rank for input: {name} Got: {array.ndim} Expected: {len(declared.shape)} {advice}"
+        )
+    wrong = [i for i, d in enumerate(declared.shape) if isinstance(d, int) and d != array.shape[i]]
+    if wrong:
+        rows = "".join(f" index: {i} Got: {array.shape[i]} Expected: {declared.shape[i]}\n" for i in wrong)
+        raise InvalidArgument(f"Got invalid dimensions for input: {name} for the following indices\n{rows} {advice}")
+
+
+def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a dict, not {type(value).__name__}.")
+    wanted: Any = str if type_.key.kind == "S" else int | np.integer
+    for key in value:
+        if not isinstance(key, wanted):
+            kind = "std::string" if type_.key.kind == "S" else f"C type {type_.key.ort}_t"
+            raise RuntimeError(f"Unexpected key type  {type(key)}, it cannot be linked to {kind} (input {name!r})")
+    return {(key if isinstance(key, str) else int(key)): item for key, item in value.items()}
+
+
+def to_outside(values: Sequence[Any]) -> list[Any]:
+    """Turn run-time values (on NumPy) into what onnxruntime's `run` gives.
+
+    An array that shares memory with an input, a constant or another output is copied. Constants and inputs are
+    read-only inside, so that every view of them is as well.
+    """
+    owners: set[int] = set()
+    return [_outside(value, owners) for value in values]
+
+
+def _outside(value: Any, owners: set[int]) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return [_outside(item, owners) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    array = np.asarray(value)
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if not array.flags.writeable or not array.flags.c_contiguous or id(root) in owners or not root.flags.owndata:
+        array = root = np.array(array, order="C")
+    owners.add(id(root))
+    return array

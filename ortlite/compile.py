@@ -1,0 +1,277 @@
+"""Stage 5: Plan -> Program: kernels bound to callables, and programs specialised to input signatures.
+
+A Program runs in two ways. *Interpreted*, by the loop of run.py: any shapes. *Specialised*: what depends on shapes
+and on small host inputs alone was computed once and is baked in, and the steps that remain are
+one straight-line Python function. A signature is specialised when it comes up the second time.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ortlite import dtypes, run
+from ortlite.graph import Node, TensorType, Type
+from ortlite.ops.annotations import HOST
+from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
+from ortlite.provider import transfer
+
+__all__ = ["Bound", "Program", "compile_plan"]
+
+CACHE = 16  # specialised programs kept per graph
+SEEN = 256  # signatures remembered as "came up once"
+KEY_ELEMENTS = 64  # a host input with more elements than this is not part of a signature
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSlot:
+    """Run-time form of plan.Slot."""
+
+    index: int
+
+    def read(self, slots: Sequence[Any]) -> Any:
+        """The value."""
+        return slots[self.index]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHost:
+    """Run-time form of plan.Host: `convert` makes the Python object."""
+
+    index: int
+    convert: Callable[[Any], Any]
+
+    def read(self, slots: Sequence[Any]) -> Any:
+        """The value, converted."""
+        return self.convert(slots[self.index])
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConst:
+    """Run-time form of plan.Const."""
+
+    value: Any
+
+    def read(self, slots: Sequence[Any]) -> Any:
+        """The constant."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """A subgraph as a callable of its formal inputs, its captures read when the step runs."""
+
+    program: Program
+    captures: tuple[int, ...]
+
+    def read(self, slots: Sequence[Any]) -> Any:
+        """The callable."""
+        return self.program.closure([slots[index] for index in self.captures])
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSeed:
+    """A fresh 63-bit seed for each run of a random node."""
+
+    draw: Callable[[], int]
+
+    def read(self, slots: Sequence[Any]) -> Any:
+        """The seed."""
+        return self.draw()
+
+
+Reader: TypeAlias = ReadSlot | ReadHost | ReadConst | ReadBody | ReadSeed
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A step ready to run: `fn(*arguments, **keywords)`, then its result into `outputs`."""
+
+    fn: Callable[..., Any]
+    arguments: tuple[Reader, ...]
+    keywords: tuple[tuple[str, Reader], ...]
+    outputs: tuple[int | None, ...]
+    multiple: bool
+    free: tuple[int, ...]
+    node: Node | None
+    step: Step
+
+    @property
+    def pure(self) -> bool:
+        """Whether the result depends on nothing but the arguments."""
+        return not any(isinstance(a, ReadSeed | ReadBody) for _, a in self.keywords)
+
+
+class Program:
+    """A plan bound to callables; call it with one value per input of the plan, then per capture.
+
+    `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off.
+    """
+
+    def __init__(self, plan: Plan, seed: int | None = None, check: Callable[[Bound, list[Any]], None] | None = None):
+        self.plan = plan
+        self.check = check
+        self.steps = tuple(_bind(step, index, seed, check) for index, step in enumerate(plan.steps))
+        self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
+        self._seen: dict[Any, None] = {}
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return f"program of {self.plan.name}: {len(self.steps)} steps, {len(self._fast)} specialised"
+
+    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run. Raises what run.node_error makes of a kernel's exception."""
+        key = None if self.check else self.signature(inputs)
+        if key is None:
+            return run.interpret(self, inputs)[0]
+        fast = self._fast.get(key)
+        if fast is not None:
+            return fast(*inputs)
+        if key not in self._seen:
+            with self._lock:
+                self._seen[key] = None
+                _bound(self._seen, SEEN)
+            return run.interpret(self, inputs)[0]
+        outputs, fast = self.specialise(inputs)
+        with self._lock:
+            self._fast[key] = fast
+            _bound(self._fast, CACHE)
+        return outputs
+
+    def closure(self, captures: Sequence[Any]) -> Closure:
+        """The program as a function of its formal inputs alone."""
+        return Closure(self, tuple(captures))
+
+    def signature(self, inputs: Sequence[Any]) -> Any:
+        """Shapes and dtypes of the inputs, and the values of those that decide shapes; None: not to be cached."""
+        key: list[Any] = []
+        for index, value in enumerate(inputs):
+            if index in self.plan.demanded and isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
+                key.append((value.dtype, value.shape, tuple(value.reshape(-1).tolist())))
+            else:
+                key.append(_form(value))
+        return None if _UNKNOWN in key else tuple(key)
+
+    def specialise(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[..., tuple[Any, ...]]]:
+        """Run once, and make the straight-line function for inputs of this signature."""
+        from ortlite import specialise
+
+        static = specialise.static_slots(self, inputs)
+        outputs, values = run.interpret(self, inputs, static)
+        return outputs, specialise.generate(self, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """What a kernel gets for a graph attribute. `types` are what is known of the graph's outputs."""
+
+    program: Program
+    captures: tuple[Any, ...]
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        return self.program((*inputs, *self.captures))
+
+    @property
+    def types(self) -> tuple[Type | None, ...]:
+        """Declared or inferred types of the outputs."""
+        return self.program.plan.output_types
+
+
+_UNKNOWN: Any = ("?",)
+
+
+def _form(value: Any) -> Any:
+    """What of a value goes into a signature."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        forms = tuple(map(_form, value))
+        return _UNKNOWN if _UNKNOWN in forms else forms
+    shape = getattr(value, "shape", None)
+    return _UNKNOWN if shape is None else (value.dtype, tuple(shape))
+
+
+def _bound(cache: dict[Any, Any], limit: int) -> None:
+    """Forget the oldest entries beyond `limit`."""
+    while len(cache) > limit:
+        cache.pop(next(iter(cache)))
+
+
+def compile_plan(plan: Plan, *, seed: int | None = None, check_types: bool = False) -> Program:
+    """Bind a plan's kernels. `seed` makes random operators repeat; `check_types` asserts every output's dtype."""
+    return Program(plan, seed, _check_types if check_types else None)
+
+
+def _bind(step: Step, index: int, seed: int | None, check: Any) -> Bound:
+    if isinstance(step, Transfer):
+        carry = partial(transfer, source=step.origin, target=step.destination)
+        return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
+    if isinstance(step, Cast):
+        cast = partial(_cast, step.provider.xp, step.provider.xp.dtype(step.dtype))
+        return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
+    readers = tuple(_reader(a, seed, check) for a in step.arguments)
+    keywords = [(name, _reader(a, seed, check)) for name, a in step.keywords]
+    if "rng" in step.kernel.injected:
+        keywords.append(("rng", ReadSeed(_seeds(step, index, seed))))
+    fn: Callable[..., Any] = partial(step.kernel.fn, step.provider.xp)
+    if step.kernel.host_result:
+        fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
+    return Bound(fn, readers, tuple(keywords), step.outputs, step.kernel.multiple, step.free, step.node, step)
+
+
+def _reader(argument: Argument, seed: int | None, check: Any) -> Reader:
+    if isinstance(argument, Slot):
+        return ReadSlot(argument.index)
+    if isinstance(argument, Host):
+        return ReadHost(argument.index, HOST[argument.kind])
+    if isinstance(argument, Body):
+        return ReadBody(Program(argument.plan, seed, check), argument.captures)
+    assert isinstance(argument, Const)
+    return ReadConst(argument.value)
+
+
+def _seeds(step: Call, index: int, seed: int | None) -> Callable[[], int]:
+    """A node's stream of seeds: from its seed attribute, else from the session's, else from the system."""
+    given = step.node.attributes.get("seed")
+    source = random.Random(f"node {given}") if given is not None else random.Random()  # noqa: S311
+    if given is None and seed is not None:
+        source.seed(f"session {seed} node {index}")
+    return partial(source.getrandbits, 63)
+
+
+def _cast(xp: Any, dtype: Any, value: Any) -> Any:
+    return value if value is None else xp.astype(value, dtype, copy=False)
+
+
+def _host_result(fn: Callable[..., Any], dtype: np.dtype[Any], *args: Any, **keywords: Any) -> np.ndarray:
+    return np.asarray(fn(*args, **keywords), dtype)
+
+
+def _check_types(step: Bound, values: list[Any]) -> None:
+    """Under test: every output has the dtype that its schema says."""
+    if not isinstance(step.step, Call):
+        return
+    provider, kernel = step.step.provider, step.step.kernel
+    for name, type_, slot, value in zip(step.step.node.outputs, step.step.types, step.outputs, values, strict=True):
+        if slot is None or value is None or not isinstance(type_, TensorType) or not hasattr(value, "dtype"):
+            continue
+        wanted = _computed(type_, step.step)
+        if kernel.host_result or isinstance(value, np.ndarray | np.generic):
+            actual = dtypes.of_numpy(value.dtype).name
+        else:
+            actual = provider.xp.dtype_name(value.dtype)
+        if actual != wanted:
+            raise AssertionError(f"{kernel} on {provider.name}: output {name!r} is {actual}, the schema says {wanted}")
+
+
+def _computed(type_: Type, step: Call) -> str:
+    """The dtype a kernel's output has before it is narrowed back."""
+    assert isinstance(type_, TensorType)
+    widen = {} if step.kernel.storage or step.kernel.host or step.kernel.host_result else step.provider.widen
+    return widen.get(type_.dtype.name, type_.dtype.name)

@@ -1,0 +1,84 @@
+"""What `xp` guarantees a kernel: the Array API standard and a short list of primitives.
+
+`xp` has every public name of its library's Array API namespace (2024.12 or later, extensions `linalg` and
+`fft` where the library has them), and:
+
+- `xp.dtype(d)`: the library's dtype for a logical one (a DType or its name); raises TypeError when it has none
+- `xp.dtype_name(native)`: the logical name of a library dtype, such as "float32" or "int4"
+- the primitives of `ortlite.primitives`, each a pure function with a default body in the standard alone;
+  a provider replaces those for which its library has something faster.
+
+Names that some libraries lack and no default body can give (`OPTIONAL`) must be declared by a kernel with
+`@op(..., needs=...)`; where they are missing, the node goes to the next provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ortlite.dtypes import DType, by_name
+
+__all__ = ["OPTIONAL", "Namespace", "build", "default_primitives"]
+
+OPTIONAL = {
+    "bit_view": "bit_view(x, dtype): the same bytes seen as another dtype of the same width",
+    "linalg": "the standard's linear algebra extension",
+    "fft": "the standard's Fourier extension",
+}
+
+
+class Namespace:
+    """One library's namespace. A bag of names: reading one is one dictionary look-up."""
+
+    def __init__(self, library: str, names: Mapping[str, Any]):
+        self.__dict__.update(names)
+        self.library = library
+
+    def __repr__(self) -> str:
+        return f"<Namespace of {self.library}>"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def default_primitives() -> dict[str, Callable[..., Any]]:
+    """Name -> default body (`fn(xp, ...)`) of every primitive."""
+    from ortlite import primitives
+
+    return {name: getattr(module, name) for module in primitives.MODULES for name in module.__all__}
+
+
+def build(
+    library: ModuleType,
+    dtypes: Mapping[str, Any],
+    primitives: Mapping[str, Callable[..., Any]],
+    names: Mapping[str, Any] | None = None,
+) -> Namespace:
+    """Make the namespace of one library.
+
+    `library` is its Array API module, `dtypes` maps logical names to native dtypes, `primitives` are
+    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names.
+    """
+    public = {name: getattr(library, name) for name in dir(library) if not name.startswith("_")}
+    xp = Namespace(library.__name__, public | dict(names or {}))
+    for name, fn in (default_primitives() | dict(primitives)).items():
+        xp.__dict__[name] = partial(fn, xp)
+
+    by_native = {native: name for name, native in dtypes.items()}
+
+    def dtype(logical: DType | str) -> Any:
+        name = by_name(logical).name if isinstance(logical, str) else logical.name
+        try:
+            return dtypes[name]
+        except KeyError:
+            raise TypeError(f"{library.__name__} has no dtype for {name}") from None
+
+    def dtype_name(native: Any) -> str:
+        return by_native[native]
+
+    xp.__dict__.update(dtype=dtype, dtype_name=dtype_name)
+    return xp

@@ -1,0 +1,1 @@
+"""ONNX operators as pure functions of arrays, one file per category."""

@@ -1,0 +1,120 @@
+"""If, Loop and Scan. A subgraph arrives as a callable of its formal inputs; captures are bound already."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Graph, Int, Ints, Type, Value
+from ortlite.ops.registry import op
+
+MAX_TRIPS = 2**63 - 1  # what "no trip count" means
+
+
+@op("If", storage=True)
+def if_(xp: Namespace, cond: Array, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
+    """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
+    return xp.cond(xp.reshape(cond, ()), then_branch, else_branch)
+
+
+@op("Loop", storage=True, dynamic=True)
+def loop(
+    xp: Namespace, M: Int | None = None, cond: Array | None = None, *v_initial: Value, body: Graph
+) -> tuple[Value, ...]:
+    """Run `body(iteration, condition, *state)` at most `M` times and while its first output is true.
+
+    Returns the last state, then every scan output of the body with its iterations stacked along a new first axis.
+    """
+    trips = MAX_TRIPS if M is None else M
+    count = len(v_initial)
+    stacked: list[list[Array]] = []
+
+    def test(iteration: int, condition: Array, *state: Value) -> bool:
+        return iteration < trips and bool(condition)
+
+    def step(iteration: int, condition: Array, *state: Value) -> tuple[Value, ...]:
+        results = body(xp.asarray(iteration, dtype=xp.int64), condition, *state)
+        stacked.append(list(results[1 + count :]))
+        return (iteration + 1, xp.reshape(results[0], ()), *results[1 : 1 + count])
+
+    start = xp.asarray(True) if cond is None else xp.reshape(cond, ())
+    last = xp.while_loop(test, step, (0, start, *v_initial))
+    scanned = [xp.stack(list(column)) for column in zip(*stacked, strict=True)]
+    return (*last[2:], *(scanned if stacked else (_none_of(xp, t) for t in body.types[1 + count :])))
+
+
+def _none_of(xp: Namespace, type_: Type) -> Array:
+    """Zero iterations of a scan output: its type is all that is known of it; open dimensions become 0."""
+    shape = [d if isinstance(d, int) else 0 for d in type_.shape or ()]
+    return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
+
+
+@op("Scan", since=9, storage=True)
+def scan(
+    xp: Namespace,
+    *initial_state_and_scan_inputs: Value,
+    body: Graph,
+    num_scan_inputs: Int,
+    scan_input_axes: Ints | None = None,
+    scan_input_directions: Ints | None = None,
+    scan_output_axes: Ints | None = None,
+    scan_output_directions: Ints | None = None,
+) -> tuple[Value, ...]:
+    """Fold `body` over slices of the scan inputs, the last `num_scan_inputs` of the arguments.
+
+    Each step gets the state and one slice of every scan input along its axis (directions: 0 forward, 1
+    reverse) and returns the state and one slice of every scan output. Raises ValueError for scan inputs of unequal length.
+    """
+    split = len(initial_state_and_scan_inputs) - num_scan_inputs
+    state, inputs = initial_state_and_scan_inputs[:split], initial_state_and_scan_inputs[split:]
+    axes = scan_input_axes or (0,) * num_scan_inputs
+    columns = [xp.moveaxis(x, axis, 0) for x, axis in zip(inputs, axes, strict=True)]
+    lengths = {x.shape[0] for x in columns}
+    if len(lengths) > 1:
+        raise ValueError(f"scan inputs have {sorted(lengths)} elements along their scan axes; they must agree")
+    backward = scan_input_directions or (0,) * num_scan_inputs
+    columns = [xp.flip(x, axis=0) if b else x for x, b in zip(columns, backward, strict=True)]
+    stacked: list[tuple[Array, ...]] = []
+    for index in range(lengths.pop()):
+        results = body(*state, *(x[index, ...] for x in columns))
+        state = results[:split]
+        stacked.append(results[split:])
+    outputs = [xp.stack(list(column)) for column in zip(*stacked, strict=True)]
+    outputs = outputs if stacked else [_none_of(xp, t) for t in body.types[split:]]
+    directions = scan_output_directions or (0,) * len(outputs)
+    outputs = [xp.flip(y, axis=0) if b else y for y, b in zip(outputs, directions, strict=True)]
+    places = scan_output_axes or (0,) * len(outputs)
+    return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, places, strict=True)))
+
+
+@op("Scan", since=8, storage=True)
+def scan_8(
+    xp: Namespace,
+    sequence_lens: Array | None = None,
+    *initial_state_and_scan_inputs: Value,
+    body: Graph,
+    num_scan_inputs: Int,
+    directions: Ints | None = None,
+) -> tuple[Value, ...]:
+    """Scan with a batch axis in front: every example is scanned on its own, over its own length.
+
+    Scan outputs beyond an example's length are 0.
+    """
+    split = len(initial_state_and_scan_inputs) - num_scan_inputs
+    inputs = initial_state_and_scan_inputs[split:]
+    batch, longest = inputs[0].shape[:2]
+    lengths = [longest] * batch if sequence_lens is None else [int(n) for n in sequence_lens]
+    results = []
+    for example, length in enumerate(lengths):
+        state = [x[example, ...] for x in initial_state_and_scan_inputs[:split]]
+        rows = [x[example, :length, ...] for x in inputs]
+        values = scan(
+            xp, *state, *rows, body=body, num_scan_inputs=num_scan_inputs, scan_input_directions=directions
+        )
+        padded = [_padded(xp, y, longest) for y in values[split:]]
+        results.append([*values[:split], *padded])
+    return tuple(xp.stack(list(column)) for column in zip(*results, strict=True))
+
+
+def _padded(xp: Namespace, y: Array, length: int) -> Array:
+    """`y` with zeros appended to `length` rows."""
+    missing = length - y.shape[0]
+    return xp.concat([y, xp.zeros((missing, *y.shape[1:]), dtype=y.dtype)]) if missing else y

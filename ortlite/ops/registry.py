@@ -1,0 +1,210 @@
+"""The table of operators: which kernel runs (domain, op_type) in which opset.
+
+A kernel is a plain function `kernel(xp, *inputs, **attributes)` whose parameter names are the ONNX
+schema's. `@op` reads its signature once; nothing about an operator is written anywhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
+
+__all__ = ["Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+INJECTED = frozenset({"n_outputs", "rng"})
+EMPTY = inspect.Parameter.empty
+
+# One file per ONNX category, imported when the first operator is looked up.
+CATEGORIES = (
+    "elementwise activation logical reduce shape index create linalg norm conv pool resize vision attention recurrent "
+    "quant cast signal random control sequence text image ml training contrib"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given."""
+
+    name: str
+    kind: str
+    default: Any = EMPTY
+
+    @property
+    def host(self) -> bool:
+        """Whether the kernel wants a Python object here instead of an array."""
+        return self.kind not in DEVICE
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A registered kernel and what its signature says.
+
+    `since` is the opset in which this meaning began. `host`: works on Python objects (text, images,
+    maps) and only runs on NumPy. `storage`: takes narrow dtypes as they are stored instead of widened to
+    float32 (it only moves elements, or converts them itself). `dynamic`: the shape of an output depends on
+    the values of an array. `needs`: names of the namespace that have no default body.
+    `results`, for domains that onnx has no schema of: per output the input whose dtype it has, the attribute that
+    names its dtype, or a dtype's name.
+    """
+
+    domain: str
+    op_type: str
+    since: int
+    fn: Callable[..., Any]
+    host: bool = False
+    storage: bool = False
+    dynamic: bool = False
+    needs: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.since}"
+
+    @cached_property
+    def _signature(self) -> tuple[tuple[Param, ...], Param | None, dict[str, Param], frozenset[str], str]:
+        return read(self.fn)
+
+    @property
+    def inputs(self) -> tuple[Param, ...]:
+        """Parameters that take the node's inputs, by position."""
+        return self._signature[0]
+
+    @property
+    def variadic(self) -> Param | None:
+        """The `*inputs` parameter, which takes every further input."""
+        return self._signature[1]
+
+    @property
+    def attributes(self) -> dict[str, Param]:
+        """Keyword-only parameters, by name."""
+        return self._signature[2]
+
+    @property
+    def injected(self) -> frozenset[str]:
+        """Which of `n_outputs` and `rng` the kernel asks for."""
+        return self._signature[3]
+
+    @property
+    def host_result(self) -> str | None:
+        """NumPy dtype of the result when it is a host value (a shape, a size), else None."""
+        return HOST_RESULT.get(self._signature[4])
+
+    @property
+    def multiple(self) -> bool:
+        """Whether the kernel returns a tuple of its outputs instead of its only output."""
+        return self._signature[4].startswith("tuple[")
+
+    def param(self, position: int) -> Param | None:
+        """The parameter that takes the input at `position`, or None when there is none."""
+        return self.inputs[position] if position < len(self.inputs) else self.variadic
+
+    def accepts(self, attribute: str) -> Param | None:
+        """The parameter that takes `attribute`: older versions give as attribute what became an input."""
+        return self.attributes.get(attribute) or next((p for p in self.inputs if p.name == attribute), None)
+
+
+def read(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], Param | None, dict[str, Param], frozenset[str], str]:
+    """Read a kernel's signature: inputs, variadic input, attributes, injected keywords, result kind."""
+    known = DEVICE | HOST.keys() | ATTRIBUTE_ONLY
+    inputs: list[Param] = []
+    variadic: Param | None = None
+    attributes: dict[str, Param] = {}
+    injected = set()
+    signature = inspect.signature(fn)
+    for index, p in enumerate(signature.parameters.values()):
+        if index == 0:
+            continue  # xp
+        kind = str(p.annotation).removesuffix(" | None")
+        if kind not in known:
+            raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
+        param = Param(p.name, kind, p.default)
+        if p.name in INJECTED:
+            injected.add(p.name)
+        elif p.kind is p.VAR_POSITIONAL:
+            variadic = param
+        elif p.kind is p.KEYWORD_ONLY:
+            attributes[p.name] = param
+        else:
+            inputs.append(param)
+    return tuple(inputs), variadic, attributes, frozenset(injected), str(signature.return_annotation)
+
+
+_TABLE: dict[tuple[str, str], list[Kernel]] = {}
+_loaded = False
+
+
+def op(
+    op_type: str,
+    since: int = 1,
+    domain: str = "",
+    *,
+    host: bool = False,
+    storage: bool = False,
+    dynamic: bool = False,
+    needs: tuple[str, ...] = (),
+    results: tuple[str, ...] = (),
+) -> Callable[[F], F]:
+    """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags."""
+
+    def register(fn: F) -> F:
+        versions = _TABLE.setdefault((domain, op_type), [])
+        if any(k.since == since for k in versions):
+            raise ValueError(f"{domain or 'ai.onnx'}::{op_type} since {since} is registered twice")
+        versions.append(Kernel(domain, op_type, since, fn, host, storage, dynamic, needs, results))
+        versions.sort(key=lambda k: k.since)
+        return fn
+
+    return register
+
+
+def _load() -> None:
+    global _loaded  # noqa: PLW0603  (a one-way latch: the table fills itself once)
+    for category in () if _loaded else CATEGORIES:
+        importlib.import_module(f"ortlite.ops.{category}")
+    _loaded = True
+
+
+def lookup(domain: str, op_type: str, opset: int) -> Kernel | None:
+    """The kernel with the largest `since` not above `opset`, or None."""
+    _load()
+    versions = _TABLE.get((domain, op_type), [])
+    index = bisect_right(versions, opset, key=lambda k: k.since)
+    return versions[index - 1] if index else None
+
+
+def kernels() -> Iterator[Kernel]:
+    """Every registered kernel, by domain, name and version."""
+    _load()
+    for _, versions in sorted(_TABLE.items()):
+        yield from versions
+
+
+def call(kernel: Kernel, xp: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], **injected: Any) -> Any:
+    """Run a kernel on inputs (None: absent) that already live where its annotations want them.
+
+    Host inputs are given as NumPy arrays, as graph values are. This is the one place that says how a
+    node's inputs and attributes meet a kernel's parameters for a single, eager call.
+    """
+    keywords = {name: value for name, value in attributes.items() if kernel.accepts(name)}
+    keywords |= {name: value for name, value in injected.items() if name in kernel.injected}
+    positional = []
+    for index, value in enumerate(inputs):
+        param = kernel.param(index)
+        if param is None:
+            raise ValueError(f"{kernel} takes {len(kernel.inputs)} inputs, not {len(inputs)}")
+        if value is None:
+            default = keywords.pop(param.name, param.default)
+            if default is EMPTY:
+                raise ValueError(f"{kernel} needs its input {param.name!r}")
+            positional.append(default)
+        else:
+            positional.append(HOST[param.kind](value) if param.kind in HOST else value)
+    return kernel.fn(xp, *positional, **keywords)

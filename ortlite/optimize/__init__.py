@@ -1,0 +1,51 @@
+"""Stage 2: Graph -> Graph, one pass a file.
+
+`PASSES` is the ordered list. A pass is a pure function of a graph; it handles subgraphs itself, through
+`within`. Its level is the lowest GraphOptimizationLevel at which it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from time import perf_counter
+
+from ortlite.graph import Graph
+from ortlite.optimize.dead_code import remove_dead_code
+from ortlite.optimize.fold_constants import fold_constants
+from ortlite.optimize.identity import remove_identities
+from ortlite.optimize.inline_if import inline_constant_if
+
+__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "PASSES", "Pass", "optimize"]
+
+DISABLED, BASIC, EXTENDED, LAYOUT, ALL = 0, 1, 2, 3, 99
+log = logging.getLogger("ortlite")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A rewriting of graphs: its name as `disabled_optimizers` writes it, its level, and the function."""
+
+    name: str
+    level: int
+    fn: Callable[[Graph], Graph]
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("ConstantFolding", BASIC, fold_constants),
+    Pass("InlineConstantIf", BASIC, inline_constant_if),
+    Pass("EliminateIdentity", BASIC, remove_identities),
+    Pass("EliminateDeadCode", BASIC, remove_dead_code),
+)
+
+
+def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = ()) -> Graph:
+    """Apply every pass of `level` and below that is not `disabled`, in order."""
+    for step in PASSES:
+        if step.level <= level and step.name not in disabled:
+            start, before = perf_counter(), len(graph.nodes)
+            graph = step.fn(graph)
+            milliseconds = (perf_counter() - start) * 1e3
+            log.debug("%s: %d -> %d nodes, %.1f ms", step.name, before, len(graph.nodes), milliseconds)
+    return graph

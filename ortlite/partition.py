@@ -1,0 +1,160 @@
+"""Stage 3: which provider runs each node, and where each value lives.
+
+A node goes to the first provider that supports its operator and dtypes. Shape arithmetic is the exception:
+what comes out of Shape and Size is a *host* value, and a node that only combines small integer, boolean or string
+host values is a host node. Host nodes run the same kernels, on the CPU provider, because a device
+takes longer to launch such a kernel than Python to compute it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ortlite.api.errors import NotImplemented
+from ortlite.dtypes import DType
+from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.ops import registry
+from ortlite.ops.registry import Kernel
+from ortlite.provider import ExecutionProvider
+
+__all__ = ["Partitions", "Placement", "partition"]
+
+SMALL = 1024  # elements of a constant that may take part in shape arithmetic
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one node runs. `provider` indexes the providers; `reasons` say why each earlier one does not."""
+
+    provider: int
+    kernel: Kernel
+    host: bool = False
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Partitions:
+    """A graph with a placement for every node and a location (an index into `providers`) for every value.
+
+    The last provider is the CPU provider; host values live there. `demanded` are the graph inputs whose
+    *values* decide shapes or other host parameters, so that a specialised program depends on them.
+    """
+
+    graph: Graph
+    providers: tuple[ExecutionProvider, ...]
+    placements: tuple[Placement, ...]
+    locations: Mapping[str, int]
+    demanded: frozenset[str]
+    subgraphs: Mapping[tuple[int, str], Partitions]
+
+    def __str__(self) -> str:
+        lines = [f"partitions of {self.graph.name}"]
+        for node, place in zip(self.graph.nodes, self.placements, strict=True):
+            where = self.providers[place.provider].name.removesuffix("ExecutionProvider")
+            why = f"  ({'; '.join(place.reasons)})" if place.reasons else ""
+            lines.append(f"  {where + (' host' if place.host else ''):10} {node}{why}")
+        for (index, attribute), part in self.subgraphs.items():
+            lines.append(f"  {self.graph.nodes[index].name or self.graph.nodes[index].op_type}.{attribute}:")
+            lines.extend(f"    {line}" for line in str(part).splitlines())
+        return "\n".join(lines)
+
+
+def partition(
+    graph: Graph,
+    providers: Sequence[ExecutionProvider],
+    outer: Mapping[str, int] | None = None,
+    outer_types: Mapping[str, Type] | None = None,
+    inputs_at: int | None = None,
+) -> Partitions:
+    """Place every node. `outer` locates captured values; `inputs_at` is where a subgraph's inputs arrive.
+
+    Raises NotImplemented when no provider has a kernel for a node.
+    """
+    cpu = len(providers) - 1
+    types = {**(outer_types or {}), **graph.types}
+    demanded = _demanded(graph)
+    locations: dict[str, int] = dict(outer or {})
+    for name in graph.inputs:
+        locations[name] = (cpu if name in demanded else 0) if inputs_at is None else inputs_at
+    host: set[str] = set()
+    constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
+    placements: list[Placement] = []
+    subgraphs: dict[tuple[int, str], Partitions] = {}
+    for index, node in enumerate(graph.nodes):
+        place = _place(node, providers, types, host, constants)
+        placements.append(place)
+        at_host = place.host or place.kernel.host_result is not None
+        for name in filter(None, node.outputs):
+            locations[name] = cpu if at_host else place.provider
+            if at_host:
+                host.add(name)
+        for attribute, subgraph in node.subgraphs.items():
+            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider)
+    for name in graph.constants:
+        locations.setdefault(name, cpu)
+    return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
+
+
+def _place(
+    node: Node,
+    providers: Sequence[ExecutionProvider],
+    types: Mapping[str, Type],
+    host: set[str],
+    constants: set[str],
+) -> Placement:
+    kernel = registry.lookup(node.domain, node.op_type, node.opset)
+    if kernel is None:
+        raise NotImplemented(
+            f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}'"
+        )
+    cpu = len(providers) - 1
+    if _is_host_node(node, kernel, types, host, constants):
+        return Placement(cpu, kernel, host=True)
+    dtypes = [dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))]
+    reasons: list[str] = []
+    for index, provider in enumerate(providers):
+        reason = provider.supports(kernel, dtypes)
+        if reason is None:
+            return Placement(index, kernel, reasons=tuple(reasons))
+        reasons.append(f"{provider.name}: {reason}")
+    raise NotImplemented(
+        f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}': "
+        + "; ".join(reasons)
+    )
+
+
+def _dtypes(type_: Type | None) -> list[DType]:
+    while type_ is not None and not isinstance(type_, TensorType):
+        type_ = type_.element if hasattr(type_, "element") else type_.value
+    return [] if type_ is None else [type_.dtype]
+
+
+def _is_host_node(
+    node: Node, kernel: Kernel, types: Mapping[str, Type], host: set[str], constants: set[str]
+) -> bool:
+    if node.subgraphs or kernel.dynamic or not host.intersection(node.inputs):
+        return False
+    arrays = [name for i, name in enumerate(node.inputs) if name and not getattr(kernel.param(i), "host", True)]
+    if not arrays or not all(name in host or name in constants for name in arrays):
+        return False
+    return all(_is_host_kind(types.get(name)) for name in (*arrays, *filter(None, node.outputs)))
+
+
+def _is_host_kind(type_: Type | None) -> bool:
+    return isinstance(type_, TensorType) and type_.dtype.kind in "iubS"
+
+
+def _demanded(graph: Graph) -> set[str]:
+    """Graph inputs that are a host parameter, or from which integer arithmetic computes one."""
+    direct: set[str] = set()
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):
+        kernel = registry.lookup(node.domain, node.op_type, node.opset)
+        if kernel is None:
+            continue
+        if kernel.host_result is None and not node.subgraphs and wanted.intersection(node.outputs):
+            wanted.update(name for name in node.inputs if name and _is_host_kind(graph.types.get(name)))
+        direct.update(n for i, n in enumerate(node.inputs) if n and getattr(kernel.param(i), "host", False))
+        wanted.update(direct)
+    return wanted.intersection(graph.inputs)

@@ -1,0 +1,53 @@
+"""The table of contents: from a file to a program, one line a stage.
+
+Each stage takes one frozen type and returns the next; print any of them to see what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ortlite.compile import Program, compile_plan
+from ortlite.graph import Graph, Model
+from ortlite.optimize import ALL, optimize
+from ortlite.partition import Partitions, partition
+from ortlite.plan import Plan, plan
+from ortlite.provider import CPU, ExecutionProvider, create
+
+__all__ = ["Stages", "build", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What every stage made of a model, the program last."""
+
+    model: Model
+    partitions: Partitions
+    plan: Plan
+    program: Program
+
+
+def build(
+    model: Model,
+    providers: Sequence[ExecutionProvider],
+    *,
+    level: int = ALL,
+    disabled: Collection[str] = (),
+    seed: int | None = None,
+    check_types: bool = False,
+) -> Stages:
+    """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
+    graph = optimize(model.graph, level, disabled)
+    parts = partition(graph, providers)
+    steps = plan(parts)
+    program = compile_plan(steps, seed=seed, check_types=check_types)
+    return Stages(replace(model, graph=graph), parts, steps, program)
+
+
+def evaluate(graph: Graph, inputs: Sequence[Any] = ()) -> tuple[Any, ...]:
+    """Run a graph once on the CPU provider, interpreted: what constant folding does."""
+    cpu = create(CPU)
+    with cpu.context():
+        return compile_plan(plan(partition(graph, (cpu,))))(inputs)

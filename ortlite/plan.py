@@ -1,0 +1,365 @@
+"""Stage 4: Partitions -> Plan: a list of steps over numbered slots.
+
+Every value gets a slot, and one more for each further provider it is needed on. Crossings (Transfer), widening and
+narrowing of dtypes the library does not compute in (Cast) and the last use of every slot are
+explicit: the plan is all that happens, and what it does not show does not happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ortlite import dtypes
+from ortlite.dtypes import DType
+from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.ops.annotations import HOST
+from ortlite.ops.registry import EMPTY, Kernel, Param
+from ortlite.partition import Partitions
+from ortlite.provider import ExecutionProvider
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Argument", "Body", "Call", "Cast", "Const", "Host", "Plan", "Slot", "Step", "Transfer", "plan", "with_last_uses"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The value in slot `index`, as it is."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"%{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The value in slot `index` as the Python object that the annotation `kind` promises."""
+
+    index: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}(%{self.index})"
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A value known when the plan is made."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        shape = getattr(self.value, "shape", None)
+        return repr(self.value) if shape is None else f"{self.value.dtype}{list(shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A subgraph as a callable; `captures` are the slots it reads besides its own inputs."""
+
+    plan: Plan
+    captures: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"body {self.plan.name}({', '.join(f'%{i}' for i in self.captures)})"
+
+
+Argument: TypeAlias = Slot | Host | Const | Body
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Run a kernel. `free` are the slots whose last use this is."""
+
+    node: Node
+    kernel: Kernel
+    provider: ExecutionProvider
+    arguments: tuple[Argument, ...]
+    keywords: tuple[tuple[str, Argument], ...]
+    outputs: tuple[int | None, ...]
+    types: tuple[Type | None, ...] = ()
+    free: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        given = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.keywords)]
+        target = ", ".join("_" if o is None else f"%{o}" for o in self.outputs)
+        return f"{target} = {self.node.op_type}({', '.join(given)})"
+
+    def reads(self) -> list[int]:
+        """Slots this step reads."""
+        found: list[int] = []
+        for argument in (*self.arguments, *(value for _, value in self.keywords)):
+            if isinstance(argument, Slot | Host):
+                found.append(argument.index)
+            elif isinstance(argument, Body):
+                found.extend(argument.captures)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Widen a value to a dtype its library computes in, or narrow a result back."""
+
+    source: int
+    target: int
+    dtype: DType
+    provider: ExecutionProvider
+    node: Node
+    free: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"%{self.target} = cast(%{self.source}, {self.dtype})"
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Slots this step writes."""
+        return (self.target,)
+
+    def reads(self) -> list[int]:
+        """Slots this step reads."""
+        return [self.source]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice."""
+
+    source: int
+    target: int
+    origin: ExecutionProvider
+    destination: ExecutionProvider
+    node: Node | None
+    value: str
+    free: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        short = (p.name.removesuffix("ExecutionProvider") for p in (self.origin, self.destination))
+        return f"%{self.target} = {' -> '.join(short)}(%{self.source})"
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Slots this step writes."""
+        return (self.target,)
+
+    def reads(self) -> list[int]:
+        """Slots this step reads."""
+        return [self.source]
+
+
+Step: TypeAlias = Call | Cast | Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps over `slots` slots. `constants` are preloaded; `inputs` and `captures` are filled by the caller.
+
+    `demanded` are positions of inputs whose values decide host parameters. Outputs live on the CPU provider for a
+    model, and where the node is for a subgraph.
+    """
+
+    name: str
+    slots: int
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: Mapping[int, Any]
+    captures: tuple[str, ...]
+    demanded: frozenset[int]
+    input_providers: tuple[ExecutionProvider, ...]
+    output_providers: tuple[ExecutionProvider, ...]
+    output_types: tuple[Type | None, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    providers: tuple[ExecutionProvider, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"plan of {self.name}: {len(self.steps)} steps, {self.slots} slots, {len(self.constants)} constants"
+        inputs = ", ".join(f"%{i} {self.names.get(i, '')}" for i in self.inputs)
+        lines = [head, f"  inputs {inputs}"]
+        for step in self.steps:
+            free = f"   free {', '.join(f'%{i}' for i in step.free)}" if step.free else ""
+            lines.append(f"  {step}{free}")
+            for body in (v for _, v in getattr(step, "keywords", ()) if isinstance(v, Body)):
+                lines.extend(f"    {line}" for line in str(body.plan).splitlines())
+        return "\n".join([*lines, f"  return {', '.join(f'%{i}' for i in self.outputs)}"])
+
+
+def plan(parts: Partitions) -> Plan:
+    """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider."""
+    cpu = len(parts.providers) - 1
+    return _Planner(parts, {}, {}).plan([cpu] * len(parts.graph.outputs))
+
+
+class _Planner:
+    """The state of one walk over a graph: which slot holds which value on which provider."""
+
+    def __init__(self, parts: Partitions, outer_constants: Mapping[str, Any], outer_types: Mapping[str, Type]):
+        self.parts = parts
+        self.graph: Graph = parts.graph
+        self.cpu = len(parts.providers) - 1
+        self.types: Mapping[str, Type] = {**outer_types, **parts.graph.types}
+        self.known: dict[str, np.ndarray] = {n: v for n, v in outer_constants.items() if n in self.graph.captures}
+        self.known |= {n: v for n, v in self.graph.constants.items() if n not in self.graph.overridable}
+        self.captures = tuple(name for name in self.graph.captures if name not in outer_constants)
+        self.steps: list[Step] = []
+        self.constants: dict[int, Any] = {}
+        self.names: dict[int, str] = {}
+        self.at: dict[tuple[str, int], int] = {}
+        self.wide: dict[tuple[int, str], int] = {}
+        self.count = 0
+
+    def plan(self, outputs_at: list[int]) -> Plan:
+        entries = [self.new(name, self.parts.locations[name]) for name in (*self.graph.inputs, *self.captures)]
+        for index, node in enumerate(self.graph.nodes):
+            self.node(index, node)
+        outputs = [
+            self.slot(name, where, None) for name, where in zip(self.graph.outputs, outputs_at, strict=True)
+        ]
+        read = {slot for step in self.steps for slot in step.reads()} | set(outputs)
+        return Plan(
+            name=self.graph.name,
+            slots=self.count,
+            steps=with_last_uses(self.steps, {*entries, *outputs, *self.constants}),
+            inputs=tuple(entries),
+            outputs=tuple(outputs),
+            constants={slot: value for slot, value in self.constants.items() if slot in read},
+            captures=self.captures,
+            demanded=frozenset(i for i, name in enumerate(self.graph.inputs) if name in self.parts.demanded),
+            input_providers=tuple(
+                self.parts.providers[self.parts.locations[n]] for n in (*self.graph.inputs, *self.captures)
+            ),
+            output_providers=tuple(self.parts.providers[where] for where in outputs_at),
+            output_types=tuple(self.types.get(name) for name in self.graph.outputs),
+            names=self.names,
+            providers=self.parts.providers,
+        )
+
+    def new(self, name: str, where: int | None = None) -> int:
+        """A fresh slot, known as the value `name` on provider `where`."""
+        index = self.count
+        self.count += 1
+        self.names[index] = name
+        if where is not None:
+            self.at[name, where] = index
+        return index
+
+    def slot(self, name: str, where: int, node: Node | None) -> int:
+        """The slot that holds `name` on provider `where`; carries it there if it is elsewhere."""
+        if (name, where) in self.at:
+            return self.at[name, where]
+        if name in self.known:
+            index = self.new(name, where)
+            self.constants[index] = self.parts.providers[where].from_numpy(self.known[name])
+            return index
+        origin = self.parts.locations[name]
+        source = self.at[name, origin]
+        if self.parts.providers[origin] is self.parts.providers[where]:
+            return source
+        target = self.new(name, where)
+        providers = self.parts.providers
+        self.steps.append(Transfer(source, target, providers[origin], providers[where], node, name))
+        return target
+
+    def node(self, index: int, node: Node) -> None:
+        place = self.parts.placements[index]
+        kernel, provider = place.kernel, self.parts.providers[place.provider]
+        override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
+        widen = {} if kernel.storage or kernel.host else provider.widen
+        keywords: dict[str, Argument] = {}
+        for name, value in node.attributes.items():
+            if param := kernel.accepts(name):
+                keywords[name] = self.attribute(index, name, value, param, place.provider, widen)
+        arguments: list[Argument] = []
+        for position, name in enumerate(node.inputs):
+            param = kernel.param(position)
+            if param is None:
+                break
+            if not name:
+                absent = Const(None if param.default is EMPTY else param.default)
+                arguments.append(keywords.pop(param.name, absent))
+            elif param.kind in HOST:
+                if name in self.known:
+                    arguments.append(Const(HOST[param.kind](self.known[name])))
+                else:
+                    arguments.append(Host(self.slot(name, self.cpu, node), param.kind))
+            else:
+                arguments.append(Slot(self.widened(self.slot(name, place.provider, node), name, provider, widen, node)))
+        if "n_outputs" in kernel.injected:
+            keywords["n_outputs"] = Const(len(node.outputs))
+
+        types = tuple(self.types.get(name) if name else None for name in node.outputs)
+        where = self.parts.locations
+        narrow: list[Cast] = []
+        outputs: list[int | None] = []
+        for name, type_ in zip(node.outputs, types, strict=True):
+            if name and isinstance(type_, TensorType) and type_.dtype.name in widen and kernel.host_result is None:
+                temporary = self.new(f"{name}, wide")
+                narrow.append(Cast(temporary, self.new(name, where[name]), type_.dtype, provider, node))
+                outputs.append(temporary)
+            else:
+                outputs.append(self.new(name, where[name]) if name else None)
+        if override is not None:
+            kernel = replace(kernel, fn=override)
+        self.steps.append(Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types))
+        self.steps.extend(narrow)
+
+    def widened(
+        self, slot: int, name: str, provider: ExecutionProvider, widen: Mapping[str, str], node: Node
+    ) -> int:
+        """The slot itself, or one that holds it in the dtype its provider computes in."""
+        type_ = self.types.get(name)
+        if not widen or not isinstance(type_, TensorType) or type_.dtype.name not in widen:
+            return slot
+        wide = dtypes.by_name(widen[type_.dtype.name])
+        if (slot, wide.name) not in self.wide:
+            target = self.wide[slot, wide.name] = self.new(f"{name}, wide")
+            if slot in self.constants:  # once, now, instead of in every run
+                native = provider.xp.dtype(wide)
+                self.constants[target] = provider.xp.astype(self.constants[slot], native)
+            else:
+                self.steps.append(Cast(slot, target, wide, provider, node))
+        return self.wide[slot, wide.name]
+
+    def attribute(
+        self, index: int, name: str, value: Any, param: Param, where: int, widen: Mapping[str, str]
+    ) -> Argument:
+        """An attribute as its parameter wants it."""
+        provider = self.parts.providers[where]
+        if isinstance(value, Graph):
+            part = self.parts.subgraphs[index, name]
+            constants = {**self.known}
+            body = _Planner(part, constants, self.types).plan([where] * len(value.outputs))
+            slots = tuple(self.slot(n, self.parts.locations[n], self.graph.nodes[index]) for n in body.captures)
+            return Body(body, slots)
+        if param.kind == "DType" and isinstance(value, int):
+            dtype = dtypes.by_code(value) if value else None
+            return Const(dtypes.by_name(widen[dtype.name]) if dtype and dtype.name in widen else dtype)
+        if param.kind == "Array":
+            if isinstance(value, tuple | float | int):  # an attribute that a later version made an input
+                import numpy as np
+
+                value = np.asarray(value, np.float32 if _has_float(value) else np.int64)
+            return Const(provider.from_numpy(value))
+        return Const(value)
+
+
+def _has_float(value: Any) -> bool:
+    return any(isinstance(v, float) for v in (value if isinstance(value, tuple) else (value,)))
+
+
+def with_last_uses(steps: Sequence[Step], kept: Collection[int]) -> tuple[Step, ...]:
+    """Say at each step which slots nobody reads after it; constants, inputs and outputs are never freed."""
+    seen = set(kept)
+    result: list[Step] = []
+    for step in reversed(steps):
+        free = []
+        for slot in (*step.reads(), *step.outputs):
+            if slot is not None and slot not in seen:
+                seen.add(slot)
+                free.append(slot)
+        result.append(replace(step, free=tuple(free)))
+    return tuple(reversed(result))
+

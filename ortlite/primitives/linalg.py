@@ -1,0 +1,5 @@
+"""linalg primitives."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""window primitives."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,94 @@
+"""Run one operator through a whole session: what the operator tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 & co. with NumPy)
+import numpy as np
+import onnx
+from onnx import helper
+
+import ortlite
+from ortlite import dtypes
+
+__all__ = ["PROVIDERS", "make_model", "run_model", "run_op"]
+
+PROVIDERS = ("CPUExecutionProvider", "StrictExecutionProvider")
+
+
+def _type(value: Any) -> onnx.TypeProto:
+    if isinstance(value, list):
+        element = _type(value[0]) if value else helper.make_tensor_type_proto(1, None)
+        return helper.make_sequence_type_proto(element)
+    if isinstance(value, dict):
+        key, item = next(iter(value.items()))
+        key_type = onnx.TensorProto.STRING if isinstance(key, str) else onnx.TensorProto.INT64
+        kinds = {str: onnx.TensorProto.STRING, int: onnx.TensorProto.INT64, float: onnx.TensorProto.FLOAT}
+        element = helper.make_tensor_type_proto(kinds[type(item)], None)
+        return helper.make_map_type_proto(key_type, element)
+    return helper.make_tensor_type_proto(dtypes.of_numpy(np.asarray(value).dtype).code, None)
+
+
+def make_model(
+    op_type: str, *inputs: Any, opset: int = 28, domain: str = "", outputs: int = 1, **attributes: Any
+) -> onnx.ModelProto:
+    """A model of one node. None leaves an input out; attributes that are None are not set."""
+    names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
+    results = [f"y{i}" for i in range(outputs)]
+    given = {name: value for name, value in attributes.items() if value is not None}
+    node = helper.make_node(op_type, names, results, name="the_node", domain=domain, **given)
+    feeds = [helper.make_value_info(n, _type(v)) for n, v in zip(names, inputs, strict=True) if n]
+    graph = helper.make_graph([node], "one node", feeds, [onnx.ValueInfoProto(name=n) for n in results])
+    imports = [helper.make_opsetid("", opset if not domain else 21)]
+    if domain:
+        imports.append(helper.make_opsetid(domain, opset if opset != 28 else _newest(domain)))
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def _newest(domain: str) -> int:
+    versions = [s.since_version for s in onnx.defs.get_all_schemas() if s.domain == domain]
+    return max(versions, default=1)
+
+
+def run_model(model: onnx.ModelProto, feeds: dict[str, Any], provider: str = PROVIDERS[0]) -> list[Any]:
+    """Run interpreted, dtypes checked against the schemas; then specialised, which must give the same."""
+    options = ortlite.SessionOptions()
+    options.add_session_config_entry("ortlite.check_types", "1")
+    data = model.SerializeToString()
+    expected = ortlite.InferenceSession(data, options, [provider]).run(None, feeds)
+    random = any(node.op_type.startswith(("Random", "Bernoulli", "Multinomial", "Dropout")) for node in model.graph.node)
+    if not random:
+        session = ortlite.InferenceSession(data, providers=[provider])
+        for _ in range(3):  # the second run specialises, the third is the specialised program
+            _assert_same(session.run(None, feeds), expected)
+    return expected
+
+
+def _assert_same(actual: Any, expected: Any) -> None:
+    if isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for a, b in zip(actual, expected, strict=True):
+            _assert_same(a, b)
+    elif isinstance(expected, np.ndarray):
+        assert actual.dtype == expected.dtype
+        assert actual.shape == expected.shape
+        same = actual == expected if expected.dtype == object else actual.tobytes() == expected.tobytes()
+        assert np.all(same) or np.array_equal(actual, expected, equal_nan=expected.dtype.kind == "f")
+    else:
+        assert actual == expected
+
+
+def run_op(
+    op_type: str,
+    *inputs: Any,
+    opset: int = 28,
+    domain: str = "",
+    outputs: int = 1,
+    provider: str = PROVIDERS[0],
+    **attributes: Any,
+) -> list[Any]:
+    """Run one operator in a session of its own, on `provider` then NumPy; see make_model and run_model."""
+    model = make_model(op_type, *inputs, opset=opset, domain=domain, outputs=outputs, **attributes)
+    feeds = {f"x{i}": v for i, v in enumerate(inputs) if v is not None}
+    return run_model(model, feeds, provider)
