@@ -92,6 +92,6 @@ def run_case(name: str, provider: str, check_types: bool = True) -> Result:
             actual = session.run(None, dict(zip(names, arrays, strict=False)))
             wanted = [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in expected]
             Runner.assert_similar_outputs(wanted, actual, rtol=case.rtol, atol=case.atol)
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  (a result, whatever it is)
         error = f"{type(problem).__name__}: {str(problem).strip()}"
     return Result(name, kind, error, perf_counter() - start, dict(fallbacks), numeric and provider != CPU)

@@ -68,8 +68,9 @@ def operators_table() -> str:
     lines = [
         "# Operators",
         "",
-        f"Made by `python -m conformance --tables` with onnx {onnx.__version__}: {len(versions)} operators, {pairs} "
-        f"(operator, version) pairs, {pairs - absent} with a kernel.",
+        f"Made by `python -m conformance --tables` with onnx {onnx.__version__}.",
+        "",
+        f"{len(versions)} operators, {pairs} (operator, version) pairs, {pairs - absent} with a kernel.",
         "",
         "## Unwritten",
         "",

@@ -12,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ortlite.api.options import (
         ExecutionMode as ExecutionMode,
+    )
+    from ortlite.api.options import (
         ExecutionOrder as ExecutionOrder,
+    )
+    from ortlite.api.options import (
         GraphOptimizationLevel as GraphOptimizationLevel,
+    )
+    from ortlite.api.options import (
         RunOptions as RunOptions,
+    )
+    from ortlite.api.options import (
         SessionOptions as SessionOptions,
     )
     from ortlite.api.providers import (
         get_all_providers as get_all_providers,
+    )
+    from ortlite.api.providers import (
         get_available_providers as get_available_providers,
     )
     from ortlite.api.session import InferenceSession as InferenceSession
-    from ortlite.api.values import ModelMetadata as ModelMetadata, NodeArg as NodeArg
+    from ortlite.api.values import ModelMetadata as ModelMetadata
+    from ortlite.api.values import NodeArg as NodeArg
 
 __version__ = "0.1.0"
 

@@ -27,13 +27,13 @@ OPTIONS = frozenset(
 )
 
 
-class OrtliteBackendRep(BackendRep):  # type: ignore[misc]  # onnx ships no types
+class OrtliteBackendRep(BackendRep):
     """A prepared model."""
 
     def __init__(self, session: InferenceSession):
         self.session = session
 
-    def run(self, inputs: Any, **kwargs: Any) -> list[Any]:
+    def run(self, inputs: Any, **kwargs: Any) -> Any:
         """Run on a list of inputs, by position; anything else is the model's only input."""
         names = [arg.name for arg in self.session.get_inputs()]
         if not isinstance(inputs, list):
@@ -45,7 +45,7 @@ class OrtliteBackendRep(BackendRep):  # type: ignore[misc]  # onnx ships no type
         return self.session.run(None, feed)
 
 
-class OrtliteBackend(Backend):  # type: ignore[misc]
+class OrtliteBackend(Backend):
     """onnx.backend.base.Backend on ortlite sessions. Devices: "CPU"."""
 
     @classmethod
@@ -80,14 +80,14 @@ class OrtliteBackend(Backend):  # type: ignore[misc]
         return OrtliteBackendRep(InferenceSession(source, options, providers, enable_fallback=0))
 
     @classmethod
-    def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> list[Any]:
+    def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> Any:
         """Prepare and run at once."""
         return cls.prepare(model, device, **kwargs).run(inputs)
 
     @classmethod
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
-    ) -> list[Any]:
+    ) -> Any:
         """Run one node on arrays, in the newest opset or in `opset_version`."""
         arrays = [np.asarray(value) for value in inputs]
         names = [name for name in node.input if name]

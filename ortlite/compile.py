@@ -152,7 +152,11 @@ class Program:
         """Shapes and dtypes of the inputs, and the values of those that decide shapes; None: not to be cached."""
         key: list[Any] = []
         for index, value in enumerate(inputs):
-            if index in self.plan.demanded and isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
+            if (
+                index in self.plan.demanded
+                and isinstance(value, np.ndarray | np.generic)
+                and value.size <= KEY_ELEMENTS
+            ):
                 key.append((value.dtype, value.shape, tuple(value.reshape(-1).tolist())))
             else:
                 key.append(_form(value))

@@ -114,7 +114,8 @@ def to_numpy(dtype: DType) -> np.dtype[Any]:
     if dtype.narrow:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, dtype.name))
+        storage: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.name))
+        return storage
     return np.dtype(dtype.name)
 
 

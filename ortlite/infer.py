@@ -297,7 +297,9 @@ def check_arity(node: Node, schema: Schema) -> None:
 
 
 def _about(node: Node, problem: str) -> str:
-    return f"This is an invalid model. In Node, ({node.name!r}, {node.op_type}, {node.domain!r}): {node}, Error {problem}"
+    return (
+        f"This is an invalid model. In Node, ({node.name!r}, {node.op_type}, {node.domain!r}): {node}, Error {problem}"
+    )
 
 
 def describe(value: Any) -> str:

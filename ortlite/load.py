@@ -22,7 +22,8 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ortlite import dtypes, infer
-from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, NotImplemented
+from ortlite.api import errors
+from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.ops import registry
 from ortlite.schema import Formal, Schema
@@ -195,7 +196,9 @@ class _ExternalData:
                 raise self._error(tensor, f"{location} leads out of the model's folder.")
             try:
                 empty = path.stat().st_size == 0
-                self.files[location] = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r").view(np.ndarray)
+                self.files[location] = (
+                    np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r").view(np.ndarray)
+                )
             except OSError as error:
                 raise self._error(tensor, f"{path}: {error.strerror or error}.") from error
         return self.files[location]
@@ -313,9 +316,9 @@ def _graph(
             raise Fail(f"This is an invalid model. Error: Graph output ({name}) does not exist in the graph.")
         declared, found = value_type(entry.type), types.get(name)
         if declared is not None and found is not None and declared.ort != found.ort:
-            producer = next((n for n in nodes if name in n.outputs), None)
+            producer = next((n.name for n in nodes if name in n.outputs), "")
             raise Fail(
-                f"Type Error: Type ({declared.ort}) of output arg ({name}) of node ({producer.name if producer else ''}) "
+                f"Type Error: Type ({declared.ort}) of output arg ({name}) of node ({producer}) "
                 f"does not match expected type ({found.ort})."
             )
         if declared is not None and name not in inputs:
@@ -407,7 +410,7 @@ def _read_node(
         if body.has_function:
             _inline(body.function_body, proto, attributes, scope, types, hints, constants, nodes)
             return
-        raise NotImplemented(
+        raise errors.NotImplemented(
             f"Could not find an implementation for {proto.op_type}({found.since}) node with name '{proto.name}'"
         )
 
@@ -419,9 +422,7 @@ def _read_node(
     outputs = list(map(scope.rename, proto.output))
     while outputs and not outputs[-1]:
         outputs.pop()
-    node = Node(
-        proto.op_type, inputs, tuple(outputs), values, proto.name, domain, opset or 1, tuple(sorted(captures))
-    )
+    node = Node(proto.op_type, inputs, tuple(outputs), values, proto.name, domain, opset or 1, tuple(sorted(captures)))
     if found is not None:
         infer.check_arity(node, found)
         infer.check_attributes(node, found)
@@ -531,7 +532,7 @@ def _inline(
     names = {"": ""}
     for formal, actual in zip(function.input, call.input, strict=False):
         names[formal] = scope.rename(actual)
-    names |= {formal: "" for formal in function.input[len(call.input) :]}
+    names |= dict.fromkeys(function.input[len(call.input) :], "")
     for formal, actual in zip(function.output, call.output, strict=False):
         if actual:
             names[formal] = scope.rename(actual)

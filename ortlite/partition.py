@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ortlite.api.errors import NotImplemented
+from ortlite.api import errors
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.ops import registry
@@ -105,7 +105,7 @@ def _place(
 ) -> Placement:
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
     if kernel is None:
-        raise NotImplemented(
+        raise errors.NotImplemented(
             f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}'"
         )
     cpu = len(providers) - 1
@@ -118,7 +118,7 @@ def _place(
         if reason is None:
             return Placement(index, kernel, reasons=tuple(reasons))
         reasons.append(f"{provider.name}: {reason}")
-    raise NotImplemented(
+    raise errors.NotImplemented(
         f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}': "
         + "; ".join(reasons)
     )
@@ -130,9 +130,7 @@ def _dtypes(type_: Type | None) -> list[DType]:
     return [] if type_ is None else [type_.dtype]
 
 
-def _is_host_node(
-    node: Node, kernel: Kernel, types: Mapping[str, Type], host: set[str], constants: set[str]
-) -> bool:
+def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], host: set[str], constants: set[str]) -> bool:
     if node.subgraphs or kernel.dynamic or not host.intersection(node.inputs):
         return False
     arrays = [name for i, name in enumerate(node.inputs) if name and not getattr(kernel.param(i), "host", True)]

@@ -22,7 +22,20 @@ from ortlite.provider import ExecutionProvider
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Argument", "Body", "Call", "Cast", "Const", "Host", "Plan", "Slot", "Step", "Transfer", "plan", "with_last_uses"]
+__all__ = [
+    "Argument",
+    "Body",
+    "Call",
+    "Cast",
+    "Const",
+    "Host",
+    "Plan",
+    "Slot",
+    "Step",
+    "Transfer",
+    "plan",
+    "with_last_uses",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +228,7 @@ class _Planner:
         entries = [self.new(name, self.parts.locations[name]) for name in (*self.graph.inputs, *self.captures)]
         for index, node in enumerate(self.graph.nodes):
             self.node(index, node)
-        outputs = [
-            self.slot(name, where, None) for name, where in zip(self.graph.outputs, outputs_at, strict=True)
-        ]
+        outputs = [self.slot(name, where, None) for name, where in zip(self.graph.outputs, outputs_at, strict=True)]
         read = {slot for step in self.steps for slot in step.reads()} | set(outputs)
         return Plan(
             name=self.graph.name,
@@ -303,12 +314,12 @@ class _Planner:
                 outputs.append(self.new(name, where[name]) if name else None)
         if override is not None:
             kernel = replace(kernel, fn=override)
-        self.steps.append(Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types))
+        self.steps.append(
+            Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types)
+        )
         self.steps.extend(narrow)
 
-    def widened(
-        self, slot: int, name: str, provider: ExecutionProvider, widen: Mapping[str, str], node: Node
-    ) -> int:
+    def widened(self, slot: int, name: str, provider: ExecutionProvider, widen: Mapping[str, str], node: Node) -> int:
         """The slot itself, or one that holds it in the dtype its provider computes in."""
         type_ = self.types.get(name)
         if not widen or not isinstance(type_, TensorType) or type_.dtype.name not in widen:
@@ -362,4 +373,3 @@ def with_last_uses(steps: Sequence[Step], kept: Collection[int]) -> tuple[Step, 
                 free.append(slot)
         result.append(replace(step, free=tuple(free)))
     return tuple(reversed(result))
-

@@ -99,7 +99,7 @@ def _entry_points() -> dict[str, Any]:
     for point in entry_points(group=ENTRY_POINTS):
         if point.name in found and found[point.name].value != point.value:
             warnings.warn(
-                f"Two plug-ins call themselves {point.name!r}: {found[point.name].value} is used, {point.value} is not.",
+                f"Two plug-ins call themselves {point.name!r}: {found[point.name].value} is used, not {point.value}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -116,7 +116,7 @@ def _provider_class(name: str) -> type[ExecutionProvider] | None:
     try:
         cls: type[ExecutionProvider] = point.load()
         return cls if cls.is_available() else None
-    except Exception as error:  # a broken plug-in must not take the others down
+    except Exception as error:  # noqa: BLE001  (a broken plug-in must not take the others down)
         warnings.warn(f"Provider {name!r} ({point.value}) is skipped: {error!r}", RuntimeWarning, stacklevel=3)
         return None
 

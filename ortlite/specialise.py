@@ -34,14 +34,14 @@ def static_slots(program: Program, inputs: Sequence[Any]) -> set[int]:
         reads = bound.step.reads()
         outputs = [slot for slot in bound.outputs if slot is not None]
         call = bound.step if isinstance(bound.step, Call) else None
+        dynamic = call is not None and call.kernel.dynamic
         from_shapes = call is not None and call.kernel.host_result is not None and shapes.issuperset(reads)
         if bound.pure and (values.issuperset(reads) or from_shapes):
             static.update(outputs)
             values.update(outputs)
             shapes.update(outputs)
-        elif bound.pure and shapes.issuperset(reads) and values.issuperset(_host_slots(bound)):
-            if call is None or not call.kernel.dynamic:
-                shapes.update(outputs)
+        elif bound.pure and shapes.issuperset(reads) and values.issuperset(_host_slots(bound)) and not dynamic:
+            shapes.update(outputs)
     return static
 
 

@@ -57,7 +57,9 @@ def run_model(model: onnx.ModelProto, feeds: dict[str, Any], provider: str = PRO
     options.add_session_config_entry("ortlite.check_types", "1")
     data = model.SerializeToString()
     expected = ortlite.InferenceSession(data, options, [provider]).run(None, feeds)
-    random = any(node.op_type.startswith(("Random", "Bernoulli", "Multinomial", "Dropout")) for node in model.graph.node)
+    random = any(
+        node.op_type.startswith(("Random", "Bernoulli", "Multinomial", "Dropout")) for node in model.graph.node
+    )
     if not random:
         session = ortlite.InferenceSession(data, providers=[provider])
         for _ in range(3):  # the second run specialises, the third is the specialised program

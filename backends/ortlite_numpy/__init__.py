@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,13 +17,18 @@ __all__ = ["CPUExecutionProvider"]
 NARROW = [d.name for d in dtypes.ALL if d.narrow or d.name == "float16"]
 
 
+def _computed(name: str) -> str:
+    """The dtype that NumPy computes a narrow type in."""
+    return "float32" if "float" in name else "int8" if name.startswith("int") else "uint8"
+
+
 class CPUExecutionProvider(ExecutionProvider):
     """NumPy with ml_dtypes: stores every ONNX type, computes the narrow floats in float32."""
 
     name = CPU
     library = "numpy"
     storage = frozenset(d.name for d in dtypes.ALL)
-    widen = {name: "float32" if "float" in name else "int8" if name.startswith("int") else "uint8" for name in NARROW}
+    widen: ClassVar[dict[str, str]] = dict(zip(NARROW, map(_computed, NARROW), strict=True))
 
     @cached_property
     def xp(self) -> Namespace:

@@ -36,7 +36,9 @@ class Graph(Protocol):
 
     types: tuple[Any, ...]
 
-    def __call__(self, *inputs: Any) -> tuple[Any, ...]: ...
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        """Run the subgraph."""
+
 
 DEVICE = frozenset({"Array", "Arrays", "Value", "Map"})
 

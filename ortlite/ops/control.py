@@ -12,7 +12,7 @@ MAX_TRIPS = 2**63 - 1  # what "no trip count" means
 @op("If", storage=True)
 def if_(xp: Namespace, cond: Array, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
-    return xp.cond(xp.reshape(cond, ()), then_branch, else_branch)
+    return tuple(xp.cond(xp.reshape(cond, ()), then_branch, else_branch))
 
 
 @op("Loop", storage=True, dynamic=True)
@@ -61,7 +61,8 @@ def scan(
     """Fold `body` over slices of the scan inputs, the last `num_scan_inputs` of the arguments.
 
     Each step gets the state and one slice of every scan input along its axis (directions: 0 forward, 1
-    reverse) and returns the state and one slice of every scan output. Raises ValueError for scan inputs of unequal length.
+    reverse) and returns the state and one slice of every scan output. Raises ValueError for scan inputs of
+    unequal length.
     """
     split = len(initial_state_and_scan_inputs) - num_scan_inputs
     state, inputs = initial_state_and_scan_inputs[:split], initial_state_and_scan_inputs[split:]
@@ -106,9 +107,7 @@ def scan_8(
     for example, length in enumerate(lengths):
         state = [x[example, ...] for x in initial_state_and_scan_inputs[:split]]
         rows = [x[example, :length, ...] for x in inputs]
-        values = scan(
-            xp, *state, *rows, body=body, num_scan_inputs=num_scan_inputs, scan_input_directions=directions
-        )
+        values = scan(xp, *state, *rows, body=body, num_scan_inputs=num_scan_inputs, scan_input_directions=directions)
         padded = [_padded(xp, y, longest) for y in values[split:]]
         results.append([*values[:split], *padded])
     return tuple(xp.stack(list(column)) for column in zip(*results, strict=True))

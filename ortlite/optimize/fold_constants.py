@@ -46,9 +46,7 @@ def fold_constants(graph: Graph, outer: Mapping[str, np.ndarray] | None = None) 
     remade = {name for node in nodes for name in node.outputs}
     results = {name: value for name, value in results.items() if name not in remade}
     types = {name: TensorType(of_numpy(value.dtype), value.shape) for name, value in results.items()}
-    graph = replace(
-        graph, nodes=nodes, constants={**graph.constants, **results}, types={**graph.types, **types}
-    )
+    graph = replace(graph, nodes=nodes, constants={**graph.constants, **results}, types={**graph.types, **types})
     known |= results
     return within(graph, lambda subgraph: fold_constants(subgraph, _visible(known, subgraph)))
 
@@ -75,11 +73,14 @@ def _evaluate(graph: Graph, nodes: list[Node], known: Mapping[str, Any]) -> dict
             outputs=tuple(sorted(made)),
             nodes=tuple(nodes),
             constants={name: known[name] for name in reads if name in known},
-            types={**graph.types, **{n: TensorType(of_numpy(v.dtype), v.shape) for n, v in known.items() if n in reads}},
+            types={
+                **graph.types,
+                **{n: TensorType(of_numpy(v.dtype), v.shape) for n, v in known.items() if n in reads},
+            },
         )
         try:
             return dict(zip(part.outputs, pipeline.evaluate(part), strict=True))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever a kernel raises)
             failed = getattr(error, "node", None)
             log.debug("not folded: %s", error)
             bad = {name for node in nodes if node is failed for name in node.outputs} or made

@@ -47,6 +47,6 @@ def within(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
         if subgraphs := node.subgraphs:
             changed = {attribute: fn(subgraph) for attribute, subgraph in subgraphs.items()}
             captures = {name for subgraph in changed.values() for name in subgraph.captures}
-            node = replace(node, attributes={**node.attributes, **changed}, captures=tuple(sorted(captures)))  # noqa: PLW2901
+            node = replace(node, attributes={**node.attributes, **changed}, captures=tuple(sorted(captures)))
         nodes.append(node)
     return graph.with_nodes(tuple(nodes))

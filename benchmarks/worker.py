@@ -1,0 +1,80 @@
+"""One engine, one task, one process: prints its figures as JSON. Started by `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import resource
+import statistics
+import time
+
+import numpy as np
+
+
+def median_ms(fn, runs):
+    """Median of `runs` calls after two that are not counted, in milliseconds."""
+    times = []
+    for index in range(runs + 2):
+        start = time.perf_counter()
+        fn()
+        if index > 1:
+            times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def peak_mb():
+    """Peak resident memory of this process, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def session(engine, path):
+    return importlib.import_module(engine).InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def create(engine, path, runs):
+    """Time to make a session, imports not counted."""
+    session(engine, path)
+    return {"ms": median_ms(lambda: session(engine, path), runs)}
+
+
+def run(engine, path, runs):
+    """Time of one run, inputs of ones, open dimensions 1."""
+    made = session(engine, path)
+    arg = made.get_inputs()[0]
+    feed = {arg.name: np.ones([d if isinstance(d, int) else 1 for d in arg.shape], np.float32)}
+    return {"ms": median_ms(lambda: made.run(None, feed), runs)}
+
+
+def calls(engine, path, runs):
+    """The NumPy calls of the chain of Adds, written by hand."""
+    x = np.ones(8, np.float32)
+
+    def chain():
+        y = x
+        for _ in range(100):
+            y = np.add(y, x)
+
+    return {"ms": median_ms(chain, runs)}
+
+
+def memory(engine, path, runs):
+    """Peak memory of loading a model, beyond that of the imports."""
+    importlib.import_module(engine)
+    small = path.replace("heavy-external", "adds").replace("heavy", "adds")
+    session(engine, small)
+    before = peak_mb()
+    made = session(engine, path)
+    return {"mb": peak_mb() - before, "inputs": len(made.get_inputs())}
+
+
+TASKS = {"create": create, "run": run, "calls": calls, "memory": memory}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("engine")
+    parser.add_argument("path")
+    parser.add_argument("--runs", type=int, default=20)
+    args = parser.parse_args()
+    print(json.dumps(TASKS[args.task](args.engine, args.path, args.runs)))

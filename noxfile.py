@@ -1,0 +1,71 @@
+"""The project's sessions. `nox` alone runs those that CI runs; `nox -l` lists them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "conformance", "wheel"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def group(name: str) -> list[str]:
+    """What a dependency group of pyproject.toml asks for, the project itself left out."""
+    return [entry for entry in nox.project.dependency_groups(PROJECT, name) if not entry.startswith("ortlite")]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and formatting."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, on what ships."""
+    session.install("-e", ".[all]", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit and property tests."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The ONNX backend suite on every provider that is written in the standard alone or is NumPy."""
+    session.install("-e", ".[all]", *group("test"))
+    for provider in ("CPUExecutionProvider", "StrictExecutionProvider"):
+        session.run("python", "-m", "conformance", "--provider", provider, *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel; install it in a clean environment, away from the checkout; run the demo there."""
+    session.install("build")
+    out = Path(session.create_tmp()).resolve()
+    for old in out.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(out), ".", silent=True)
+    session.run("python", "-m", "venv", "--clear", str(out / "clean"))
+    python = str(out / "clean" / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", *map(str, out.glob("*.whl")), external=True)
+    with session.chdir(out):
+        session.run(python, "-m", "ortlite", "demo", external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what the README's table says, beside onnxruntime, each engine in its own process."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,0 +1,13 @@
+"""Hypothesis profiles: `dev` (default) is quick, `ci` repeats the same examples, `thorough` looks further."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=quiet)
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, suppress_health_check=quiet)
+settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=quiet)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -1,0 +1,243 @@
+"""Loading: what files contain becomes a Graph, and what is wrong with them a typed error."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper, parser
+
+import ortlite
+from ortlite import load
+from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
+
+ADD = '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { [n] y = Add(x, x) }'
+
+
+def model(text):
+    return parser.parse_model(text)
+
+
+def loaded(text):
+    return load.load(model(text).SerializeToString()).graph
+
+
+def test_missing_file():
+    with pytest.raises(NoSuchFile, match=r"Load model from nope\.onnx failed:.*File doesn't exist"):
+        load.load("nope.onnx")
+
+
+def test_a_folder_and_a_file_that_is_no_model(tmp_path):
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"\xff" * 20)
+    for path in (tmp_path, bad):
+        with pytest.raises(InvalidProtobuf, match="Protobuf parsing failed"):
+            load.load(path)
+    bad.write_bytes(b"")
+    with pytest.raises(InvalidArgument, match="No graph was found in the protobuf"):
+        load.load(bad)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_truncated_bytes(share):
+    data = model(ADD).SerializeToString()
+    with pytest.raises(OrtError):
+        ortlite.InferenceSession(data[: int(len(data) * share)])
+
+
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_but_our_errors(data):
+    good = model(ADD).SerializeToString()
+    position = data.draw(st.integers(0, len(good) - 1))
+    damaged = good[:position] + data.draw(st.binary(max_size=4)) + good[position + data.draw(st.integers(0, 4)) :]
+    with contextlib.suppress(OrtError):
+        ortlite.InferenceSession(damaged)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes(data):
+    with pytest.raises(OrtError):
+        ortlite.InferenceSession(data)
+
+
+def test_cycle():
+    proto = model(ADD)
+    del proto.graph.node[:]
+    proto.graph.node.extend([helper.make_node("Add", ["x", "b"], ["a"], "one"), helper.make_node("Relu", ["a"], ["b"])])
+    proto.graph.output[0].name = "b"
+    with pytest.raises(Fail, match=r"not acyclic.*'one'"):
+        load.load(proto.SerializeToString())
+
+
+def test_nodes_out_of_order_are_sorted():
+    graph = loaded(ADD.replace("{ [n] y = Add(x, x) }", "{ y = Add(t, x)  t = Relu(x) }"))
+    assert [n.op_type for n in graph.nodes] == ["Relu", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{ y = Add(x, q) }", InvalidArgument, "Node input 'q' is not a graph input, initializer, or output"),
+        ("{ y = Nope(x) }", InvalidGraph, "No Op registered for Nope with domain_version of 18"),
+        ("{ y = LpNormalization <nope = 1> (x) }", InvalidGraph, "Unrecognized attribute: nope"),
+        ("{ y = Concat(x, x) }", InvalidGraph, "Required attribute 'axis' is missing"),
+        ("{ y = Add(x) }", InvalidGraph, "input size 1 not in range"),
+        ("{ z = Add(x, x) }", Fail, r"Graph output \(y\) does not exist"),
+        ("{ y = Add(x, x)  y = Mul(x, x) }", Fail, r"Duplicate definition of name \(y\)"),
+        (
+            "{ i = Cast <to = 7> (x)  y = Add(x, i) }",
+            Fail,
+            r"bound to different types \(tensor\(float\) and tensor\(int64\)",
+        ),
+        ("{ y = And(x, x) }", InvalidGraph, r"Type 'tensor\(float\)' of input parameter \(x\) of operator \(And\)"),
+        (
+            "{ y = Cast <to = 7> (x) }",
+            Fail,
+            r"Type \(tensor\(float\)\) of output arg \(y\).*expected type \(tensor\(int64\)\)",
+        ),
+    ],
+)
+def test_invalid_graphs(text, error, message):
+    with pytest.raises(error, match=message):
+        load.load(parser.parse_model(ADD.replace("{ [n] y = Add(x, x) }", text)).SerializeToString())
+
+
+def test_opsets():
+    proto = model(ADD)
+    proto.opset_import[0].version = 99
+    with pytest.raises(Fail, match="Opset 99 is under development"):
+        load.load(proto.SerializeToString())
+    del proto.opset_import[:]
+    with pytest.raises(Fail, match="Missing opset"):
+        load.load(proto.SerializeToString())
+    proto = model(ADD)
+    proto.opset_import.append(helper.make_opsetid("never.used", 3))
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", 18))
+    assert load.load(proto.SerializeToString()).opsets == {"": 18, "never.used": 3}
+    proto.graph.node[0].domain = "my.dom"
+    with pytest.raises(Fail, match=r"my\.dom:Add"):
+        load.load(proto.SerializeToString())
+
+
+def test_newer_ir_warns_and_runs(caplog):
+    proto = model(ADD)
+    proto.ir_version = onnx.IR_VERSION + 1
+    with caplog.at_level(logging.WARNING, "ortlite"):
+        session = ortlite.InferenceSession(proto.SerializeToString())
+    assert "newer" in caplog.text
+    assert session.run(None, {"x": np.ones(2, np.float32)})[0].tolist() == [2, 2]
+
+
+FUNCTIONS = """<ir_version: 8, opset_import: ["": 18, "my": 1]>
+g (float[N] x) => (float[N] y, float[N] z) { y = my.twice <k = 3.0> (x)  z = my.twice (y) }
+<domain: "my", opset_import: ["": 18, "my": 1]>
+twice <k: float = 2.0> (a) => (c) { s = Constant <value_float: float = @k> ()  b = my.times(a, s)  c = Identity(b) }
+<domain: "my", opset_import: ["": 18]>
+times (a, b) => (c) { c = Mul(a, b) }"""
+
+
+def test_functions_are_inlined_with_their_attributes():
+    data = model(FUNCTIONS).SerializeToString()
+    assert {n.op_type for n in load.load(data).graph.nodes} == {"Mul", "Identity"}
+    y, z = ortlite.InferenceSession(data).run(None, {"x": np.array([1, 2], np.float32)})
+    assert (y.tolist(), z.tolist()) == ([3, 6], [6, 12])
+
+
+def test_a_function_that_calls_itself():
+    proto = model(FUNCTIONS)
+    proto.functions[1].node[0].op_type, proto.functions[1].node[0].domain = "times", "my"
+    proto.functions[1].opset_import.append(helper.make_opsetid("my", 1))
+    with pytest.raises(Fail, match="my::times calls itself"):
+        load.load(proto.SerializeToString())
+
+
+def test_a_composite_operator_without_kernel_runs_by_its_function_body(monkeypatch):
+    from ortlite.ops import registry
+
+    registry._load()
+    monkeypatch.delitem(registry._TABLE, ("", "Softsign"))
+    text = ADD.replace("Add(x, x)", "Softsign(x)")
+    assert "Softsign" not in {n.op_type for n in loaded(text).nodes}
+    (y,) = ortlite.InferenceSession(model(text).SerializeToString()).run(None, {"x": np.array([1, -3], np.float32)})
+    np.testing.assert_allclose(y, [0.5, -0.75])
+
+
+def external_model(folder, array, location="weights.bin", offset=0, length=None):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=array.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": location, "offset": offset, "length": array.nbytes if length is None else length}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
+    proto = helper.make_model(helper.make_graph([node], "g", [info], [out], [tensor]), ir_version=8)
+    path = folder / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_external_data_is_mapped_not_read(tmp_path):
+    weights = np.arange(1000, dtype=np.float32)
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 64 + weights.tobytes())
+    path = external_model(tmp_path, weights, offset=64)
+    graph = load.load(path).graph
+    base = graph.constants["w"]
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert type(base.base).__name__ == "mmap"
+    (y,) = ortlite.InferenceSession(path).run(None, {"x": np.ones(1000, np.float32)})
+    np.testing.assert_array_equal(y, weights + 1)
+    assert load.load(path.read_bytes(), external_data=str(tmp_path)).graph.constants["w"][5] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"location": "nope.bin"}, "nope.bin: No such file"),
+        ({"location": "/etc/hostname"}, "not a path relative"),
+        ({"location": "../weights.bin"}, "leads out of"),
+        ({"offset": 4000}, "out of bounds or can not be read in full"),
+        ({"length": 8}, "out of bounds or can not be read in full"),
+    ],
+)
+def test_bad_external_data(tmp_path, changes, message):
+    weights = np.arange(1000, dtype=np.float32)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(weights.tobytes())
+    with pytest.raises(Fail, match=rf"External data path validation failed for initializer: w\. Error: .*{message}"):
+        load.load(external_model(folder, weights, **changes))
+
+
+def test_subgraphs_list_their_captures():
+    graph = loaded("""<ir_version: 8, opset_import: ["": 18]>
+        g (bool c, float[N] x) => (float[N] y) {
+          t = Add(x, x)
+          y = If (c) <then_branch = a () => (float[N] p) { p = Mul(t, x) },
+                      else_branch = b () => (float[N] q) { q = Neg(x) }>
+        }""")
+    node = graph.nodes[1]
+    assert node.captures == ("t", "x")
+    assert node.attributes["else_branch"].captures == ("x",)
+
+
+def test_tensors_of_every_dtype_are_read():
+    from ortlite import dtypes
+
+    for dtype in dtypes.ALL:
+        values = np.array(["a", "ü"], object) if dtype.kind == "S" else np.array([0, 1, 1], dtypes.to_numpy(dtype))
+        array = load.tensor(numpy_helper.from_array(values, "t"), load._ExternalData(None))
+        assert dtypes.of_numpy(array.dtype) is dtype
+        assert array.tolist() == values.tolist()
+
+
+def test_printing():
+    text = str(load.load(model(FUNCTIONS).SerializeToString()))
+    assert "ai.onnx 18" in text
+    assert "= Mul(x," in text

@@ -1,0 +1,195 @@
+"""The stages between loading and running: what each makes of a small model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+
+import ortlite
+from ortlite import load, pipeline
+from ortlite.optimize import ALL, BASIC, DISABLED, optimize
+from ortlite.partition import partition
+from ortlite.plan import Transfer, plan
+from ortlite.provider import create
+
+CPU = "CPUExecutionProvider"
+STRICT = "StrictExecutionProvider"
+HEAD = '<ir_version: 8, opset_import: ["": 18]> '
+SHAPES = (
+    HEAD
+    + """g (float[A, B] x) => (float[C] y) {
+    s = Shape(x)  a = Gather <axis = 0> (s, zero)  b = Gather <axis = 0> (s, one)  n = Mul(a, b)
+    u = Unsqueeze(n, zero1)  t = Relu(x)  y = Reshape(t, u) }"""
+)
+
+
+def graph(text, **constants):
+    proto = parser.parse_model(text)
+    from onnx import numpy_helper
+
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items())
+    return load.load(proto.SerializeToString())
+
+
+def shapes():
+    return graph(SHAPES, zero=np.int64(0), one=np.int64(1), zero1=np.array([0]))
+
+
+def test_every_stage_prints():
+    stages = pipeline.build(shapes(), [create(STRICT), create(CPU)])
+    for stage in (stages.model, stages.partitions, stages.plan, stages.program):
+        assert "g" in str(stage)
+    assert "CPU host" in str(stages.partitions)
+    assert "free" in str(stages.plan)
+
+
+def test_constants_are_folded_and_dead_code_removed():
+    g = graph(
+        HEAD
+        + """g (float[2] x) => (float[2] y) { a = Add(k, k)  b = Mul(a, k)  dead = Exp(x)
+        i = Identity(x)  y = Add(i, b) }""",
+        k=np.array([1, 2], np.float32),
+    ).graph
+    assert [n.op_type for n in optimize(g, ALL).nodes] == ["Add"]
+    assert [n.op_type for n in optimize(g, BASIC).nodes] == ["Add"]
+    assert len(optimize(g, DISABLED).nodes) == 5
+    assert [n.op_type for n in optimize(g, ALL, {"EliminateDeadCode"}).nodes] == ["Exp", "Add"]
+    folded = optimize(g, ALL)
+    assert folded.constants["b"].tolist() == [2, 8]
+    assert set(folded.constants) == {"b"}
+
+
+def test_folding_does_not_make_a_small_file_large():
+    g = graph(
+        HEAD + "g (float[1] x) => (float[?] y) { big = ConstantOfShape(n)  y = Add(big, x) }", n=np.array([10_000_000])
+    ).graph
+    assert "ConstantOfShape" in {n.op_type for n in optimize(g).nodes}
+
+
+def test_a_node_that_cannot_be_folded_fails_when_it_runs():
+    g = graph(
+        HEAD + "g (float[1] x) => (float[?] y) { [bad] r = Reshape(k, n)  y = Add(r, x) }",
+        n=np.array([5]),
+        k=np.ones(2, np.float32),
+    )
+    stages = pipeline.build(g, [create(CPU)])
+    with pytest.raises(ortlite.api.errors.Fail, match="'bad'"):
+        stages.program([np.ones(1, np.float32)])
+
+
+def test_an_overridable_initializer_is_not_folded():
+    proto = parser.parse_model(HEAD + "g (float[2] x, float[2] k) => (float[2] y) { a = Add(k, k)  y = Add(a, x) }")
+    from onnx import numpy_helper
+
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "k"))
+    assert len(optimize(load.load(proto.SerializeToString()).graph).nodes) == 2
+
+
+def test_an_if_with_a_constant_condition_is_inlined():
+    g = graph(
+        HEAD
+        + """g (float[N] x) => (float[N] y) {
+        y = If (c) <then_branch = a () => (float[N] p) { t = Add(x, x)  p = Mul(t, x) },
+                    else_branch = b () => (float[N] q) { q = Neg(x) }> }""",
+        c=np.array(True),
+    )
+    assert [n.op_type for n in optimize(g.graph).nodes] == ["Add", "Mul"]
+    assert pipeline.build(g, [create(CPU)]).program([np.array([3], np.float32)])[0].tolist() == [18]
+
+
+def test_shape_arithmetic_is_host_and_costs_no_crossing():
+    parts = partition(shapes().graph, [create(STRICT), create(CPU)])
+    where = {n.op_type: (p.host, p.provider) for n, p in zip(parts.graph.nodes, parts.placements, strict=True)}
+    assert where["Gather"] == where["Mul"] == where["Unsqueeze"] == (True, 1)
+    assert where["Relu"] == where["Reshape"] == (False, 0)
+    crossings = [s for s in plan(parts).steps if isinstance(s, Transfer)]
+    assert [c.value for c in crossings] == ["y"]  # the model's output alone comes back
+
+
+def test_specialised_programs_bake_shapes_in():
+    program = pipeline.build(shapes(), [create(CPU)]).program
+    for size in ((2, 3), (2, 3), (2, 3), (4, 5), (2, 3)):
+        x = np.arange(size[0] * size[1], dtype=np.float32).reshape(size) - 3
+        np.testing.assert_array_equal(program([x])[0], np.maximum(x, 0).reshape(-1))
+    assert len(program._fast) == 1  # (4, 5) came up only once
+    (fast,) = program._fast.values()
+    assert "Shape" not in fast.source.__code__.co_names
+    assert fast.source.__code__.co_consts.count((6,)) == 1
+
+
+def test_a_program_specialises_on_the_values_of_host_inputs():
+    program = pipeline.build(
+        graph(HEAD + "g (float[N] x, int64[K] s) => (float[?, ?] y) { y = Reshape(x, s) }"), [create(CPU)]
+    ).program
+    x = np.arange(6, dtype=np.float32)
+    for shape in ([2, 3], [2, 3], [3, 2], [2, 3], [3, 2], [3, 2]):
+        assert program([x, np.array(shape)])[0].shape == tuple(shape)
+    assert len(program._fast) == 2
+
+
+def test_a_data_dependent_shape_is_not_baked_in():
+    program = pipeline.build(
+        graph(HEAD + "g (float[N] x) => (int64[1, M] i, int64[2] s) { i = NonZero(x)  s = Shape(i) }"), [create(CPU)]
+    ).program
+    for values in ([1, 0, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1], [1, 1, 1]):
+        i, s = program([np.array(values, np.float32)])
+        assert i.tolist() == [list(np.flatnonzero(values))]
+        assert s.tolist() == [1, sum(values)]
+
+
+def test_the_cache_of_signatures_is_bounded():
+    from ortlite import compile as compile_stage
+
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    for size in range(2 * compile_stage.CACHE):
+        for _ in range(2):
+            program([np.ones(size, np.float32)])
+    assert len(program._fast) == compile_stage.CACHE
+
+
+LOOP = (
+    HEAD
+    + """g (int64 n, float[N] x, float w) => (float[N] y, float[?, N] all) {
+    c = Constant <value = bool {1}> ()
+    y, all = Loop (n, c, x) <body = b (int64 i, bool go, float[N] s) => (bool on, float[N] t, float[N] o)
+      { on = Identity(go)  t = Mul(s, w)  o = Identity(t) }> }"""
+)
+
+
+@pytest.mark.parametrize("provider", [CPU, STRICT])
+def test_loop_with_captures_and_scan_outputs(provider):
+    program = pipeline.build(graph(LOOP), [create(provider)] + [create(CPU)] * (provider != CPU))
+    session = ortlite.InferenceSession(parser.parse_model(LOOP).SerializeToString(), providers=[provider])
+    x, w = np.array([1, 3], np.float32), np.array(2, np.float32)
+    for trips in (3, 3, 3, 1, 0):
+        y, everything = session.run(None, {"n": np.array(trips), "x": x, "w": w})
+        np.testing.assert_array_equal(y, x * 2**trips)
+        assert everything.shape == ((trips, 2) if trips else (0, 0))
+        np.testing.assert_array_equal(everything[-1:], y[None] if trips else np.zeros((0, 0)))
+    assert "body" in str(program.plan)
+
+
+def test_results_do_not_depend_on_the_optimisation_level():
+    x = np.linspace(-2, 2, 6, dtype=np.float32).reshape(2, 3)
+    results = [pipeline.build(shapes(), [create(CPU)], level=level).program([x])[0] for level in (DISABLED, BASIC, ALL)]
+    for result in results:
+        np.testing.assert_array_equal(result, np.maximum(x, 0).reshape(-1))
+
+
+def test_random_operators_follow_the_seed():
+    text = (
+        HEAD
+        + """g () => (float[4] a, float[4] b) {
+        a = RandomNormal <shape = [4]> ()  b = RandomNormal <shape = [4], seed = 1.0> () }"""
+    )
+    runs = [pipeline.build(graph(text), [create(CPU)], seed=7).program for _ in range(2)]
+    first, second = (run([]) for run in runs)
+    again = runs[0]([])
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert not np.array_equal(first[0], again[0])
+    assert not np.array_equal(first[1], again[1])
+    other = pipeline.build(graph(text), [create(CPU)], seed=8).program([])
+    assert not np.array_equal(first[0], other[0])
+    np.testing.assert_array_equal(first[1], other[1])

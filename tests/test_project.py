@@ -1,0 +1,50 @@
+"""Promises the project makes about itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ortlite
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_ci_runs_the_readmes_test_command():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    command = "pip install nox && nox"
+    assert command in readme
+    assert f"\n{command}\n" in ci
+
+
+@pytest.mark.parametrize("module", ["onnx", "torch", "jax", "rich", "click", "ml_dtypes", "array_api_compat"])
+def test_importing_ortlite_is_light(module):
+    code = f"import sys, ortlite; ortlite.InferenceSession; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names():
+    for name in ortlite.__all__:
+        assert getattr(ortlite, name) is not None
+    assert set(ortlite.__all__) <= set(dir(ortlite))
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        ortlite.nope  # noqa: B018
+
+
+def test_only_load_and_the_backend_import_onnx():
+    allowed = {"load.py", "backend.py"}
+    for path in (ROOT / "ortlite").rglob("*.py"):
+        if path.name not in allowed and "cli" not in path.parts:
+            lines = path.read_text().splitlines()
+            assert not [line for line in lines if line.split()[:2] in (["import", "onnx"], ["from", "onnx"])], path
+
+
+def test_no_operator_names_a_library():
+    for path in (ROOT / "ortlite" / "ops").rglob("*.py"):
+        words = [line.split()[:2] for line in path.read_text().splitlines()]
+        assert not [
+            w for w in words for lib in ("numpy", "torch", "jax", "cupy") if w in (["import", lib], ["from", lib])
+        ], path

@@ -1,0 +1,260 @@
+"""InferenceSession: onnxruntime's rules for feeds, outputs, providers and metadata."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper, parser
+
+import ortlite
+from ortlite.api.errors import Fail, InvalidArgument
+
+ADD = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, 2] x, float[2] b) => (float[N, 2] y) { y = Add(x, b) }"""
+X = np.array([[1, 2], [3, 4]], np.float32)
+B = np.array([10, 20], np.float32)
+
+
+def session(text=ADD, **options):
+    return ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), **options)
+
+
+def test_sources(tmp_path):
+    data = parser.parse_model(ADD).SerializeToString()
+    path = tmp_path / "add.onnx"
+    path.write_bytes(data)
+    for source in (data, path, str(path)):
+        np.testing.assert_array_equal(ortlite.InferenceSession(source).run(None, {"x": X, "b": B})[0], X + B)
+    for source in (bytearray(data), memoryview(data), None, parser.parse_model(ADD)):
+        with pytest.raises(TypeError, match="Unable to load from type"):
+            ortlite.InferenceSession(source)
+
+
+def test_outputs_are_chosen_by_name_and_may_repeat():
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[2] x) => (float[2] y, float[2] z) { y = Add(x, x)  z = Mul(y, x) }""")
+    x = np.array([1, 3], np.float32)
+    for all_of_them in (None, []):
+        assert [o.tolist() for o in s.run(all_of_them, {"x": x})] == [[2, 6], [2, 18]]
+    assert [o.tolist() for o in s.run(("z", "z", "y"), {"x": x})] == [[2, 18], [2, 18], [2, 6]]
+    with pytest.raises(TypeError):
+        s.run("y", {"x": x})
+    with pytest.raises(InvalidArgument, match="Invalid output name:nope"):
+        s.run(["nope"], {"x": x})
+
+
+def test_outputs_are_fresh_writable_arrays():
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[2, 3] x) => (float[2, 3] same, float[3, 2] turned, float[2, 3] c, float[2, 3] c2)
+        <float[2, 3] k = {1, 2, 3, 4, 5, 6}>
+        { same = Identity(x)  turned = Transpose(x)  c = Identity(k)  c2 = Identity(k) }""")
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for _ in range(4):
+        outputs = s.run(None, {"x": x})
+        for i, output in enumerate(outputs):
+            assert output.flags.writeable
+            assert output.flags.c_contiguous
+            assert not np.shares_memory(output, x)
+            assert not any(np.shares_memory(output, other) for other in outputs[:i])
+            output[:] = -1
+        assert x.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert s.run(["c"], {"x": x})[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_feeds_that_are_converted():
+    s = session()
+    want = (X + B).tolist()
+    assert s.run(None, {"x": X.tolist(), "b": B})[0].tolist() == want
+    assert s.run(None, {"x": np.asfortranarray(X), "b": B[::-1][::-1]})[0].tolist() == want
+    assert s.run(None, {"x": X.astype(">f4"), "b": B})[0].tolist() == want
+
+
+@pytest.mark.parametrize("bad", [1.0, np.float32(1), (1.0, 2.0), "text", [[1.0], [2.0, 3.0]]])
+def test_feeds_of_the_wrong_kind(bad):
+    with pytest.raises(RuntimeError, match="b"):
+        session().run(None, {"x": X, "b": bad})
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        (X.astype(np.float64), r"Actual: \(tensor\(double\)\) , expected: \(tensor\(float\)\)"),
+        (X[0], "Invalid rank for input: x Got: 1 Expected: 2"),
+        (np.zeros((2, 3), np.float32), r"invalid dimensions for input: x .*\n index: 1 Got: 3 Expected: 2"),
+    ],
+)
+def test_wrong_dtype_rank_shape(feed, message):
+    with pytest.raises(InvalidArgument, match=message):
+        session().run(None, {"x": feed, "b": B})
+
+
+def test_missing_and_extra_feeds():
+    with pytest.raises(ValueError, match=r"Required inputs \(\['b'\]\) are missing from input feed \(\['x'\]\)"):
+        session().run(None, {"x": X})
+    with pytest.raises(InvalidArgument, match="Invalid input name: q"):
+        session().run(None, {"x": X, "b": B, "q": B})
+
+
+def test_a_kernels_error_names_node_operator_shapes_and_dtypes():
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[N, K] x, float[M] b) => (float[?, ?] y) { [first] t = Mul(x, x)  [second] y = Add(t, b) }""")
+    ok = {"x": X, "b": B}
+    for _ in range(3):
+        s.run(None, ok)
+    bad = {"x": X, "b": np.zeros(3, np.float32)}
+    for _ in range(4):  # interpreted and, from the second time on, specialised or about to be
+        with pytest.raises(Fail, match=r"while running Add node\. Name:'second'.*t: float32\[2, 2\], b: float32\[3\]"):
+            s.run(None, bad)
+
+
+def test_inputs_outputs_and_metadata():
+    model = parser.parse_model(ADD)
+    model.producer_name, model.doc_string, model.graph.doc_string, model.domain = "me", "about", "graph", "here"
+    helper.set_model_props(model, {"k": "v"})
+    s = ortlite.InferenceSession(model.SerializeToString())
+    assert [(i.name, i.type, i.shape) for i in s.get_inputs()] == [
+        ("x", "tensor(float)", ["N", 2]),
+        ("b", "tensor(float)", [2]),
+    ]
+    assert str(s.get_outputs()[0]) == "NodeArg(name='y', type='tensor(float)', shape=['N', 2])"
+    meta = s.get_modelmeta()
+    assert (meta.producer_name, meta.description, meta.graph_description, meta.domain) == (
+        "me",
+        "about",
+        "graph",
+        "here",
+    )
+    assert (meta.version, meta.graph_name, meta.custom_metadata_map) == (2**63 - 1, "g", {"k": "v"})
+
+
+def test_an_initializer_that_is_an_input_is_a_default():
+    model = parser.parse_model(ADD)
+    model.graph.initializer.append(numpy_helper.from_array(B, "b"))
+    s = ortlite.InferenceSession(model.SerializeToString())
+    assert [i.name for i in s.get_inputs()] == ["x"]
+    assert [i.name for i in s.get_overridable_initializers()] == ["b"]
+    np.testing.assert_array_equal(s.run(None, {"x": X})[0], X + B)
+    np.testing.assert_array_equal(s.run(None, {"x": X, "b": B * 2})[0], X + B * 2)
+
+
+def test_strings_and_sequences_and_optionals():
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (string[N] t) => (string[N] u) { u = Identity(t) }""")
+    for feed in (np.array(["ä", "b\0c", ""]), np.array(["ä", "b\0c", ""], object)):
+        assert s.run(None, {"t": feed})[0].tolist() == ["ä", "b\0c", ""]
+    assert s.run(None, {"t": np.array([b"abcd", b"x"])})[0].tolist() == ["abcd", "x"]
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (seq(float[N]) a) => (seq(float[N]) b) { b = Identity(a) }""")
+    out = s.run(None, {"a": [B, X[0]]})[0]
+    assert isinstance(out, list)
+    assert [o.tolist() for o in out] == [[10, 20], [1, 2]]
+    assert s.run(None, {"a": []}) == [[]]
+    with pytest.raises(RuntimeError, match="feed a list"):
+        s.run(None, {"a": (B,)})
+    s = session("""<ir_version: 8, opset_import: ["": 18]>
+        g (optional(float[N]) o) => (optional(float[N]) p) { p = Identity(o) }""")
+    assert s.run(None, {"o": None}) == [None]
+    assert s.run(None, {})[0] is None
+    assert s.run(None, {"o": B})[0].tolist() == [10, 20]
+
+
+def test_bfloat16_is_widened_to_compute_and_narrowed_back():
+    s = session("""<ir_version: 10, opset_import: ["": 18]>
+        g (bfloat16[N] x) => (bfloat16[N] y) { t = Mul(x, x)  y = Sqrt(t) }""")
+    x = np.array([1.5, 3.0, 300.0], ml_dtypes.bfloat16)
+    (y,) = s.run(None, {"x": x})
+    assert y.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(y, x)
+
+
+def test_session_options():
+    options = ortlite.SessionOptions()
+    assert options.graph_optimization_level == ortlite.GraphOptimizationLevel.ORT_ENABLE_ALL == 99
+    options.intra_op_num_threads = 1
+    with pytest.raises(AttributeError):
+        options.nope = 1
+    with pytest.raises(TypeError):
+        options.intra_op_num_threads = "1"
+    with pytest.raises(TypeError):
+        options.graph_optimization_level = 1
+    options.add_session_config_entry("k", "v")
+    assert options.get_session_config_entry("k") == "v"
+    with pytest.raises(RuntimeError, match="SessionOptions does not have configuration with key: nope"):
+        options.get_session_config_entry("nope")
+    with pytest.raises(RuntimeError, match="empty or longer than maximum length 1024"):
+        options.add_session_config_entry("", "v")
+
+
+def test_free_dimensions_are_fixed_and_enforced():
+    options = ortlite.SessionOptions()
+    options.add_free_dimension_override_by_name("N", 3)
+    s = session(sess_options=options)
+    assert s.get_inputs()[0].shape == [3, 2]
+    with pytest.raises(InvalidArgument, match="index: 0 Got: 2 Expected: 3"):
+        s.run(None, {"x": X, "b": B})
+
+
+def test_terminate():
+    run_options = ortlite.RunOptions()
+    run_options.terminate = True
+    with pytest.raises(Fail, match="Exiting due to terminate flag being set to true"):
+        session().run(None, {"x": X, "b": B}, run_options)
+
+
+def test_provider_rules():
+    assert ortlite.get_available_providers()[-1] == "CPUExecutionProvider"
+    assert session().get_providers() == ["CPUExecutionProvider"]
+    assert session(providers=["StrictExecutionProvider"]).get_providers() == [
+        "StrictExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+    with pytest.warns(UserWarning, match="Specified provider 'TensorrtExecutionProvider' is not in available"):
+        s = session(providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
+    assert s.get_providers() == ["CPUExecutionProvider"]
+    with pytest.warns(UserWarning, match="'Nope' is not in available"):
+        assert session(providers=["Nope"]).get_providers() == ["CPUExecutionProvider"]
+    with pytest.warns(UserWarning, match="Nope"), pytest.raises(RuntimeError, match="Unknown Provider Type: Nope"):
+        session(providers=["Nope"], enable_fallback=0)
+    with pytest.warns(UserWarning, match="Duplicate provider 'CPUExecutionProvider' encountered, ignoring"):
+        session(providers=["CPUExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(ValueError, match="'providers' should be a sequence"):
+        session(providers=1, enable_fallback=0)
+    with pytest.raises(ValueError, match="either strings or"):
+        session(providers=[["CPUExecutionProvider", {}]], enable_fallback=0)
+
+
+def test_the_same_from_eight_threads(tmp_path: Path):
+    s = session()
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        x = np.full((seed % 3 + 1, 2), seed, np.float32)
+        for _ in range(50):
+            if not np.array_equal(s.run(None, {"x": x, "b": B})[0], x + B):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_explain_says_who_runs_what_and_what_crosses():
+    s = session(
+        """<ir_version: 10, opset_import: ["": 18]>
+        g (float16[N] x, float[N] z) => (float16[N] y, float[N] w)
+        { [half] y = Add(x, x)  [full] w = Add(z, z) }""",
+        providers=["StrictExecutionProvider"],
+    )
+    half, full = s.explain().nodes
+    assert (half.name, half.provider) == ("half", "CPUExecutionProvider")
+    assert half.reasons == ("StrictExecutionProvider: array_api_strict has no float16",)
+    assert (full.provider, full.reasons) == ("StrictExecutionProvider", ())
+    assert [(c.value, c.target) for c in s.explain().copies if c.value == "w"] == [("w", "CPUExecutionProvider")]
+    assert "array_api_strict has no float16" in str(s.explain())
