@@ -304,6 +304,7 @@ def _graph(
     defined = {*inputs, *constants}
     for node_proto in _sorted(proto.node, scope, defined, outer):
         _read_node(node_proto, scope, types, hints, constants, nodes)
+    defined.update(constants)
     for node in nodes:
         for name in filter(None, node.outputs):
             if name in defined:

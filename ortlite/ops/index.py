@@ -1,1 +1,181 @@
-"""."""
+"""Reading and writing at indices, sorting, and what depends on values: NonZero, Compress, Unique."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Int, Text
+from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
+
+
+def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
+    """Indices as int64, negative ones counted from the end of an axis of `size` elements."""
+    indices = xp.astype(indices, xp.int64)
+    return xp.where(indices < 0, indices + size, indices)
+
+
+@op("Gather", storage=True)
+def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
+    """The slices of `data` at `indices` along `axis`: the shape of `indices` takes that axis's place."""
+    axis = normal_axis(axis, data.ndim)
+    places = wrapped(xp, indices, data.shape[axis])
+    taken = xp.take(data, xp.reshape(places, (-1,)), axis=axis)
+    return xp.reshape(taken, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
+
+
+@op("GatherElements", since=11, storage=True)
+def gather_elements(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
+    """`data` at `indices` along `axis`, the other coordinates as in `indices`."""
+    axis = normal_axis(axis, data.ndim)
+    inside = tuple(slice(None) if i == axis else slice(0, n) for i, n in enumerate(indices.shape))
+    return xp.take_along_axis(data[inside], wrapped(xp, indices, data.shape[axis]), axis=axis)
+
+
+@op("GatherND", since=11, storage=True)
+def gather_nd(xp: Namespace, data: Array, indices: Array, *, batch_dims: Int = 0) -> Array:
+    """The slices of `data` at the index tuples along the last axis of `indices`, after `batch_dims` shared axes."""
+    if batch_dims:
+        indices = _with_batch(xp, indices, batch_dims)
+    return xp.gather_nd(data, indices)
+
+
+def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
+    """Index tuples with the batch coordinates put in front."""
+    grid = []
+    for axis in range(batch_dims):
+        places = xp.arange(indices.shape[axis], dtype=xp.int64)
+        places = xp.reshape(places, tuple(-1 if i == axis else 1 for i in range(indices.ndim)))
+        grid.append(xp.broadcast_to(places, (*indices.shape[:-1], 1)))
+    return xp.concat([*grid, xp.astype(indices, xp.int64)], axis=-1)
+
+
+@op("ScatterElements", since=11)
+def scatter_elements(
+    xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0, reduction: Text = "none"
+) -> Array:
+    """A copy of `data` with `updates` at `indices` along `axis`; `reduction` none, add, mul, min or max."""
+    return xp.scatter(data, indices, updates, normal_axis(axis, data.ndim), reduction)
+
+
+@op("Scatter", since=9)
+def scatter(xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0) -> Array:
+    """The old name of ScatterElements."""
+    return scatter_elements(xp, data, indices, updates, axis=axis)
+
+
+@op("ScatterND", since=11)
+def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, reduction: Text = "none") -> Array:
+    """A copy of `data` with slices `updates` at the index tuples `indices`; `reduction` none, add, mul, min or max."""
+    return xp.scatter_nd(data, indices, updates, reduction)
+
+
+@op("TensorScatter", since=24)
+def tensor_scatter(
+    xp: Namespace,
+    past_cache: Array,
+    update: Array,
+    write_indices: Array | None = None,
+    *,
+    axis: Int = -2,
+    mode: Text = "linear",
+) -> Array:
+    """A cache with `update` written along `axis` from `write_indices[batch]` on; "circular" wraps at the end."""
+    axis = normal_axis(axis, past_cache.ndim)
+    size = past_cache.shape[axis]
+    starts = xp.zeros((past_cache.shape[0],), dtype=xp.int64) if write_indices is None else write_indices
+    starts = xp.reshape(xp.astype(starts, xp.int64), (-1, *(1,) * (past_cache.ndim - 1)))
+    steps = xp.arange(update.shape[axis], dtype=xp.int64)
+    places = starts + xp.reshape(steps, tuple(-1 if i == axis else 1 for i in range(past_cache.ndim)))
+    if mode == "circular":
+        places = xp.remainder(places, xp.asarray(size, dtype=xp.int64))
+    return xp.scatter(past_cache, xp.broadcast_to(places, update.shape), update, axis, "none")
+
+
+@op("OneHot", since=9)
+def one_hot(xp: Namespace, indices: Array, depth: Int, values: Array, *, axis: Int = -1) -> Array:
+    """`values[1]` where the new `axis` of length `depth` meets an index, else `values[0]`; from -depth to depth - 1."""
+    axis = normal_axis(axis, indices.ndim + 1)
+    places = xp.astype(indices, xp.int64)
+    places = xp.expand_dims(xp.where(places < 0, places + depth, places), axis=axis)
+    classes = xp.reshape(xp.arange(depth, dtype=xp.int64), tuple(-1 if i == axis else 1 for i in range(places.ndim)))
+    return xp.where(places == classes, values[1], values[0])
+
+
+@op("Compress", since=9, storage=True, dynamic=True)
+def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None = None) -> Array:
+    """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
+    if axis is None:
+        input, axis = xp.reshape(input, (-1,)), 0
+    (places,) = xp.nonzero(condition)
+    return xp.take(input, places, axis=normal_axis(axis, input.ndim))
+
+
+@op("NonZero", since=9, dynamic=True)
+def nonzero(xp: Namespace, X: Array) -> Array:
+    """Indices of the elements that are not 0: one row an axis."""
+    if X.ndim == 0:
+        X = xp.reshape(X, (1,))
+        return xp.zeros((0, xp.nonzero(X)[0].shape[0]), dtype=xp.int64)
+    return xp.stack([xp.astype(i, xp.int64) for i in xp.nonzero(X)], axis=0)
+
+
+@op("Unique", since=11, dynamic=True)
+def unique(
+    xp: Namespace, X: Array, *, axis: Int | None = None, sorted: Int = 1, n_outputs: Int = 1
+) -> tuple[Array, Array, Array, Array]:
+    """The different elements (or slices along `axis`), where each first stands, which one stands where, and how often.
+
+    In order of value with `sorted`, else of first appearance.
+    """
+    rows = xp.reshape(X, (-1, 1)) if axis is None else _rows(xp, X, axis)
+    order = xp.arange(rows.shape[0], dtype=xp.int64)
+    for column in range(rows.shape[1] - 1, -1, -1):  # stable sorts from the last column to the first: lexicographic
+        keys = xp.take(rows[:, column], order)
+        order = xp.take(order, xp.astype(xp.argsort(keys, stable=True), xp.int64))
+    ordered = xp.take(rows, order, axis=0)
+    new = xp.any(ordered[1:, :] != ordered[:-1, :], axis=1)
+    new = xp.concat([xp.ones((min(rows.shape[0], 1),), dtype=xp.bool), xp.astype(new, xp.bool)])
+    (starts,) = xp.nonzero(new)
+    starts = xp.astype(starts, xp.int64)
+    ends = xp.concat([starts[1:], xp.full((min(starts.shape[0], 1),), rows.shape[0], dtype=xp.int64)])
+    first, counts = xp.take(order, starts), ends - starts
+    group = xp.cumulative_sum(xp.astype(new, xp.int64)) - 1
+    inverse = xp.take(group, xp.astype(xp.argsort(order), xp.int64))
+    if not sorted:
+        by_place = xp.astype(xp.argsort(first), xp.int64)
+        first, counts = xp.take(first, by_place), xp.take(counts, by_place)
+        inverse = xp.take(xp.astype(xp.argsort(by_place), xp.int64), inverse)
+    values = xp.take(xp.reshape(X, (-1,)), first) if axis is None else xp.take(X, first, axis=axis)
+    return values, first, inverse, counts
+
+
+def _rows(xp: Namespace, X: Array, axis: int) -> Array:
+    """The slices along `axis` as the rows of a matrix."""
+    moved = xp.moveaxis(X, axis, 0)
+    width = 1
+    for n in moved.shape[1:]:
+        width *= n
+    return xp.reshape(moved, (moved.shape[0], width))
+
+
+@op("TopK")
+def top_k(
+    xp: Namespace,
+    X: Array,
+    K: Int | None = None,
+    *,
+    k: Int | None = None,
+    axis: Int = -1,
+    largest: Int = 1,
+    sorted: Int = 1,
+) -> tuple[Array, Array]:
+    """The `K` largest (or smallest) elements along `axis`, in order, and their indices; of equals the first.
+
+    Before opset 10 their number was the attribute `k`. Raises ValueError when there are not that many.
+    """
+    count = k if K is None else K
+    axis = normal_axis(axis, X.ndim)
+    if count is None or not 0 <= count <= X.shape[axis]:
+        raise ValueError(f"an axis of {X.shape[axis]} elements has no top {count}")
+    values, places = xp.top_k(X, count, axis, bool(largest), bool(sorted))
+    return values, places

@@ -1,1 +1,71 @@
-"""."""
+"""Products of matrices and what is built from them."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Float, Int, Text
+from ortlite.ops.registry import op
+
+
+def matrix_product(xp: Namespace, a: Array, b: Array) -> Array:
+    """`a` @ `b` in their dtype; integers exactly, modulo their width."""
+    return xp.matmul(a, b) if xp.isdtype(a.dtype, "real floating") else xp.integer_matmul(a, b, a.dtype)
+
+
+@op("MatMul")
+def matmul(xp: Namespace, A: Array, B: Array) -> Array:
+    """The matrix product over the last two axes, the others broadcast; vectors as in NumPy."""
+    return matrix_product(xp, A, B)
+
+
+@op("Gemm", since=7)
+def gemm(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    C: Array | None = None,
+    *,
+    alpha: Float = 1.0,
+    beta: Float = 1.0,
+    transA: Int = 0,
+    transB: Int = 0,
+) -> Array:
+    """`alpha` · A' B' + `beta` · C: A' (M, K) and B' (K, N) transposed on request, C broadcast to (M, N)."""
+    y = matrix_product(xp, A.T if transA else A, B.T if transB else B)
+    if alpha != 1.0:
+        y = xp.astype(y * alpha, A.dtype)
+    if C is None or beta == 0.0:
+        return y
+    return y + (C if beta == 1.0 else xp.astype(C * beta, A.dtype))
+
+
+@op("Gemm")
+def gemm_1(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    C: Array,
+    *,
+    alpha: Float = 1.0,
+    beta: Float = 1.0,
+    broadcast: Int = 0,
+    transA: Int = 0,
+    transB: Int = 0,
+) -> Array:
+    """Gemm in which `C` is broadcast only on request. Raises ValueError for a C of another shape without it."""
+    y = gemm(xp, A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)
+    if not broadcast and y.shape != C.shape:
+        raise ValueError(f"C of shape {tuple(C.shape)} is not {tuple(y.shape)} and broadcast is not set")
+    return y
+
+
+@op("Einsum", since=12)
+def einsum(xp: Namespace, *Inputs: Array, equation: Text) -> Array:
+    """Einstein summation by `equation`."""
+    return xp.einsum(equation, *Inputs)
+
+
+@op("Det", since=11, needs=("linalg",))
+def det(xp: Namespace, X: Array) -> Array:
+    """The determinant over the last two axes."""
+    return xp.linalg.det(X)

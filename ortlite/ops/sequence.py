@@ -1,1 +1,114 @@
-"""."""
+"""Sequences (tuples) and optionals (None or a value)."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Arrays, Bool, DType, Graph, Int, Type, Value
+from ortlite.ops.registry import op
+from ortlite.ops.shape import cut, normal_axis
+
+
+@op("SequenceConstruct", since=11, storage=True)
+def sequence_construct(xp: Namespace, *inputs: Array) -> Arrays:
+    """The inputs as a sequence."""
+    return inputs
+
+
+@op("SequenceEmpty", since=11, storage=True)
+def sequence_empty(xp: Namespace, *, dtype: DType | None = None) -> Arrays:
+    """A sequence without elements."""
+    return ()
+
+
+def _place(position: int, length: int) -> int:
+    """A position from the front. Raises ValueError when there is none such."""
+    if not -length <= position < length:
+        raise ValueError(f"position {position} is not in a sequence of {length} elements")
+    return position + length if position < 0 else position
+
+
+@op("SequenceAt", since=11, storage=True)
+def sequence_at(xp: Namespace, input_sequence: Arrays, position: Int) -> Array:
+    """The element at `position`, negative from the end. Raises ValueError when there is none."""
+    return input_sequence[_place(position, len(input_sequence))]
+
+
+@op("SequenceInsert", since=11, storage=True)
+def sequence_insert(xp: Namespace, input_sequence: Arrays, tensor: Array, position: Int | None = None) -> Arrays:
+    """The sequence with `tensor` before `position`, by default at the end."""
+    length = len(input_sequence)
+    place = length if position is None or position == length else _place(position, length)
+    return (*input_sequence[:place], tensor, *input_sequence[place:])
+
+
+@op("SequenceErase", since=11, storage=True)
+def sequence_erase(xp: Namespace, input_sequence: Arrays, position: Int | None = None) -> Arrays:
+    """The sequence without the element at `position`, by default the last."""
+    place = _place(-1 if position is None else position, len(input_sequence))
+    return input_sequence[:place] + input_sequence[place + 1 :]
+
+
+@op("SequenceLength", since=11, storage=True)
+def sequence_length(xp: Namespace, input_sequence: Arrays) -> Int:
+    """The number of elements."""
+    return len(input_sequence)
+
+
+@op("SplitToSequence", since=11, storage=True)
+def split_to_sequence(
+    xp: Namespace, input: Array, split: Array | None = None, *, axis: Int = 0, keepdims: Int = 1
+) -> Arrays:
+    """Pieces along `axis`: of length `split` (a scalar; the last may be shorter), of the lengths `split`, or of 1.
+
+    Without `split`, `keepdims` 0 removes the axis.
+    """
+    axis = normal_axis(axis, input.ndim)
+    length = input.shape[axis]
+    if split is None:
+        pieces = cut(input, (1,) * length, axis)
+        return pieces if keepdims else tuple(xp.squeeze(p, axis=axis) for p in pieces)
+    if split.ndim == 0:
+        step = int(split)
+        if step <= 0:
+            raise ValueError(f"pieces of {step} elements make no sequence")
+        return cut(input, tuple(min(step, length - i) for i in range(0, length, step)), axis)
+    lengths = tuple(int(n) for n in split)
+    if sum(lengths) != length:
+        raise ValueError(f"pieces of {lengths} do not add up to the {length} elements of axis {axis}")
+    return cut(input, lengths, axis)
+
+
+@op("ConcatFromSequence", since=11, storage=True)
+def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, new_axis: Int = 0) -> Array:
+    """The elements joined along `axis`, or stacked along a new one."""
+    return xp.stack(input_sequence, axis=axis) if new_axis else xp.concat(input_sequence, axis=axis)
+
+
+@op("SequenceMap", since=17, storage=True)
+def sequence_map(xp: Namespace, input_sequence: Arrays, *additional_inputs: Value, body: Graph) -> tuple[Arrays, ...]:
+    """`body` on each element; further sequences go along element by element, tensors are given to every call."""
+    rows = []
+    for index, element in enumerate(input_sequence):
+        others = (x[index] if isinstance(x, tuple) else x for x in additional_inputs)
+        rows.append(body(element, *others))
+    return tuple(zip(*rows, strict=True)) if rows else ((),) * len(body.types)
+
+
+@op("Optional", since=15, storage=True)
+def optional(xp: Namespace, input: Value = None, *, type: Type | None = None) -> Value:
+    """The input as an optional; without one, an empty optional."""
+    return input
+
+
+@op("OptionalHasElement", since=15, storage=True)
+def optional_has_element(xp: Namespace, input: Value = None) -> Bool:
+    """Whether there is a value."""
+    return input is not None
+
+
+@op("OptionalGetElement", since=15, storage=True)
+def optional_get_element(xp: Namespace, input: Value) -> Value:
+    """The value of an optional. Raises ValueError when it is empty."""
+    if input is None:
+        raise ValueError("an empty optional has no element")
+    return input

@@ -1,1 +1,295 @@
-"""."""
+"""Operators that move elements without changing them."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Value
+from ortlite.ops.registry import op
+
+
+def normal_axis(axis: int, rank: int) -> int:
+    """`axis` counted from the front. Raises ValueError when a tensor of `rank` has no such axis."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} is not an axis of a tensor of rank {rank}")
+    return axis + rank if axis < 0 else axis
+
+
+@op("Identity", storage=True)
+def identity(xp: Namespace, input: Value) -> Value:
+    """The input itself: a tensor, sequence, optional or map."""
+    return input
+
+
+@op("Shape", storage=True)
+def shape(xp: Namespace, data: Array, *, start: Int = 0, end: Int | None = None) -> Ints:
+    """The dimensions of `data` from `start` to `end`."""
+    return tuple(data.shape[start:end])
+
+
+@op("Size", storage=True)
+def size(xp: Namespace, data: Array) -> Int:
+    """The number of elements."""
+    return prod(data.shape)
+
+
+@op("Reshape", storage=True)
+def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Int = 0) -> Array:
+    """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
+
+    Raises ValueError when the number of elements does not fit.
+    """
+    if not allowzero and [d for d in shape if d == 0] and len(shape) > data.ndim and 0 in shape[data.ndim :]:
+        raise ValueError(f"shape {shape} keeps a dimension that data of shape {tuple(data.shape)} does not have")
+    wanted = tuple(data.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape))
+    if -1 in wanted and 0 in wanted:  # the standard leaves -1 beside 0 open
+        rest = prod(d for d in wanted if d != -1)
+        wanted = tuple((prod(data.shape) // rest if rest else 0) if d == -1 else d for d in wanted)
+    return xp.reshape(data, wanted)
+
+
+@op("Flatten", storage=True)
+def flatten(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
+    """A matrix: the axes before `axis` as rows, the others as columns."""
+    axis = axis + input.ndim if axis < 0 else axis
+    return xp.reshape(input, (prod(input.shape[:axis]), prod(input.shape[axis:])))
+
+
+@op("Squeeze", storage=True)
+def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
+    """Remove `axes` of length 1, all of them when none are given. Raises ValueError for a longer axis."""
+    if axes is None:
+        chosen = tuple(i for i, d in enumerate(data.shape) if d == 1)
+    else:
+        chosen = tuple({normal_axis(a, data.ndim): None for a in axes})
+    if any(data.shape[a] != 1 for a in chosen):
+        raise ValueError(f"axes {axes} of shape {tuple(data.shape)} are not all of length 1")
+    return xp.squeeze(data, axis=chosen)
+
+
+@op("Unsqueeze", storage=True)
+def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
+    """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
+    rank = data.ndim + len(axes)
+    places = {normal_axis(a, rank) for a in axes}
+    if len(places) != len(axes):
+        raise ValueError(f"axes {axes} name an axis twice")
+    lengths = iter(data.shape)
+    return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
+
+
+@op("Transpose", storage=True)
+def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
+    """Permute the axes by `perm`, by default reverse them."""
+    return xp.permute_dims(data, tuple(range(data.ndim))[::-1] if perm is None else perm)
+
+
+@op("Expand", since=8, storage=True)
+def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
+    """Broadcast `input` and `shape` with each other."""
+    rank = max(input.ndim, len(shape))
+    have = (1,) * (rank - input.ndim) + tuple(input.shape)
+    want = (1,) * (rank - len(shape)) + tuple(shape)
+    if any(a != b and 1 not in {a, b} for a, b in zip(have, want, strict=True)):
+        raise ValueError(f"shape {tuple(input.shape)} cannot be broadcast with {tuple(shape)}")
+    return xp.broadcast_to(input, tuple(b if a == 1 else a for a, b in zip(have, want, strict=True)))
+
+
+@op("Tile", since=6, storage=True)
+def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
+    """Repeat `input` `repeats[axis]` times along each axis."""
+    if len(repeats) != input.ndim:
+        raise ValueError(f"repeats {repeats} must have one entry for each of {input.ndim} axes")
+    return xp.tile(input, repeats)
+
+
+@op("Tile", storage=True)
+def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
+    """Repeat `input` `tiles` times along `axis`."""
+    return xp.tile(input, tuple(tiles if i == axis % input.ndim else 1 for i in range(input.ndim)))
+
+
+@op("Concat", since=4, storage=True)
+def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
+    """Join tensors along `axis`."""
+    normal_axis(axis, inputs[0].ndim)
+    return xp.concat(inputs, axis=axis)
+
+
+@op("Concat", storage=True)
+def concat_1(xp: Namespace, *inputs: Array, axis: Int = 1) -> Array:
+    """Join tensors along `axis`, by default the second."""
+    return concat(xp, *inputs, axis=axis)
+
+
+def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
+    """Pieces of the given sizes along `axis`."""
+    pieces, start = [], 0
+    for length in sizes:
+        pieces.append(x[(*(slice(None),) * axis, slice(start, start + length))])
+        start += length
+    return tuple(pieces)
+
+
+@op("Split", storage=True)
+def split(
+    xp: Namespace,
+    input: Array,
+    split: Ints | None = None,
+    *,
+    axis: Int = 0,
+    num_outputs: Int | None = None,
+    n_outputs: Int = 1,
+) -> tuple[Array, ...]:
+    """Cut along `axis` into pieces of the lengths `split`, or into equal ones, the last one smaller if need be.
+
+    Raises ValueError when the lengths do not add up to the axis.
+    """
+    axis = normal_axis(axis, input.ndim)
+    length, count = input.shape[axis], num_outputs or n_outputs
+    if split is None:
+        step = -(-length // count)
+        if step * count != length and num_outputs is None:
+            raise ValueError(f"an axis of {length} elements cannot be cut into {count} equal pieces")
+        split = tuple(max(min(step, length - i * step), 0) for i in range(count))
+    if sum(split) != length:
+        raise ValueError(f"pieces of {split} do not add up to the {length} elements of axis {axis}")
+    return cut(input, split, axis)
+
+
+@op("Slice", since=10, storage=True)
+def slice_(
+    xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
+) -> Array:
+    """`data[start:end:step]` along each of `axes`, as in Python; out-of-range ends are clamped.
+
+    Raises ValueError for a step of 0.
+    """
+    chosen = [normal_axis(a, data.ndim) for a in (range(len(starts)) if axes is None else axes)]
+    strides = steps or (1,) * len(starts)
+    key = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
+        if step == 0:
+            raise ValueError("a step of 0 goes nowhere")
+        n = data.shape[axis]
+        first = min(max(start + n if start < 0 else start, 0 if step > 0 else -1), n if step > 0 else n - 1)
+        last = min(max(end + n if end < 0 else end, 0 if step > 0 else -1), n if step > 0 else n - 1)
+        key[axis] = slice(first, None if last < 0 else last, step) if (last - first) * step > 0 else slice(0, 0)
+    return data[tuple(key)]
+
+
+@op("Slice", storage=True)
+def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Array:
+    """`data[start:end]` along each of `axes`."""
+    return slice_(xp, data, starts, ends, axes)
+
+
+@op("DepthToSpace", storage=True)
+def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
+    """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
+
+    `mode` "DCR" takes the block from the slow part of the channels, "CRD" from the fast part.
+    """
+    b, (n, c, h, w) = blocksize, input.shape
+    if c % (b * b):
+        raise ValueError(f"{c} channels cannot be spread over blocks of {b} by {b}")
+    if mode == "DCR":
+        blocks = xp.permute_dims(xp.reshape(input, (n, b, b, c // b**2, h, w)), (0, 3, 4, 1, 5, 2))
+    else:
+        blocks = xp.permute_dims(xp.reshape(input, (n, c // b**2, b, b, h, w)), (0, 1, 4, 2, 5, 3))
+    return xp.reshape(blocks, (n, c // b**2, h * b, w * b))
+
+
+@op("SpaceToDepth", storage=True)
+def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
+    """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
+    b, (n, c, h, w) = blocksize, input.shape
+    if h % b or w % b:
+        raise ValueError(f"an image of {h} by {w} is not made of blocks of {b} by {b}")
+    blocks = xp.reshape(input, (n, c, h // b, b, w // b, b))
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    return xp.reshape(xp.permute_dims(blocks, order), (n, c * b * b, h // b, w // b))
+
+
+def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> list[tuple[int, int]]:
+    """ONNX's list (all befores, then all afters) as a pair for each axis."""
+    chosen = range(rank) if axes is None else [normal_axis(a, rank) for a in axes]
+    count = len(chosen)
+    if len(pads) != 2 * count:
+        raise ValueError(f"pads {pads} must have two entries for each of {count} axes")
+    widths = [(0, 0)] * rank
+    for i, axis in enumerate(chosen):
+        widths[axis] = (pads[i], pads[i + count])
+    return widths
+
+
+@op("Pad", since=11, storage=True)
+def pad(
+    xp: Namespace,
+    data: Array,
+    pads: Ints,
+    constant_value: Scalar | None = None,
+    axes: Ints | None = None,
+    *,
+    mode: Text = "constant",
+) -> Array:
+    """Put `pads` elements before and after `axes`; negative ones crop.
+
+    `mode`: "constant" (`constant_value`, else 0 or ""), "edge", "reflect" or, from opset 19 on, "wrap".
+    """
+    return xp.pad(data, _widths(data.ndim, pads, axes), mode, _filler(xp, data, constant_value))
+
+
+def _filler(xp: Namespace, data: Array, value: Any) -> Any:
+    if value is not None:
+        return value
+    kind = xp.dtype_name(data.dtype)
+    return "" if kind == "string" else False if kind == "bool" else 0
+
+
+@op("Pad", storage=True)
+def pad_1(xp: Namespace, data: Array, *, paddings: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
+    """Pad with widths that stand in the attribute `paddings`."""
+    return pad(xp, data, paddings, value, mode=mode)
+
+
+@op("Pad", since=2, storage=True)
+def pad_2(xp: Namespace, data: Array, *, pads: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
+    """Pad with widths that stand in the attribute `pads`."""
+    return pad(xp, data, pads, value, mode=mode)
+
+
+@op("CenterCropPad", since=18, storage=True)
+def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints | None = None) -> Array:
+    """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
+    widths = [(0, 0)] * input_data.ndim
+    for axis, wanted in zip(range(input_data.ndim) if axes is None else axes, shape, strict=True):
+        have = input_data.shape[axis]
+        before = -((have - wanted) // 2) if wanted < have else (wanted - have) // 2
+        widths[normal_axis(axis, input_data.ndim)] = (before, wanted - have - before)
+    return xp.pad(input_data, widths, "constant", _filler(xp, input_data, None))
+
+
+@op("ReverseSequence", since=10, storage=True)
+def reverse_sequence(
+    xp: Namespace, input: Array, sequence_lens: Array, *, time_axis: Int = 0, batch_axis: Int = 1
+) -> Array:
+    """Reverse the first `sequence_lens[b]` steps of each example; the rest stays."""
+    time, batch = normal_axis(time_axis, input.ndim), normal_axis(batch_axis, input.ndim)
+    steps = xp.reshape(xp.arange(input.shape[time], dtype=xp.int64), (-1, 1))
+    lengths = xp.reshape(xp.astype(sequence_lens, xp.int64), (1, -1))
+    sources = xp.where(steps < lengths, lengths - 1 - steps, steps)
+    sources = sources if time < batch else xp.permute_dims(sources, (1, 0))
+    places = tuple(n if i in {time, batch} else 1 for i, n in enumerate(input.shape))
+    return xp.take_along_axis(input, xp.broadcast_to(xp.reshape(sources, places), input.shape), axis=time)
+
+
+@op("Trilu", since=14, storage=True)
+def trilu(xp: Namespace, input: Array, k: Int = 0, *, upper: Int = 1) -> Array:
+    """The triangle above (or below) the `k`-th diagonal of the last two axes, zeros elsewhere."""
+    rows = xp.reshape(xp.arange(input.shape[-2], dtype=xp.int64), (-1, 1))
+    columns = xp.reshape(xp.arange(input.shape[-1], dtype=xp.int64), (1, -1))
+    keep = columns - rows >= k if upper else columns - rows <= k
+    return xp.where(keep, input, xp.zeros_like(input))

@@ -1,5 +1,88 @@
-"""scatter primitives."""
+"""Reading and writing at places that arrays name."""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from math import prod
+from typing import Any
+
+from ortlite.namespace import Namespace
+
+__all__ = ["gather_nd", "scatter", "scatter_flat", "scatter_nd"]
+
+
+def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
+    """`data[indices[..., 0], indices[..., 1], ...]`: (..., depth) indices give (..., *data.shape[depth:])."""
+    depth = indices.shape[-1]
+    places = _flat_places(xp, indices, data.shape[:depth])
+    rows = xp.reshape(data, (prod(data.shape[:depth]), *data.shape[depth:]))
+    found = xp.take(rows, xp.reshape(places, (-1,)), axis=0)
+    return xp.reshape(found, (*indices.shape[:-1], *data.shape[depth:]))
+
+
+def _flat_places(xp: Namespace, indices: Any, shape: tuple[int, ...]) -> Any:
+    """Tuples of indices along the last axis (negative ones from the end) as positions in the flattened `shape`."""
+    places = xp.zeros(indices.shape[:-1], dtype=xp.int64)
+    for axis, size in enumerate(shape):
+        index = xp.astype(indices[..., axis], xp.int64)
+        places = places * size + xp.where(index < 0, index + size, index)
+    return places
+
+
+def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
+    """A copy of `data` with `updates` at `data[indices[..., 0], indices[..., 1], ...]`, as `scatter_flat` combines."""
+    depth = indices.shape[-1]
+    rows = prod(data.shape[:depth])
+    width = prod(data.shape[depth:])
+    places = xp.reshape(_flat_places(xp, indices, data.shape[:depth]), (-1, 1))
+    places = places * width + xp.reshape(xp.arange(width, dtype=xp.int64), (1, -1))
+    flat = scatter_flat(
+        xp, xp.reshape(data, (rows * width,)), xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction
+    )
+    return xp.reshape(flat, data.shape)
+
+
+def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
+    """A copy of `data` with `updates[i, j, ...]` at `data` where the index along `axis` is `indices[i, j, ...]`."""
+    axis = axis % data.ndim
+    places = xp.zeros(indices.shape, dtype=xp.int64)
+    for dim, size in enumerate(data.shape):
+        if dim == axis:
+            index = xp.astype(indices, xp.int64)
+            index = xp.where(index < 0, index + size, index)
+        else:
+            index = xp.arange(indices.shape[dim], dtype=xp.int64)
+            index = xp.reshape(index, tuple(-1 if i == dim else 1 for i in range(data.ndim)))
+        places = places * size + index
+    flat = xp.reshape(data, (-1,))
+    flat = scatter_flat(xp, flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
+    return xp.reshape(flat, data.shape)
+
+
+def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+    """A copy of the vector `data` with `updates` at `places`: the last one wins, or `reduction` add, mul, min, max.
+
+    Updates to one place are first combined with each other: sorted by place, in log2 steps that double the
+    reach of each element, and then once with `data`.
+    """
+    if places.shape[0] == 0:
+        return data
+    order = xp.argsort(places, stable=True)
+    places, updates = xp.take(places, order), xp.take(updates, order)
+    combine = {"none": None, "add": xp.add, "mul": xp.multiply, "max": xp.maximum, "min": xp.minimum}[reduction]
+    count = places.shape[0]
+    if combine is not None:
+        reach = 1
+        while reach < count:
+            same = places[reach:] == places[:-reach]
+            updates = xp.concat(
+                [updates[:reach], xp.where(same, combine(updates[reach:], updates[:-reach]), updates[reach:])]
+            )
+            reach *= 2
+    last = xp.concat([places[1:] != places[:-1], xp.ones((1,), dtype=xp.bool)])
+    # each place of data looks up the last update meant for it
+    targets = xp.arange(data.shape[0], dtype=xp.int64)
+    slots = xp.searchsorted(places, targets, side="right") - 1
+    slots = xp.astype(xp.where(slots < 0, xp.zeros_like(slots), slots), xp.int64)
+    hit = (xp.take(places, slots) == targets) & xp.take(last, slots)
+    found = xp.take(updates, slots)
+    return xp.where(hit, found if combine is None else combine(data, found), data)

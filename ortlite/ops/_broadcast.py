@@ -1,0 +1,23 @@
+"""Broadcasting as it was below opset 7: on request, and from an axis of the first operand on."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array
+
+__all__ = ["aligned"]
+
+
+def aligned(xp: Namespace, A: Array, B: Array, axis: int | None, broadcast: int) -> Array:
+    """`B` with axes of length 1 appended, so that its first axis meets `axis` of `A` (by default the last ones meet).
+
+    Raises ValueError for unequal shapes when `broadcast` is not set.
+    """
+    if not broadcast:
+        if A.shape != B.shape:
+            raise ValueError(f"shapes {tuple(A.shape)} and {tuple(B.shape)} differ and broadcast is not set")
+        return B
+    if axis is None:
+        return B
+    axis = axis % A.ndim if A.ndim else 0
+    return xp.reshape(B, (*B.shape, *(1,) * (A.ndim - axis - B.ndim)))
