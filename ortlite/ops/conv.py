@@ -1,1 +1,189 @@
-"""."""
+"""Convolutions."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ortlite.namespace import Namespace
+from ortlite.ops._window import defaults, window_pads
+from ortlite.ops.annotations import Array, Int, Ints, Text
+from ortlite.ops.registry import op
+
+
+def add_bias(xp: Namespace, y: Array, B: Array | None) -> Array:
+    """`y` plus one element of `B` a channel (axis 1)."""
+    return y if B is None else y + xp.reshape(B, (-1, *(1,) * (y.ndim - 2)))
+
+
+@op("Conv")
+def conv(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    B: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Convolve `X` (N, C, *spatial) with `W` (M, C / `group`, *kernel) and add `B` (M).
+
+    Raises ValueError when channels, groups or `kernel_shape` do not fit.
+    """
+    rank, size = X.ndim - 2, W.shape[2:]
+    if W.ndim != X.ndim or X.shape[1] != W.shape[1] * group or W.shape[0] % group:
+        raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
+    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
+        raise ValueError(f"kernel_shape {kernel_shape} is not that of W {tuple(W.shape)}")
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    around = window_pads(X.shape[2:], size, steps, holes, pads, auto_pad)
+    return add_bias(xp, xp.conv(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
+
+
+@op("ConvTranspose")
+def conv_transpose(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    B: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    output_padding: Ints | None = None,
+    output_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """The transposed convolution of `X` (N, C, *spatial) with `W` (C, M / `group`, *kernel), plus `B` (M).
+
+    `output_shape` (the spatial part counts) decides the pads; `output_padding` extends the end.
+    """
+    rank, size = X.ndim - 2, W.shape[2:]
+    if X.shape[1] != W.shape[0] or W.shape[0] % group:
+        raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    extra = tuple(output_padding) if output_padding else (0,) * rank
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(X.shape[2:], steps, size, holes, strict=True)]
+    if output_shape or auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+        wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], steps, strict=True)]
+        around = []
+        for have, more, want in zip(full, extra, wanted, strict=True):
+            total = have + more - want
+            half = max(total, 0) // 2
+            lo = max(total, 0) - half if auto_pad == "SAME_LOWER" else half
+            around.append((lo, have - want - lo))
+    else:
+        ends = window_pads(X.shape[2:], size, steps, holes, pads, auto_pad)
+        around = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
+    return add_bias(xp, xp.conv_transpose(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
+
+
+@op("Col2Im", since=18)
+def col2im(
+    xp: Namespace,
+    input: Array,
+    image_shape: Ints,
+    block_shape: Ints,
+    *,
+    dilations: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Add the columns (N, C · block, windows) up where their windows stand: (N, C, *image).
+
+    A transposed convolution in which every element of a block has a kernel of its own, a single 1.
+    """
+    rank, (n, depth, _) = len(image_shape), input.shape
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    block = prod(block_shape)
+    around = window_pads(image_shape, block_shape, steps, holes, pads, "NOTSET")
+    windows = [
+        (size + lo + hi - (k - 1) * d - 1) // s + 1
+        for size, k, s, d, (lo, hi) in zip(image_shape, block_shape, steps, holes, around, strict=True)
+    ]
+    # what windows do not reach at the end is extended back
+    ends = [
+        (lo, (w - 1) * s + (k - 1) * d + 1 - lo - size)
+        for size, k, s, d, w, (lo, _) in zip(image_shape, block_shape, steps, holes, windows, around, strict=True)
+    ]
+    x = xp.reshape(input, (n * (depth // block), block, *windows))
+    kernel = xp.reshape(xp.eye(block, dtype=input.dtype), (block, 1, *block_shape))
+    y = xp.conv_transpose(x, kernel, strides=steps, pads=ends, dilations=holes, groups=1)
+    return xp.reshape(y, (n, depth // block, *image_shape))
+
+
+@op("DeformConv", since=19)
+def deform_conv(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    offset: Array,
+    B: Array | None = None,
+    mask: Array | None = None,
+    *,
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    offset_group: Int = 1,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Convolution whose kernel positions are moved by `offset` (N, groups · kernel · rank, *out) and weighted by `mask`.
+
+    Between the elements of `X` it interpolates linearly; beyond its edges there is 0.
+    """
+    rank, size = X.ndim - 2, W.shape[2:]
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    around = window_pads(X.shape[2:], size, steps, holes, pads, "NOTSET")
+    n, c = X.shape[:2]
+    out, count = offset.shape[2:], prod(size)
+    moves = xp.reshape(offset, (n, offset_group, count, rank, *out))
+    coordinates = []
+    for axis in range(rank):
+        start = xp.arange(out[axis], dtype=X.dtype) * steps[axis] - around[axis][0]
+        start = xp.reshape(start, tuple(-1 if i == axis else 1 for i in range(rank)))
+        reach = xp.reshape(
+            xp.arange(size[axis], dtype=X.dtype) * holes[axis], tuple(-1 if i == axis else 1 for i in range(rank))
+        )
+        reach = xp.reshape(xp.broadcast_to(reach, size), (count, *(1,) * rank))
+        coordinates.append(moves[:, :, :, axis, ...] + (start + reach))
+    image = xp.reshape(X, (n, offset_group, c // offset_group, *X.shape[2:]))
+    sampled = interpolate(xp, image, coordinates)
+    if mask is not None:
+        sampled = sampled * xp.expand_dims(xp.reshape(mask, (n, offset_group, count, *out)), axis=2)
+    columns = xp.reshape(sampled, (n, group, c // group * count, prod(out)))
+    kernel = xp.reshape(W, (1, group, W.shape[0] // group, c // group * count))
+    return add_bias(xp, xp.reshape(xp.matmul(kernel, columns), (n, W.shape[0], *out)), B)
+
+
+def interpolate(xp: Namespace, image: Array, coordinates: list[Array]) -> Array:
+    """Linear interpolation of `image` (N, G, C, *spatial) at float coordinates (N, G, *points): (N, G, C, *points).
+
+    Outside the image there is 0.
+    """
+    n, g, c, *spatial = image.shape
+    flat = xp.reshape(image, (n, g, c, prod(spatial)))
+    points = coordinates[0].shape[2:]
+    total = xp.zeros((n, g, c, prod(points)), dtype=image.dtype)
+    corners = 2 ** len(spatial)
+    for corner in range(corners):
+        weight = inside = place = None
+        for axis, (x, length) in enumerate(zip(coordinates, spatial, strict=True)):
+            low = xp.floor(x)
+            share = x - low
+            index = low + 1.0 if corner >> axis & 1 else low
+            share = share if corner >> axis & 1 else 1.0 - share
+            here = (index >= 0) & (index <= length - 1)
+            index = xp.astype(xp.clip(index, 0, max(length - 1, 0)), xp.int64)
+            weight = share if weight is None else weight * share
+            inside = here if inside is None else inside & here
+            place = index if place is None else place * length + index
+        weight = xp.where(inside, weight, xp.zeros_like(weight))
+        places = xp.broadcast_to(xp.reshape(place, (n, g, 1, -1)), total.shape)
+        total = total + xp.take_along_axis(flat, places, axis=3) * xp.reshape(weight, (n, g, 1, -1))
+    return xp.reshape(total, (n, g, c, *points))

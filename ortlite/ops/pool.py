@@ -1,1 +1,190 @@
-"""."""
+"""Pooling."""
+
+from __future__ import annotations
+
+from functools import reduce
+from itertools import product
+from math import prod
+
+from ortlite.namespace import Namespace
+from ortlite.ops._window import Pads, defaults, window_pads
+from ortlite.ops.annotations import Array, Float, Int, Ints, Text
+from ortlite.ops.registry import op
+
+
+@op("MaxPool")
+def max_pool(
+    xp: Namespace,
+    X: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    ceil_mode: Int = 0,
+    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    storage_order: Int = 0,
+    strides: Ints | None = None,
+    n_outputs: Int = 1,
+) -> tuple[Array, Array]:
+    """The maximum of each window, and its index in the flattened `X` (column by column with `storage_order` 1)."""
+    rank = X.ndim - 2
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
+    best, where = xp.max_pool(X, kernel_shape, strides=steps, pads=around, dilations=holes, indices=n_outputs > 1)
+    if where is None:
+        return best, None
+    places = _flat_places(xp, X, where, kernel_shape, steps, holes, around, storage_order)
+    return best, places
+
+
+def _flat_places(
+    xp: Namespace,
+    X: Array,
+    where: Array,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: Pads,
+    by_columns: int,
+) -> Array:
+    """Positions within windows as positions in the flattened input."""
+    spatial = X.shape[2:]
+    positions = list(product(*map(range, size)))
+    order = range(len(spatial))
+    weights = [prod(spatial[:i]) if by_columns else prod(spatial[i + 1 :]) for i in order]
+    shifts = [sum(p[i] * dilations[i] * weights[i] for i in order) for p in positions]
+    flat = xp.take(xp.asarray(shifts, dtype=xp.int64), xp.reshape(where, (-1,)))
+    flat = xp.reshape(flat, where.shape)
+    for i in order:
+        starts = xp.arange(where.shape[2 + i], dtype=xp.int64) * strides[i] - pads[i][0]
+        flat = flat + xp.reshape(starts * weights[i], tuple(-1 if j == i else 1 for j in order))
+    images = xp.arange(X.shape[0] * X.shape[1], dtype=xp.int64) * prod(spatial)
+    return flat + xp.reshape(images, (*X.shape[:2], *(1,) * len(spatial)))
+
+
+@op("AveragePool")
+def average_pool(
+    xp: Namespace,
+    X: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    ceil_mode: Int = 0,
+    count_include_pad: Int = 0,
+    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """The mean of each window, over the elements of `X`, or with `count_include_pad` over the pads too.
+
+    What `ceil_mode` adds beyond the pads never counts.
+    """
+    rank = X.ndim - 2
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    plain = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad)
+    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
+    total = xp.sum_pool(X, kernel_shape, strides=steps, pads=around, dilations=holes)
+    counts = []
+    for i in range(rank):
+        (lo, hi), n = plain[i], X.shape[2 + i]
+        first, last = (-lo, n + hi) if count_include_pad else (0, n)
+        starts = (w * steps[i] - lo for w in range(total.shape[2 + i]))
+        inside = [sum(first <= s + k * holes[i] < last for k in range(kernel_shape[i])) for s in starts]
+        shape = tuple(-1 if j == i else 1 for j in range(rank))
+        counts.append(xp.reshape(xp.asarray(inside, dtype=X.dtype), shape))
+    return total / reduce(xp.multiply, counts)
+
+
+def _power_mean(xp: Namespace, total: Array, p: float) -> Array:
+    return xp.sqrt(total) if p == 2 else xp.pow(total, xp.asarray(1 / p, dtype=total.dtype))
+
+
+def _powers(xp: Namespace, X: Array, p: float) -> Array:
+    if p == 2:
+        return xp.square(X)
+    return xp.abs(X) if p == 1 else xp.pow(xp.abs(X), xp.asarray(p, dtype=X.dtype))
+
+
+@op("LpPool", since=2)
+def lp_pool(
+    xp: Namespace,
+    X: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    ceil_mode: Int = 0,
+    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    p: Float = 2,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """The `p`-norm of each window."""
+    rank = X.ndim - 2
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
+    total = xp.sum_pool(_powers(xp, X, p), kernel_shape, strides=steps, pads=around, dilations=holes)
+    return _power_mean(xp, total, p)
+
+
+@op("LpPool")
+def lp_pool_1(
+    xp: Namespace,
+    X: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    kernel_shape: Ints | None = None,
+    p: Float = 2.0,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """The `p`-norm of each window; without `kernel_shape` of the whole image."""
+    size = X.shape[2:] if kernel_shape is None else kernel_shape
+    return lp_pool(xp, X, auto_pad=auto_pad, kernel_shape=size, p=p, pads=pads, strides=strides)
+
+
+@op("GlobalAveragePool")
+def global_average_pool(xp: Namespace, X: Array) -> Array:
+    """The mean over all positions, kept as axes of length 1."""
+    return xp.mean(X, axis=tuple(range(2, X.ndim)), keepdims=True)
+
+
+@op("GlobalMaxPool")
+def global_max_pool(xp: Namespace, X: Array) -> Array:
+    """The maximum over all positions, kept as axes of length 1."""
+    return xp.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
+
+
+@op("GlobalLpPool")
+def global_lp_pool(xp: Namespace, X: Array, *, p: Float = 2) -> Array:
+    """The `p`-norm over all positions, kept as axes of length 1."""
+    axes = tuple(range(2, X.ndim))
+    return _power_mean(xp, xp.sum(_powers(xp, X, p), axis=axes, keepdims=True, dtype=X.dtype), p)
+
+
+@op("MaxUnpool", since=9)
+def max_unpool(
+    xp: Namespace,
+    X: Array,
+    I: Array,
+    output_shape: Ints | None = None,
+    *,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Put every element of `X` where `I`, the indices of MaxPool, says it came from; zeros elsewhere.
+
+    The indices count in the image that `kernel_shape`, `strides` and `pads` imply; a larger `output_shape` extends it.
+    """
+    rank = X.ndim - 2
+    steps = defaults(strides, rank)
+    around = window_pads(X.shape[2:], kernel_shape, steps, (1,) * rank, pads, "NOTSET")
+    implied = [
+        (n - 1) * s - lo - hi + k for n, s, k, (lo, hi) in zip(X.shape[2:], steps, kernel_shape, around, strict=True)
+    ]
+    shape = (*X.shape[:2], *implied)
+    flat = xp.zeros((prod(shape),), dtype=X.dtype)
+    y = xp.reshape(xp.scatter(flat, xp.reshape(I, (-1,)), xp.reshape(X, (-1,)), 0, "none"), shape)
+    if output_shape is None:
+        return y
+    return xp.pad(y, [(0, want - have) for want, have in zip(output_shape, y.shape, strict=True)])
