@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -241,10 +242,14 @@ def _reader(argument: Argument, seed: int | None, check: Any) -> Reader:
 
 
 def _seeds(step: Call, index: int, seed: int | None) -> Callable[[], int]:
-    """A node's stream of seeds: from its seed attribute, else from the session's, else from the system."""
+    """A node's stream of seeds: from its seed attribute (the first seed), else from the session's, else the system."""
     given = step.node.attributes.get("seed")
-    source = random.Random(f"node {given}") if given is not None else random.Random()  # noqa: S311
-    if given is None and seed is not None:
+    if given is not None:
+        later = random.Random(f"node {given}")  # noqa: S311
+        draws = chain([int(given)], iter(partial(later.getrandbits, 63), None))
+        return partial(next, draws)
+    source = random.Random()  # noqa: S311
+    if seed is not None:
         source.seed(f"session {seed} node {index}")
     return partial(source.getrandbits, 63)
 

@@ -263,7 +263,9 @@ class _Planner:
             return self.at[name, where]
         if name in self.known:
             index = self.new(name, where)
-            self.constants[index] = self.parts.providers[where].from_numpy(self.known[name])
+            constant = self.known[name].view()
+            constant.flags.writeable = False  # whoever holds a view of it cannot change it
+            self.constants[index] = self.parts.providers[where].from_numpy(constant)
             return index
         origin = self.parts.locations[name]
         source = self.at[name, origin]

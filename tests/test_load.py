@@ -234,7 +234,7 @@ def test_tensors_of_every_dtype_are_read():
         values = np.array(["a", "ü"], object) if dtype.kind == "S" else np.array([0, 1, 1], dtypes.to_numpy(dtype))
         array = load.tensor(numpy_helper.from_array(values, "t"), load._ExternalData(None))
         assert dtypes.of_numpy(array.dtype) is dtype
-        assert array.tolist() == values.tolist()
+        assert list(map(str, array.tolist())) == list(map(str, values.tolist()))  # float8e8m0 has no 0, but NaN
 
 
 def test_printing():

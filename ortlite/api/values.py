@@ -1,7 +1,7 @@
 """Values at the border of a session: what users feed becomes what programs run on, and back.
 
-Inside, a sequence is a tuple, a map a dict, an optional None or its value, text an object array of str. Outside,
-onnxruntime's conventions hold: lists for sequences, fresh writable arrays for tensors.
+Inside, a sequence is a tuple, a map a dict of NumPy scalars or str, an optional None or its value, text an
+object array of str. Outside, onnxruntime's conventions hold: lists for sequences, fresh writable arrays for tensors.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
         if not isinstance(key, wanted):
             kind = "std::string" if type_.key.kind == "S" else f"C type {type_.key.ort}_t"
             raise RuntimeError(f"Unexpected key type  {type(key)}, it cannot be linked to {kind} (input {name!r})")
-    return {(key if isinstance(key, str) else int(key)): item for key, item in value.items()}
+    assert isinstance(type_.value, TensorType)  # ONNX's maps hold no others
+    held = str if type_.value.dtype.kind == "S" else dtypes.to_numpy(type_.value.dtype).type
+    return {(key if isinstance(key, str) else int(key)): held(item) for key, item in value.items()}
 
 
 def to_outside(values: Sequence[Any]) -> list[Any]:
@@ -156,7 +158,7 @@ def _outside(value: Any, owners: set[int]) -> Any:
     if isinstance(value, tuple):
         return [_outside(item, owners) for item in value]
     if isinstance(value, Mapping):
-        return dict(value)
+        return {key: item if isinstance(item, str) else item.item() for key, item in value.items()}
     array = np.asarray(value)
     root = array
     while isinstance(root.base, np.ndarray):

@@ -133,7 +133,7 @@ def deform_conv(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Array:
-    """Convolution whose kernel positions are moved by `offset` (N, groups · kernel · rank, *out) and weighted by `mask`.
+    """Convolution with its kernel positions moved by `offset` (N, groups · kernel · rank, *out), weighted by `mask`.
 
     Between the elements of `X` it interpolates linearly; beyond its edges there is 0.
     """

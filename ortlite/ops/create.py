@@ -49,8 +49,11 @@ def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int 
 
 
 @op("Range", since=11)
-def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar) -> Array:
-    """`start`, `start` + `delta`, … as long as `limit` is not reached. Raises ValueError for a `delta` of 0."""
+def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_type: DType | None = None) -> Array:
+    """`start`, `start` + `delta`, … as long as `limit` is not reached. Raises ValueError for a `delta` of 0.
+
+    Narrow floats count in float32 (`stash_type`) in every opset: a library that does not compute in them widens.
+    """
     first = start.item() if hasattr(start, "item") else start
     if delta == 0:
         raise ValueError("delta is 0: a range without end")

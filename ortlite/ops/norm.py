@@ -30,7 +30,7 @@ def _moments(xp: Namespace, X: Array, axes: tuple[int, ...], keepdims: bool = Fa
     return (mean if keepdims else xp.squeeze(mean, axis=axes)), var
 
 
-@op("BatchNormalization", since=9)
+@op("BatchNormalization", since=14)
 def batch_normalization(
     xp: Namespace,
     X: Array,
@@ -70,7 +70,7 @@ def batch_normalization_1(
     spatial: Int = 1,
     n_outputs: Int = 1,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Batch normalisation below opset 9: trains when more than one output is asked for and `is_test` is not set.
+    """Batch normalisation below opset 7: trains when more than one output is asked for and `is_test` is not set.
 
     With `spatial` 0 every position of an example has statistics of its own. Returns y, running mean and
     variance, and the batch's mean and variance.
@@ -104,7 +104,7 @@ def batch_normalization_7(
     spatial: Int = 1,
     n_outputs: Int = 1,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Batch normalisation that trains when more than one output is asked for."""
+    """Batch normalisation of opsets 7 to 13, which trains when more than one output is asked for."""
     return batch_normalization_1(
         xp, X, scale, B, mean, var, epsilon=epsilon, momentum=momentum, spatial=spatial, n_outputs=n_outputs
     )

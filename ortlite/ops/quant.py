@@ -1,1 +1,251 @@
-"""."""
+"""Quantisation: y = saturate(round(x / scale) + zero point), and products of quantised arrays.
+
+The kernels see every dtype as it is stored, and say themselves in which one they compute: integers in int32,
+floats in float32 (float64 where the input is).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ortlite import dtypes
+from ortlite.dtypes import DType
+from ortlite.namespace import Namespace
+from ortlite.ops._window import defaults, window_pads
+from ortlite.ops.annotations import Array, Int, Ints, Text
+from ortlite.ops.cast import COMPUTED, convert
+from ortlite.ops.registry import op
+
+UINT8 = dtypes.by_name("uint8")
+FLOAT32_EXACT = 2**24 // 255**2  # so many products of two 8-bit numbers add up exactly in float32
+
+
+def dtype_of(xp: Namespace, x: Array) -> DType:
+    """The logical dtype of an array."""
+    return dtypes.by_name(xp.dtype_name(x.dtype))
+
+
+def wide(xp: Namespace, x: Array) -> Array:
+    """`x` in float32; float64 as it is."""
+    return x if xp.dtype_name(x.dtype) in COMPUTED else xp.astype(x, xp.float32)
+
+
+def spread(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) -> Array:
+    """A scale or zero point shaped to broadcast over `x`: one for all, one for each place along `axis`, or one a block.
+
+    Raises ValueError for a shape that fits neither.
+    """
+    if prod(v.shape) == 1 and not block_size:
+        return xp.reshape(v, ())
+    if v.ndim == 1 and x.ndim and not block_size:
+        axis %= x.ndim
+        if v.shape[0] != x.shape[axis]:
+            raise ValueError(f"{v.shape[0]} scales or zero points for axis {axis} of {tuple(x.shape)}")
+        return xp.reshape(v, tuple(-1 if i == axis else 1 for i in range(x.ndim)))
+    if v.ndim != x.ndim:
+        raise ValueError(f"a scale or zero point of shape {tuple(v.shape)} does not fit {tuple(x.shape)}")
+    axis %= x.ndim
+    block = block_size or -(-x.shape[axis] // v.shape[axis])
+    if v.shape[axis] != -(-x.shape[axis] // block):
+        raise ValueError(f"{v.shape[axis]} blocks of {block} along axis {axis} of {tuple(x.shape)}")
+    blocks = xp.repeat(v, block, axis=axis)
+    return blocks[(*(slice(None),) * axis, slice(0, x.shape[axis]))]
+
+
+def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> Array:
+    """Round floats half to even, add the zero point (broadcast already) and clamp to the integer type `to`."""
+    y = xp.round(y)
+    if zero_point is not None:
+        y = y + xp.astype(zero_point, y.dtype)
+    lowest = -(2 ** (to.bits - 1)) if to.kind == "i" else 0
+    highest = lowest + 2**to.bits - 1
+    y = xp.clip(y, lowest, highest)
+    # the narrow integers have no conversion from floats in every library
+    return xp.astype(xp.astype(y, xp.int8 if to.kind == "i" else xp.uint8) if to.narrow else y, xp.dtype(to))
+
+
+@op("QuantizeLinear", since=10, storage=True)
+def quantize_linear(
+    xp: Namespace,
+    x: Array,
+    y_scale: Array,
+    y_zero_point: Array | None = None,
+    *,
+    axis: Int = 1,
+    block_size: Int = 0,
+    output_dtype: DType | None = None,
+    precision: DType | None = None,
+    saturate: Int = 1,
+) -> Array:
+    """round(`x` / `y_scale`) + `y_zero_point` as the zero point's type, else `output_dtype`, else uint8.
+
+    Scales are one, one for each place along `axis`, or one for each block of `block_size` along it. The quotient is
+    rounded to `precision`, by default the scale's type. Raises ValueError for scales that do not fit.
+    """
+    to = (output_dtype or UINT8) if y_zero_point is None else dtype_of(xp, y_zero_point)
+    scale = spread(xp, y_scale, x, axis, block_size)
+    quotient = wide(xp, x) / wide(xp, scale)
+    rounding = precision or dtype_of(xp, y_scale)
+    if rounding.bits < 32 and rounding.kind == "f" and rounding.name != "float8_e8m0fnu":
+        quotient = wide(xp, xp.astype(quotient, xp.dtype(rounding)))
+    if to.kind == "f":
+        return convert(xp, quotient, to, bool(saturate))
+    return saturated(xp, quotient, None if y_zero_point is None else spread(xp, y_zero_point, x, axis, block_size), to)
+
+
+@op("DequantizeLinear", since=10, storage=True)
+def dequantize_linear(
+    xp: Namespace,
+    x: Array,
+    x_scale: Array,
+    x_zero_point: Array | None = None,
+    *,
+    axis: Int = 1,
+    block_size: Int = 0,
+    output_dtype: DType | None = None,
+) -> Array:
+    """(`x` - `x_zero_point`) · `x_scale` in the scale's type or `output_dtype`; see QuantizeLinear for the shapes."""
+    to = xp.dtype(output_dtype) if output_dtype else x_scale.dtype
+    y = centred(xp, x, None if x_zero_point is None else spread(xp, x_zero_point, x, axis, block_size))
+    return xp.astype(wide(xp, y) * wide(xp, spread(xp, x_scale, x, axis, block_size)), to, copy=False)
+
+
+def centred(xp: Namespace, x: Array, zero_point: Array | None) -> Array:
+    """`x` - `zero_point` (broadcast already), exactly: in int32 for integers, else in float32."""
+    exact = xp.int32 if dtype_of(xp, x).kind in "iu" else xp.float32
+    return xp.astype(x, exact) if zero_point is None else xp.subtract(xp.astype(x, exact), xp.astype(zero_point, exact))
+
+
+@op("DynamicQuantizeLinear", since=11)
+def dynamic_quantize_linear(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
+    """`x` as uint8, with the scale and zero point that make its range, extended to hold 0, fill 0 to 255."""
+    zero = xp.zeros((), dtype=x.dtype)
+    lowest = xp.minimum(xp.min(x), zero) if prod(x.shape) else zero
+    highest = xp.maximum(xp.max(x), zero) if prod(x.shape) else zero
+    scale = (highest - lowest) / 255.0
+    scale = xp.where(scale == 0, xp.ones_like(scale), scale)
+    zero_point = xp.clip(xp.round(-lowest / scale), 0, 255)
+    y = xp.clip(xp.round(x / scale) + zero_point, 0, 255)
+    return xp.astype(y, xp.uint8), scale, xp.astype(zero_point, xp.uint8)
+
+
+def _by_row(xp: Namespace, v: Array) -> Array:
+    """Scales or zero points of the rows of a matrix: a vector becomes a column."""
+    return xp.expand_dims(v, axis=1) if v.ndim == 1 and v.shape[0] > 1 else v
+
+
+def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Array | None) -> Array:
+    """(a - a_zero) @ (b - b_zero): int32 from integers, float32 from floats. Zero points of `a` count by row."""
+    left = centred(xp, a, None if a_zero is None else _by_row(xp, a_zero))
+    right = centred(xp, b, b_zero)
+    return xp.matmul(left, right) if left.dtype == xp.float32 else xp.integer_matmul(left, right, xp.int32)
+
+
+@op("MatMulInteger", since=10, storage=True)
+def matmul_integer(
+    xp: Namespace, A: Array, B: Array, a_zero_point: Array | None = None, b_zero_point: Array | None = None
+) -> Array:
+    """(`A` - `a_zero_point`) @ (`B` - `b_zero_point`) in int32; zero points are single, or by row of A, column of B."""
+    return _product(xp, A, a_zero_point, B, b_zero_point)
+
+
+@op("QLinearMatMul", since=10, storage=True)
+def qlinear_matmul(
+    xp: Namespace,
+    a: Array,
+    a_scale: Array,
+    a_zero_point: Array,
+    b: Array,
+    b_scale: Array,
+    b_zero_point: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+) -> Array:
+    """The product of two quantised matrices, quantised. Scales and zero points as in MatMulInteger."""
+    product = _product(xp, a, a_zero_point, b, b_zero_point)
+    factor = wide(xp, _by_row(xp, a_scale)) * wide(xp, b_scale) / wide(xp, _by_row(xp, y_scale))
+    return _requantised(xp, xp.astype(product, factor.dtype) * factor, _by_row(xp, y_zero_point))
+
+
+def _requantised(xp: Namespace, y: Array, zero_point: Array) -> Array:
+    """A float result as the zero point's type."""
+    to = dtype_of(xp, zero_point)
+    return convert(xp, y, to) if to.kind == "f" else saturated(xp, y, zero_point, to)
+
+
+def _convolution(
+    xp: Namespace,
+    x: Array,
+    w: Array,
+    x_zero: Array | None,
+    w_zero: Array | None,
+    auto_pad: str,
+    dilations: Ints | None,
+    group: int,
+    pads: Ints | None,
+    strides: Ints | None,
+) -> Array:
+    """The int32 convolution of x - x_zero with w - w_zero (one, or one a channel), computed exactly in floats."""
+    rank, size = x.ndim - 2, w.shape[2:]
+    if w.ndim != x.ndim or x.shape[1] != w.shape[1] * group or w.shape[0] % group:
+        raise ValueError(f"x {tuple(x.shape)} and w {tuple(w.shape)} do not fit together with group {group}")
+    exact = xp.float32 if prod(w.shape[1:]) <= FLOAT32_EXACT else xp.float64
+    left = centred(xp, x, None if x_zero is None else xp.reshape(x_zero, ()))
+    right = centred(xp, w, None if w_zero is None else spread(xp, w_zero, w, 0))
+    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    around = window_pads(x.shape[2:], size, steps, holes, pads, auto_pad)
+    y = xp.conv(
+        xp.astype(left, exact), xp.astype(right, exact), strides=steps, pads=around, dilations=holes, groups=group
+    )
+    return xp.astype(y, xp.int32)
+
+
+@op("ConvInteger", since=10, storage=True)
+def conv_integer(
+    xp: Namespace,
+    x: Array,
+    w: Array,
+    x_zero_point: Array | None = None,
+    w_zero_point: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Convolve integers less their zero points, in int32. Raises ValueError when channels and groups do not fit."""
+    return _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, pads, strides)
+
+
+@op("QLinearConv", since=10, storage=True)
+def qlinear_conv(
+    xp: Namespace,
+    x: Array,
+    x_scale: Array,
+    x_zero_point: Array,
+    w: Array,
+    w_scale: Array,
+    w_zero_point: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    B: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Convolve quantised arrays and quantise the result; `w_scale` and `w_zero_point` are one, or one a channel.
+
+    `B` is int32, in units of `x_scale` · `w_scale`. Raises ValueError when channels and groups do not fit.
+    """
+    y = _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, pads, strides)
+    if B is not None:
+        y = y + spread(xp, B, y, 1)
+    factor = wide(xp, x_scale) * wide(xp, w_scale) / wide(xp, y_scale)
+    y = xp.astype(y, factor.dtype) * spread(xp, factor, y, 1)
+    return _requantised(xp, y, xp.reshape(y_zero_point, ()))

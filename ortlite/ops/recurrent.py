@@ -1,1 +1,277 @@
-"""."""
+"""Recurrent networks: RNN, GRU and LSTM. One product for all inputs beforehand, then a loop over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Float, Floats, Int, Text, Texts
+from ortlite.ops.registry import op
+
+Activation = Callable[[Any], Any]
+State = tuple[Any, ...]
+Step = Callable[[Any, State], State]
+
+# Names of activations in lower case -> defaults of alpha and beta; None: takes none.
+ALPHA_BETA: dict[str, tuple[float | None, float | None]] = {
+    "relu": (None, None),
+    "tanh": (None, None),
+    "sigmoid": (None, None),
+    "softsign": (None, None),
+    "softplus": (None, None),
+    "affine": (1.0, 0.0),
+    "leakyrelu": (0.01, None),
+    "thresholdedrelu": (1.0, None),
+    "scaledtanh": (1.0, 1.0),
+    "hardsigmoid": (0.2, 0.5),
+    "elu": (1.0, None),
+}
+
+
+def _activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
+    functions: dict[str, Activation] = {
+        "relu": lambda x: xp.clip(x, 0.0, None),
+        "tanh": xp.tanh,
+        "sigmoid": xp.sigmoid,
+        "softsign": lambda x: x / (1.0 + xp.abs(x)),
+        "softplus": lambda x: xp.logaddexp(x, xp.zeros_like(x)),
+        "affine": lambda x: x * a + b,
+        "leakyrelu": lambda x: xp.where(x < 0, x * a, x),
+        "thresholdedrelu": lambda x: xp.where(x > a, x, xp.zeros_like(x)),
+        "scaledtanh": lambda x: xp.tanh(x * b) * a,
+        "hardsigmoid": lambda x: xp.clip(x * a + b, 0.0, 1.0),
+        "elu": lambda x: xp.where(x < 0, xp.expm1(xp.clip(x, None, 0.0)) * a, x),
+    }
+    return functions[name]
+
+
+def _activations(
+    xp: Namespace, names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None, clip: float
+) -> list[Activation]:
+    """The functions, which consume alphas and betas in order; their argument is clipped to ±`clip` unless that is 0."""
+    left = [list(alphas or ()), list(betas or ())]
+    found = []
+    for name in (n.lower() for n in names):
+        if name not in ALPHA_BETA:
+            raise ValueError(f"unknown activation {name!r}; there are {', '.join(sorted(ALPHA_BETA))}")
+        a, b = (
+            0.0 if default is None else given.pop(0) if given else default
+            for default, given in zip(ALPHA_BETA[name], left, strict=True)
+        )
+        found.append(_clipped(xp, _activation(xp, name, a, b), clip))
+    return found
+
+
+def _clipped(xp: Namespace, fn: Activation, clip: float) -> Activation:
+    return (lambda x: fn(xp.clip(x, -clip, clip))) if clip else fn
+
+
+def _recurrent(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    sequence_lens: Array | None,
+    initial: Sequence[Array | None],
+    step: Callable[[int], tuple[Array, Step]],
+    direction: str,
+    layout: int,
+) -> tuple[Array, ...]:
+    """Run over time in each direction: all outputs (time, direction, batch, hidden), then every last state.
+
+    `step(d)` gives the bias of the inputs' product and the function from one row of it and the state to the next
+    state, whose first member is the output. Examples rest in their state beyond `sequence_lens`; their outputs are 0
+    there. With `layout` 1 the batch comes first everywhere. Raises ValueError for shapes that do not fit.
+    """
+    directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction.lower())
+    if directions is None:
+        raise ValueError(f"direction is forward, reverse or bidirectional, not {direction!r}")
+    if layout:
+        X = xp.permute_dims(X, (1, 0, 2))
+        initial = [None if s is None else xp.permute_dims(s, (1, 0, 2)) for s in initial]
+    time, batch, size = X.shape
+    hidden = R.shape[-1]
+    if W.shape[0] != len(directions) or W.shape[2] != size or R.shape[:2] != W.shape[:2] or W.shape[1] % hidden:
+        raise ValueError(f"X {tuple(X.shape)}, W {tuple(W.shape)}, R {tuple(R.shape)} do not fit a {direction} network")
+    rows, lasts = [], []
+    for d, backward in enumerate(directions):
+        bias, advance = step(d)
+        projected = xp.matmul(xp.reshape(X, (time * batch, size)), W[d, ...].T) + bias
+        projected = xp.reshape(projected, (time, batch, W.shape[1]))
+        state = tuple(
+            xp.zeros((batch, hidden), dtype=X.dtype) if s is None else xp.astype(s[d, ...], X.dtype) for s in initial
+        )
+        outputs: list[Any] = [None] * time
+        for t in range(time)[:: -1 if backward else 1]:
+            after = advance(projected[t, ...], state)
+            outputs[t] = after[0]
+            if sequence_lens is not None:
+                running = xp.expand_dims(sequence_lens > t, axis=1)
+                outputs[t] = xp.where(running, after[0], xp.zeros_like(after[0]))
+                after = tuple(xp.where(running, new, old) for new, old in zip(after, state, strict=True))
+            state = after
+        rows.append(xp.stack(outputs) if time else xp.zeros((0, batch, hidden), dtype=X.dtype))
+        lasts.append(state)
+    order = 2 if layout else 1
+    Y = (
+        xp.stack(rows, axis=order)
+        if not layout
+        else xp.stack([xp.permute_dims(r, (1, 0, 2)) for r in rows], axis=order)
+    )
+    return (Y, *(xp.stack(list(column), axis=layout) for column in zip(*lasts, strict=True)))
+
+
+def _biases(xp: Namespace, B: Array | None, d: int, R: Array) -> tuple[Array, Array]:
+    """The biases of the inputs' and the state's product in one direction; zeros when there are none."""
+    width = R.shape[1]
+    if B is None:
+        return xp.zeros((width,), dtype=R.dtype), xp.zeros((width,), dtype=R.dtype)
+    if tuple(B.shape) != (R.shape[0], 2 * width):
+        raise ValueError(f"B must be {(R.shape[0], 2 * width)}, not {tuple(B.shape)}")
+    return B[d, :width], B[d, width:]
+
+
+def _split(x: Array, count: int) -> list[Array]:
+    """Gates side by side in the last axis, apart."""
+    width = x.shape[-1] // count
+    return [x[..., i * width : (i + 1) * width] for i in range(count)]
+
+
+@op("RNN")
+def rnn(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    B: Array | None = None,
+    sequence_lens: Array | None = None,
+    initial_h: Array | None = None,
+    *,
+    activation_alpha: Floats | None = None,
+    activation_beta: Floats | None = None,
+    activations: Texts = ("Tanh", "Tanh"),
+    clip: Float = 0.0,
+    direction: Text = "forward",
+    hidden_size: Int | None = None,
+    layout: Int = 0,
+    output_sequence: Int = 0,
+) -> tuple[Array, Array]:
+    """H = f(X W' + H R' + biases) over time; see the LSTM for the shapes."""
+    fs = _activations(xp, activations, activation_alpha, activation_beta, clip)
+
+    def step(d: int) -> tuple[Array, Step]:
+        wb, rb = _biases(xp, B, d, R)
+        weights = R[d, ...].T
+        return wb + rb, lambda x, state: (fs[d](x + xp.matmul(state[0], weights)),)
+
+    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, direction, layout)
+    return Y, Y_h
+
+
+@op("GRU")
+def gru(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    B: Array | None = None,
+    sequence_lens: Array | None = None,
+    initial_h: Array | None = None,
+    *,
+    activation_alpha: Floats | None = None,
+    activation_beta: Floats | None = None,
+    activations: Texts | None = None,
+    clip: Float = 0.0,
+    direction: Text = "forward",
+    hidden_size: Int | None = None,
+    layout: Int = 0,
+    linear_before_reset: Int = 0,
+    output_sequence: Int = 0,
+) -> tuple[Array, Array]:
+    """Gated recurrent units, gates in the order update, reset, hidden; see the LSTM for the shapes.
+
+    `linear_before_reset`: the reset gate weighs the state's product instead of the state.
+    """
+    names = activations or ("Sigmoid", "Tanh") * W.shape[0]
+    fs = _activations(xp, names, activation_alpha, activation_beta, clip)
+
+    def step(d: int) -> tuple[Array, Step]:
+        wb, rb = _biases(xp, B, d, R)
+        f, g = fs[2 * d], fs[2 * d + 1]
+        hidden = R.shape[2]
+        gates, candidate = R[d, : 2 * hidden, :].T, R[d, 2 * hidden :, :].T
+        zeros = xp.zeros((hidden,), dtype=R.dtype)
+        rest = rb[2 * hidden :] if linear_before_reset else zeros
+        bias = wb + (xp.concat([rb[: 2 * hidden], zeros]) if linear_before_reset else rb)
+
+        def advance(x: Array, state: State) -> State:
+            (h,) = state
+            z, r = _split(f(x[:, : 2 * hidden] + xp.matmul(h, gates)), 2)
+            weighed = r * (xp.matmul(h, candidate) + rest) if linear_before_reset else xp.matmul(r * h, candidate)
+            new = g(x[:, 2 * hidden :] + weighed)
+            return (new + z * (h - new),)
+
+        return bias, advance
+
+    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, direction, layout)
+    return Y, Y_h
+
+
+@op("LSTM")
+def lstm(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    B: Array | None = None,
+    sequence_lens: Array | None = None,
+    initial_h: Array | None = None,
+    initial_c: Array | None = None,
+    P: Array | None = None,
+    *,
+    activation_alpha: Floats | None = None,
+    activation_beta: Floats | None = None,
+    activations: Texts | None = None,
+    clip: Float = 0.0,
+    direction: Text = "forward",
+    hidden_size: Int | None = None,
+    input_forget: Int = 0,
+    layout: Int = 0,
+    output_sequence: Int = 0,
+) -> tuple[Array, Array, Array]:
+    """Long short-term memory, gates in the order input, output, forget, cell; peepholes `P` input, output, forget.
+
+    `X` is (time, batch, features), `W` (directions, gates · hidden, features), `R` (directions, gates · hidden,
+    hidden), `B` both biases side by side, states (directions, batch, hidden). Returns all outputs (time, directions,
+    batch, hidden) and the last states; with `layout` 1 the batch comes first. `input_forget`: the forget gate is 1 -
+    the input gate.
+    """
+    names = activations or ("Sigmoid", "Tanh", "Tanh") * W.shape[0]
+    fs = _activations(xp, names, activation_alpha, activation_beta, clip)
+
+    def step(d: int) -> tuple[Array, Step]:
+        wb, rb = _biases(xp, B, d, R)
+        f, g, h_of = fs[3 * d : 3 * d + 3]
+        weights, hidden = R[d, ...].T, R.shape[2]
+        peep_i, peep_o, peep_f = (None,) * 3 if P is None else _split(P[d, ...], 3)
+
+        def advance(x: Array, state: State) -> State:
+            h, c = state
+            gates = x + xp.matmul(h, weights)
+            if P is None:
+                i, o, forget = _split(f(gates[:, : 3 * hidden]), 3)
+            else:
+                i, o, forget, _ = _split(gates, 4)
+                i, forget = f(i + peep_i * c), f(forget + peep_f * c)
+            if input_forget:
+                forget = 1.0 - i
+            c = forget * c + i * g(gates[:, 3 * hidden :])
+            if P is not None:
+                o = f(o + peep_o * c)
+            return o * h_of(c), c
+
+        return wb + rb, advance
+
+    Y, Y_h, Y_c = _recurrent(xp, X, W, R, sequence_lens, [initial_h, initial_c], step, direction, layout)
+    return Y, Y_h, Y_c

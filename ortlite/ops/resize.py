@@ -72,7 +72,9 @@ def _cubic(x: float, a: float) -> float:
 @lru_cache(maxsize=256)
 def taps(rule: Filter, n: int, out: int, scale: float, roi: tuple[float, float]) -> Taps:
     """For every resampled element: the elements it is made of, their weights, and whether it lies outside."""
-    places, weights, outside = [], [], []
+    places: list[tuple[int, ...]] = []
+    weights: list[tuple[float, ...]] = []
+    outside: list[bool] = []
     for x in range(out):
         origin = _origin(rule, x, scale, n, out, roi)
         outside.append(rule.transform == "tf_crop_and_resize" and not 0 <= origin <= n - 1)
@@ -144,7 +146,7 @@ def resize_axes(
 
 
 def _back(xp: Namespace, x: Array, dtype: object) -> Array:
-    if x.dtype == dtype or dtype == xp.bool:
+    if x.dtype == dtype or xp.isdtype(dtype, "bool"):
         return xp.astype(x, dtype)
     limits = xp.iinfo(dtype)
     return xp.astype(xp.clip(x, float(limits.min), float(limits.max)), dtype)

@@ -52,14 +52,14 @@ def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
     return x
 
 
-@op("GridSample", since=16)
+@op("GridSample", since=20)
 def grid_sample(
     xp: Namespace,
     X: Array,
     grid: Array,
     *,
     align_corners: Int = 0,
-    mode: Text = "bilinear",
+    mode: Text = "linear",
     padding_mode: Text = "zeros",
 ) -> Array:
     """`X` (N, C, *spatial) at the places `grid` (N, *out, d), whose last axis runs x, y, z in -1 to 1.
@@ -83,6 +83,20 @@ def grid_sample(
         coordinates = [xp.astype(xp.expand_dims(c, axis=1), _real(xp, image)) for c in coordinates]
         y = interpolate(xp, image, coordinates)
     return xp.astype(xp.reshape(y, (n, X.shape[1], *out)), X.dtype)
+
+
+@op("GridSample", since=16)
+def grid_sample_16(
+    xp: Namespace,
+    X: Array,
+    grid: Array,
+    *,
+    align_corners: Int = 0,
+    mode: Text = "bilinear",
+    padding_mode: Text = "zeros",
+) -> Array:
+    """GridSample of images, whose modes are called nearest, bilinear and bicubic (opsets 16 to 19)."""
+    return grid_sample(xp, X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
 
 
 def _real(xp: Namespace, image: Array) -> object:
@@ -284,7 +298,7 @@ def non_max_suppression(
 ) -> Array:
     """Choose boxes (N, boxes, 4) by scores (N, classes, boxes): rows (batch, class, box), best first.
 
-    A box is dropped when it overlaps a better one by more than `iou_threshold`, or scores no more than `score_threshold`.
+    A box is dropped when it overlaps a better one by more than `iou_threshold`, or scores at most `score_threshold`.
     """
     if center_point_box:
         x, y, w, h = (boxes[..., i] for i in range(4))
