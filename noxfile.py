@@ -42,6 +42,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def models(session: nox.Session) -> None:
+    """Real models that others trained, beside onnxruntime; downloads about 700 MB the first time."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("python", "tests/real_models.py")
+    session.run("pytest", "tests/test_real_models.py", *session.posargs)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The ONNX backend suite on every provider that is written in the standard alone or is NumPy."""
     session.install("-e", ".[all]", *group("test"))

@@ -49,7 +49,7 @@ def dft(
     """The discrete Fourier transform along `axis` of (..., 1) real or (..., 2) complex numbers, as (..., 2).
 
     The signal is cropped or padded with zeros to `dft_length`. `onesided` returns the frequencies up to the middle;
-    with `inverse` it takes those and returns real numbers (..., 1). Raises ValueError for an axis that is not the signal's.
+    with `inverse` it takes those and returns real numbers (..., 1). Raises ValueError for an axis that it has not.
     """
     return _transform(xp, input, dft_length, axis, inverse, onesided)
 
@@ -82,6 +82,8 @@ def stft(
 
     Raises ValueError for a window that is not of `frame_length` or longer than the signal.
     """
+    if signal.ndim == 2:  # real files leave the axis of parts out
+        signal = xp.expand_dims(signal, axis=-1)
     batch, time, parts = signal.shape
     length = frame_length or (time if window is None else window.shape[0])
     if (window is not None and window.shape[0] != length) or length > time or frame_step < 1:

@@ -1,0 +1,132 @@
+"""Inputs of a model from files, or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.api.values import NodeArg
+from ortlite.dtypes import DType
+
+__all__ = ["make_up", "parse_shapes", "read"]
+
+
+def parse_shapes(given: Mapping[str, str], args: Sequence[NodeArg]) -> dict[str, tuple[int, ...]]:
+    """NAME -> dimensions; a name is an input's or that of an open dimension (then with one number).
+
+    Raises ValueError for a name that is neither and for what is not a list of numbers.
+    """
+    inputs = {a.name for a in args}
+    open_names = {d for a in args for d in a.shape if isinstance(d, str)}
+    found = {}
+    for name, text in given.items():
+        if name not in inputs | open_names:
+            known = ", ".join([*sorted(inputs), *sorted(open_names)])
+            raise ValueError(f"--shape {name}: the model has no input or open dimension of that name; it has {known}")
+        try:
+            dims = tuple(int(d) for d in text.split(","))
+        except ValueError:
+            raise ValueError(f"--shape {name}: {text!r} is not a list of numbers such as 1,3,224,224") from None
+        if min(dims) < 0 or (name not in inputs and len(dims) != 1):
+            raise ValueError(f"--shape {name}: {text!r} has a negative number, or several for one dimension")
+        found[name] = dims
+    return found
+
+
+def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Any:
+    """A value for an input: normal floats, ones for integers, True, "text"; open dimensions are 1.
+
+    A sequence has one such element. Raises ValueError for a type it cannot make up (maps) or a shape of wrong rank.
+    """
+    kind, dtype = _type_of(arg)
+    if kind == "optional":
+        return None
+    if kind not in {"tensor", "seq"} or dtype is None:
+        raise ValueError(f"input {arg.name!r} is a {arg.type}: give it with --input")
+    shape = shapes.get(arg.name)
+    if shape is None:
+        shape = tuple(d if isinstance(d, int) else shapes.get(str(d), (1,))[0] for d in arg.shape)
+    elif arg.shape and len(shape) != len(arg.shape):
+        raise ValueError(f"--shape {arg.name}: {len(shape)} dimensions given, the model wants {arg.shape}")
+    if dtype.kind == "S":
+        value = np.full(shape, "text", object)
+    elif dtype.kind in "fc":
+        value = rng.standard_normal(shape).astype(dtypes.to_numpy(dtype))
+    else:
+        value = np.ones(shape, dtypes.to_numpy(dtype))
+    return [value] if kind == "seq" else value
+
+
+def _type_of(arg: NodeArg) -> tuple[str, DType | None]:
+    """Which kind of value (tensor, seq, map, optional), and the dtype of its tensors."""
+    kind, _, rest = arg.type.partition("(")
+    inner = rest.rstrip(")").rpartition("(")[2]
+    known = {d.ort: d for d in dtypes.ALL}
+    return kind, known.get(inner)
+
+
+def read(arg: NodeArg, path: Path) -> np.ndarray:
+    """The array in a .npy, .npz (the one called like the input, or the only one) or .png file, in the input's dtype.
+
+    Pictures are scaled to the input's height and width; in a floating input their values run from 0 to 1.
+    Raises ValueError for another kind of file or a dtype that does not convert without loss of meaning.
+    """
+    _, dtype = _type_of(arg)
+    if dtype is None or not arg.type.startswith("tensor"):
+        raise ValueError(f"input {arg.name!r} is a {arg.type}; files hold tensors only")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        array = _loaded(path)
+    elif suffix == ".npz":
+        with _loaded(path) as archive:
+            names = list(archive.files)
+            if arg.name not in names and len(names) != 1:
+                raise ValueError(f"{path} holds {', '.join(names)}, none of them called {arg.name!r}")
+            array = archive[arg.name if arg.name in names else names[0]]
+    elif suffix == ".png":
+        array = _picture(arg, path, dtype)
+    else:
+        raise ValueError(f"{path} is no .npy, .npz or .png file")
+    native = dtypes.to_numpy(dtype)
+    array = np.asarray(array)
+    if array.dtype.kind == "f" and dtype.kind in "iu":
+        raise ValueError(f"{path} holds {array.dtype}, input {arg.name!r} is {arg.type}")
+    return array if array.dtype == native or dtype.kind == "S" else array.astype(native)
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _picture(arg: NodeArg, path: Path, dtype: DType) -> np.ndarray:
+    """A picture as (1, channels, height, width) or (1, height, width, channels), whichever the input's shape says."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ValueError("reading pictures needs Pillow: pip install 'ortlite[image]'") from None
+
+    shape = arg.shape
+    if len(shape) not in {2, 3, 4}:
+        raise ValueError(f"input {arg.name!r} of shape {shape} is not a picture")
+    bare = shape[1:] if len(shape) == 4 else shape
+    last = len(bare) == 3 and bare[2] in {1, 3, 4} and bare[0] not in {1, 3, 4}
+    height, width, channels = (*bare, 1) if len(bare) == 2 else bare if last else (*bare[1:], bare[0])
+    mode = {1: "L", 4: "RGBA"}.get(channels if isinstance(channels, int) else 3, "RGB")
+    try:
+        image = Image.open(path).convert(mode)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture") from None
+    wanted = (width if isinstance(width, int) else image.width, height if isinstance(height, int) else image.height)
+    pixels = np.asarray(image if image.size == wanted else image.resize(wanted))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels if last else pixels.transpose(2, 0, 1)
+    pixels = pixels[..., 0] if len(bare) == 2 and last else pixels[0] if len(bare) == 2 else pixels
+    pixels = pixels[None] if len(shape) == 4 else pixels
+    return pixels / np.float32(255) if dtype.kind == "f" else pixels
