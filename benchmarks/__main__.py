@@ -69,7 +69,7 @@ def rows(folder: Path, runs: int) -> list[tuple[str, str, str, str]]:
         ours, peer = (measure("memory", engine, path, 1)["mb"] for engine in ("ortlite", "onnxruntime"))
         kind = "external" if path == external else "embedded"
         row = (
-            f"peak memory of loading {size:.0f} MB of {kind} weights",
+            f"peak memory of loading {size:.0f} MB of {kind} weights, and one run",
             f"{ours:.0f} MB",
             f"onnxruntime {peer:.0f} MB",
         )

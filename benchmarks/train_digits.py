@@ -2,9 +2,9 @@
 
     python -m benchmarks.train_digits
 
-A small convolutional network in plain NumPy, on the 1,797 real scans of scikit-learn's digits data (8 × 8, ink 0 to 16).
+A small convolutional network in plain NumPy, on the 1,797 real scans of scikit-learn's digits (8 × 8, ink 0 to 16).
 A fixed fifth of the scans is held out and never trained on: the accuracy in the model's metadata is measured there,
-by ortlite.  Everything is seeded: the same versions of NumPy give the same model.
+by ortlite. Everything is seeded: the same versions of NumPy give the same model.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ its producer's schema gives it.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -67,21 +68,23 @@ def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = 
     return model
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | memoryview:
+    """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
     if path.suffix == ".ort":
         raise Fail(f"Load model from {path} failed:ORT format models need kernels that onnxruntime compiled.")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else b""
     except FileNotFoundError:
         raise NoSuchFile(f"Load model from {path} failed:Load model {path} failed. File doesn't exist") from None
     except IsADirectoryError:
         raise InvalidProtobuf(f"Load model from {path} failed:Protobuf parsing failed.") from None
     except OSError as error:
         raise Fail(f"Load model from {path} failed:{error.strerror or error}") from error
-    return data
 
 
-def _parse(data: bytes, path: str) -> onnx.ModelProto:
+def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
     prefix = f"Load model from {path} failed:" if path else ""
     if data[4:8] == b"ORTM":
         raise Fail(f"{prefix}ORT format models need kernels that onnxruntime compiled.")
