@@ -73,22 +73,26 @@ def partition(
     """
     cpu = len(providers) - 1
     types = {**(outer_types or {}), **graph.types}
-    demanded = _demanded(graph)
-    locations: dict[str, int] = dict(outer or {})
-    for name in graph.inputs:
-        locations[name] = (cpu if name in demanded else 0) if inputs_at is None else inputs_at
     host: set[str] = set()
     constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
     placements: list[Placement] = []
-    subgraphs: dict[tuple[int, str], Partitions] = {}
-    for index, node in enumerate(graph.nodes):
+    for node in graph.nodes:
         place = _place(node, providers, types, host, constants)
         placements.append(place)
-        at_host = place.host or place.kernel.host_result is not None
+        if place.host or place.kernel.host_result is not None:
+            host.update(filter(None, node.outputs))
+
+    demanded = _demanded(graph)
+    locations: dict[str, int] = dict(outer or {})
+    for name in graph.inputs:
+        locations[name] = cpu if inputs_at is None else inputs_at
+    if inputs_at is None:  # a model's input arrives where its first reader runs
+        for node, place in zip(reversed(graph.nodes), reversed(placements), strict=True):
+            locations |= {n: place.provider for n in node.reads() if n in graph.inputs and n not in demanded}
+    subgraphs: dict[tuple[int, str], Partitions] = {}
+    for index, (node, place) in enumerate(zip(graph.nodes, placements, strict=True)):
         for name in filter(None, node.outputs):
-            locations[name] = cpu if at_host else place.provider
-            if at_host:
-                host.add(name)
+            locations[name] = cpu if name in host else place.provider
         for attribute, subgraph in node.subgraphs.items():
             subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider)
     for name in graph.constants:

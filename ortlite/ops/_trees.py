@@ -81,21 +81,22 @@ class _Tree(NamedTuple):
 
 
 def _collect(splits: Sequence[Split], root: int) -> _Tree:
-    """The splits and leaves under a root, level by level. Raises ValueError for a node that two paths reach."""
-    found: list[int] = []
+    """The splits and leaves under a root, and the longest way down. Raises ValueError for a cycle.
+
+    Several paths may lead to a node: those of a search in a set all end at the same two.
+    """
+    found: dict[int, None] = {}
     leaves: dict[int, None] = {}
-    seen: set[int] = set()
-    level, depth = [root], 0
+    level, depth = {root: None}, 0
     while level:
         inner = [place for place in level if place >= 0]
         leaves.update((~place, None) for place in level if place < 0)
-        if len(seen.union(inner)) < len(seen) + len(inner):
-            raise ValueError("a node is reached by two paths: the nodes are not a tree")
-        seen.update(inner)
-        found.extend(inner)
+        found.update(dict.fromkeys(inner))
         depth += bool(inner)
-        level = [branch for place in inner for branch in (splits[place].true, splits[place].false)]
-    return _Tree(found, list(leaves), depth)
+        if depth > len(splits):
+            raise ValueError("the nodes of a tree form a cycle")
+        level = dict.fromkeys(branch for place in inner for branch in (splits[place].true, splits[place].false))
+    return _Tree(list(found), list(leaves), depth)
 
 
 def build(
@@ -203,7 +204,9 @@ def scores(xp: Namespace, x: Array, forest: Forest) -> Array:
         return xp.zeros((rows, forest.targets), dtype=xp.float64)
     x = xp.astype(x, xp.dtype(forest.dtype), copy=False)
     block = max(1, BLOCK // len(forest.roots))
-    parts = [_sum(xp, _leaves(xp, x[i : i + block, :], forest), forest) for i in range(0, max(rows, 1), block)]
+    parts = [
+        _sum(xp, _leaves(xp, x[i : min(i + block, rows), :], forest), forest) for i in range(0, max(rows, 1), block)
+    ]
     return parts[0] if len(parts) == 1 else xp.concat(parts)
 
 

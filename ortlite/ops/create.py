@@ -54,7 +54,8 @@ def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_t
 
     Narrow floats count in float32 (`stash_type`) in every opset: a library that does not compute in them widens.
     """
-    first = start.item() if hasattr(start, "item") else start
+    start = xp.reshape(start, ())
+    first = float(start) if isinstance(delta, float) else int(start)
     if delta == 0:
         raise ValueError("delta is 0: a range without end")
     count = max(ceil((limit - first) / delta) if isinstance(delta, float) else -((first - limit) // delta), 0)

@@ -376,7 +376,7 @@ def _cumulative(xp: Namespace, x: Array, axis: int, exclusive: int, reverse: int
         x = xp.flip(x, axis=axis)
     if exclusive:
         shape = (*x.shape[:axis], min(1, x.shape[axis]), *x.shape[axis + 1 :])
-        without_last = x[(*(slice(None),) * axis, slice(0, max(x.shape[axis] - 1, 0)))]
+        without_last = x[(*(slice(None),) * axis, slice(0, max(x.shape[axis] - 1, 0)), ...)]
         x = xp.concat([xp.full(shape, neutral, dtype=x.dtype), without_last], axis=axis)
     y = getattr(xp, fold)(x, axis=axis, dtype=x.dtype)
     return xp.flip(y, axis=axis) if reverse else y

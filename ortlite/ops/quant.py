@@ -49,7 +49,7 @@ def spread(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) ->
     if v.shape[axis] != -(-x.shape[axis] // block):
         raise ValueError(f"{v.shape[axis]} blocks of {block} along axis {axis} of {tuple(x.shape)}")
     blocks = xp.repeat(v, block, axis=axis)
-    return blocks[(*(slice(None),) * axis, slice(0, x.shape[axis]))]
+    return blocks[(*(slice(None),) * axis, slice(0, x.shape[axis]), ...)]
 
 
 def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> Array:

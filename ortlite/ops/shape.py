@@ -128,7 +128,7 @@ def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     """Pieces of the given sizes along `axis`."""
     pieces, start = [], 0
     for length in sizes:
-        pieces.append(x[(*(slice(None),) * axis, slice(start, start + length))])
+        pieces.append(x[(*(slice(None),) * axis, slice(start, start + length), ...)])
         start += length
     return tuple(pieces)
 

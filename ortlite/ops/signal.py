@@ -32,7 +32,7 @@ def _transform(xp: Namespace, x: Array, length: int | None, axis: int, inverse: 
     else:
         y = (xp.fft.ifft if inverse else xp.fft.fft)(_complex(xp, x), n=length, axis=axis)
         if onesided:
-            y = y[(*(slice(None),) * axis, slice(0, y.shape[axis] // 2 + 1))]
+            y = y[(*(slice(None),) * axis, slice(0, y.shape[axis] // 2 + 1), ...)]
     return xp.stack([xp.real(y), xp.imag(y)], axis=-1)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ortlite.dtypes import of_numpy
 from ortlite.graph import Graph, Node, TensorType
 from ortlite.ops import registry
 from ortlite.optimize.rewrite import within
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["fold_constants"]
 
@@ -39,7 +38,7 @@ def fold_constants(graph: Graph, outer: Mapping[str, np.ndarray] | None = None) 
     if foldable:
         limit = max(SMALL, GROWTH * sum(c.nbytes for c in known.values()))
         values = _evaluate(graph, foldable, known)
-        results = {n: v for n, v in values.items() if hasattr(v, "nbytes") and v.nbytes <= limit}
+        results = {n: np.asarray(v) for n, v in values.items() if hasattr(v, "nbytes") and v.nbytes <= limit}
     folded = {id(node) for node in foldable if all(name in results for name in filter(None, node.outputs))}
     # a node whose result was too large runs at run time, and so must what only it reads
     nodes = tuple(node for node in graph.nodes if id(node) not in folded)

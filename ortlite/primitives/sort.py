@@ -22,5 +22,5 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
         indices = size - 1 - xp.astype(order, xp.int64)
     else:
         indices = xp.astype(xp.argsort(x, axis=axis, stable=True), xp.int64)
-    indices = indices[(*(slice(None),) * axis, slice(0, k))]
+    indices = indices[(*(slice(None),) * axis, slice(0, k), ...)]
     return xp.take_along_axis(x, indices, axis=axis), indices

@@ -107,7 +107,7 @@ def _spread(xp: Namespace, x: Any, axis: int, stride: int) -> Any:
     x = xp.expand_dims(x, axis=axis + 1)
     x = xp.pad(x, [(0, stride - 1) if i == axis + 1 else (0, 0) for i in range(x.ndim)])
     x = xp.reshape(x, (*shape[:axis], shape[axis] * stride, *shape[axis + 1 :]))
-    return x[(*(slice(None),) * axis, slice(0, (shape[axis] - 1) * stride + 1))]
+    return x[(*(slice(None),) * axis, slice(0, (shape[axis] - 1) * stride + 1), ...)]
 
 
 def max_pool(
