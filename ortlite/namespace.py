@@ -64,6 +64,8 @@ def build(
     replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names.
     """
     public = {name: getattr(library, name) for name in dir(library) if not name.startswith("_")}
+    # extensions may be loaded on demand, out of sight of dir()
+    public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
     xp = Namespace(library.__name__, public | dict(names or {}))
     for name, fn in (default_primitives() | dict(primitives)).items():
         xp.__dict__[name] = partial(fn, xp)

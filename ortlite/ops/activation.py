@@ -145,10 +145,23 @@ def _flattened(xp: Namespace, x: Array, axis: int) -> Array:
     return xp.reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
 
 
-@op("Softmax", since=13)
+@op("Softmax", since=13, storage=True)
 def softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
-    """e^input, divided by its sum along `axis`."""
-    return xp.softmax(input, axis)
+    """e^input, divided by its sum along `axis`.
+
+    ONNX defines it as a function: in float16 and bfloat16 each of its steps is computed in float32 and rounded. A sum of
+    more than 2^15 elements, which could overflow, stays in float32.
+    """
+    if xp.dtype_name(input.dtype) not in {"float16", "bfloat16"} or 0 in input.shape:
+        return xp.softmax(input, axis)
+
+    def rounded(x: Array) -> Array:
+        return xp.astype(xp.astype(x, input.dtype), xp.float32)
+
+    x = xp.astype(input, xp.float32)
+    weights = rounded(xp.exp(rounded(x - xp.max(x, axis=axis, keepdims=True))))
+    total = xp.sum(weights, axis=axis, keepdims=True)
+    return xp.astype(weights / (rounded(total) if input.shape[axis] <= 2**15 else total), input.dtype)
 
 
 @op("Softmax")
