@@ -80,14 +80,14 @@ def gradients(p, x, labels):
     return g
 
 
-def train(images, labels):
+def train(images, labels, epochs=EPOCHS):
     """Adam with a falling rate on scans that are shifted by up to one place."""
     rng = np.random.default_rng(0)
     shapes = {"w1": (16, 1, 3, 3), "w2": (32, 16, 3, 3), "w3": (48, 512), "w4": (10, 48)}
     p = {k: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype(np.float32) for k, s in shapes.items()}
     p |= {f"b{k[1]}": np.zeros(s[0], np.float32) for k, s in shapes.items()}
     first, second = ({k: np.zeros_like(v) for k, v in p.items()} for _ in range(2))
-    steps = EPOCHS * (len(images) // BATCH)
+    steps = epochs * (len(images) // BATCH)
     order = np.empty(0, int)
     for step in range(1, steps + 1):
         if len(order) < BATCH:

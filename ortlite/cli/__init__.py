@@ -29,6 +29,8 @@ class _Failures(click.Group):
 
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # they are RuntimeErrors, but not failures
+            raise
         except (OrtError, OSError, ValueError, RuntimeError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             raise click.ClickException(message) from error

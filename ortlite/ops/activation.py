@@ -149,8 +149,8 @@ def _flattened(xp: Namespace, x: Array, axis: int) -> Array:
 def softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """e^input, divided by its sum along `axis`.
 
-    ONNX defines it as a function: in float16 and bfloat16 each of its steps is computed in float32 and rounded. A sum of
-    more than 2^15 elements, which could overflow, stays in float32.
+    ONNX defines it as a function: in float16 and bfloat16 each of its steps is computed in float32 and rounded. The sum
+    of more than 2^15 elements, which could overflow, stays in float32.
     """
     if xp.dtype_name(input.dtype) not in {"float16", "bfloat16"} or 0 in input.shape:
         return xp.softmax(input, axis)

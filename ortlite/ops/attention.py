@@ -150,7 +150,7 @@ def flex_attention(
     score_mod: Graph | None = None,
     softmax_precision: DType | None = None,
 ) -> Array:
-    """Attention whose scores and probabilities subgraphs may change, in `softmax_precision` (default: float32 or wider).
+    """Attention whose scores and probabilities subgraphs may change, in `softmax_precision` (float32 or wider).
 
     Products are computed in float32 at least. Raises ValueError for heads that do not fit.
     """
@@ -201,8 +201,8 @@ def rotary_embedding(
 ) -> Array:
     """Turn the first `rotary_embedding_dim` (default: all) elements of every head by the angles of its position.
 
-    Caches are (batch, sequence, half), or (positions, half) with `position_ids` (batch, sequence). Raises ValueError for
-    caches of another width.
+    Caches are (batch, sequence, half), or (positions, half) with `position_ids` (batch, sequence). Raises ValueError
+    for caches of another width.
     """
     x = split_heads(xp, X, num_heads)
     width = rotary_embedding_dim or x.shape[-1]

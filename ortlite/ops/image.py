@@ -1,1 +1,33 @@
-"""."""
+"""Pictures in files. Pillow decodes them, on the host."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array, Text
+from ortlite.ops.registry import op
+
+MODES = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}
+
+
+@op("ImageDecoder", since=20, host=True)
+def image_decoder(xp: Namespace, encoded_stream: Array, *, pixel_format: Text = "RGB") -> Array:
+    """The picture in the bytes of a file, uint8 (height, width, channels); what is none gives an empty one.
+
+    Raises ValueError for an unknown `pixel_format`.
+    """
+    if pixel_format not in MODES:
+        raise ValueError(f"pixel_format is {', '.join(MODES)}, not {pixel_format!r}")
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ValueError("ImageDecoder needs Pillow: pip install 'ortlite[image]'") from None
+    try:
+        image = Image.open(io.BytesIO(encoded_stream.tobytes())).convert(MODES[pixel_format])
+    except (OSError, SyntaxError, ValueError):  # what Pillow's readers raise for files that are none
+        return np.zeros((0, 0, 1 if pixel_format == "Grayscale" else 3), np.uint8)
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1] if pixel_format == "BGR" else pixels

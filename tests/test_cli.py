@@ -1,0 +1,166 @@
+"""The `ortlite` command, in processes of its own where exit status and pipes count."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import parser
+
+import ortlite
+from ortlite.cli import main
+
+MODEL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, 3] x, int64[2] shape) => (float[a, b] y, bool[N, 3] positive)
+<float[1] zero = {0}> { y = Reshape(x, shape)  positive = Greater(x, zero) }"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(parser.parse_model(MODEL), path)
+    return path
+
+
+def ortlite_command(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "ortlite", *map(str, args)], capture_output=True, text=True, check=False
+    )
+
+
+def invoke(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_demo():
+    done = ortlite_command("demo")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert re.search(r"\d{2}\.\d% of 360 held-out scans right", done.stdout)
+    assert "16 of 16 right" in done.stdout
+    for provider in ortlite.get_available_providers():
+        assert re.search(rf"{provider} +11 of 11 +[\d.]+ ms", done.stdout)
+    difference = re.search(r"largest difference between providers: (\S+)", done.stdout)
+    assert float(difference[1]) < 1e-5
+    assert "\x1b" not in done.stdout  # plain text when piped
+
+
+def test_run_with_files_prints_what_went_in_and_out(model, tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[1, -2, 3], [4, 5, -6]], np.float32))
+    np.savez(tmp_path / "shapes.npz", shape=np.array([3, 2]), other=np.array([1]))
+    out = tmp_path / "out.npz"
+    done = ortlite_command(
+        "run", model, "--input", f"x={tmp_path / 'x.npy'}", "--input", f"shape={tmp_path / 'shapes.npz'}", "--save", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"x +float32 +\[2, 3\] +min -6, mean 0.8333, max 5 +\[N, 3\] +given", done.stdout)
+    assert re.search(r"y +float32 +\[3, 2\]", done.stdout)
+    assert re.search(r"positive +bool +\[2, 3\] +4 of 6 true", done.stdout)
+    assert re.search(r"CPUExecutionProvider +2", done.stdout)
+    assert re.search(r"time: session [\d.]+ ms, first run [\d.]+ ms, then [\d.]+ ms", done.stdout)
+    with np.load(out) as saved:
+        assert saved["y"].tolist() == [[1, -2], [3, 4], [5, -6]]
+        assert saved["positive"].tolist() == [[True, False, True], [True, True, False]]
+
+
+def test_inputs_are_made_up_of_the_shape_that_is_asked_for(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        parser.parse_model("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[N, 3] x, string[M] s, float16[N] h) => (float[a, b] y, string[M] t, float16[N] h2)
+        { y = Neg(x)  t = Identity(s)  h2 = Abs(h) }"""),
+        path,
+    )
+    done = invoke("run", path, "--shape", "x=4,3", "--shape", "N=4", "--shape", "M=2", "--save", tmp_path / "o.npz")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"x +float32 +\[4, 3\] .* made up", done.output)
+    assert re.search(r"s +string +\[2\] +'text', 'text'", done.output)
+    with np.load(tmp_path / "o.npz") as saved:
+        assert saved["y"].shape == (4, 3)
+        assert saved["t"].tolist() == ["text", "text"]
+        assert saved["h2"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "first"),
+    [("1, 1, 8, 8", "L", 1.0), ("1, 8, 8, 3", "RGB", 1.0), ("N, 3, h, w", "RGB", 1.0), ("8, 8", "L", 1.0)],
+)
+def test_pictures(tmp_path, shape, mode, first):
+    image = pytest.importorskip("PIL.Image")
+    image.new(mode, (8, 8), 255 if mode == "L" else (255, 0, 0)).save(tmp_path / "p.png")
+    path = tmp_path / "m.onnx"
+    text = f'<ir_version: 8, opset_import: ["": 18]> g (float[{shape}] x) => (float[{shape}] y) {{ y = Identity(x) }}'
+    onnx.save(parser.parse_model(text), path)
+    done = invoke("run", path, "--input", f"x={tmp_path / 'p.png'}", "--save", tmp_path / "o.npz")
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "o.npz") as saved:
+        assert saved["y"].reshape(-1)[0] == first
+        assert saved["y"].size == 64 * len(mode)
+
+
+def test_placement_on_several_providers(tmp_path):
+    path = tmp_path / "m.onnx"
+    text = """<ir_version: 8, opset_import: ["": 20]> g (float[2] x, string[2] s) => (float[2] y, string[2] t)
+        { y = Abs(x)  t = StringConcat(s, s) }"""
+    onnx.save(parser.parse_model(text), path)
+    done = invoke("run", path, "--provider", "StrictExecutionProvider", "--provider", "CPUExecutionProvider")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"StrictExecutionProvider +1\n", done.output)
+    assert re.search(r"CPUExecutionProvider +1\n", done.output)
+    assert "'texttext'" in done.output
+
+
+def test_a_failing_node_is_named(model):
+    done = ortlite_command("run", model, "--shape", "N=2")  # 6 elements into the made-up shape [1, 1]
+    assert done.returncode == 1
+    assert "Reshape" in done.stderr
+    assert "float32[2, 3]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "problem"),
+    [
+        (["run", "nope.onnx"], 1, "nope.onnx"),
+        (["run", "{tmp}"], 1, "failed"),
+        (["run", "{tmp}/noise.onnx"], 1, "Protobuf parsing failed"),
+        (["run", "{model}", "--input", "x=nope.npy"], 1, "nope.npy"),
+        (["run", "{model}", "--input", "x={tmp}/noise.onnx"], 1, ".npy, .npz or .png"),
+        (["run", "{model}", "--input", "x={tmp}/noise.npy"], 1, "cannot be read"),
+        (["run", "{model}", "--input", "z={tmp}/x.npy"], 1, "the model has no input z; it has x, shape"),
+        (["run", "{model}", "--input", "shape={tmp}/x.npy"], 1, "float32"),
+        (["run", "{model}", "--input", "x={tmp}/wrong.npy"], 1, "Got: 2 Expected: 3"),
+        (["run", "{model}", "--shape", "x=1,2"], 1, "index: 1 Got: 2 Expected: 3"),
+        (["run", "{model}", "--shape", "x=1"], 1, "1 dimensions given"),
+        (["run", "{model}", "--shape", "x=a"], 1, "not a list of numbers"),
+        (["run", "{model}", "--shape", "q=1"], 1, "no input or open dimension"),
+        (["run", "{model}", "--shape", "x"], 2, "NAME=VALUE"),
+        (["run", "{model}", "--shape", "x=1", "--shape", "x=2"], 2, "given twice"),
+        (["run", "{model}", "--provider", "NopeProvider"], 1, "NopeProvider"),
+        (["run", "{model}", "--runs", "0"], 2, "--runs"),
+        (["run"], 2, "MODEL"),
+        (["nope"], 2, "nope"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_status(model, tmp_path, arguments, status, problem):
+    (tmp_path / "noise.onnx").write_bytes(b"\x00\x01\x02 not a model")
+    (tmp_path / "noise.npy").write_bytes(b"not an array")
+    np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    np.save(tmp_path / "wrong.npy", np.ones((1, 2), np.float32))
+    done = ortlite_command(*(a.format(tmp=tmp_path, model=model) for a in arguments))
+    assert done.returncode == status
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("Error: ")
+    assert status == 2 or len(lines) == 1
+
+
+def test_version_and_help():
+    assert ortlite.__version__ in invoke("--version").output
+    for words in (["--help"], ["run", "--help"], ["demo", "-h"]):
+        assert invoke(*words).exit_code == 0
