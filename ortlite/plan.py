@@ -200,10 +200,14 @@ class Plan:
         return "\n".join([*lines, f"  return {', '.join(f'%{i}' for i in self.outputs)}"])
 
 
-def plan(parts: Partitions) -> Plan:
-    """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider."""
+def plan(parts: Partitions, *, outputs_on_device: bool = False) -> Plan:
+    """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider.
+
+    With `outputs_on_device` they leave where they were made: a library that traces cannot look at values on the host.
+    """
     cpu = len(parts.providers) - 1
-    return _Planner(parts, {}, {}).plan([cpu] * len(parts.graph.outputs))
+    places = [parts.locations[name] if outputs_on_device else cpu for name in parts.graph.outputs]
+    return _Planner(parts, {}, {}).plan(places)
 
 
 class _Planner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 & co. with NumPy)
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import helper
@@ -12,7 +12,7 @@ from onnx import helper
 import ortlite
 from ortlite import dtypes
 
-__all__ = ["PROVIDERS", "make_model", "run_model", "run_op"]
+__all__ = ["PROVIDERS", "check", "make_model", "onnxruntime_op", "run_model", "run_op"]
 
 PROVIDERS = ("CPUExecutionProvider", "StrictExecutionProvider")
 
@@ -91,6 +91,65 @@ def run_op(
     **attributes: Any,
 ) -> list[Any]:
     """Run one operator in a session of its own, on `provider` then NumPy; see make_model and run_model."""
+    inputs = tuple(np.asarray(v) if isinstance(v, np.generic) else v for v in inputs)
     model = make_model(op_type, *inputs, opset=opset, domain=domain, outputs=outputs, **attributes)
     feeds = {f"x{i}": v for i, v in enumerate(inputs) if v is not None}
     return run_model(model, feeds, provider)
+
+
+def onnxruntime_op(op_type: str, *inputs: Any, opset: int = 26, **options: Any) -> list[Any]:
+    """The same operator by onnxruntime's CPU provider (which knows opsets up to 26)."""
+    import onnxruntime
+
+    inputs = tuple(np.asarray(v) if isinstance(v, np.generic) else v for v in inputs)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = make_model(op_type, *inputs, opset=opset, **options).SerializeToString()
+    session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+    return session.run(None, {f"x{i}": v for i, v in enumerate(inputs) if v is not None})
+
+
+def check(
+    op_type: str,
+    *inputs: Any,
+    expected: Any = None,
+    opset: int = 26,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+    **options: Any,
+) -> None:
+    """Assert that every provider gives `expected` (the outputs; one output may stand alone), else onnxruntime's."""
+    if expected is None:
+        expected = onnxruntime_op(op_type, *inputs, opset=opset, **options)
+    elif not isinstance(expected, list):
+        expected = [expected]
+    for provider in PROVIDERS:
+        actual = run_op(op_type, *inputs, opset=opset, provider=provider, **options)
+        assert len(actual) == len(expected)
+        for got, wanted in zip(actual, expected, strict=True):
+            compare(got, wanted, rtol, atol, f"{op_type} on {provider}")
+
+
+def compare(got: Any, wanted: Any, rtol: float, atol: float, what: str) -> None:
+    """Same dtype, same shape, same values up to the tolerances; narrow floats within two of their steps."""
+    if isinstance(wanted, list):
+        assert len(got) == len(wanted), what
+        for a, b in zip(got, wanted, strict=True):
+            compare(a, b, rtol, atol, what)
+        return
+    if isinstance(wanted, dict):
+        assert got == wanted, what
+        return
+    wanted = np.asarray(wanted)
+    assert got.dtype == wanted.dtype, f"{what}: {got.dtype}, not {wanted.dtype}"
+    assert got.shape == wanted.shape, f"{what}: {got.shape}, not {wanted.shape}"
+    logical = dtypes.of_numpy(got.dtype)
+    if logical.kind not in "fc":
+        np.testing.assert_array_equal(got, wanted, err_msg=what)
+        return
+    if logical.bits < 32:
+        step = 2.0 * float(ml_dtypes.finfo(got.dtype).eps)
+        rtol, atol = max(rtol, step), max(atol, step * 1e-2)
+        got, wanted = got.astype(np.float32), wanted.astype(np.float32)
+    np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol, err_msg=what)

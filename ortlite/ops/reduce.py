@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
@@ -38,11 +39,11 @@ def _prod(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Arr
 
 
 def _mean(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
+    count = prod(x.shape[axis] for axis in axes)
     if xp.isdtype(x.dtype, "real floating"):
+        if not count:  # libraries warn of the mean of nothing, which ONNX lets be NaN
+            return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype) * float("nan")
         return xp.mean(x, axis=axes, keepdims=keepdims)
-    count = 1
-    for axis in axes:
-        count *= x.shape[axis]
     # integers: the sum, divided as integers are, towards zero
     total = xp.sum(x, axis=axes, keepdims=keepdims, dtype=xp.uint64 if x.dtype == xp.uint64 else xp.int64)
     if not count:

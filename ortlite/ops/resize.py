@@ -50,6 +50,9 @@ def _origin(rule: Filter, x: int, scale: float, n: int, out: int, roi: tuple[flo
 
 
 def _nearest(rule: str, x: float, shrinks: bool) -> int:
+    """The element nearest to a place. Scales are float32: a place near a half or a whole is meant to be there."""
+    half = round(x * 2) / 2
+    x = half if abs(x - half) < 1e-6 * (1 + abs(x)) else x
     if rule == "round_prefer_floor":
         return ceil(x - 0.5)
     if rule == "round_prefer_ceil":

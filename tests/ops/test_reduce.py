@@ -1,0 +1,88 @@
+"""Reductions, arg-extremes and cumulative sums: axes, empty axes, ties, NaN, integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from opcheck import check, run_op
+
+X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+REDUCE = "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare".split()
+
+
+@pytest.mark.parametrize("op", [*REDUCE, "ReduceLogSum"])
+@pytest.mark.parametrize("axes", [None, [1], [0, -1]])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_axes(op, axes, keepdims):
+    x = np.abs(X) if op == "ReduceLogSum" else X
+    check(op, x, None if axes is None else np.array(axes), keepdims=keepdims, opset=18)
+    check(op, x, axes=axes, keepdims=keepdims, opset=11)
+
+
+@pytest.mark.parametrize("op", REDUCE)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integers(op, dtype):
+    if op in {"ReduceLogSumExp", "ReduceMean", "ReduceL2"}:
+        pytest.skip("rounding is left open")
+    check(op, np.array([[1, -2, 3], [4, 5, -6]], dtype), np.array([1]), opset=18)
+
+
+@pytest.mark.parametrize(
+    ("op", "neutral"),
+    [
+        ("ReduceSum", 0.0),
+        ("ReduceProd", 1.0),
+        ("ReduceMax", -np.inf),
+        ("ReduceMin", np.inf),
+        ("ReduceL1", 0.0),
+        ("ReduceL2", 0.0),
+        ("ReduceSumSquare", 0.0),
+        ("ReduceLogSum", -np.inf),
+        ("ReduceLogSumExp", -np.inf),
+        ("ReduceMean", np.nan),
+    ],
+)
+def test_an_empty_axis_gives_the_neutral_element(op, neutral):
+    x = np.zeros((2, 0, 3), np.float32)
+    check(op, x, np.array([1]), keepdims=0, opset=20, expected=np.full((2, 3), neutral, np.float32))
+    check(op, np.zeros((0, 2), np.float32), np.array([1]), keepdims=0, opset=20, expected=np.zeros(0, np.float32))
+
+
+def test_no_axes_may_mean_nothing_to_do():
+    check("ReduceSum", X, np.array([], np.int64), noop_with_empty_axes=1, expected=X)
+    check("ReduceSumSquare", X, np.array([], np.int64), noop_with_empty_axes=1, opset=18, expected=X * X)
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_ties(op):
+    x = np.array([[3, 1, 3, 1]], np.float32)
+    first = {"ArgMax": 0, "ArgMin": 1}[op]
+    check(op, x, axis=1, keepdims=0, expected=np.array([first]))
+    check(op, x, axis=1, keepdims=0, select_last_index=1, expected=np.array([first + 2]))
+
+
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_cumulative_sum(exclusive, reverse):
+    check("CumSum", X, np.array(1), exclusive=exclusive, reverse=reverse)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k(largest):
+    x = np.array([[1, 5, 5, 2], [7, 7, 7, 0]], np.float32)
+    check("TopK", x, np.array([3]), largest=largest, outputs=2)
+    check("TopK", x, np.array([0]), largest=largest, outputs=2)
+    check("TopK", x, np.array([2]), axis=0, largest=largest, outputs=2)
+    check(
+        "TopK",
+        x,
+        opset=1,
+        k=2,
+        outputs=2,
+        expected=[np.array([[5, 5], [7, 7]], np.float32), np.array([[1, 2], [0, 1]])],
+    )
+
+
+def test_wrong_axis():
+    with pytest.raises(Exception, match=r"the_node.*axis"):
+        run_op("ArgMax", X, axis=5)

@@ -1,0 +1,162 @@
+"""Convolutions, pools and resampling in 1 to 3 dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from opcheck import check, run_op
+
+R = np.random.default_rng(0)
+
+
+def floats(*shape):
+    return R.standard_normal(shape).astype(np.float32)
+
+
+SPATIAL = {1: (9,), 2: (7, 9), 3: (5, 6, 7)}
+CASES = [
+    {},
+    {"strides": 2},
+    {"dilations": 2},
+    {"pads": "asymmetric"},
+    {"auto_pad": "SAME_UPPER", "strides": 2},
+    {"auto_pad": "SAME_LOWER", "strides": 2},
+    {"auto_pad": "VALID"},
+    {"strides": 2, "dilations": 2, "pads": "asymmetric"},
+]
+
+
+def spread(case, rank):
+    """Attributes for `rank` spatial axes."""
+    result = {k: [v] * rank if isinstance(v, int) and k != "ceil_mode" else v for k, v in case.items()}
+    if result.get("pads") == "asymmetric":
+        result["pads"] = [1] * rank + [2] * rank
+    return result
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("group", [1, 2])
+def test_conv(rank, case, group):
+    x, w, b = floats(2, 4, *SPATIAL[rank]), floats(6, 4 // group, *(3,) * rank), floats(6)
+    check("Conv", x, w, b, group=group, rtol=1e-4, atol=1e-4, **spread(case, rank))
+
+
+def test_depthwise_and_pointwise_conv():
+    check("Conv", floats(1, 4, 6, 6), floats(4, 1, 3, 3), group=4, pads=[1] * 4, rtol=1e-4, atol=1e-5)
+    check("Conv", floats(1, 4, 6, 6), floats(5, 4, 1, 1), strides=[2, 2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "case",
+    [{}, {"strides": 2}, {"dilations": 2}, {"pads": "asymmetric"}, {"strides": 2, "output_padding": 1}, {"strides": 3}],
+    ids=str,
+)
+@pytest.mark.parametrize("group", [1, 2])
+def test_conv_transpose(rank, case, group):
+    x, w, b = floats(2, 4, *SPATIAL[rank]), floats(4, 3, *(3,) * rank), floats(3 * group)
+    check("ConvTranspose", x, w, b, group=group, rtol=1e-4, atol=1e-4, **spread(case, rank))
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_conv_transpose_to_a_given_shape(auto_pad):
+    x, w = floats(1, 1, 3, 3), floats(1, 2, 3, 3)
+    check("ConvTranspose", x, w, auto_pad=auto_pad, strides=[2, 2], rtol=1e-4, atol=1e-4)
+    check("ConvTranspose", x, w, output_shape=[7, 8], strides=[2, 2], rtol=1e-4, atol=1e-4)
+
+
+POOLS = [*CASES, {"ceil_mode": 1, "strides": 2}, {"ceil_mode": 1, "strides": 3, "pads": "asymmetric"}]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_pools(rank, case):
+    x = floats(2, 3, *SPATIAL[rank])
+    given = spread(case, rank)
+    if given.get("ceil_mode") is None:
+        check("MaxPool", x, kernel_shape=[3] * rank, outputs=2, **given)
+    else:
+        check("MaxPool", x, kernel_shape=[3] * rank, **given)
+    for include in (0, 1):
+        check("AveragePool", x, kernel_shape=[3] * rank, count_include_pad=include, opset=22, **given)
+    if "dilations" not in given and "ceil_mode" not in given:
+        check("LpPool", x, kernel_shape=[3] * rank, p=3, opset=11, rtol=1e-4, **given)
+
+
+def test_global_pools_and_unpool():
+    x = floats(2, 3, 4, 6)
+    for op in ("GlobalMaxPool", "GlobalAveragePool"):
+        check(op, x)
+    values, places = run_op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], outputs=2)
+    check("MaxUnpool", values, places, kernel_shape=[2, 2], strides=[2, 2])
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
+def test_no_examples(op):
+    x = np.zeros((0, 3, 8, 8), np.float32)
+    inputs = (x, floats(4, 3, 3, 3)) if op == "Conv" else (x,)
+    given = {} if op == "Conv" else {"kernel_shape": [3, 3]}
+    (y,) = run_op(op, *inputs, **given)
+    assert y.shape == (0, 4 if op == "Conv" else 3, 6, 6)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(Exception, match=r"the_node.*\(1, 3, 8, 8\) and W \(4, 2, 3, 3\)"):
+        run_op("Conv", floats(1, 3, 8, 8), floats(4, 2, 3, 3))
+
+
+MODES = ["asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"]
+
+
+@pytest.mark.parametrize("coordinates", MODES)
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("sizes", [[1, 2, 7, 9], [1, 2, 3, 2], [1, 2, 4, 5], [1, 2, 1, 1]])
+def test_resize(coordinates, mode, sizes):
+    x = floats(1, 2, 4, 5)
+    given = {"coordinate_transformation_mode": coordinates, "mode": mode}
+    check("Resize", x, None, None, np.array(sizes), opset=19, rtol=1e-4, atol=1e-4, **given)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_resize_with_antialias(mode):
+    x = floats(1, 1, 8, 8)
+    check("Resize", x, None, None, np.array([1, 1, 3, 5]), mode=mode, antialias=1, opset=19, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("nearest", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+def test_nearest_modes(nearest):
+    x = np.arange(20, dtype=np.float32).reshape(1, 1, 4, 5)
+    check("Resize", x, None, np.array([1, 1, 1.7, 0.6], np.float32), nearest_mode=nearest, opset=13)
+
+
+def test_upsample():
+    x = floats(1, 1, 2, 3)
+    scales = np.array([1, 1, 2, 3], np.float32)
+    expected = x.repeat(2, 2).repeat(3, 3)
+    check("Upsample", x, scales, opset=9, expected=expected)
+    check("Upsample", x, opset=7, scales=[1.0, 1.0, 2.0, 3.0], expected=expected)
+    check("Upsample", x, opset=1, height_scale=2.0, width_scale=3.0, expected=expected)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("align", [0, 1])
+def test_grid_sample(mode, padding, align):
+    x, grid = floats(1, 2, 5, 6), (R.random((1, 3, 4, 2)) * 2.6 - 1.3).astype(np.float32)
+    given = {"mode": mode, "padding_mode": padding, "align_corners": align}
+    check("GridSample", x, grid, opset=16, rtol=1e-4, atol=1e-4, **given)
+
+
+def test_boxes():
+    x = floats(1, 2, 8, 8)
+    rois = np.array([[0, 0, 4, 4], [1, 2, 7, 6.5]], np.float32)
+    for mode in ("avg", "max"):
+        if mode == "avg":
+            check(
+                "RoiAlign", x, rois, np.array([0, 0]), output_height=3, output_width=2, mode=mode, opset=16, rtol=1e-4
+            )
+    check("MaxRoiPool", x, np.array([[0, 0, 0, 4, 4], [0, 1, 2, 7, 6]], np.float32), pooled_shape=[2, 2], opset=16)
+    boxes = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, 2, 1, 3]]], np.float32)
+    scores = np.array([[[0.9, 0.75, 0.6]]], np.float32)
+    check("NonMaxSuppression", boxes, scores, np.array([3]), np.float32([0.5]), np.float32([0.1]), opset=11)
