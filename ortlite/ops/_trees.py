@@ -136,7 +136,8 @@ def build(
             modes.append(OPPOSITE.get(split.mode, split.mode))
             branches = (place[split.false], place[split.true])
             child.extend(branches[::-1] if swapped else branches)
-            nan.append(int(split.nan != swapped))
+            # NaN fails every test but NEQ; where the branches are swapped, "fails" means "goes the other way"
+            nan.append(int(split.nan != swapped and split.mode != "NEQ"))
     mixed = len(set(modes)) > 1
     slots = _slots(trees, first_leaf, votes, targets, aggregate)
     depth = trees[0].depth if trees else 0

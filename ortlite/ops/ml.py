@@ -247,9 +247,9 @@ def linear_classifier(
 
 
 def binary_scores(xp: Namespace, score: Array, post_transform: str) -> Array:
-    """Scores of two classes from that of the second one."""
-    if post_transform == "LOGISTIC":
-        p = xp.sigmoid(score)
+    """Scores of two classes from that of the second one, as onnxruntime has them: ONNX does not say."""
+    if post_transform in {"NONE", "LOGISTIC"}:
+        p = transform(xp, score, post_transform)
         return xp.stack([1 - p, p], axis=1)
     return transform(xp, xp.stack([-score, score], axis=1), post_transform)
 
