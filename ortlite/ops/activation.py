@@ -38,7 +38,7 @@ def prelu_1(xp: Namespace, X: Array, slope: Array) -> Array:
 @op("ThresholdedRelu", since=10)
 def thresholded_relu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
     """`X` where it is above `alpha`, else 0."""
-    return xp.where(alpha < X, X, xp.zeros_like(X))
+    return xp.where(X > alpha, X, xp.zeros_like(X))
 
 
 @op("Elu")

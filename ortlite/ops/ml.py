@@ -29,7 +29,7 @@ def array_feature_extractor(xp: Namespace, X: Array, Y: Array) -> Array:
 @op("Binarizer", domain=ML)
 def binarizer(xp: Namespace, X: Array, *, threshold: Float = 0.0) -> Array:
     """1 where `X` is above `threshold`, else 0."""
-    return xp.astype(threshold < X, X.dtype)
+    return xp.astype(number(xp, X) > threshold, X.dtype)
 
 
 @op("CastMap", domain=ML, host=True)

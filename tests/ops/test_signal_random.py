@@ -1,0 +1,129 @@
+"""Fourier transforms beside NumPy; random operators by their distributions and seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+from opcheck import check, run_op
+
+import ortlite
+from ortlite import load, pipeline
+from ortlite.provider import create
+
+R = np.random.default_rng(0)
+
+
+def pairs(z):
+    return np.stack([z.real, z.imag], -1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("length", [None, 6, 16])
+@pytest.mark.parametrize("axis", [1, -2])
+def test_dft(dtype, length, axis):
+    x = R.standard_normal((2, 10, 1)).astype(dtype)
+    z = R.standard_normal((2, 10, 2)).astype(dtype)
+    complex_z = z[..., 0] + 1j * z[..., 1]
+    n = None if length is None else np.array(length)
+    at = np.array(axis)
+    near = {"opset": 20, "rtol": 1e-4, "atol": 1e-4}
+    check("DFT", x, n, at, expected=pairs(np.fft.fft(x[..., 0], length)).astype(dtype), **near)
+    check("DFT", x, n, at, onesided=1, expected=pairs(np.fft.rfft(x[..., 0], length)).astype(dtype), **near)
+    check("DFT", z, n, at, inverse=1, expected=pairs(np.fft.ifft(complex_z, length)).astype(dtype), **near)
+    real = np.fft.irfft(complex_z, length)[..., None].astype(dtype)
+    check("DFT", z, n, at, inverse=1, onesided=1, expected=real, **near)
+    check(
+        "DFT", x, n, axis=1, opset=17, expected=pairs(np.fft.fft(x[..., 0], length)).astype(dtype), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_stft():
+    x, window = R.standard_normal((2, 64, 1)).astype(np.float32), np.hanning(16).astype(np.float32)
+    frames = np.stack([x[:, i : i + 16, 0] * window for i in range(0, 49, 4)], 1)
+    expected = pairs(np.fft.rfft(frames)).astype(np.float32)
+    for signal in (x, x[..., 0]):
+        check("STFT", signal, np.array(4), window, opset=17, expected=expected, rtol=1e-4, atol=1e-4)
+    full = pairs(np.fft.fft(frames)).astype(np.float32)
+    check("STFT", x, np.array(4), window, onesided=0, opset=17, expected=full, rtol=1e-4, atol=1e-4)
+    with pytest.raises(Exception, match=r"the_node.*window of 16"):
+        run_op("STFT", x, np.array(4), window, np.array(8), opset=17)
+
+
+@pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
+@pytest.mark.parametrize("periodic", [0, 1])
+def test_windows(op, periodic):
+    check(op, np.array(10), periodic=periodic, opset=17, rtol=1e-4, atol=1e-6)
+
+
+def test_mel_weights():
+    given = [np.array(v) for v in (8, 64, 8000)]
+    check("MelWeightMatrix", *given, np.float32(20), np.float32(4000), opset=17)
+
+
+def draw(op, *inputs, **attributes):
+    return run_op(op, *inputs, opset=22, **attributes)[0]
+
+
+@pytest.mark.parametrize("like", [False, True])
+@pytest.mark.parametrize("dtype", [1, 11, 10, 16])
+def test_uniform_and_normal(like, dtype):
+    shape = (200, 300)
+    inputs = [np.zeros(shape, np.float32)] if like else []
+    given = {"dtype": dtype} if like else {"dtype": dtype, "shape": shape}
+    suffix = "Like" if like else ""
+    u = draw(f"RandomUniform{suffix}", *inputs, low=-1.0, high=3.0, **given).astype(np.float64)
+    assert u.shape == shape
+    assert -1 <= u.min() < -0.98
+    assert 2.98 < u.max() <= 3
+    assert abs(u.mean() - 1) < 0.03
+    assert abs(u.var() - 16 / 12) < 0.03
+    z = draw(f"RandomNormal{suffix}", *inputs, mean=2.0, scale=3.0, **given).astype(np.float64)
+    assert abs(z.mean() - 2) < 0.06
+    assert abs(z.std() - 3) < 0.06
+    assert abs((np.abs(z - 2) < 3).mean() - 0.6827) < 0.01
+
+
+def test_bernoulli_and_multinomial():
+    p = np.tile(np.array([0.0, 0.2, 0.7, 1.0], np.float32), (20000, 1))
+    np.testing.assert_allclose(draw("Bernoulli", p).mean(0), p[0], atol=0.02)
+    logits = np.log(np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 1e-30]], np.float32))
+    y = draw("Multinomial", logits, sample_size=20000)
+    assert y.dtype == np.int32
+    shares = [[(row == k).mean() for k in range(3)] for row in y]
+    np.testing.assert_allclose(shares, [[0.1, 0.2, 0.7], [0.5, 0.5, 0]], atol=0.02)
+
+
+def test_seed_attributes_repeat_the_draws():
+    text = """<ir_version: 8, opset_import: ["": 22]> g () => (float[5] a, float[5] b, float[5] c)
+    { a = RandomUniform <shape = [5], seed = 3.0> ()  b = RandomUniform <shape = [5], seed = 3.0> ()
+      c = RandomUniform <shape = [5]> () }"""
+    data = parser.parse_model(text).SerializeToString()
+    sessions = [ortlite.InferenceSession(data) for _ in range(2)]
+    first, second = (s.run(None, {}) for s in sessions)
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[0], first[1])
+    assert not np.array_equal(first[2], second[2])
+    again = [s.run(None, {}) for s in sessions]
+    assert not np.array_equal(again[0][0], first[0])  # a seed starts a stream; every run draws on
+    np.testing.assert_array_equal(again[0][0], again[1][0])
+
+
+def test_a_session_seed_repeats_everything_and_every_library_draws_the_same():
+    text = """<ir_version: 8, opset_import: ["": 22]> g () => (float[9] a, double[9] b)
+    { a = RandomNormal <shape = [9]> ()  b = RandomUniform <shape = [9], dtype = 11> () }"""
+    model = load.load(parser.parse_model(text).SerializeToString())
+    cpu, strict = create("CPUExecutionProvider"), create("StrictExecutionProvider")
+    results = [pipeline.build(model, p, seed=5).program([]) for p in ([cpu], [cpu], [strict, cpu])]
+    for other in results[1:]:
+        for x, y in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_dropout():
+    x = np.ones((100, 100), np.float32)
+    y, mask = run_op("Dropout", x, np.float32(0.3), np.array(True), outputs=2, opset=22)
+    assert abs(mask.mean() - 0.7) < 0.03
+    np.testing.assert_allclose(y[mask], 1 / 0.7, rtol=1e-5)
+    assert not y[~mask].any()
+    check("Dropout", x, np.float32(0.3), outputs=2, expected=[x, np.ones(x.shape, bool)])
