@@ -412,7 +412,9 @@ def _read_node(
     if found is not None and kernel is None:
         body: Any = onnx.defs.get_schema(proto.op_type, opset or 1, domain)
         if body.has_function:
-            _inline(body.function_body, proto, attributes, scope, types, hints, constants, nodes)
+            set_ = {a.name for a in attributes if a is not None}
+            defaults = [a.default_value for n, a in body.attributes.items() if n not in set_ and a.default_value.type]
+            _inline(body.function_body, proto, [*defaults, *attributes], scope, types, hints, constants, nodes)
             return
         raise errors.NotImplemented(
             f"Could not find an implementation for {proto.op_type}({found.since}) node with name '{proto.name}'"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import ortlite
-from ortlite import load
+from ortlite import load, pipeline
 from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 
 ADD = '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { [n] y = Add(x, x) }'
@@ -241,3 +241,18 @@ def test_printing():
     text = str(load.load(model(FUNCTIONS).SerializeToString()))
     assert "ai.onnx 18" in text
     assert "= Mul(x," in text
+
+
+def test_an_operator_without_a_kernel_is_inlined_with_its_defaults(monkeypatch):
+    known = load.registry.lookup
+    monkeypatch.setattr(load.registry, "lookup", lambda d, op, v: None if op == "ThresholdedRelu" else known(d, op, v))
+    graph = load.load(
+        parser.parse_model("""<ir_version: 8, opset_import: ["": 22]>
+        g (float[4] x) => (float[4] y, float[4] z)
+        { y = ThresholdedRelu(x)  z = ThresholdedRelu <alpha = 2.5> (x) }""").SerializeToString()
+    ).graph
+    assert "ThresholdedRelu" not in {node.op_type for node in graph.nodes}
+    x = np.array([-2.0, 0.5, 2.0, 3.0], np.float32)
+    outputs = pipeline.evaluate(graph, [x])
+    for alpha, y in zip((1.0, 2.5), outputs, strict=True):
+        np.testing.assert_array_equal(y, np.where(x > alpha, x, 0))

@@ -1,0 +1,136 @@
+"""If, Loop, Scan, sequences and optionals through whole models, on both providers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+from opcheck import PROVIDERS, check, compare, run_model
+
+
+def run(text, feeds, expected):
+    model = parser.parse_model(text)
+    for provider in PROVIDERS:
+        for got, wanted in zip(run_model(model, feeds, provider), expected, strict=True):
+            compare(got, wanted, 1e-6, 1e-6, provider)
+
+
+X = np.array([1, 2, 3, 4], np.float32)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_if_captures_values_of_the_outer_graph(flag):
+    text = """<ir_version: 8, opset_import: ["": 18]> g (bool c, float[4] x) => (float[N] y, float[N] z)
+    { w = Add(x, x)
+      y, z = If (c) <then_branch = t () => (float[N] a, float[N] b) { a = Mul(w, x)  b = Identity(w) },
+                     else_branch = e () => (float[N] a, float[N] b) { a = Neg(w)  b = Neg(x) }> }"""
+    run(text, {"c": np.array(flag), "x": X}, [2 * X * X, 2 * X] if flag else [-2 * X, -X])
+
+
+def test_branches_may_have_different_shapes():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (bool c, float[4] x) => (float[N] y)
+    <int64[1] two = {2}, int64[1] zero = {0}>
+    { y = If (c) <then_branch = t () => (float[N] a) { a = Slice(x, zero, two) },
+                  else_branch = e () => (float[N] a) { a = Concat <axis = 0> (x, x) }> }"""
+    run(text, {"c": np.array(True), "x": X}, [X[:2]])
+    run(text, {"c": np.array(False), "x": X}, [np.concatenate([X, X])])
+
+
+LOOP = """<ir_version: 8, opset_import: ["": 18]>
+g (int64 m, bool c, float[4] x, float limit) => (float[4] y, float[K, 4] z)
+{ y, z = Loop (m, c, x) <body = b (int64 i, bool ci, float[4] s) => (bool co, float[4] t, float[4] u)
+    { t = Add(s, x)  f = CastLike(i, s)  u = Mul(t, f)
+      total = ReduceSum <keepdims = 0> (t)  co = Less(total, limit) }> }"""
+
+
+@pytest.mark.parametrize(("trips", "limit", "times"), [(3, 1e9, 3), (100, 35.0, 3), (0, 1e9, 0)])
+def test_loop_stops_by_count_or_condition(trips, limit, times):
+    z = np.array([(i + 2) * X * i for i in range(times)], np.float32).reshape(times, 4)
+    feeds = {"m": np.array(trips), "c": np.array(True), "x": X, "limit": np.array(limit, np.float32)}
+    run(LOOP, feeds, [X * (times + 1), z])
+
+
+def test_a_loop_whose_condition_is_false_does_nothing():
+    feeds = {"m": np.array(5), "c": np.array(False), "x": X, "limit": np.array(1, np.float32)}
+    run(LOOP, feeds, [X, np.zeros((0, 4), np.float32)])
+
+
+def test_nested_loops_with_captures_from_both_levels():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64 m, float x) => (float y)
+    <float zero = {0}>
+    { y = Loop (m, , zero) <body = outer (int64 i, bool ci, float s) => (bool co, float t)
+        { fi = CastLike(i, s)
+          t = Loop (m, , s) <body = inner (int64 j, bool cj, float u) => (bool do, float v)
+            { fj = CastLike(j, u)  p = Mul(fi, fj)  q = Mul(p, x)  v = Add(u, q)  do = Identity(cj) }>
+          co = Identity(ci) }> }"""
+    run(text, {"m": np.array(4), "x": np.array(2, np.float32)}, [np.float32(2 * 36)])
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_scan(direction):
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[2] s, float[3, 2] x) => (float[2] t, float[3, 2] y)
+    {{ t, y = Scan <num_scan_inputs = 1, scan_input_directions = [{direction}], scan_output_directions = [{direction}],
+        body = b (float[2] a, float[2] r) => (float[2] c, float[2] o) {{ c = Add(a, r)  o = Mul(c, r) }}> (s, x) }}"""
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    rows = x[::-1] if direction else x
+    sums = np.cumsum(rows, 0, dtype=np.float32)
+    y = sums * rows
+    run(text, {"s": np.zeros(2, np.float32), "x": x}, [sums[-1], y[::-1] if direction else y])
+
+
+def test_sequences():
+    a, b = X[:2], X
+    check("SequenceAt", [a, b], np.array(-1), opset=11, expected=b)
+    check("SequenceLength", [a, b], opset=11, expected=np.array(2))
+    check("SequenceInsert", [a, b], X[:1], np.array(1), opset=11, expected=[[a, X[:1], b]])
+    check("SequenceInsert", [a, b], X[:1], opset=11, expected=[[a, b, X[:1]]])
+    check("SequenceErase", [a, b], np.array(0), opset=11, expected=[[b]])
+    check("SequenceConstruct", a, b, opset=11, expected=[[a, b]])
+    check("ConcatFromSequence", [a, b], axis=0, opset=11, expected=np.concatenate([a, b]))
+    check("ConcatFromSequence", [a, a], axis=1, new_axis=1, opset=11, expected=np.stack([a, a], 1))
+    check("SplitToSequence", X, np.array([1, 3]), opset=11, expected=[[X[:1], X[1:]]])
+    check("SplitToSequence", X[:2], keepdims=0, opset=11, expected=[[X[0], X[1]]])
+    check("SplitToSequence", X, np.array(3), opset=11, expected=[[X[:3], X[3:]]])
+
+
+def test_sequences_of_strings():
+    words = np.array(["ü", "b"], object)
+    check("SequenceInsert", [words], words[:1], opset=11, expected=[[words, words[:1]]])
+    check("SplitToSequence", words, opset=11, expected=[[words[:1], words[1:]]])
+
+
+def test_a_sequence_grows_in_a_loop():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64 m, float[4] x) => (float[N] y)
+    { e = SequenceEmpty <dtype = 1> ()
+      s = Loop (m, , e) <body = b (int64 i, bool ci, seq(float[N]) q) => (bool co, seq(float[N]) r)
+        { f = CastLike(i, x)  z = Mul(x, f)  r = SequenceInsert(q, z)  co = Identity(ci) }>
+      y = ConcatFromSequence <axis = 0> (s) }"""
+    run(text, {"m": np.array(3), "x": X}, [np.concatenate([X * 0, X, X * 2])])
+
+
+def test_sequence_map():
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (seq(float[N]) s, float[1] k) => (seq(float[N]) y, seq(int64[1]) n)
+    { y, n = SequenceMap (s, k) <body = b (float[N] a, float[1] c) => (float[N] o, int64[1] l)
+        { o = Mul(a, c)  l = Shape(a) }> }"""
+    run(text, {"s": [X[:2], X], "k": X[1:2]}, [[X[:2] * 2, X * 2], [np.array([2]), np.array([4])]])
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_optionals(given):
+    text = (
+        """<ir_version: 8, opset_import: ["": 18]> g (optional(float[4]) o) => (bool h) { h = OptionalHasElement(o) }"""
+    )
+    model = parser.parse_model(text)
+    for provider in PROVIDERS:
+        (has,) = run_model(model, {"o": X if given else None}, provider)
+        assert bool(has) == given
+
+
+def test_constants_of_a_branch_are_read_where_only_the_branch_runs():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (bool c, float[4] x) => (float[4] y) <float[4] w = {1, 2, 3, 4}>
+    { y = If (c) <then_branch = t () => (float[4] a) { a = Add(x, w) },
+                  else_branch = e () => (float[4] a)
+                  { k = Constant <value = float[4] {5, 6, 7, 8}> ()  a = Add(x, k) }> }"""
+    run(text, {"c": np.array(True), "x": X}, [X + np.array([1, 2, 3, 4], np.float32)])
+    run(text, {"c": np.array(False), "x": X}, [X + np.array([5, 6, 7, 8], np.float32)])
