@@ -224,7 +224,7 @@ def _bind(step: Step, index: int, seed: int | None, check: Any) -> Bound:
     keywords = [(name, _reader(a, seed, check)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
         keywords.append(("rng", ReadSeed(_seeds(step, index, seed))))
-    fn: Callable[..., Any] = partial(step.kernel.fn, step.provider.xp)
+    fn: Callable[..., Any] = partial(step.kernel.body, step.provider.xp)
     if step.kernel.host_result:
         fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
     return Bound(fn, readers, tuple(keywords), step.outputs, step.kernel.multiple, step.free, step.node, step)

@@ -319,7 +319,7 @@ class _Planner:
             else:
                 outputs.append(self.new(name, where[name]) if name else None)
         if override is not None:
-            kernel = replace(kernel, fn=override)
+            kernel = replace(kernel, override=override)
         self.steps.append(
             Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types)
         )

@@ -142,7 +142,7 @@ class _Writer:
         given += [f"{name}={self.argument(a)}" for name, a in bound.keywords]
         fn, first = bound.fn, ""
         if isinstance(bound.step, Call) and bound.step.kernel.host_result is None:
-            fn, first = bound.step.kernel.fn, self.name(bound.step.provider.xp, "x")  # saves a partial's call
+            fn, first = bound.step.kernel.body, self.name(bound.step.provider.xp, "x")  # saves a partial's call
         call = f"{self.name(fn, 'k')}({', '.join([first, *given] if first else given)})"
         outputs = bound.outputs
         if not bound.multiple:

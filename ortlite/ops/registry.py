@@ -52,7 +52,7 @@ class Kernel:
     float32 (it only moves elements, or converts them itself). `dynamic`: the shape of an output depends on
     the values of an array. `needs`: names of the namespace that have no default body.
     `results`, for domains that onnx has no schema of: per output the input whose dtype it has, the attribute that
-    names its dtype, or a dtype's name.
+    names its dtype, or a dtype's name. `override`: what a provider runs in place of `fn`, whose signature still counts.
     """
 
     domain: str
@@ -64,6 +64,7 @@ class Kernel:
     dynamic: bool = False
     needs: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    override: Callable[..., Any] | None = None
 
     def __str__(self) -> str:
         return f"{self.domain or 'ai.onnx'}::{self.op_type}-{self.since}"
@@ -71,6 +72,11 @@ class Kernel:
     @cached_property
     def _signature(self) -> tuple[tuple[Param, ...], Param | None, dict[str, Param], frozenset[str], str]:
         return read(self.fn)
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """The function to call."""
+        return self.override or self.fn
 
     @property
     def inputs(self) -> tuple[Param, ...]:
