@@ -51,10 +51,11 @@ def models(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The ONNX backend suite on every provider that is written in the standard alone or is NumPy."""
+    """The ONNX backend suite on every provider that is always there, and every operator in every dtype."""
     session.install("-e", ".[all]", *group("test"))
     for provider in ("CPUExecutionProvider", "StrictExecutionProvider"):
         session.run("python", "-m", "conformance", "--provider", provider, *session.posargs)
+    session.run("python", "-m", "conformance.dtypes", *session.posargs)
 
 
 @nox.session

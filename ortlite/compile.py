@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ import numpy as np
 
 from ortlite import dtypes, run
 from ortlite.graph import Node, TensorType, Type
+from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
 from ortlite.provider import transfer
@@ -112,13 +113,23 @@ class Bound:
 class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
 
-    `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off.
+    `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off. `xp`, when
+    given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it.
     """
 
-    def __init__(self, plan: Plan, seed: int | None = None, check: Callable[[Bound, list[Any]], None] | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        seed: int | None = None,
+        check: Callable[[Bound, list[Any]], None] | None = None,
+        xp: Namespace | None = None,
+    ):
+        if xp is not None:
+            plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
         self.plan = plan
         self.check = check
-        self.steps = tuple(_bind(step, index, seed, check) for index, step in enumerate(plan.steps))
+        self.seed = seed
+        self.steps = tuple(_bind(step, index, _Binding(seed, check, xp)) for index, step in enumerate(plan.steps))
         self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
         self._seen: dict[Any, None] = {}
         self._lock = threading.Lock()
@@ -182,6 +193,10 @@ class Closure:
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         return self.program((*inputs, *self.captures))
 
+    def on(self, xp: Namespace) -> Closure:
+        """The same subgraph, its kernels computing in another namespace."""
+        return Closure(Program(self.program.plan, self.program.seed, None, xp), tuple(map(xp.lift, self.captures)))
+
     @property
     def types(self) -> tuple[Type | None, ...]:
         """Declared or inferred types of the outputs."""
@@ -213,30 +228,42 @@ def compile_plan(plan: Plan, *, seed: int | None = None, check_types: bool = Fal
     return Program(plan, seed, _check_types if check_types else None)
 
 
-def _bind(step: Step, index: int, seed: int | None, check: Any) -> Bound:
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """What every step of a program is bound with; see Program."""
+
+    seed: int | None
+    check: Any
+    xp: Namespace | None
+
+
+def _bind(step: Step, index: int, binding: _Binding) -> Bound:
     if isinstance(step, Transfer):
+        if binding.xp is not None:
+            raise ValueError(f"{step.value!r} goes from one provider to another, where no namespace can follow it")
         carry = partial(transfer, source=step.origin, target=step.destination)
         return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
     if isinstance(step, Cast):
-        cast = partial(_cast, step.provider.xp, step.provider.xp.dtype(step.dtype))
+        cast = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
         return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
-    readers = tuple(_reader(a, seed, check) for a in step.arguments)
-    keywords = [(name, _reader(a, seed, check)) for name, a in step.keywords]
+    readers = tuple(_reader(a, binding) for a in step.arguments)
+    keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
-        keywords.append(("rng", ReadSeed(_seeds(step, index, seed))))
-    fn: Callable[..., Any] = partial(step.kernel.body, step.provider.xp)
+        keywords.append(("rng", ReadSeed(_seeds(step, index, binding.seed))))
+    elsewhere = binding.xp is not None
+    fn = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
     if step.kernel.host_result:
         fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
     return Bound(fn, readers, tuple(keywords), step.outputs, step.kernel.multiple, step.free, step.node, step)
 
 
-def _reader(argument: Argument, seed: int | None, check: Any) -> Reader:
+def _reader(argument: Argument, binding: _Binding) -> Reader:
     if isinstance(argument, Slot):
         return ReadSlot(argument.index)
     if isinstance(argument, Host):
         return ReadHost(argument.index, HOST[argument.kind])
     if isinstance(argument, Body):
-        return ReadBody(Program(argument.plan, seed, check), argument.captures)
+        return ReadBody(Program(argument.plan, binding.seed, binding.check, binding.xp), argument.captures)
     assert isinstance(argument, Const)
     return ReadConst(argument.value)
 

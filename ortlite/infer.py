@@ -153,6 +153,10 @@ def _attribute_dtype(attribute: str, default: int | None = None, like: int | Non
     return rule
 
 
+def _layer_normalization_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
+    return [inputs[0], *_attribute_dtype("stash_type", default=1)(node, inputs) * 2]
+
+
 def _value_dtype(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
     """Constant and ConstantOfShape: the dtype of the value given, float by default."""
     kinds = {"value_float": FLOAT, "value_int": INT64, "value_string": STRING}
@@ -256,6 +260,8 @@ SPECIAL: dict[tuple[str, str], Rule] = {
     ("", "MelWeightMatrix"): _attribute_dtype("output_datatype", default=1),
     ("", "QuantizeLinear"): _quantize_types,
     ("", "DequantizeLinear"): _attribute_dtype("output_dtype", like=1),
+    ("", "LayerNormalization"): _layer_normalization_types,
+    ("ai.onnx.preview.training", "Gradient"): lambda node, inputs: list(inputs[: len(node.outputs)]),
     ("", "If"): _if_types,
     ("", "Loop"): lambda node, inputs: _graph_outputs(node.attributes["body"])[1:],
     ("", "Scan"): lambda node, inputs: _graph_outputs(node.attributes["body"]),

@@ -22,7 +22,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from ortlite import dtypes, infer
+from ortlite import differentiate, dtypes, infer
 from ortlite.api import errors
 from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
@@ -308,6 +308,9 @@ def _graph(
     for node_proto in _sorted(proto.node, scope, defined, outer):
         _read_node(node_proto, scope, types, hints, constants, nodes)
     defined.update(constants)
+    for index, node in enumerate(nodes):
+        if (node.domain, node.op_type) == differentiate.GRADIENT:
+            nodes[index] = differentiate.with_body(node, nodes[:index], constants, types)
     for node in nodes:
         for name in filter(None, node.outputs):
             if name in defined:

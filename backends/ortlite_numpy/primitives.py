@@ -21,7 +21,7 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     if target.kind != "i":
         return low.view(dtype)
     sign = 2 ** (target.bits - 1)
-    return (low.astype(np.int8) ^ sign) - sign
+    return ((low.astype(np.int8) ^ sign) - sign).astype(dtype)
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {"bit_view": bit_view}

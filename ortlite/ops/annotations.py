@@ -39,6 +39,9 @@ class Graph(Protocol):
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Run the subgraph."""
 
+    def on(self, xp: Any) -> Graph:
+        """The same subgraph, its kernels computing in another namespace."""
+
 
 DEVICE = frozenset({"Array", "Arrays", "Value", "Map"})
 

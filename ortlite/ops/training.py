@@ -6,7 +6,7 @@ from math import sqrt
 
 from ortlite.namespace import Namespace
 from ortlite.ops.activation import log_softmax
-from ortlite.ops.annotations import Array, Float, Int, Text
+from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
 from ortlite.ops.registry import op
 
 TRAINING = "ai.onnx.preview.training"
@@ -133,3 +133,13 @@ def momentum(
         v = velocity * alpha + g * (beta if T > 0 else 1.0)
         rows.append((x - (g + v * alpha if mode == "nesterov" else v) * R, v))
     return _in_order(rows)
+
+
+@op("Gradient", domain=TRAINING)
+def gradient(xp: Namespace, *Inputs: Array, body: Graph, xs: Texts, y: Text, zs: Texts = ()) -> tuple[Array, ...]:
+    """The gradients of `y` to the values `xs`, at `Inputs`, the values of `xs` and `zs`.
+
+    `body` computes `y` from these: the loader finds it in the graph around the node. Of a `y` with several elements
+    it is the gradient of their sum.
+    """
+    return tuple(xp.gradient(body, Inputs, len(xs)))

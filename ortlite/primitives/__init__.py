@@ -3,6 +3,6 @@
 Each module's `__all__` lists the primitives it adds to every namespace; everything else is private to it.
 """
 
-from ortlite.primitives import control, linalg, math, pad, random, scatter, sort, window
+from ortlite.primitives import control, gradient, linalg, math, pad, random, scatter, sort, window
 
-MODULES = (math, linalg, pad, window, scatter, sort, random, control)
+MODULES = (math, linalg, pad, window, scatter, sort, random, control, gradient)

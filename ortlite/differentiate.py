@@ -1,0 +1,61 @@
+"""What the operator Gradient differentiates: the part of the graph around it that leads from some values to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ortlite.api.errors import InvalidGraph
+from ortlite.graph import Graph, Node, Type
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["GRADIENT", "with_body"]
+
+GRADIENT = ("ai.onnx.preview.training", "Gradient")
+
+
+def with_body(
+    node: Node, before: Sequence[Node], constants: Mapping[str, np.ndarray], types: Mapping[str, Type | None]
+) -> Node:
+    """A Gradient node with the attribute `body`: the graph from the values `xs` and `zs` to the value `y`.
+
+    Raises InvalidGraph when `y` is not computed before the node, or does not depend on `xs` and `zs` alone.
+    """
+    target = str(node.attributes["y"])
+    given = (*_names(node, "xs"), *_names(node, "zs"))
+    producers = {name: n for n in before for name in n.outputs if name}
+    if target not in producers:
+        raise InvalidGraph(f"Node ({node.name}) of type Gradient: no node before it computes y, {target!r}.")
+    needed: dict[int, Node] = {}
+    waiting, captures = [target], set()
+    while waiting:
+        name = waiting.pop()
+        producer = producers.get(name)
+        if name in given:
+            continue
+        if producer is None:
+            captures.add(name)
+        elif id(producer) not in needed:
+            needed[id(producer)] = producer
+            waiting.extend(producer.reads())
+    if free := captures - constants.keys():
+        raise InvalidGraph(f"Node ({node.name}) of type Gradient: y depends on {sorted(free)}, not in xs or zs.")
+    nodes = tuple(n for n in before if id(n) in needed)
+    known = {name for n in nodes for name in (*n.reads(), *n.outputs)} | set(given)
+    body = Graph(
+        name=f"{target} from {', '.join(given)}",
+        inputs=given,
+        outputs=(target,),
+        nodes=nodes,
+        constants={},
+        types={name: t for name in known if name and (t := types.get(name)) is not None},
+        captures=tuple(sorted(captures)),
+    )
+    return replace(node, attributes={**node.attributes, "body": body}, captures=body.captures)
+
+
+def _names(node: Node, attribute: str) -> tuple[str, ...]:
+    return tuple(map(str, node.attributes.get(attribute) or ()))
