@@ -36,7 +36,8 @@ class CPUExecutionProvider(ExecutionProvider):
 
         from ortlite_numpy import primitives
 
-        return build(library, {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}, primitives.PRIMITIVES)
+        native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
+        return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip})
 
     def supports(self, kernel: Any, dtypes: Any) -> str | None:
         return None

@@ -1,14 +1,23 @@
-"""Primitives for which NumPy has something faster than the default body, and those that have no default."""
+"""Primitives for which NumPy has something faster than the default body, and those that have no default.
+
+Each has the signature of the default in `ortlite.primitives`; nothing here changes what a caller passed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import array_api_compat.numpy
 import numpy as np
 
 from ortlite import dtypes
+from ortlite import primitives as default
 from ortlite.namespace import Namespace
+
+compat: Any = array_api_compat.numpy
+BLOCK = 1 << 14  # elements that several passes find in the cache
+ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
@@ -24,4 +33,107 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     return ((low.astype(np.int8) ^ sign) - sign).astype(dtype)
 
 
-PRIMITIVES: dict[str, Callable[..., Any]] = {"bit_view": bit_view}
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
+    """NumPy's own, one pass instead of the compatibility layer's several; that knows what to do with foreign bounds."""
+    try:
+        result: np.ndarray = np.clip(x, min, max)
+    except OverflowError:  # a Python int that the dtype does not hold
+        return compat.clip(x, min, max)
+    return result if result.dtype == x.dtype else compat.clip(x, min, max)
+
+
+def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
+    """NumPy's product of integers is a plain loop: where floats hold every partial sum exactly, BLAS is far faster."""
+    if a.size == 0 or b.size == 0 or a.ndim == 0 or b.ndim == 0:
+        return default.linalg.integer_matmul(xp, a, b, dtype)
+    largest = [max(abs(int(x.min())), abs(int(x.max()))) for x in (a, b)]
+    bound = largest[0] * largest[1] * a.shape[-1]
+    if bound >= 2**53:
+        return default.linalg.integer_matmul(xp, a, b, dtype)
+    exact = np.float32 if bound < 2**24 else np.float64
+    product = np.matmul(a.astype(exact), b.astype(exact))
+    return product.astype(np.int64).astype(dtype)
+
+
+def erf(xp: Namespace, x: Any) -> Any:
+    """The default body, block by block: its many passes then stay in the cache."""
+    if x.size <= BLOCK:
+        return default.math.erf(xp, x)
+    flat = np.ascontiguousarray(x).reshape(-1)
+    result = np.empty_like(flat)
+    for start in range(0, flat.size, BLOCK):
+        result[start : start + BLOCK] = default.math.erf(xp, flat[start : start + BLOCK])
+    return result.reshape(x.shape)
+
+
+def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
+    """A constant border is written around the array in one go."""
+    if mode != "constant" or x.ndim == 0:
+        return default.pad.pad(xp, x, widths, mode, value)
+    crop = tuple(slice(max(-lo, 0), max(n - max(-hi, 0), 0)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
+    x = x[crop]
+    if all(lo <= 0 and hi <= 0 for lo, hi in widths):
+        return x
+    shape = [n + max(lo, 0) + max(hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
+    result = np.full(shape, value, x.dtype)
+    result[tuple(slice(max(lo, 0), max(lo, 0) + n) for n, (lo, _) in zip(x.shape, widths, strict=True))] = x
+    return result
+
+
+def _combine(result: np.ndarray, key: Any, updates: Any, reduction: str) -> None:
+    if reduction == "none":
+        result[key] = updates
+    else:
+        ADDS[reduction].at(result, key, updates)
+
+
+def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+    """Assignment by index; reductions by ufunc.at."""
+    result = data.copy()
+    _combine(result, places, updates, reduction)
+    return result
+
+
+def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
+    """Assignment by index; reductions by ufunc.at."""
+    if data.dtype.kind not in "biufcO":  # the narrow types lack ufunc.at
+        return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
+    result = data.copy()
+    _combine(result, tuple(np.moveaxis(indices, -1, 0)), updates, reduction)
+    return result
+
+
+def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
+    """Assignment by index; reductions by ufunc.at."""
+    result = data.copy()
+    key = [np.arange(n).reshape([-1 if i == d else 1 for i in range(data.ndim)]) for d, n in enumerate(indices.shape)]
+    key[axis % data.ndim] = indices
+    _combine(result, tuple(key), updates, reduction)
+    return result
+
+
+def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
+    """Of few out of many, only the chosen are sorted; ties and NaN, which a partition mixes up, take the long way."""
+    axis %= x.ndim
+    size = x.shape[axis]
+    if k * 8 > size or k == 0 or x.dtype.kind not in "iuf" or (x.dtype.kind == "f" and np.isnan(x).any()):
+        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+    rows = np.moveaxis(x, axis, -1)
+    edge = size - k if largest else k - 1
+    limit = np.partition(rows, edge, axis=-1)[..., edge : edge + 1]
+    chosen = rows >= limit if largest else rows <= limit
+    if (np.count_nonzero(chosen, axis=-1) != k).any():
+        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+    indices = np.nonzero(chosen)[-1].reshape(*rows.shape[:-1], k)
+    values = np.take_along_axis(rows, indices, axis=-1)
+    if largest:  # descending and stable: the mirror of an ascending order of the mirrored
+        order = k - 1 - np.argsort(values[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+    else:
+        order = np.argsort(values, axis=-1, kind="stable")
+    values, indices = np.take_along_axis(values, order, axis=-1), np.take_along_axis(indices, order, axis=-1)
+    return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
+
+
+PRIMITIVES: dict[str, Callable[..., Any]] = {
+    fn.__name__: fn for fn in (bit_view, integer_matmul, erf, pad, scatter_flat, scatter_nd, scatter, top_k)
+}

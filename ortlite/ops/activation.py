@@ -18,7 +18,7 @@ def relu(xp: Namespace, X: Array) -> Array:
 @op("LeakyRelu")
 def leaky_relu(xp: Namespace, X: Array, *, alpha: Float = 0.01) -> Array:
     """`X` where it is not below 0, else `alpha` · `X`."""
-    return xp.where(X < 0, X * alpha, X)
+    return xp.maximum(X, X * alpha) if 0 <= alpha <= 1 else xp.where(X < 0, X * alpha, X)
 
 
 @op("PRelu", since=7)
@@ -190,10 +190,10 @@ def hardmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """1 at the first maximum along `axis`, else 0."""
     if 0 in input.shape:
         return input
-    best = xp.argmax(input, axis=axis, keepdims=True)
+    best = xp.astype(xp.argmax(input, axis=axis, keepdims=True), xp.int32)
     axis = axis % input.ndim
     places = xp.reshape(
-        xp.arange(input.shape[axis], dtype=best.dtype), tuple(-1 if i == axis else 1 for i in range(input.ndim))
+        xp.arange(input.shape[axis], dtype=xp.int32), tuple(-1 if i == axis else 1 for i in range(input.ndim))
     )
     return xp.astype(places == best, input.dtype)
 

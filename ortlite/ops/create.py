@@ -43,9 +43,7 @@ def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None)
 @op("EyeLike", since=9, storage=True)
 def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int = 0) -> Array:
     """Ones on the `k`-th diagonal, zeros elsewhere, in the shape of the matrix `input`."""
-    rows = xp.reshape(xp.arange(input.shape[0], dtype=xp.int64), (-1, 1))
-    columns = xp.reshape(xp.arange(input.shape[1], dtype=xp.int64), (1, -1))
-    return xp.astype(columns - rows == k, input.dtype if dtype is None else xp.dtype(dtype))
+    return xp.astype(xp.eye(*input.shape, k=k, dtype=xp.int8), input.dtype if dtype is None else xp.dtype(dtype))
 
 
 @op("Range", since=11)
@@ -59,4 +57,6 @@ def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_t
     if delta == 0:
         raise ValueError("delta is 0: a range without end")
     count = max(ceil((limit - first) / delta) if isinstance(delta, float) else -((first - limit) // delta), 0)
+    if isinstance(delta, int):
+        return xp.arange(first, first + count * delta, delta, dtype=start.dtype)
     return xp.astype(xp.arange(count, dtype=xp.int64), start.dtype) * delta + start

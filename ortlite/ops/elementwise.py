@@ -300,8 +300,8 @@ def min_1(xp: Namespace, *data_0: Array) -> Array:
 @op("Clip", since=11)
 def clip(xp: Namespace, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
     """`input` held between `min` and `max`, scalars; where `min` is above `max`, `max` wins. NaN stays."""
-    y = input if min is None else xp.maximum(input, xp.reshape(min, ()))
-    return y if max is None else xp.minimum(y, xp.reshape(max, ()))
+    y = input if min is None else xp.clip(input, xp.reshape(min, ()), None)
+    return y if max is None else xp.clip(y, None, xp.reshape(max, ()))
 
 
 @op("Clip")

@@ -277,19 +277,17 @@ def reverse_sequence(
     xp: Namespace, input: Array, sequence_lens: Array, *, time_axis: Int = 0, batch_axis: Int = 1
 ) -> Array:
     """Reverse the first `sequence_lens[b]` steps of each example; the rest stays."""
-    time, batch = normal_axis(time_axis, input.ndim), normal_axis(batch_axis, input.ndim)
-    steps = xp.reshape(xp.arange(input.shape[time], dtype=xp.int64), (-1, 1))
+    axes = normal_axis(time_axis, input.ndim), normal_axis(batch_axis, input.ndim)
+    x = xp.moveaxis(input, axes, (0, 1))
+    time, batch = x.shape[:2]
+    steps = xp.reshape(xp.arange(time, dtype=xp.int64), (-1, 1))
     lengths = xp.reshape(xp.astype(sequence_lens, xp.int64), (1, -1))
-    sources = xp.where(steps < lengths, lengths - 1 - steps, steps)
-    sources = sources if time < batch else xp.permute_dims(sources, (1, 0))
-    places = tuple(n if i in {time, batch} else 1 for i, n in enumerate(input.shape))
-    return xp.take_along_axis(input, xp.broadcast_to(xp.reshape(sources, places), input.shape), axis=time)
+    sources = xp.where(steps < lengths, lengths - 1 - steps, steps) * batch + xp.arange(batch, dtype=xp.int64)
+    rows = xp.reshape(x, (time * batch, *x.shape[2:]))
+    return xp.moveaxis(xp.reshape(xp.take(rows, xp.reshape(sources, (-1,)), axis=0), x.shape), (0, 1), axes)
 
 
 @op("Trilu", since=14, storage=True)
 def trilu(xp: Namespace, input: Array, k: Int = 0, *, upper: Int = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal of the last two axes, zeros elsewhere."""
-    rows = xp.reshape(xp.arange(input.shape[-2], dtype=xp.int64), (-1, 1))
-    columns = xp.reshape(xp.arange(input.shape[-1], dtype=xp.int64), (1, -1))
-    keep = columns - rows >= k if upper else columns - rows <= k
-    return xp.where(keep, input, xp.zeros_like(input))
+    return xp.triu(input, k=k) if upper else xp.tril(input, k=k)

@@ -27,8 +27,13 @@ def _transform(xp: Namespace, x: Array, length: int | None, axis: int, inverse: 
     if inverse and onesided:
         n = 2 * (x.shape[axis] - 1) if length is None else length
         return xp.expand_dims(xp.fft.irfft(_complex(xp, x), n=n, axis=axis), axis=-1)
-    if onesided and x.shape[-1] == 1:
+    if x.shape[-1] == 1 and not inverse:
         y = xp.fft.rfft(x[..., 0], n=length, axis=axis)
+        n = x.shape[axis] if length is None else length
+        if not onesided:  # the other half mirrors this one
+            before = (slice(None),) * axis
+            mirrored = xp.conj(xp.flip(y[(*before, slice(1, (n + 1) // 2), ...)], axis=axis))
+            y = xp.concat([y, mirrored], axis=axis)
     else:
         y = (xp.fft.ifft if inverse else xp.fft.fft)(_complex(xp, x), n=length, axis=axis)
         if onesided:

@@ -76,7 +76,9 @@ def regex_full_match(xp: Namespace, X: Array, *, pattern: Text = "") -> Array:
         compiled = re2.compile(pattern)
     except re2.error as error:
         raise ValueError(f"{pattern!r} is not a pattern of RE2: {error}") from None
-    found = [compiled.fullmatch(word) is not None for word in X.reshape(-1).tolist()]
+    words = X.reshape(-1).tolist()
+    matches = {word: compiled.fullmatch(word) is not None for word in set(words)}
+    found = [matches[word] for word in words]
     return np.asarray(found, bool).reshape(X.shape)
 
 

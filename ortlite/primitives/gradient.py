@@ -188,6 +188,9 @@ def _constant(tape: Namespace, unknown: str, fn: Callable[..., Any], *args: Any,
 def _recorded(tape: Namespace, xp: Namespace, fn: Callable[..., Any], rule: Rule, *args: Any, **keywords: Any) -> Any:
     """Call a function; record its rule when an argument is active and the result can have a derivative."""
     flat = args[0] if args and isinstance(args[0], tuple | list) else args
+    if any(map(_active, keywords.values())):
+        raise ValueError(f"there is no rule to differentiate by keyword arguments {', '.join(keywords)}")
+    keywords = {name: _bare(value) for name, value in keywords.items()}
     value = fn(*map(_bare, args), **keywords)
     if not _active(args) or not xp.isdtype(value.dtype, ("real floating", "complex floating")):
         return _lift(tape, value)
@@ -329,7 +332,10 @@ def _where(xp: Namespace, y: Any, condition: Any, a: Any, b: Any) -> list[Any]:
 
 
 def _clip(xp: Namespace, y: Any, x: Any, min: Any = None, max: Any = None) -> list[Any]:
-    return [lambda g: g * xp.astype(x == y, y.dtype)]
+    def beyond(g: Any, bound: Any) -> Any:
+        return _like(xp, xp.where((y == bound) & (x != y), g, xp.zeros_like(g)), bound)
+
+    return [lambda g: g * xp.astype(x == y, y.dtype), lambda g: beyond(g, min), lambda g: beyond(g, max)]
 
 
 def _reshaped(xp: Namespace, y: Any, x: Any, *args: Any, **keywords: Any) -> list[Any]:

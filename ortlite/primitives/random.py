@@ -27,7 +27,9 @@ def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -
     draws = _generator(seed).random_sample(tuple(shape))
     if dtype == xp.float64:
         return xp.asarray(draws, dtype=dtype)
-    return xp.asarray((np.floor(draws * 2**24) * 2.0**-24).astype(np.float32), dtype=dtype)  # rounding could give 1
+    draws *= 2.0**24
+    np.floor(draws, out=draws)  # 24 bits, cut: rounding could give 1
+    return xp.asarray(draws.astype(np.float32) * np.float32(2.0**-24), dtype=dtype)
 
 
 def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:

@@ -101,6 +101,11 @@ def test_moving_elements():
         gradients([wide, *middle, last], {"x": X}, constants | ({"u": np.array([0, 1])} if middle else {}))
 
 
+def test_bounds_have_gradients_too():
+    given = {"x": X, "low": np.asarray(0.35), "high": np.asarray(0.6)}
+    gradients([node("Clip", ["x", "low", "high"])], given)
+
+
 def test_products():
     a, b, v = R.random((2, 3, 4)), R.random((4, 2)), R.random(4)
     gradients([node("MatMul", ["a", "b"])], {"a": a, "b": b})
