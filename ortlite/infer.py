@@ -124,6 +124,8 @@ def _by_results(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
         rule = kernel.results[position] if position < len(kernel.results) else None
         if rule is None:
             found.append(first)
+        elif not rule:
+            found.append(None)
         elif rule in names:
             index = names.index(rule)
             found.append(_bare(inputs[index]) if index < len(inputs) else None)

@@ -34,9 +34,12 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
 
 
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """NumPy's own, one pass instead of the compatibility layer's several; that knows what to do with foreign bounds."""
+    """NumPy's own, which is fast with both bounds only; the compatibility layer knows what to do with foreign ones."""
+    low, high = min, max
+    if x.dtype.kind == "f":
+        low, high = -np.inf if min is None else min, np.inf if max is None else max
     try:
-        result: np.ndarray = np.clip(x, min, max)
+        result: np.ndarray = np.clip(x, low, high)
     except OverflowError:  # a Python int that the dtype does not hold
         return compat.clip(x, min, max)
     return result if result.dtype == x.dtype else compat.clip(x, min, max)

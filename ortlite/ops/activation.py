@@ -44,7 +44,7 @@ def thresholded_relu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
 @op("Elu")
 def elu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
     """`X` where it is not below 0, else `alpha` · (e^X - 1)."""
-    return xp.where(X < 0, xp.expm1(xp.minimum(X, xp.asarray(0, dtype=X.dtype))) * alpha, X)
+    return xp.clip(X, 0.0, None) + xp.expm1(xp.clip(X, None, 0.0)) * alpha
 
 
 @op("Celu", since=12)

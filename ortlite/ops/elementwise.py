@@ -300,8 +300,10 @@ def min_1(xp: Namespace, *data_0: Array) -> Array:
 @op("Clip", since=11)
 def clip(xp: Namespace, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
     """`input` held between `min` and `max`, scalars; where `min` is above `max`, `max` wins. NaN stays."""
-    y = input if min is None else xp.clip(input, xp.reshape(min, ()), None)
-    return y if max is None else xp.clip(y, None, xp.reshape(max, ()))
+    low, high = (None if bound is None else xp.reshape(bound, ()) for bound in (min, max))
+    if low is not None and high is not None:
+        low = xp.minimum(low, high)
+    return input if low is None and high is None else xp.clip(input, low, high)
 
 
 @op("Clip")

@@ -29,7 +29,8 @@ ALPHA_BETA: dict[str, tuple[float | None, float | None]] = {
 }
 
 
-def _activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
+def activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
+    """The activation of that name, whatever its case, with its alpha and beta."""
     functions: dict[str, Activation] = {
         "relu": lambda x: xp.clip(x, 0.0, None),
         "tanh": xp.tanh,
@@ -43,7 +44,7 @@ def _activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
         "hardsigmoid": lambda x: xp.clip(x * a + b, 0.0, 1.0),
         "elu": lambda x: xp.where(x < 0, xp.expm1(xp.clip(x, None, 0.0)) * a, x),
     }
-    return functions[name]
+    return functions[name.lower()]
 
 
 def _activations(
@@ -59,7 +60,7 @@ def _activations(
             0.0 if default is None else given.pop(0) if given else default
             for default, given in zip(ALPHA_BETA[name], left, strict=True)
         )
-        found.append(_clipped(xp, _activation(xp, name, a, b), clip))
+        found.append(_clipped(xp, activation(xp, name, a, b), clip))
     return found
 
 

@@ -52,7 +52,8 @@ class Kernel:
     float32 (it only moves elements, or converts them itself). `dynamic`: the shape of an output depends on
     the values of an array. `needs`: names of the namespace that have no default body.
     `results`, for domains that onnx has no schema of: per output the input whose dtype it has, the attribute that
-    names its dtype, or a dtype's name. `override`: what a provider runs in place of `fn`, whose signature still counts.
+    names its dtype, a dtype's name, or "" when none of these says it. `override`: what a provider runs in place of
+    `fn`, whose signature still counts.
     """
 
     domain: str

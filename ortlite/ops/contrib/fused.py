@@ -1,0 +1,190 @@
+"""Operators that onnxruntime makes out of several: convolution and product with what follows, Gelu, normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import pi, sqrt
+
+from ortlite.namespace import Namespace
+from ortlite.ops import conv, linalg, recurrent
+from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Text
+from ortlite.ops.registry import op
+
+MS = "com.microsoft"
+
+
+@op("FusedConv", domain=MS)
+def fused_conv(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    B: Array | None = None,
+    Z: Array | None = None,
+    *,
+    activation: Text = "",
+    activation_params: Floats | None = None,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """`activation`(Conv(`X`, `W`, `B`) + `Z`)."""
+    y = conv.conv(
+        xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
+        strides=strides,
+    )  # fmt: skip
+    return _activated(xp, y if Z is None else y + Z, activation, activation_params or ())
+
+
+def _activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+    if activation == "Clip":
+        return xp.clip(y, *params)
+    if not activation:
+        return y
+    a, b = (*params, 0.0, 0.0)[:2]
+    return recurrent.activation(xp, activation, a, b)(y)
+
+
+@op("FusedMatMul", domain=MS)
+def fused_matmul(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    *,
+    alpha: Float = 1.0,
+    transA: Int = 0,
+    transB: Int = 0,
+    transBatchA: Int = 0,
+    transBatchB: Int = 0,
+) -> Array:
+    """`alpha` · A' B'. `transBatch*` first moves the first axis behind the other batch axes."""
+    a, b = _turned(xp, A, transA, transBatchA), _turned(xp, B, transB, transBatchB)
+    y = linalg.matrix_product(xp, a, b)
+    return y if alpha == 1.0 else y * alpha
+
+
+def _turned(xp: Namespace, x: Array, transpose: int, batch: int) -> Array:
+    if batch:
+        x = xp.moveaxis(x, 0, x.ndim - 2)
+    return xp.moveaxis(x, -1, -2) if transpose and x.ndim > 1 else x
+
+
+def _gelu(xp: Namespace, x: Array) -> Array:
+    return x * 0.5 * (xp.erf(x * sqrt(0.5)) + 1.0)
+
+
+@op("Gelu", domain=MS)
+def gelu(xp: Namespace, X: Array) -> Array:
+    """`X` times the normal distribution function."""
+    return _gelu(xp, X)
+
+
+@op("BiasGelu", domain=MS)
+def bias_gelu(xp: Namespace, A: Array, B: Array) -> Array:
+    """Gelu(`A` + `B`)."""
+    return _gelu(xp, A + B)
+
+
+@op("FastGelu", domain=MS)
+def fast_gelu(xp: Namespace, X: Array, bias: Array | None = None) -> Array:
+    """Gelu by a hyperbolic tangent, of `X` + `bias`."""
+    x = X if bias is None else X + bias
+    return x * 0.5 * (xp.tanh((x + x * x * x * 0.044715) * sqrt(2 / pi)) + 1.0)
+
+
+@op("QuickGelu", domain=MS)
+def quick_gelu(xp: Namespace, X: Array, *, alpha: Float = 1.702) -> Array:
+    """`X` · sigmoid(`alpha` · `X`)."""
+    return X * xp.sigmoid(X * alpha)
+
+
+def layer_normalized(
+    xp: Namespace, x: Array, gamma: Array, beta: Array | None, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Normalised over the last axis, scaled and shifted; also mean and 1 / standard deviation."""
+    mean = xp.mean(x, axis=-1, keepdims=True)
+    centred = x - mean
+    inverse = 1.0 / xp.sqrt(xp.mean(xp.square(centred), axis=-1, keepdims=True) + epsilon)
+    y = centred * inverse * gamma
+    return (y if beta is None else y + beta), mean, inverse
+
+
+def root_mean_square_normalized(xp: Namespace, x: Array, scale: Array, epsilon: float) -> tuple[Array, Array]:
+    """Divided by the root of the mean square over the last axis, and scaled; also its inverse."""
+    inverse = 1.0 / xp.sqrt(xp.mean(xp.square(x), axis=-1, keepdims=True) + epsilon)
+    return x * inverse * scale, inverse
+
+
+@op("SkipLayerNormalization", domain=MS, results=("input", "float32", "float32", "input"))
+def skip_layer_normalization(
+    xp: Namespace,
+    input: Array,
+    skip: Array,
+    gamma: Array,
+    beta: Array | None = None,
+    bias: Array | None = None,
+    *,
+    epsilon: Float = 1e-12,
+) -> tuple[Array, Array, Array, Array]:
+    """Layer normalisation of `input` + `skip` + `bias`; also mean, 1 / standard deviation, and that sum."""
+    total = input + skip if bias is None else input + skip + bias
+    y, mean, inverse = layer_normalized(xp, total, gamma, beta, epsilon)
+    return y, mean, inverse, total
+
+
+@op("SkipSimplifiedLayerNormalization", domain=MS, results=("input", "float32", "float32", "input"))
+def skip_simplified_layer_normalization(
+    xp: Namespace, input: Array, skip: Array, gamma: Array, bias: Array | None = None, *, epsilon: Float = 1e-12
+) -> tuple[Array, Array | None, Array, Array]:
+    """`input` + `skip` + `bias` over its root mean square, scaled; also 1 / that root, and the sum."""
+    total = input + skip if bias is None else input + skip + bias
+    y, inverse = root_mean_square_normalized(xp, total, gamma, epsilon)
+    return y, None, inverse, total
+
+
+@op("SimplifiedLayerNormalization", results=("scale", "float32"))
+def simplified_layer_normalization(
+    xp: Namespace, X: Array, scale: Array, *, axis: Int = -1, epsilon: Float = 1e-5, stash_type: DType | None = None
+) -> tuple[Array, Array]:
+    """`X` over its root mean square (axes from `axis` on), scaled; in ai.onnx, where onnxruntime has it."""
+    axes = tuple(range(axis % X.ndim, X.ndim))
+    inverse = 1.0 / xp.sqrt(xp.mean(xp.square(X), axis=axes, keepdims=True) + epsilon)
+    return xp.astype(X * inverse, scale.dtype) * scale, xp.astype(inverse, xp.float32)
+
+
+@op("EmbedLayerNormalization", domain=MS, results=("gamma", "int32", "gamma"))
+def embed_layer_normalization(
+    xp: Namespace,
+    input_ids: Array,
+    segment_ids: Array | None,
+    word_embedding: Array,
+    position_embedding: Array,
+    segment_embedding: Array | None = None,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    mask: Array | None = None,
+    position_ids: Array | None = None,
+    *,
+    epsilon: Float = 1e-12,
+    mask_index_type: Int = 0,
+) -> tuple[Array, Array, Array]:
+    """Layer normalisation of the sum of word, position and segment embeddings (batch, sequence, hidden).
+
+    Also how many tokens `mask` counts in each example (0 without one), and the sum.
+    """
+    batch, length = input_ids.shape
+
+    def looked_up(table: Array, ids: Array) -> Array:
+        return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[1]))
+
+    total = looked_up(word_embedding, input_ids)
+    total = total + (
+        position_embedding[:length, :] if position_ids is None else looked_up(position_embedding, position_ids)
+    )
+    if segment_ids is not None and segment_embedding is not None:
+        total = total + looked_up(segment_embedding, segment_ids)
+    y, _, _ = layer_normalized(xp, total, 1.0 if gamma is None else gamma, beta, epsilon)
+    counts = xp.zeros((batch,), dtype=xp.int32) if mask is None else xp.sum(mask, axis=1, dtype=xp.int32)
+    return y, counts, total

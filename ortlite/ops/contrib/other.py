@@ -1,0 +1,262 @@
+"""What com.microsoft has besides: older forms of ONNX operators, and helpers of text and generation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ortlite.namespace import Namespace
+from ortlite.ops import conv, create, index, shape, vision
+from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Texts
+from ortlite.ops.conv import interpolate
+from ortlite.ops.linalg import matrix_product
+from ortlite.ops.registry import op
+
+MS = "com.microsoft"
+
+
+@op("ConvTransposeWithDynamicPads", domain=MS)
+def conv_transpose_with_dynamic_pads(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    Pads: Ints | None = None,
+    B: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    output_padding: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """ConvTranspose whose pads are an input."""
+    return conv.conv_transpose(
+        xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
+        output_padding=output_padding, pads=Pads, strides=strides,
+    )  # fmt: skip
+
+
+@op("SparseToDenseMatMul", domain=MS, results=("B",))
+def sparse_to_dense_matmul(
+    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Int = 0, transB: Int = 0
+) -> Array:
+    """`alpha` · A' B'; the sparse A is dense here."""
+    return matrix_product(xp, A.T if transA else A, B.T if transB else B) * alpha
+
+
+@op("Inverse", domain=MS, needs=("linalg",))
+def inverse(xp: Namespace, X: Array) -> Array:
+    """The inverses of matrices over the last two axes."""
+    return xp.linalg.inv(X)
+
+
+@op("Trilu", domain=MS, storage=True)
+def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Int = 1) -> Array:
+    """The triangle above (or below) the `k`-th diagonal."""
+    return shape.trilu(xp, X, k, upper=upper)
+
+
+@op("Unique", domain=MS, dynamic=True, results=("x", "int64", "int64"))
+def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
+    """The different elements of a vector in order of first appearance, which of them stands where, and how often."""
+    values, _, places, counts = index.unique(xp, x, sorted=0, n_outputs=4)
+    return values, places, counts
+
+
+@op("ExpandDims", domain=MS, storage=True)
+def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
+    """A new axis of length 1."""
+    return xp.expand_dims(X, axis=axis)
+
+
+@op("Range", domain=MS)
+def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar | None = None) -> Array:
+    """`start`, `start` + `delta` (default 1), … as long as `limit` is not reached."""
+    return create.range_(xp, start, limit, (1.0 if isinstance(limit, float) else 1) if delta is None else delta)
+
+
+@op("GridSample", domain=MS)
+def grid_sample(
+    xp: Namespace,
+    X: Array,
+    Grid: Array,
+    *,
+    align_corners: Int = 0,
+    mode: Text = "bilinear",
+    padding_mode: Text = "zeros",
+) -> Array:
+    """GridSample of images."""
+    return vision.grid_sample(xp, X, Grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+
+
+@op("CropAndResize", domain=MS)
+def crop_and_resize(
+    xp: Namespace,
+    X: Array,
+    rois: Array,
+    batch_indices: Array,
+    crop_size: Ints,
+    *,
+    extrapolation_value: Float = 0.0,
+    mode: Text = "bilinear",
+) -> Array:
+    """Boxes (y1, x1, y2, x2, in shares of the image) of images (N, C, H, W), resized to `crop_size`.
+
+    `mode` bilinear or nearest; beyond the image there is `extrapolation_value`. Raises ValueError for another mode.
+    """
+    if mode not in {"bilinear", "nearest"}:
+        raise ValueError(f"mode is bilinear or nearest, not {mode!r}")
+    count = rois.shape[0]
+    places = []
+    for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
+        low, high = rois[:, axis : axis + 1], rois[:, axis + 2 : axis + 3]
+        steps = xp.arange(out, dtype=X.dtype)
+        if out > 1:
+            places.append(low * (length - 1) + steps * ((high - low) * (length - 1) / (out - 1)))
+        else:
+            places.append((low + high) * (0.5 * (length - 1)) + steps)
+    y, x = xp.expand_dims(places[0], axis=2), xp.expand_dims(places[1], axis=1)
+    inside = (y >= 0) & (y <= X.shape[2] - 1) & (x >= 0) & (x <= X.shape[3] - 1)
+    whole = (count, *crop_size)
+    coordinates = [xp.expand_dims(xp.broadcast_to(c, whole), axis=1) for c in (y, x)]
+    if mode == "nearest":
+        coordinates = [xp.floor(c + 0.5) for c in coordinates]
+    images = xp.expand_dims(xp.take(X, xp.astype(batch_indices, xp.int64), axis=0), axis=1)
+    found = xp.reshape(interpolate(xp, images, coordinates), (count, X.shape[1], *crop_size))
+    outside = xp.asarray(extrapolation_value, dtype=X.dtype)
+    return xp.where(xp.expand_dims(inside, axis=1), found, outside)
+
+
+MASK = 0xFFFFFFFF
+
+
+def _murmur(data: bytes, seed: int) -> int:
+    """MurmurHash3_x86_32 of bytes (A. Appleby, public domain)."""
+
+    def turn(x: int, r: int) -> int:
+        return (x << r | x >> (32 - r)) & MASK
+
+    h = seed & MASK
+    for start in range(0, len(data) // 4 * 4, 4):
+        k = int.from_bytes(data[start : start + 4], "little") * 0xCC9E2D51 & MASK
+        h = (turn(h ^ turn(k, 15) * 0x1B873593 & MASK, 13) * 5 + 0xE6546B64) & MASK
+    tail = data[len(data) // 4 * 4 :]
+    if tail:
+        h ^= turn(int.from_bytes(tail, "little") * 0xCC9E2D51 & MASK, 15) * 0x1B873593 & MASK
+    h ^= len(data)
+    h = (h ^ h >> 16) * 0x85EBCA6B & MASK
+    h = (h ^ h >> 13) * 0xC2B2AE35 & MASK
+    return h ^ h >> 16
+
+
+@op("MurmurHash3", domain=MS, host=True, results=("",))
+def murmur_hash_3(xp: Namespace, X: Array, *, positive: Int = 1, seed: Int = 0) -> Array:
+    """The 32-bit hash of every element (text in UTF-8), unsigned if `positive`."""
+    flat = xp.reshape(X, (-1,))
+    data = [v.encode() if isinstance(v, str) else v.tobytes() for v in flat]
+    hashes = xp.asarray([_murmur(d, seed) for d in data], dtype=xp.uint32)
+    return xp.reshape(hashes if positive else xp.astype(hashes, xp.int32), X.shape)
+
+
+@op("Tokenizer", domain=MS, host=True)
+def tokenizer(
+    xp: Namespace,
+    X: Array,
+    *,
+    mark: Int,
+    mincharnum: Int,
+    pad_value: Text,
+    separators: Texts | None = None,
+    tokenexp: Text = "",
+) -> Array:
+    """Texts (C) or (N, C) cut into tokens of at least `mincharnum` characters, along a new last axis.
+
+    At `separators`, which are regular expressions (an empty one cuts everywhere), or as `tokenexp` matches them. With
+    `mark` a start (U+0002) and an end (U+0003) surround each text's tokens. Raises ValueError when neither is given.
+    """
+    if separators is None and not tokenexp:
+        raise ValueError("one of separators and tokenexp must be given")
+    rows = []
+    for word in X.reshape(-1).tolist():
+        found = [m.group(0) for m in re.finditer(tokenexp, word)] if tokenexp else None
+        tokens = _cut([word], separators or ()) if found is None else found
+        rows.append([t for t in tokens if len(t) >= mincharnum])
+    if not any(rows):
+        return xp.empty((*X.shape, 0), dtype=xp.dtype("string"))
+    if mark:
+        rows = [["\x02", *tokens, "\x03"] for tokens in rows]
+    width = max(map(len, rows))
+    result = xp.empty((len(rows), width), dtype=xp.dtype("string"))
+    for i, tokens in enumerate(rows):
+        result[i, :] = [*tokens, *[pad_value] * (width - len(tokens))]
+    return xp.reshape(result, (*X.shape, width))
+
+
+def _cut(words: Sequence[str], separators: Sequence[str]) -> list[str]:
+    """Words cut at one separator after the other."""
+    pieces = list(words)
+    for separator in separators:
+        if not separator:
+            pieces = [c for piece in pieces for c in piece]
+        else:
+            pieces = [part for piece in pieces for part in re.split(separator, piece) if part]
+    return pieces
+
+
+@op("NGramRepeatBlock", domain=MS, results=("scores",))
+def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_size: Int) -> Array:
+    """`scores` (batch, vocabulary), -inf for a token that would repeat an n-gram of `input_ids` (batch, length)."""
+    batch, length = input_ids.shape
+    before = ngram_size - 1
+    if length < ngram_size:
+        return scores
+    last = input_ids[:, length - before :]
+    count = length - before
+    same = xp.ones((batch, count), dtype=xp.bool)
+    for i in range(before):
+        same = same & (input_ids[:, i : i + count] == last[:, i : i + 1])
+    following = xp.astype(input_ids[:, before:], xp.int64)
+    vocabulary = xp.arange(scores.shape[1], dtype=xp.int64)
+    blocked = xp.any(xp.expand_dims(same, axis=2) & (xp.expand_dims(following, axis=2) == vocabulary), axis=1)
+    return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
+
+
+@op("BifurcationDetector", domain=MS, dynamic=True, results=("src_tokens", "int64"))
+def bifurcation_detector(
+    xp: Namespace,
+    src_tokens: Array,
+    cur_tokens: Array,
+    prev_suffix_match_idx: Int,
+    pred_tokens: Array | None = None,
+    *,
+    max_ngram_size: Int = 3,
+    min_ngram_size: Int = 1,
+) -> tuple[Array, Array]:
+    """Speculative decoding from the source: what to keep of the predictions, and where the source goes on.
+
+    The predictions count up to the first that differs from the source behind `prev_suffix_match_idx`. Then the one
+    place in the source is looked for where the last n tokens stand, for growing n: the place behind it, or -1 for none
+    or several.
+    """
+    tokens = cur_tokens
+    if pred_tokens is not None:
+        limit = min(pred_tokens.shape[0] - 1, src_tokens.shape[0] - prev_suffix_match_idx)
+        ahead = src_tokens[prev_suffix_match_idx : prev_suffix_match_idx + limit]
+        wrong = [i for i in range(limit) if int(pred_tokens[i]) != int(ahead[i])]
+        kept = (wrong[0] if wrong else limit) + 1
+        tokens = xp.concat([cur_tokens, pred_tokens[:kept]])
+    source, text = [int(t) for t in src_tokens], [int(t) for t in tokens]
+    found = -1
+    for n in range(min_ngram_size, max_ngram_size + 1):
+        if n > len(text):
+            break
+        ends = [i + n for i in range(len(source) - n + 1) if source[i : i + n] == text[len(text) - n :]]
+        if not ends:
+            found = -1
+            break
+        found = ends[0] if ends[0] < len(source) else -1
+        if len(ends) == 1:
+            break
+        found = -1 if n == max_ngram_size else found
+    return tokens, xp.asarray(found, dtype=xp.int64)

@@ -1,0 +1,411 @@
+"""Quantised operators: each computes in floats between dequantised inputs and a quantised result."""
+
+from __future__ import annotations
+
+from ortlite.namespace import Namespace
+from ortlite.ops import linalg, pool, quant, recurrent
+from ortlite.ops._window import defaults, window_pads
+from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text, Texts
+from ortlite.ops.contrib.attention import MASKED, attention
+from ortlite.ops.quant import centred, dtype_of, saturated, spread, wide
+from ortlite.ops.registry import op
+
+MS = "com.microsoft"
+
+
+def _float(xp: Namespace, x: Array, scale: Array, zero_point: Array | None, axis: int = -1) -> Array:
+    """A quantised tensor as floats; scales are one, or one for each place along `axis`."""
+    return quant.dequantize_linear(xp, x, scale, zero_point, axis=axis)
+
+
+def _quantised(xp: Namespace, y: Array, scale: Array, zero_point: Array | None, like: Array) -> Array:
+    """Floats as the zero point's type, or without one as that of `like`."""
+    to = dtype_of(xp, like if zero_point is None else zero_point)
+    zero = None if zero_point is None else xp.reshape(zero_point, ())
+    return saturated(xp, y / xp.reshape(scale, ()), zero, to)
+
+
+@op("QLinearAdd", domain=MS, storage=True)
+def qlinear_add(
+    xp: Namespace,
+    A: Array,
+    A_scale: Array,
+    A_zero_point: Array | None,
+    B: Array,
+    B_scale: Array,
+    B_zero_point: Array | None,
+    C_scale: Array,
+    C_zero_point: Array | None = None,
+) -> Array:
+    """The sum of two quantised tensors."""
+    y = _float(xp, A, A_scale, A_zero_point) + _float(xp, B, B_scale, B_zero_point)
+    return _quantised(xp, y, C_scale, C_zero_point, A)
+
+
+@op("QLinearMul", domain=MS, storage=True)
+def qlinear_mul(
+    xp: Namespace,
+    A: Array,
+    A_scale: Array,
+    A_zero_point: Array | None,
+    B: Array,
+    B_scale: Array,
+    B_zero_point: Array | None,
+    C_scale: Array,
+    C_zero_point: Array | None = None,
+) -> Array:
+    """The product of two quantised tensors."""
+    y = _float(xp, A, A_scale, A_zero_point) * _float(xp, B, B_scale, B_zero_point)
+    return _quantised(xp, y, C_scale, C_zero_point, A)
+
+
+@op("QLinearSigmoid", domain=MS, storage=True)
+def qlinear_sigmoid(
+    xp: Namespace,
+    X: Array,
+    X_scale: Array,
+    X_zero_point: Array | None,
+    Y_scale: Array,
+    Y_zero_point: Array | None = None,
+) -> Array:
+    """Sigmoid of a quantised tensor."""
+    return _quantised(xp, xp.sigmoid(_float(xp, X, X_scale, X_zero_point)), Y_scale, Y_zero_point, X)
+
+
+@op("QLinearLeakyRelu", domain=MS, storage=True)
+def qlinear_leaky_relu(
+    xp: Namespace,
+    X: Array,
+    X_scale: Array,
+    X_zero_point: Array | None,
+    Y_scale: Array,
+    Y_zero_point: Array | None = None,
+    *,
+    alpha: Float = 0.01,
+) -> Array:
+    """LeakyRelu of a quantised tensor."""
+    x = _float(xp, X, X_scale, X_zero_point)
+    return _quantised(xp, xp.where(x < 0, x * alpha, x), Y_scale, Y_zero_point, X)
+
+
+@op("QLinearSoftmax", domain=MS, storage=True)
+def qlinear_softmax(
+    xp: Namespace,
+    X: Array,
+    X_scale: Array,
+    x_zero_point: Array | None,
+    y_scale: Array,
+    y_zero_point: Array,
+    *,
+    axis: Int = -1,
+    opset: Int,
+) -> Array:
+    """Softmax of a quantised tensor, with the meaning of `opset`: below 13 over all axes from `axis` on."""
+    x = _float(xp, X, X_scale, x_zero_point)
+    if opset < 13:
+        rows = 1
+        for n in x.shape[: axis % x.ndim]:
+            rows *= n
+        y = xp.reshape(xp.softmax(xp.reshape(x, (rows, -1)), 1), x.shape)
+    else:
+        y = xp.softmax(x, axis)
+    return _quantised(xp, y, y_scale, y_zero_point, X)
+
+
+@op("QLinearConcat", domain=MS, storage=True, results=("Y_zero_point",))
+def qlinear_concat(xp: Namespace, Y_scale: Array, Y_zero_point: Array, *inputs: Array, axis: Int) -> Array:
+    """Quantised tensors, each with its scale and zero point behind it, side by side."""
+    parts = [_float(xp, *inputs[i : i + 3]) for i in range(0, len(inputs), 3)]
+    return _quantised(xp, xp.concat(parts, axis=axis), Y_scale, Y_zero_point, Y_zero_point)
+
+
+def _channels_first(xp: Namespace, x: Array, channels_last: int) -> Array:
+    return xp.moveaxis(x, -1, 1) if channels_last else x
+
+
+def _channels_last(xp: Namespace, x: Array, channels_last: int) -> Array:
+    return xp.moveaxis(x, 1, -1) if channels_last else x
+
+
+@op("QLinearAveragePool", domain=MS, storage=True)
+def qlinear_average_pool(
+    xp: Namespace,
+    X: Array,
+    x_scale: Array,
+    x_zero_point: Array | None,
+    y_scale: Array,
+    y_zero_point: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    ceil_mode: Int = 0,
+    channels_last: Int = 0,
+    count_include_pad: Int = 0,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """AveragePool of a quantised tensor."""
+    x = _channels_first(xp, _float(xp, X, x_scale, x_zero_point), channels_last)
+    y = pool.average_pool(
+        xp, x, auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
+        kernel_shape=kernel_shape, pads=pads, strides=strides,
+    )  # fmt: skip
+    return _channels_last(xp, _quantised(xp, y, y_scale, y_zero_point, X), channels_last)
+
+
+@op("QLinearGlobalAveragePool", domain=MS, storage=True)
+def qlinear_global_average_pool(
+    xp: Namespace,
+    X: Array,
+    x_scale: Array,
+    x_zero_point: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    *,
+    channels_last: Int = 0,
+) -> Array:
+    """GlobalAveragePool of a quantised tensor."""
+    x = _channels_first(xp, _float(xp, X, x_scale, x_zero_point), channels_last)
+    y = xp.mean(x, axis=tuple(range(2, x.ndim)), keepdims=True)
+    return _channels_last(xp, _quantised(xp, y, y_scale, y_zero_point, X), channels_last)
+
+
+@op("NhwcMaxPool", domain=MS)
+def nhwc_max_pool(
+    xp: Namespace,
+    x: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    ceil_mode: Int = 0,
+    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """MaxPool with the channels last."""
+    x = xp.moveaxis(x, -1, 1)
+    steps, holes = defaults(strides, x.ndim - 2), defaults(dilations, x.ndim - 2)
+    around = window_pads(x.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
+    return xp.moveaxis(xp.max_pool(x, kernel_shape, strides=steps, pads=around, dilations=holes)[0], 1, -1)
+
+
+@op("QGemm", domain=MS, storage=True, results=("y_zero_point",))
+def qgemm(
+    xp: Namespace,
+    A: Array,
+    a_scale: Array,
+    a_zero_point: Array,
+    B: Array,
+    b_scale: Array,
+    b_zero_point: Array,
+    C: Array | None = None,
+    y_scale: Array | None = None,
+    y_zero_point: Array | None = None,
+    *,
+    alpha: Float = 1.0,
+    transA: Int = 0,
+    transB: Int = 0,
+) -> Array:
+    """`alpha` · A' B' + C of quantised matrices, C int32 in units of both scales; quantised when `y_scale` is there."""
+    a = centred(xp, A.T if transA else A, a_zero_point)
+    # scales and zero points of B are single, or one a column of the product
+    zero = (
+        xp.expand_dims(b_zero_point, axis=1)
+        if transB and b_zero_point.ndim and b_zero_point.shape[0] > 1
+        else b_zero_point
+    )
+    b = centred(xp, B, zero)
+    product = xp.integer_matmul(a, b.T if transB else b, xp.int32)
+    product = product if C is None else product + C
+    factor = wide(xp, a_scale) * wide(xp, b_scale) * alpha
+    y = xp.astype(product, xp.float32) * factor
+    return y if y_scale is None else _quantised(xp, y, y_scale, y_zero_point, A)
+
+
+@op("MatMulIntegerToFloat", domain=MS, storage=True, results=("a_scale",))
+def matmul_integer_to_float(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    a_scale: Array,
+    b_scale: Array,
+    a_zero_point: Array | None = None,
+    b_zero_point: Array | None = None,
+    bias: Array | None = None,
+) -> Array:
+    """The product of quantised matrices, scaled, plus `bias`; those of B are single, or one a column."""
+    product = quant.matmul_integer(xp, A, B, a_zero_point, b_zero_point)
+    y = xp.astype(product, a_scale.dtype) * (a_scale * b_scale)
+    return y if bias is None else y + bias
+
+
+@op("DynamicQuantizeMatMul", domain=MS, storage=True)
+def dynamic_quantize_matmul(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    b_scale: Array,
+    b_zero_point: Array | None = None,
+    bias: Array | None = None,
+) -> Array:
+    """`A`, quantised to uint8 by its own range, times a quantised matrix, as floats, plus `bias`."""
+    a, a_scale, a_zero_point = quant.dynamic_quantize_linear(xp, A)
+    return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias)
+
+
+@op("DynamicQuantizeLSTM", domain=MS, storage=True)
+def dynamic_quantize_lstm(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    B: Array | None,
+    sequence_lens: Array | None,
+    initial_h: Array | None,
+    initial_c: Array | None,
+    P: Array | None,
+    W_scale: Array,
+    W_zero_point: Array,
+    R_scale: Array,
+    R_zero_point: Array,
+    *,
+    activation_alpha: Floats | None = None,
+    activation_beta: Floats | None = None,
+    activations: Texts | None = None,
+    clip: Float = 0.0,
+    direction: Text = "forward",
+    hidden_size: Int | None = None,
+    input_forget: Int = 0,
+) -> tuple[Array, Array, Array]:
+    """LSTM with quantised weights (directions, features, gates · hidden), single scales or one a column.
+
+    Inputs and states stay floats, where onnxruntime rounds them to 8 bits as well: this is nearer to the exact result.
+    """
+
+    def floats(x: Array, scale: Array, zero_point: Array) -> Array:
+        scale, zero_point = (
+            xp.expand_dims(v, axis=1) if v.ndim == 2 else xp.reshape(v, (-1, 1, 1)) for v in (scale, zero_point)
+        )
+        return xp.permute_dims(wide(xp, centred(xp, x, zero_point)) * scale, (0, 2, 1))
+
+    return recurrent.lstm(
+        xp, X, floats(W, W_scale, W_zero_point), floats(R, R_scale, R_zero_point), B, sequence_lens, initial_h,
+        initial_c, P, activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations,
+        clip=clip, direction=direction, input_forget=input_forget,
+    )  # fmt: skip
+
+
+@op("QAttention", domain=MS, storage=True, results=("bias", "bias"))
+def qattention(
+    xp: Namespace,
+    input: Array,
+    weight: Array,
+    bias: Array,
+    input_scale: Array,
+    weight_scale: Array,
+    mask_index: Array | None = None,
+    input_zero_point: Array | None = None,
+    weight_zero_point: Array | None = None,
+    past: Array | None = None,
+    *,
+    do_rotary: Int = 0,
+    mask_filter_value: Float = MASKED,
+    num_heads: Int,
+    past_present_share_buffer: Int = 0,
+    scale: Float | None = None,
+    unidirectional: Int = 0,
+) -> tuple[Array, Array]:
+    """Attention of a quantised input and quantised projections (single scales, or one a column)."""
+    return attention(
+        xp, _float(xp, input, input_scale, input_zero_point), _float(xp, weight, weight_scale, weight_zero_point), bias,
+        mask_index, past, do_rotary=do_rotary, mask_filter_value=mask_filter_value, num_heads=num_heads,
+        past_present_share_buffer=past_present_share_buffer, scale=scale, unidirectional=unidirectional,
+    )  # fmt: skip
+
+
+def unpacked(xp: Namespace, x: Array, bits: int) -> Array:
+    """Numbers of 2, 4 or 8 bits out of bytes, the low bits first, side by side in the last axis; as float32."""
+    x = xp.astype(x, xp.int32)
+    count = 8 // bits
+    shifts = xp.arange(count, dtype=xp.int32) * bits
+    parts = xp.bitwise_and(
+        xp.bitwise_right_shift(xp.expand_dims(x, axis=-1), shifts), xp.asarray(2**bits - 1, dtype=xp.int32)
+    )
+    return xp.astype(xp.reshape(parts, (*x.shape[:-1], x.shape[-1] * count)), xp.float32)
+
+
+@op("MatMulNBits", domain=MS, storage=True)
+def matmul_nbits(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    g_idx: Array | None = None,
+    bias: Array | None = None,
+    *,
+    K: Int,
+    N: Int,
+    accuracy_level: Int = 0,
+    bits: Int = 4,
+    block_size: Int,
+    weight_prepacked: Int = 0,
+) -> Array:
+    """`A` (..., K) times the transpose of weights (N, K), packed `bits` wide in blocks of `block_size` along K.
+
+    Zero points are packed alike, or floats; without any the middle of the range counts. `g_idx` says the block of each
+    place along K. Raises ValueError for weights that onnxruntime packed for its own kernels.
+    """
+    if weight_prepacked:
+        raise ValueError("weight_prepacked weights are in a layout of onnxruntime's own")
+    blocks = -(-K // block_size)
+    w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
+    scale = xp.reshape(wide(xp, scales), (N, blocks))
+    if zero_points is None:
+        zero = xp.full((N, blocks), float(2 ** (bits - 1)), dtype=xp.float32)
+    elif dtype_of(xp, zero_points).kind == "u":
+        zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
+    else:
+        zero = xp.reshape(wide(xp, zero_points), (N, blocks))
+    if g_idx is not None:
+        scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
+        w = (w[:, :K] - zero) * scale
+    else:
+        w = xp.reshape((xp.reshape(w, (N, blocks, block_size)) - zero[..., None]) * scale[..., None], (N, -1))[:, :K]
+    y = linalg.matrix_product(xp, wide(xp, A), w.T)
+    y = y if bias is None else y + wide(xp, bias)
+    return xp.astype(y, A.dtype, copy=False)
+
+
+@op("GatherBlockQuantized", domain=MS, storage=True, results=("scales",))
+def gather_block_quantized(
+    xp: Namespace,
+    data: Array,
+    indices: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    *,
+    bits: Int = 4,
+    block_size: Int = 128,
+    gather_axis: Int = 0,
+    quantize_axis: Int = 1,
+) -> Array:
+    """Slices of a tensor that is quantised in blocks of `block_size` along `quantize_axis`, as floats.
+
+    Bytes hold two numbers of 4 bits, the low ones first, around 8 unless `zero_points` says otherwise.
+    """
+    axis, along = gather_axis % data.ndim, quantize_axis % data.ndim
+    packed = dtype_of(xp, data).name == "uint8"
+    x = unpacked(xp, data, bits) if packed else wide(xp, xp.astype(data, xp.int8))
+    if zero_points is not None:
+        zero = unpacked(xp, zero_points, bits) if packed else wide(xp, xp.astype(zero_points, xp.int8))
+        zero = zero[(*(slice(None),) * along, slice(0, scales.shape[along]), ...)]
+    else:
+        zero = xp.full(scales.shape, float(2 ** (bits - 1)) if packed else 0.0, dtype=xp.float32)
+    index = xp.astype(xp.reshape(indices, (-1,)), xp.int64)
+    index = xp.where(index < 0, index + x.shape[axis], index)
+    x = xp.take(x, index, axis=axis)
+    zero, scale = (xp.take(v, index, axis=axis) for v in (zero, wide(xp, scales)))
+    y = (x - spread(xp, zero, x, along, block_size)) * spread(xp, scale, x, along, block_size)
+    y = xp.reshape(y, (*y.shape[:axis], *indices.shape, *y.shape[axis + 1 :]))
+    return xp.astype(y, scales.dtype, copy=False)

@@ -1,0 +1,234 @@
+"""com.microsoft beside onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from opcheck import check, onnxruntime_op, run_op
+
+R = np.random.default_rng(0)
+MS = {"domain": "com.microsoft", "opset": 1, "rtol": 1e-3, "atol": 1e-4}
+
+
+def floats(*shape):
+    return R.standard_normal(shape).astype(np.float32)
+
+
+def bytes_(*shape, signed=False):
+    return R.integers(-128 if signed else 0, 128 if signed else 256, shape).astype(np.int8 if signed else np.uint8)
+
+
+F = np.float32
+X = floats(2, 3, 8)
+
+
+@pytest.mark.parametrize("op", ["Gelu", "FastGelu", "QuickGelu"])
+def test_gelus(op):
+    check(op, X, **MS)
+
+
+def test_gelus_with_bias():
+    check("FastGelu", X, floats(8), **MS)
+    check("BiasGelu", X, floats(8), **MS)
+
+
+@pytest.mark.parametrize(
+    ("activation", "params"),
+    [
+        ("Relu", None),
+        ("Sigmoid", None),
+        ("Tanh", None),
+        ("LeakyRelu", [0.2]),
+        ("Clip", [-0.5, 0.5]),
+        ("HardSigmoid", [0.3, 0.4]),
+    ],
+)
+def test_fused_conv(activation, params):
+    given = {"activation": activation, "activation_params": params, "pads": [1] * 4}
+    x, w, b = floats(1, 2, 6, 6), floats(4, 2, 3, 3), floats(4)
+    check("FusedConv", x, w, b, **given, **MS)
+    check("FusedConv", x, w, b, floats(1, 4, 6, 6), **given, **MS)
+
+
+@pytest.mark.parametrize("trans", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_fused_matmul(trans):
+    a, b = floats(2, *((4, 3) if trans[0] else (3, 4))), floats(2, *((5, 4) if trans[1] else (4, 5)))
+    check("FusedMatMul", a, b, alpha=0.5, transA=trans[0], transB=trans[1], **MS)
+
+
+def test_layer_normalisations():
+    check("SkipLayerNormalization", X, floats(2, 3, 8), floats(8), floats(8), floats(8), **MS)
+    (y, total) = (
+        run_op("SkipLayerNormalization", X, X, floats(8), outputs=4, domain="com.microsoft", opset=1)[i] for i in (0, 3)
+    )
+    np.testing.assert_allclose(total, 2 * X)
+    assert y.shape == X.shape
+    check("SkipSimplifiedLayerNormalization", X, floats(2, 3, 8), floats(8), floats(8), **MS)
+    check("SimplifiedLayerNormalization", X, floats(8), opset=18, rtol=1e-4)
+
+
+def test_embed_layer_normalization():
+    ids, segments = R.integers(0, 20, (2, 5)).astype(np.int32), R.integers(0, 2, (2, 5)).astype(np.int32)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    tables = floats(20, 8), floats(10, 8), floats(2, 8)
+    check("EmbedLayerNormalization", ids, segments, *tables, floats(8), floats(8), mask, outputs=2, **MS)
+    check("EmbedLayerNormalization", ids, None, *tables[:2], None, floats(8), floats(8), outputs=2, **MS)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("mask", [None, "lengths", "keys", "queries"])
+def test_attention(causal, mask):
+    given = {
+        None: None, "lengths": np.array([3, 2], np.int32), "keys": np.array([[1, 1, 0], [1, 1, 1]], np.int32),
+        "queries": np.tril(np.ones((2, 3, 3), np.int32)),
+    }[mask]  # fmt: skip
+    check("Attention", X, floats(8, 24), floats(24), given, num_heads=2, unidirectional=causal, **MS)
+
+
+def test_attention_with_a_past():
+    check("Attention", X, floats(8, 24), floats(24), None, floats(2, 2, 2, 4, 4), num_heads=2, unidirectional=1,
+          outputs=2, **MS)  # fmt: skip
+
+
+def test_multi_head_attention():
+    q, k, v = floats(2, 3, 8), floats(2, 5, 8), floats(2, 5, 8)
+    check("MultiHeadAttention", q, k, v, num_heads=2, **MS)
+    check("MultiHeadAttention", q, k, v, floats(24), np.array([[1, 1, 1, 0, 0], [1] * 5], np.int32), num_heads=2, **MS)
+    check("MultiHeadAttention", q, k, v, None, None, floats(1, 2, 3, 5), num_heads=2, scale=0.3, **MS)
+    packed = floats(2, 3, 2, 3, 4)  # onnxruntime has these on GPUs alone
+    apart = [packed[:, :, :, i].reshape(2, 3, 8) for i in range(3)]
+    expected = run_op("MultiHeadAttention", *apart, num_heads=2, domain="com.microsoft", opset=1)
+    check("MultiHeadAttention", packed, num_heads=2, expected=expected, **MS)
+    check("MultiHeadAttention", apart[0], packed[:, :, :, 1:].copy(), num_heads=2, expected=expected, **MS)
+    past = floats(2, 2, 4, 4), floats(2, 2, 4, 4)
+    check("MultiHeadAttention", q, q, q, None, None, None, *past, num_heads=2, unidirectional=1, outputs=3, **MS)
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+@pytest.mark.parametrize("window", [-1, 2])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_group_query_attention(rotary, window, softcap):
+    angle = np.outer(np.arange(16), 0.5 ** np.arange(8)).astype(np.float32)
+    caches = (np.cos(angle), np.sin(angle)) if rotary else (None, None)
+    given = {"num_heads": 4, "kv_num_heads": 2, "do_rotary": rotary, "local_window_size": window, "softcap": softcap}
+    q, k, v = floats(2, 3, 64), floats(2, 3, 32), floats(2, 3, 32)
+    empty = np.zeros((2, 2, 0, 16), np.float32)
+    total = np.array(3, np.int32)
+    prompt = (q, k, v, empty, empty, np.array([2, 2], np.int32), total, *caches)
+    check("GroupQueryAttention", *prompt, outputs=3, **given, **MS)
+    past = floats(2, 2, 6, 16), floats(2, 2, 6, 16)
+    step = (q[:, :1], k[:, :1], v[:, :1], *past, np.array([6, 6], np.int32), np.array(7, np.int32), *caches)
+    check("GroupQueryAttention", *step, outputs=3, **given, **MS)
+
+
+def test_rotary_embedding():
+    angle = np.outer(np.arange(16), 0.5 ** np.arange(4)).astype(np.float32)
+    x = floats(2, 3, 32)
+    for positions in (np.array([5]), np.array([[0, 1, 2], [4, 9, 3]])):
+        for interleaved in (0, 1):
+            check("RotaryEmbedding", x, positions, np.cos(angle), np.sin(angle), interleaved=interleaved, **MS)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero", [False, True])
+def test_matmul_of_packed_weights(bits, zero):
+    n, k, block = 6, 64, 32
+    blocks = k // block
+    b = bytes_(n, blocks, block * bits // 8)
+    scales = np.abs(floats(n, blocks)) / 10
+    zeros = bytes_(n, -(-blocks * bits // 8)) if zero else None
+    check("MatMulNBits", floats(2, 3, k), b, scales, zeros, K=k, N=n, bits=bits, block_size=block, **MS)
+
+
+def test_gather_of_packed_rows():
+    data, scales = bytes_(10, 16), np.abs(floats(10, 2))
+    given = {"bits": 4, "block_size": 16, "gather_axis": 0, "quantize_axis": 1}
+    check("GatherBlockQuantized", data, np.array([[1, -1], [7, 0]]), scales, **given, **MS)
+    check("GatherBlockQuantized", data, np.array([3]), scales, bytes_(10, 1), **given, **MS)
+
+
+def test_quantised_products():
+    a, b = bytes_(5, 8), bytes_(8, 6)
+    sa, sb, za, zb = F(0.02), F(0.03), np.uint8(120), np.uint8(130)
+    check("MatMulIntegerToFloat", a, b, sa, sb, za, zb, floats(6), **MS)
+    check("MatMulIntegerToFloat", a, b, sa, np.abs(floats(6)), za, bytes_(6), **MS)
+    check("DynamicQuantizeMatMul", floats(5, 8), b, sb, zb, floats(6), **MS)
+    c = R.integers(-500, 500, 6).astype(np.int32)
+    check("QGemm", a, sa, za, b, sb, zb, c, F(0.1), np.uint8(100), **MS)
+    check("QGemm", a, sa, za, b.T.copy(), sb, zb, c, transB=1, **MS)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_quantised_elementwise(signed):
+    a, b = bytes_(3, 4, signed=signed), bytes_(3, 4, signed=signed)
+    z = a.dtype.type(7)
+    for op in ("QLinearAdd", "QLinearMul"):
+        check(op, a, F(0.02), z, b, F(0.03), z, F(0.05), z, **MS)
+    expected = onnxruntime_op("QLinearSigmoid", a, F(0.02), z, F(0.01), z, domain="com.microsoft", opset=1)
+    (got,) = run_op("QLinearSigmoid", a, F(0.02), z, F(0.01), z, domain="com.microsoft", opset=1)
+    assert np.abs(got.astype(int) - expected[0]).max() <= 1
+    check("QLinearLeakyRelu", a, F(0.02), z, F(0.02), z, alpha=0.2, **MS)
+    check("QLinearConcat", F(0.04), z, a, F(0.02), z, b, F(0.03), z, axis=1, **MS)
+
+
+def test_quantised_pools():
+    x, z = bytes_(1, 2, 6, 6), np.uint8(7)
+    given = {"kernel_shape": [3, 3], "strides": [2, 2]}
+    check("QLinearAveragePool", x, F(0.02), z, F(0.02), z, pads=[1] * 4, **given, **MS)
+    check("QLinearGlobalAveragePool", x, F(0.02), z, F(0.02), z, **MS)
+    check("NhwcMaxPool", x.transpose(0, 2, 3, 1).copy(), **given, **MS)
+
+
+def test_quantised_lstm_is_near():
+    x, w, r = floats(4, 2, 3), bytes_(1, 3, 20, signed=True), bytes_(1, 5, 20, signed=True)
+    scale, zero = np.array([0.01], np.float32), np.array([0], np.int8)
+    given = (x, w, r, floats(1, 40), None, None, None, None, scale, zero, scale, zero)
+    expected = onnxruntime_op("DynamicQuantizeLSTM", *given, hidden_size=5, outputs=3, domain="com.microsoft", opset=1)
+    got = run_op("DynamicQuantizeLSTM", *given, hidden_size=5, outputs=3, domain="com.microsoft", opset=1)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.03)
+
+
+def test_quantised_attention():
+    given = (bytes_(2, 3, 8), bytes_(8, 24), floats(24), F(0.02), F(0.01), None, np.uint8(120), np.uint8(130))
+    check("QAttention", *given, num_heads=2, **MS)
+
+
+def test_other_forms():
+    check("Inverse", floats(2, 3, 3), domain="com.microsoft", opset=1, rtol=1e-2, atol=1e-3)
+    check("Trilu", floats(3, 4), np.array(1), **MS)
+    check("Unique", np.array([3, 1, 3, 2], np.float32), outputs=3, **MS)
+    check("ExpandDims", X, np.array(-1, np.int32), **MS)
+    check("Range", np.array(1, np.int32), np.array(9, np.int32), np.array(3, np.int32), **MS)
+    check("GridSample", floats(1, 2, 4, 4), floats(1, 3, 3, 2) / 2, **MS)
+    rois = np.array([[0, 0, 1, 1], [0.2, 0.1, 0.8, 0.9]], np.float32)
+    size = np.array([3, 4], np.int32)
+    for mode in ("bilinear", "nearest"):
+        check("CropAndResize", floats(1, 2, 6, 6), rois, np.array([0, 0], np.int32), size, mode=mode, **MS)
+    pads = np.array([1, 1, 1, 1])
+    check("ConvTransposeWithDynamicPads", floats(1, 2, 4, 4), floats(2, 3, 3, 3), pads, strides=[2, 2], **MS)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_hash(positive):
+    words = np.array(["", "a", "ab", "abc", "abcd", "日本語"], object)
+    for x in (words, np.array([1, -5, 10**6], np.int32), np.array([1.5, 2.5], np.float32)):
+        check("MurmurHash3", x, seed=3, positive=positive, **MS)
+
+
+def test_tokenizer():
+    words = np.array(["a,b;ccc", "", "dd"], object)
+    given = {"mark": 0, "mincharnum": 1, "pad_value": "#"}
+    check("Tokenizer", words, separators=[";", ","], **given, **MS)
+    check("Tokenizer", words, separators=[""], **{**given, "mark": 1}, **MS)
+    check("Tokenizer", words, tokenexp="[a-z]+", **given, **MS)
+    check("Tokenizer", words[None], separators=[","], **{**given, "mincharnum": 2}, **MS)
+
+
+def test_generation():
+    ids = np.array([[1, 2, 3, 1, 2], [4, 4, 4, 4, 4]])
+    check("NGramRepeatBlock", ids, floats(2, 6), ngram_size=3, **MS)
+    source, current = np.array([1, 5, 3, 4, 2, 5]), np.array([3, 4])
+    zero = np.array(0)
+    check("BifurcationDetector", source, current, zero, outputs=2, **MS)
+    check("BifurcationDetector", source, current, zero, np.array([1, 5, 9, 9, 9, 9, 9]), outputs=2, **MS)
