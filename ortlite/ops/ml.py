@@ -32,13 +32,18 @@ def binarizer(xp: Namespace, X: Array, *, threshold: Float = 0.0) -> Array:
     return xp.astype(number(xp, X) > threshold, X.dtype)
 
 
+def _six_digits(value: Any) -> str:
+    """A number as onnxruntime prints it: ONNX does not say how."""
+    return str(value) if isinstance(value, str) else f"{float(value):f}"
+
+
 @op("CastMap", domain=ML, host=True)
 def cast_map(xp: Namespace, X: Map, *, cast_to: Text = "TO_FLOAT", map_form: Text = "DENSE", max_map: Int = 1) -> Array:
     """The values of a map from integers, in the order of its keys, as a matrix of one row.
 
     With `map_form` SPARSE each value stands at the place that its key says, among `max_map` places of zeros.
     """
-    convert: Any = {"TO_FLOAT": float, "TO_INT64": lambda v: int(float(v)), "TO_STRING": str}.get(cast_to)
+    convert: Any = {"TO_FLOAT": float, "TO_INT64": lambda v: int(float(v)), "TO_STRING": _six_digits}.get(cast_to)
     if convert is None or map_form not in {"DENSE", "SPARSE"}:
         raise ValueError(f"cast_to {cast_to!r} or map_form {map_form!r} is unknown")
     values = {key: convert(value) for key, value in X.items()}

@@ -119,6 +119,7 @@ def instance_normalization(xp: Namespace, input: Array, scale: Array, B: Array, 
     return (input - mean) * factor + _channels(xp, B, input.ndim)
 
 
+@op("LayerNormalization", results=("X", "float32", "float32"))  # onnxruntime has it below opset 17
 @op("LayerNormalization", since=17)
 def layer_normalization(
     xp: Namespace,

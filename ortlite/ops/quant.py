@@ -138,6 +138,8 @@ def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Ar
     """(a - a_zero) @ (b - b_zero): int32 from integers, float32 from floats. Zero points of `a` count by row."""
     left = centred(xp, a, None if a_zero is None else _by_row(xp, a_zero))
     right = centred(xp, b, b_zero)
+    if left.dtype != right.dtype:  # one of them is quantised to floats
+        left, right = wide(xp, left), wide(xp, right)
     return xp.matmul(left, right) if left.dtype == xp.float32 else xp.integer_matmul(left, right, xp.int32)
 
 

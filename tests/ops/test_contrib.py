@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
-from opcheck import check, onnxruntime_op, run_op
+from opcheck import check, make_model, onnxruntime_op, run_model, run_op
 
 R = np.random.default_rng(0)
 MS = {"domain": "com.microsoft", "opset": 1, "rtol": 1e-3, "atol": 1e-4}
@@ -174,9 +176,29 @@ def test_quantised_elementwise(signed):
 def test_quantised_pools():
     x, z = bytes_(1, 2, 6, 6), np.uint8(7)
     given = {"kernel_shape": [3, 3], "strides": [2, 2]}
-    check("QLinearAveragePool", x, F(0.02), z, F(0.02), z, pads=[1] * 4, **given, **MS)
-    check("QLinearGlobalAveragePool", x, F(0.02), z, F(0.02), z, **MS)
+    for op, attributes in (("QLinearAveragePool", given | {"pads": [1] * 4}), ("QLinearGlobalAveragePool", {})):
+        inputs = x, F(0.02), z, F(0.02), z
+        (expected,) = onnxruntime_op(op, *inputs, domain="com.microsoft", opset=1, **attributes)
+        (got,) = run_op(op, *inputs, domain="com.microsoft", opset=1, **attributes)
+        assert np.abs(got.astype(int) - expected).max() <= 1  # a half is rounded after other roundings
     check("NhwcMaxPool", x.transpose(0, 2, 3, 1).copy(), **given, **MS)
+
+
+@pytest.mark.parametrize("meant", [11, 13])
+def test_quantised_softmax(meant):
+    x, z = bytes_(2, 3, 4), np.uint8(7)
+    model = make_model(
+        "QLinearSoftmax", x, F(0.05), z, F(1 / 256), np.uint8(0), domain="com.microsoft", opset=1, axis=1
+    )
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("opset", meant))
+    feeds = {f"x{i}": np.asarray(v) for i, v in enumerate((x, F(0.05), z, F(1 / 256), np.uint8(0)))}
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    (got,) = run_model(model, feeds)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_layer_normalization_of_old_files():
+    check("LayerNormalization", X, floats(8), floats(8), opset=13, rtol=1e-4)
 
 
 def test_quantised_lstm_is_near():
