@@ -2,10 +2,10 @@
 
     python -m benchmarks.operators [-k PATTERN] [--write]
 
-Each engine runs in a process of its own, every operator at its newest version in a graph of its own; a figure is the
-median of several runs after two that are not counted. It is the operator that is measured, not the border of a
-session: a session's `run` also copies results that share memory with its inputs, where the peer hands out views.
-`--write` puts the table, worst first, into benchmarks/OPERATORS.md.
+Each engine runs in processes of its own, by turns, every operator at its newest version in a graph of its own; a
+figure is the median of ROUNDS processes, each the median of several runs after two that are not counted. It is the
+operator that is measured, not the border of a session: a session's `run` also copies results that share memory with
+its inputs, where the peer hands out views. `--write` puts the table, worst first, into benchmarks/OPERATORS.md.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ HERE = Path(__file__).parent
 R = np.random.default_rng(0)
 F = np.float32
 N = 1 << 20
+ROUNDS = 5
+NOISE = 0.95
 
 
 def floats(*shape):
@@ -259,7 +261,7 @@ def model(name, inputs, attributes):
     return helper.make_model(graph, opset_imports=imports, ir_version=11)
 
 
-def measure(engine, pattern, seconds=0.6):
+def measure(engine, pattern, seconds=0.25):
     """Median milliseconds of every operator on one engine; None where it cannot run it."""
     for name, make in sorted(cases().items()):
         if not re.search(pattern, name):
@@ -294,6 +296,11 @@ def measure(engine, pattern, seconds=0.6):
         print(json.dumps([name, found]), flush=True)
 
 
+def middle(times):
+    """The median of what was measured; None when nothing was."""
+    return statistics.median(times) if all(times) else None
+
+
 def table(found):
     """The rows as Markdown, worst first, and the ratios."""
     rows = []
@@ -307,13 +314,14 @@ def table(found):
     where = (
         f"`python -m benchmarks.operators --write`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {versions}."
     )
-    where += " Medians, each engine in its own process."
+    where += f" Medians of {ROUNDS} processes for each engine, by turns."
     text = [
         "# Operators on a million elements, beside onnx.reference",
         "",
         where,
         "",
-        f"{len(ratios)} operators: geometric mean {mean:.1f} × as fast; {sum(r < 1 for r in ratios)} slower.",
+        f"{len(ratios)} operators: geometric mean {mean:.1f} × as fast; {sum(r < NOISE for r in ratios)} slower.",
+        f"A ratio from {NOISE} counts as equal: two measurements of one NumPy call differ by that much here.",
         "",
         "| operator | ortlite ms | onnx.reference ms | times as fast |",
         "|---|---:|---:|---:|",
@@ -333,13 +341,13 @@ def main():
     if args.engine:
         measure(args.engine, args.pattern)
         return
-    found = {}
-    for engine in ("ortlite", "reference"):
+    runs = {"ortlite": [], "reference": []}
+    for engine in [*runs] * ROUNDS:  # by turns: what else the machine does hits both
         command = [sys.executable, "-m", "benchmarks.operators", "--engine", engine, "-k", args.pattern]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
         print(lines.stderr, end="", file=sys.stderr)
-        found[engine] = dict(map(json.loads, lines.stdout.splitlines()))
-    text = table(found)
+        runs[engine].append(dict(map(json.loads, lines.stdout.splitlines())))
+    text = table({engine: {n: middle([r[n] for r in each]) for n in each[0]} for engine, each in runs.items()})
     print(text)
     if args.write:
         (HERE / "OPERATORS.md").write_text(text)

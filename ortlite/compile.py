@@ -282,7 +282,7 @@ def _seeds(step: Call, index: int, seed: int | None) -> Callable[[], int]:
 
 
 def _cast(xp: Any, dtype: Any, value: Any) -> Any:
-    return value if value is None else xp.astype(value, dtype, copy=False)
+    return value if value is None else xp.astype(value, dtype)
 
 
 def _host_result(fn: Callable[..., Any], dtype: np.dtype[Any], *args: Any, **keywords: Any) -> np.ndarray:

@@ -4,6 +4,7 @@
 `fft` where the library has them), and:
 
 - `xp.dtype(d)`: the library's dtype for a logical one (a DType or its name); raises TypeError when it has none
+- `xp.astype(x, dtype)` does not copy what has the dtype already: no kernel changes an array
 - `xp.dtype_name(native)`: the logical name of a library dtype, such as "float32" or "int4"
 - the primitives of `ortlite.primitives`, each a pure function with a default body in the standard alone;
   a provider replaces those for which its library has something faster.
@@ -52,6 +53,10 @@ def default_primitives() -> dict[str, Callable[..., Any]]:
     return {name: getattr(module, name) for module in primitives.MODULES for name in module.__all__}
 
 
+def _astype(astype: Callable[..., Any], x: Any, dtype: Any) -> Any:
+    return x if x.dtype == dtype else astype(x, dtype)
+
+
 def build(
     library: ModuleType,
     dtypes: Mapping[str, Any],
@@ -66,6 +71,7 @@ def build(
     public = {name: getattr(library, name) for name in dir(library) if not name.startswith("_")}
     # extensions may be loaded on demand, out of sight of dir()
     public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
+    public["astype"] = partial(_astype, library.astype)
     xp = Namespace(library.__name__, public | dict(names or {}))
     for name, fn in (default_primitives() | dict(primitives)).items():
         xp.__dict__[name] = partial(fn, xp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -38,6 +39,12 @@ class CPUExecutionProvider(ExecutionProvider):
 
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip})
+
+    @property
+    def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_numpy import ops
+
+        return ops.OVERRIDES
 
     def supports(self, kernel: Any, dtypes: Any) -> str | None:
         return None

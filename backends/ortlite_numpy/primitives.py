@@ -115,6 +115,19 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
     return result
 
 
+def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+    """Writes only where something is: fresh zeros cost nothing until they are touched."""
+    shape = (*places.shape[:axis], depth, *places.shape[axis:])
+    result = np.full(shape, off, off.dtype) if any(off.tobytes()) else np.zeros(shape, off.dtype)
+    inside = (places >= 0) & (places < depth)
+    if inside.all():
+        np.put_along_axis(result, np.expand_dims(places, axis), on, axis)
+    else:
+        *outer, place = *np.nonzero(inside), places[inside]
+        result[(*outer[:axis], place, *outer[axis:])] = on
+    return result
+
+
 def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
     """Of few out of many, only the chosen are sorted; ties and NaN, which a partition mixes up, take the long way."""
     axis %= x.ndim
@@ -138,5 +151,5 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {
-    fn.__name__: fn for fn in (bit_view, integer_matmul, erf, pad, scatter_flat, scatter_nd, scatter, top_k)
+    fn.__name__: fn for fn in (bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, scatter, top_k)
 }

@@ -203,7 +203,7 @@ def scores(xp: Namespace, x: Array, forest: Forest) -> Array:
         raise ValueError(f"a node looks at feature {max(forest.feature)}, X has {features}")
     if not forest.width:
         return xp.zeros((rows, forest.targets), dtype=xp.float64)
-    x = xp.astype(x, xp.dtype(forest.dtype), copy=False)
+    x = xp.astype(x, xp.dtype(forest.dtype))
     block = max(1, BLOCK // len(forest.roots))
     parts = [
         _sum(xp, _leaves(xp, x[i : min(i + block, rows), :], forest), forest) for i in range(0, max(rows, 1), block)

@@ -190,12 +190,9 @@ def hardmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """1 at the first maximum along `axis`, else 0."""
     if 0 in input.shape:
         return input
-    best = xp.astype(xp.argmax(input, axis=axis, keepdims=True), xp.int32)
-    axis = axis % input.ndim
-    places = xp.reshape(
-        xp.arange(input.shape[axis], dtype=xp.int32), tuple(-1 if i == axis else 1 for i in range(input.ndim))
-    )
-    return xp.astype(places == best, input.dtype)
+    axis %= input.ndim
+    zero, one = (xp.asarray(v, dtype=input.dtype) for v in (0, 1))
+    return xp.one_hot(xp.argmax(input, axis=axis), input.shape[axis], axis, one, zero)
 
 
 @op("Hardmax")
@@ -219,25 +216,26 @@ def dropout(
     training_mode: Bool = False,
     *,
     seed: Int | None = None,
+    n_outputs: Int = 1,
     rng: Int = 0,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """In training, zero a share `ratio` (default 0.5) of `data` and scale the rest; else `data`. And the mask kept."""
     share = 0.5 if ratio is None else ratio
     if not training_mode or share == 0:
-        return data, xp.ones(data.shape, dtype=xp.bool)
+        return data, xp.ones(data.shape, dtype=xp.bool) if n_outputs > 1 else None
     return _dropped(xp, data, share, rng)
 
 
 @op("Dropout", since=7)
-def dropout_7(xp: Namespace, data: Array, *, ratio: Float = 0.5) -> tuple[Array, Array]:
+def dropout_7(xp: Namespace, data: Array, *, ratio: Float = 0.5, n_outputs: Int = 1) -> tuple[Array, Array | None]:
     """`data`: opsets 7 to 9 have no training. The mask has the dtype of `data`."""
-    return data, xp.ones_like(data)
+    return data, xp.ones_like(data) if n_outputs > 1 else None
 
 
 @op("Dropout", since=10)
-def dropout_10(xp: Namespace, data: Array, *, ratio: Float = 0.5) -> tuple[Array, Array]:
+def dropout_10(xp: Namespace, data: Array, *, ratio: Float = 0.5, n_outputs: Int = 1) -> tuple[Array, Array | None]:
     """`data`: opsets 10 and 11 have no training. The mask is boolean."""
-    return data, xp.ones(data.shape, dtype=xp.bool)
+    return data, xp.ones(data.shape, dtype=xp.bool) if n_outputs > 1 else None
 
 
 @op("Dropout")

@@ -131,10 +131,10 @@ def attention(
     capped = xp.tanh(raw / softcap) * softcap if softcap else raw
     seen = _visible(xp, queries, keys, offset, is_causal, left_window_size, right_window_size, nonpad_kv_seqlen)
     scores = _masked(xp, capped, attn_mask, seen)
-    precise = scores if softmax_precision is None else xp.astype(scores, xp.dtype(softmax_precision), copy=False)
-    weights = xp.astype(guarded_softmax(xp, precise), q.dtype, copy=False)
-    y = by_key_heads(xp, xp.astype(weights, v.dtype, copy=False), v)
-    y = xp.astype(merge_heads(xp, y) if Q.ndim == 3 else y, Q.dtype, copy=False)
+    precise = scores if softmax_precision is None else xp.astype(scores, xp.dtype(softmax_precision))
+    weights = xp.astype(guarded_softmax(xp, precise), q.dtype)
+    y = by_key_heads(xp, xp.astype(weights, v.dtype), v)
+    y = xp.astype(merge_heads(xp, y) if Q.ndim == 3 else y, Q.dtype)
     return y, k, v, (raw, capped, scores, weights)[qk_matmul_output_mode] if n_outputs > 3 else None
 
 
@@ -156,16 +156,16 @@ def flex_attention(
     """
     computing = xp.float64 if xp.dtype_name(Q.dtype) == "float64" else xp.float32
     precision = computing if softmax_precision is None else xp.dtype(softmax_precision)
-    q, k, v = (xp.astype(x, computing, copy=False) for x in (Q, K, V))
+    q, k, v = (xp.astype(x, computing) for x in (Q, K, V))
     factor = q.shape[3] ** -0.5 if scale is None else scale
 
     def modified(x: Array, change: Callable[..., tuple[Any, ...]] | None) -> Array:
-        x = xp.astype(x, precision, copy=False)
-        return xp.astype(x if change is None else change(x)[0], computing, copy=False)
+        x = xp.astype(x, precision)
+        return xp.astype(x if change is None else change(x)[0], computing)
 
     scores = modified(by_key_heads(xp, q * factor, transposed(xp, k)), score_mod)
     weights = modified(guarded_softmax(xp, scores), prob_mod)
-    return xp.astype(by_key_heads(xp, weights, v), Q.dtype, copy=False)
+    return xp.astype(by_key_heads(xp, weights, v), Q.dtype)
 
 
 def rotated(xp: Namespace, x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
@@ -248,10 +248,10 @@ def linear_attention(
     )
     batch, heads, time, size = k.shape
     dtype = query.dtype if past_state is None else past_state.dtype
-    k, v, q = (xp.astype(x, dtype, copy=False) for x in (k, v, q))
+    k, v, q = (xp.astype(x, dtype) for x in (k, v, q))
     state = xp.zeros((batch, heads, size, v.shape[3]), dtype=dtype) if past_state is None else past_state
-    fade = xp.exp(xp.astype(split_heads(xp, decay, heads), dtype, copy=False)) if gated else None
-    rate = None if not delta else xp.astype(xp.permute_dims(beta, (0, 2, 1)), dtype, copy=False)
+    fade = xp.exp(xp.astype(split_heads(xp, decay, heads), dtype)) if gated else None
+    rate = None if not delta else xp.astype(xp.permute_dims(beta, (0, 2, 1)), dtype)
     outputs = []
     for t in range(time):
         if fade is not None:
@@ -263,7 +263,7 @@ def linear_attention(
         outputs.append(by_key_heads(xp, q[:, :, t : t + 1, :], state))
     factor = scale or size**-0.5
     y = xp.concat(outputs, axis=2) * factor if time else q[:, :, :, : v.shape[3]]
-    return xp.astype(merge_heads(xp, y), query.dtype, copy=False), state
+    return xp.astype(merge_heads(xp, y), query.dtype), state
 
 
 @op("CausalConvWithState", since=27)

@@ -43,7 +43,7 @@ def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None)
 @op("EyeLike", since=9, storage=True)
 def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int = 0) -> Array:
     """Ones on the `k`-th diagonal, zeros elsewhere, in the shape of the matrix `input`."""
-    return xp.astype(xp.eye(*input.shape, k=k, dtype=xp.int8), input.dtype if dtype is None else xp.dtype(dtype))
+    return xp.eye(*input.shape, k=k, dtype=input.dtype if dtype is None else xp.dtype(dtype))
 
 
 @op("Range", since=11)

@@ -333,7 +333,7 @@ def bit_shift(xp: Namespace, X: Array, Y: Array, *, direction: Text) -> Array:
     if direction not in {"LEFT", "RIGHT"}:
         raise ValueError(f"direction is 'LEFT' or 'RIGHT', not {direction!r}")
     width = xp.iinfo(X.dtype).bits
-    inside = (Y >= 0) & (width > Y)
+    inside = (Y >= 0) & (width > Y) if _signed(xp, Y) else width > Y
     bits = xp.where(inside, Y, xp.zeros_like(Y))
     if direction == "LEFT":
         shifted, beyond = xp.bitwise_left_shift(X, bits), xp.zeros_like(X)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Int, Text
 from ortlite.ops.registry import op
@@ -82,23 +84,24 @@ def tensor_scatter(
     """A cache with `update` written along `axis` from `write_indices[batch]` on; "circular" wraps at the end."""
     axis = normal_axis(axis, past_cache.ndim)
     size = past_cache.shape[axis]
-    starts = xp.zeros((past_cache.shape[0],), dtype=xp.int64) if write_indices is None else write_indices
-    starts = xp.reshape(xp.astype(starts, xp.int64), (-1, *(1,) * (past_cache.ndim - 1)))
-    steps = xp.arange(update.shape[axis], dtype=xp.int64)
-    places = starts + xp.reshape(steps, tuple(-1 if i == axis else 1 for i in range(past_cache.ndim)))
+    batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
+    starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
+    places = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
     if mode == "circular":
         places = xp.remainder(places, xp.asarray(size, dtype=xp.int64))
-    return xp.scatter(past_cache, xp.broadcast_to(places, update.shape), update, axis, "none")
+    # one row for all coordinates before the axis, which share the starts of their batch, and one for all behind it
+    places = xp.reshape(xp.repeat(places, lead // batch, axis=0) if batch else places, (lead, steps))
+    rows = xp.broadcast_to(xp.expand_dims(xp.arange(lead, dtype=xp.int64), axis=1), (lead, steps))
+    cache = xp.reshape(past_cache, (lead, size, prod(past_cache.shape[axis + 1 :])))
+    update = xp.reshape(update, (lead, steps, cache.shape[2]))
+    return xp.reshape(xp.scatter_nd(cache, xp.stack([rows, places], axis=-1), update), past_cache.shape)
 
 
 @op("OneHot", since=9)
 def one_hot(xp: Namespace, indices: Array, depth: Int, values: Array, *, axis: Int = -1) -> Array:
     """`values[1]` where the new `axis` of length `depth` meets an index, else `values[0]`; from -depth to depth - 1."""
-    axis = normal_axis(axis, indices.ndim + 1)
-    places = xp.astype(indices, xp.int64)
-    places = xp.expand_dims(xp.where(places < 0, places + depth, places), axis=axis)
-    classes = xp.reshape(xp.arange(depth, dtype=xp.int64), tuple(-1 if i == axis else 1 for i in range(places.ndim)))
-    return xp.where(places == classes, values[1], values[0])
+    off, on = values[0, ...], values[1, ...]
+    return xp.one_hot(wrapped(xp, indices, depth), depth, normal_axis(axis, indices.ndim + 1), on, off)
 
 
 @op("Compress", since=9, storage=True, dynamic=True)

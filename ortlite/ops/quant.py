@@ -107,7 +107,7 @@ def dequantize_linear(
     """(`x` - `x_zero_point`) · `x_scale` in the scale's type or `output_dtype`; see QuantizeLinear for the shapes."""
     to = xp.dtype(output_dtype) if output_dtype else x_scale.dtype
     y = centred(xp, x, None if x_zero_point is None else spread(xp, x_zero_point, x, axis, block_size))
-    return xp.astype(wide(xp, y) * wide(xp, spread(xp, x_scale, x, axis, block_size)), to, copy=False)
+    return xp.astype(wide(xp, y) * wide(xp, spread(xp, x_scale, x, axis, block_size)), to)
 
 
 def centred(xp: Namespace, x: Array, zero_point: Array | None) -> Array:

@@ -43,7 +43,7 @@ def gradient(xp: Namespace, body: Any, inputs: Sequence[Any], count: int) -> tup
                 total[id(parent)] = part if known is None else known + part
     found = (total.get(id(v)) for v in variables)
     return tuple(
-        xp.zeros_like(v.value) if g is None else xp.astype(g, v.value.dtype, copy=False)
+        xp.zeros_like(v.value) if g is None else xp.astype(g, v.value.dtype)
         for v, g in zip(variables, found, strict=True)
     )
 

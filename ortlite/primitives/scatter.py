@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 
-__all__ = ["gather_nd", "scatter", "scatter_flat", "scatter_nd"]
+__all__ = ["gather_nd", "one_hot", "scatter", "scatter_flat", "scatter_nd"]
 
 
 def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
@@ -26,6 +26,16 @@ def _flat_places(xp: Namespace, indices: Any, shape: tuple[int, ...]) -> Any:
         index = xp.astype(indices[..., axis], xp.int64)
         places = places * size + xp.where(index < 0, index + size, index)
     return places
+
+
+def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+    """`on` where the index along the new `axis` of length `depth` is in `places`, else `off`: 0-d arrays of one dtype.
+
+    `axis` counts from the front. A place outside 0 … depth - 1 is nowhere.
+    """
+    places = xp.expand_dims(places, axis=axis)
+    classes = xp.arange(depth, dtype=places.dtype)
+    return xp.where(places == xp.reshape(classes, (-1, *(1,) * (places.ndim - 1 - axis))), on, off)
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:

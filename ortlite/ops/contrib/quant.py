@@ -374,7 +374,7 @@ def matmul_nbits(
         w = xp.reshape((xp.reshape(w, (N, blocks, block_size)) - zero[..., None]) * scale[..., None], (N, -1))[:, :K]
     y = linalg.matrix_product(xp, wide(xp, A), w.T)
     y = y if bias is None else y + wide(xp, bias)
-    return xp.astype(y, A.dtype, copy=False)
+    return xp.astype(y, A.dtype)
 
 
 @op("GatherBlockQuantized", domain=MS, storage=True, results=("scales",))
@@ -408,4 +408,4 @@ def gather_block_quantized(
     zero, scale = (xp.take(v, index, axis=axis) for v in (zero, wide(xp, scales)))
     y = (x - spread(xp, zero, x, along, block_size)) * spread(xp, scale, x, along, block_size)
     y = xp.reshape(y, (*y.shape[:axis], *indices.shape, *y.shape[axis + 1 :]))
-    return xp.astype(y, scales.dtype, copy=False)
+    return xp.astype(y, scales.dtype)
