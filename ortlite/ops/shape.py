@@ -174,10 +174,13 @@ def slice_(
         if step == 0:
             raise ValueError("a step of 0 goes nowhere")
         n = data.shape[axis]
-        first = min(max(start + n if start < 0 else start, 0 if step > 0 else -1), n if step > 0 else n - 1)
-        last = min(max(end + n if end < 0 else end, 0 if step > 0 else -1), n if step > 0 else n - 1)
-        key[axis] = slice(first, None if last < 0 else last, step) if (last - first) * step > 0 else slice(0, 0)
-    return data[tuple(key)]
+        places = range(n)[slice(start, end if end >= -n else None if step < 0 else 0, step)]
+        if step > 0:
+            key[axis] = slice(places.start, max(places.start, places.stop), step)
+        else:  # not every library counts backwards: forwards in the mirrored axis
+            key[axis] = slice(n - 1 - places.start, max(n - 1 - places.start, n - 1 - places.stop), -step)
+    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0)
+    return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
 @op("Slice", storage=True)
