@@ -275,7 +275,7 @@ def measure(engine, pattern, seconds=0.25):
                 import ortlite
 
                 session = ortlite.InferenceSession(proto.SerializeToString())
-                program, given = session._stages.program, [feeds[a.name] for a in session.get_inputs()]
+                program, given = session.stages.program, [feeds[a.name] for a in session.get_inputs()]
                 run = partial(program, given)
             else:
                 from onnx.reference import ReferenceEvaluator

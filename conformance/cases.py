@@ -121,7 +121,7 @@ def run_case(name: str, provider: str, check_types: bool = True) -> Result:
         fallbacks.update(
             (n.op_type, n.reasons[0] if n.reasons else "") for n in explanation.nodes if n.reasons and not n.host
         )
-        numeric = not any(word in str(session._stages.model.graph) for word in NARROW)
+        numeric = not any(word in str(session.stages.model.graph) for word in NARROW)
         for inputs, expected in _data_sets(case, model):
             names = [arg.name for arg in session.get_inputs()]
             arrays = list(map(_array, inputs))

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ortlite.api.function import function as function
     from ortlite.api.options import (
         ExecutionMode as ExecutionMode,
     )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "function": "function",
     "options": "ExecutionMode ExecutionOrder GraphOptimizationLevel RunOptions SessionOptions",
     "providers": "get_all_providers get_available_providers",
     "session": "InferenceSession",

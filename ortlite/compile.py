@@ -115,6 +115,7 @@ class Program:
 
     `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off. `xp`, when
     given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it.
+    Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next.
     """
 
     def __init__(
@@ -123,13 +124,16 @@ class Program:
         seed: int | None = None,
         check: Callable[[Bound, list[Any]], None] | None = None,
         xp: Namespace | None = None,
+        specialises: bool = True,
     ):
         if xp is not None:
             plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
         self.plan = plan
         self.check = check
         self.seed = seed
-        self.steps = tuple(_bind(step, index, _Binding(seed, check, xp)) for index, step in enumerate(plan.steps))
+        self.specialises = specialises and check is None
+        binding = _Binding(seed, check, xp, specialises)
+        self.steps = tuple(_bind(step, binding) for step in plan.steps)
         self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
         self._seen: dict[Any, None] = {}
         self._lock = threading.Lock()
@@ -139,7 +143,7 @@ class Program:
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run. Raises what run.node_error makes of a kernel's exception."""
-        key = None if self.check else self.signature(inputs)
+        key = self.signature(inputs) if self.specialises else None
         if key is None:
             return run.interpret(self, inputs)[0]
         fast = self._fast.get(key)
@@ -195,7 +199,8 @@ class Closure:
 
     def on(self, xp: Namespace) -> Closure:
         """The same subgraph, its kernels computing in another namespace."""
-        return Closure(Program(self.program.plan, self.program.seed, None, xp), tuple(map(xp.lift, self.captures)))
+        program = Program(self.program.plan, self.program.seed, None, xp, self.program.specialises)
+        return Closure(program, tuple(map(xp.lift, self.captures)))
 
     @property
     def types(self) -> tuple[Type | None, ...]:
@@ -223,9 +228,11 @@ def _bound(cache: dict[Any, Any], limit: int) -> None:
         cache.pop(next(iter(cache)))
 
 
-def compile_plan(plan: Plan, *, seed: int | None = None, check_types: bool = False) -> Program:
+def compile_plan(
+    plan: Plan, *, seed: int | None = None, check_types: bool = False, specialises: bool = True
+) -> Program:
     """Bind a plan's kernels. `seed` makes random operators repeat; `check_types` asserts every output's dtype."""
-    return Program(plan, seed, _check_types if check_types else None)
+    return Program(plan, seed, _check_types if check_types else None, specialises=specialises)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +242,14 @@ class _Binding:
     seed: int | None
     check: Any
     xp: Namespace | None
+    specialises: bool
 
 
-def _bind(step: Step, index: int, binding: _Binding) -> Bound:
+def _bind(step: Step, binding: _Binding) -> Bound:
     if isinstance(step, Transfer):
         if binding.xp is not None:
             raise ValueError(f"{step.value!r} goes from one provider to another, where no namespace can follow it")
-        carry = partial(transfer, source=step.origin, target=step.destination)
+        carry = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
         return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
     if isinstance(step, Cast):
         cast = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
@@ -249,7 +257,7 @@ def _bind(step: Step, index: int, binding: _Binding) -> Bound:
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
-        keywords.append(("rng", ReadSeed(_seeds(step, index, binding.seed))))
+        keywords.append(("rng", ReadSeed(_seeds(step, binding.seed))))
     elsewhere = binding.xp is not None
     fn = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
     if step.kernel.host_result:
@@ -263,12 +271,13 @@ def _reader(argument: Argument, binding: _Binding) -> Reader:
     if isinstance(argument, Host):
         return ReadHost(argument.index, HOST[argument.kind])
     if isinstance(argument, Body):
-        return ReadBody(Program(argument.plan, binding.seed, binding.check, binding.xp), argument.captures)
+        program = Program(argument.plan, binding.seed, binding.check, binding.xp, binding.specialises)
+        return ReadBody(program, argument.captures)
     assert isinstance(argument, Const)
     return ReadConst(argument.value)
 
 
-def _seeds(step: Call, index: int, seed: int | None) -> Callable[[], int]:
+def _seeds(step: Call, seed: int | None) -> Callable[[], int]:
     """A node's stream of seeds: from its seed attribute (the first seed), else from the session's, else the system."""
     given = step.node.attributes.get("seed")
     if given is not None:
@@ -277,7 +286,7 @@ def _seeds(step: Call, index: int, seed: int | None) -> Callable[[], int]:
         return partial(next, draws)
     source = random.Random()  # noqa: S311
     if seed is not None:
-        source.seed(f"session {seed} node {index}")
+        source.seed(f"session {seed} node {', '.join(step.node.outputs)}")  # wherever the node stands
     return partial(source.getrandbits, 63)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ortlite.api.errors import InvalidGraph
-from ortlite.graph import Graph, Node, Type
+from ortlite.graph import Graph, Node, Type, leading_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,24 +26,11 @@ def with_body(
     """
     target = str(node.attributes["y"])
     given = (*_names(node, "xs"), *_names(node, "zs"))
-    producers = {name: n for n in before for name in n.outputs if name}
-    if target not in producers:
+    if not any(target in n.outputs for n in before):
         raise InvalidGraph(f"Node ({node.name}) of type Gradient: no node before it computes y, {target!r}.")
-    needed: dict[int, Node] = {}
-    waiting, captures = [target], set()
-    while waiting:
-        name = waiting.pop()
-        producer = producers.get(name)
-        if name in given:
-            continue
-        if producer is None:
-            captures.add(name)
-        elif id(producer) not in needed:
-            needed[id(producer)] = producer
-            waiting.extend(producer.reads())
+    nodes, captures = leading_to(before, [target], given)
     if free := captures - constants.keys():
         raise InvalidGraph(f"Node ({node.name}) of type Gradient: y depends on {sorted(free)}, not in xs or zs.")
-    nodes = tuple(n for n in before if id(n) in needed)
     known = {name for n in nodes for name in (*n.reads(), *n.outputs)} | set(given)
     body = Graph(
         name=f"{target} from {', '.join(given)}",

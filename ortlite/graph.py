@@ -7,7 +7,7 @@ captures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +16,10 @@ from ortlite.dtypes import DType
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Graph", "MapType", "Model", "Node", "OptionalType", "SequenceType", "SparseType", "TensorType", "Type"]
+__all__ = [
+    "Graph", "MapType", "Model", "Node", "OptionalType", "SequenceType", "SparseType", "TensorType", "Type", "between",
+    "leading_to",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,50 @@ class Model:
     def __str__(self) -> str:
         opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in self.opsets.items())
         return f"model by {self.producer_name or 'unknown'}, opsets: {opsets}\n{self.graph}"
+
+
+def leading_to(
+    nodes: Sequence[Node], targets: Collection[str], given: Collection[str] = ()
+) -> tuple[tuple[Node, ...], set[str]]:
+    """The nodes that compute `targets` from the values `given`, in their order, and what they read from elsewhere.
+
+    What is given is not computed, even where a node among `nodes` would.
+    """
+    producers = {name: node for node in nodes for name in node.outputs if name}
+    needed: set[int] = set()
+    elsewhere: set[str] = set()
+    waiting, seen = list(targets), set(given)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        producer = producers.get(name)
+        if producer is None:
+            elsewhere.add(name)
+        elif id(producer) not in needed:
+            needed.add(id(producer))
+            waiting.extend(producer.reads())
+    return tuple(node for node in nodes if id(node) in needed), elsewhere
+
+
+def between(graph: Graph, given: Collection[str], outputs: Sequence[str]) -> Graph:
+    """The part of a graph that computes the values `outputs` from the values `given` and the inputs it still needs."""
+    nodes, elsewhere = leading_to(graph.nodes, outputs, given)
+    read = {name for node in nodes for name in node.reads()} | set(outputs)
+    inputs = [name for name in graph.inputs if name in elsewhere or name in given]
+    fed = [name for name in given if name in read and name not in graph.inputs]
+    # what files declare about the shapes of intermediates is not always true
+    bare = {n: TensorType(t.dtype) for n in fed if isinstance(t := graph.types.get(n), TensorType)}
+    return replace(
+        graph,
+        inputs=(*inputs, *fed),
+        outputs=tuple(dict.fromkeys(outputs)),
+        nodes=nodes,
+        types={**graph.types, **bare},
+        constants={name: value for name, value in graph.constants.items() if name in read and name not in given},
+        overridable=tuple(name for name in graph.overridable if name in elsewhere and name not in given),
+    )
 
 
 def _brief(value: Any) -> str:

@@ -1,15 +1,20 @@
 """Stage 3: which provider runs each node, and where each value lives.
 
-A node goes to the first provider that supports its operator and dtypes. Shape arithmetic is the exception:
-what comes out of Shape and Size is a *host* value, and a node that only combines small integer, boolean or string
-host values is a host node. Host nodes run the same kernels, on the CPU provider, because a device
-takes longer to launch such a kernel than Python to compute it.
+A node goes to the first provider that supports its operator and dtypes, or to the one it is pinned to. Shape
+arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only combines small
+integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU provider, because a
+device takes longer to launch such a kernel than Python to compute it.
+
+Nodes are then reordered, within what their inputs allow, so that those of one provider stand together: a contiguous
+run of them is what crosses borders once and what a library's compiler gets. An order cannot have a cycle.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 from ortlite.api import errors
 from ortlite.dtypes import DType
@@ -31,6 +36,7 @@ class Placement:
     kernel: Kernel
     host: bool = False
     reasons: tuple[str, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +72,27 @@ def partition(
     outer: Mapping[str, int] | None = None,
     outer_types: Mapping[str, Type] | None = None,
     inputs_at: int | None = None,
+    pinned: Mapping[str, str] | None = None,
 ) -> Partitions:
     """Place every node. `outer` locates captured values; `inputs_at` is where a subgraph's inputs arrive.
 
-    Raises NotImplemented when no provider has a kernel for a node.
+    `pinned` maps names of nodes (or of values they compute) to the provider that must run them. Raises NotImplemented
+    when no provider has a kernel for a node, or the one it is pinned to cannot run it.
     """
     cpu = len(providers) - 1
     types = {**(outer_types or {}), **graph.types}
     host: set[str] = set()
     constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
-    placements: list[Placement] = []
+    placed: list[Placement] = []
     for node in graph.nodes:
-        place = _place(node, providers, types, host, constants)
-        placements.append(place)
+        pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
+        place = _place(node, providers, types, host, constants, pin)
+        placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))
+    order = _together(graph.nodes, [place.provider for place in placed])
+    graph = replace(graph, nodes=tuple(graph.nodes[i] for i in order))
+    placements = [placed[i] for i in order]
 
     demanded = _demanded(graph)
     locations: dict[str, int] = dict(outer or {})
@@ -94,7 +106,7 @@ def partition(
         for name in filter(None, node.outputs):
             locations[name] = cpu if name in host else place.provider
         for attribute, subgraph in node.subgraphs.items():
-            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider)
+            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider, pinned)
     for name in graph.constants:
         locations.setdefault(name, cpu)
     return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
@@ -106,6 +118,7 @@ def _place(
     types: Mapping[str, Type],
     host: set[str],
     constants: set[str],
+    pin: str | None,
 ) -> Placement:
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
     if kernel is None:
@@ -113,19 +126,51 @@ def _place(
             f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}'"
         )
     cpu = len(providers) - 1
-    if _is_host_node(node, kernel, types, host, constants):
+    if pin is None and _is_host_node(node, kernel, types, host, constants):
         return Placement(cpu, kernel, host=True)
     dtypes = [dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))]
     reasons: list[str] = []
     for index, provider in enumerate(providers):
+        if pin not in {None, provider.name}:
+            reasons.append(f"{provider.name}: the node is pinned to {pin}")
+            continue
         reason = provider.supports(kernel, dtypes)
         if reason is None:
-            return Placement(index, kernel, reasons=tuple(reasons))
+            return Placement(index, kernel, reasons=tuple(reasons), pinned=pin is not None)
         reasons.append(f"{provider.name}: {reason}")
     raise errors.NotImplemented(
         f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}': "
         + "; ".join(reasons)
     )
+
+
+def _together(nodes: Sequence[Node], providers: Sequence[int]) -> list[int]:
+    """An order of the nodes that goes on with one provider for as long as one of its nodes is ready."""
+    if len(set(providers)) < 2:
+        return list(range(len(nodes)))
+    producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+    needs = [{producers[name] for name in node.reads() if name in producers} for node in nodes]
+    readers: dict[int, list[int]] = defaultdict(list)
+    for index, sources in enumerate(needs):
+        for source in sources:
+            readers[source].append(index)
+    waiting = [len(sources) for sources in needs]
+    ready: dict[int, list[int]] = {provider: [] for provider in sorted(set(providers))}
+    for index, count in enumerate(waiting):
+        if not count:
+            heappush(ready[providers[index]], index)
+    order: list[int] = []
+    current = providers[0]
+    while len(order) < len(nodes):
+        if not ready[current]:
+            current = min((queue[0], provider) for provider, queue in ready.items() if queue)[1]
+        index = heappop(ready[current])
+        order.append(index)
+        for reader in readers[index]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heappush(ready[providers[reader]], reader)
+    return order
 
 
 def _dtypes(type_: Type | None) -> list[DType]:

@@ -5,7 +5,7 @@ Each stage takes one frozen type and returns the next; print any of them to see 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,13 +35,15 @@ def build(
     *,
     level: int = ALL,
     disabled: Collection[str] = (),
+    pinned: Mapping[str, str] | None = None,
+    outputs_on_device: bool = False,
     seed: int | None = None,
     check_types: bool = False,
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
-    parts = partition(graph, providers)
-    steps = plan(parts)
+    parts = partition(graph, providers, pinned=pinned)
+    steps = plan(parts, outputs_on_device=outputs_on_device)
     program = compile_plan(steps, seed=seed, check_types=check_types)
     return Stages(replace(model, graph=graph), parts, steps, program)
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
-from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
 from ortlite.ops.annotations import HOST
 from ortlite.ops.registry import EMPTY, Kernel, Param
 from ortlite.partition import Partitions
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import Crossing, ExecutionProvider
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,7 +139,10 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice."""
+    """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice.
+
+    `crossing` says what the last value that went this way was like, which only a run can tell.
+    """
 
     source: int
     target: int
@@ -148,6 +151,7 @@ class Transfer:
     node: Node | None
     value: str
     free: tuple[int, ...] = ()
+    crossing: Crossing = field(default_factory=Crossing, compare=False)
 
     def __str__(self) -> str:
         short = (p.name.removesuffix("ExecutionProvider") for p in (self.origin, self.destination))
@@ -203,11 +207,18 @@ class Plan:
 def plan(parts: Partitions, *, outputs_on_device: bool = False) -> Plan:
     """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider.
 
-    With `outputs_on_device` they leave where they were made: a library that traces cannot look at values on the host.
+    With `outputs_on_device` they leave on the first provider, where that can hold them.
     """
-    cpu = len(parts.providers) - 1
-    places = [parts.locations[name] if outputs_on_device else cpu for name in parts.graph.outputs]
-    return _Planner(parts, {}, {}).plan(places)
+    cpu, types = len(parts.providers) - 1, parts.graph.types
+    on_device = [outputs_on_device and _holds(parts.providers[0], types.get(name)) for name in parts.graph.outputs]
+    return _Planner(parts, {}, {}).plan([0 if there else cpu for there in on_device])
+
+
+def _holds(provider: ExecutionProvider, type_: Type | None) -> bool:
+    """Whether a value of `type_` can live on `provider`; one of unknown type stays on the CPU provider."""
+    while isinstance(type_, SequenceType | OptionalType):
+        type_ = type_.element
+    return isinstance(type_, TensorType) and type_.dtype.name in provider.storage
 
 
 class _Planner:

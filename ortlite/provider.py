@@ -8,13 +8,15 @@ and are found by exactly the mechanism a third party's would be: an entry point 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ortlite.dtypes import DType, to_numpy
+from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
     from ortlite.ops.registry import Kernel
 
-__all__ = ["CPU", "ENTRY_POINTS", "ExecutionProvider", "available", "create", "transfer"]
+__all__ = [
+    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "owner", "traceable", "transfer",
+]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
 ENTRY_POINTS = "ortlite.providers"
@@ -33,13 +37,15 @@ class ExecutionProvider:
 
     `name` is what users write in `providers=[...]`; `library` the module that must be installed, and
     `storage` the logical dtypes the library can hold. `widen` maps those it can hold but not compute in to
-    the dtype it computes in instead (the plan inserts the casts).
+    the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
+    library's array types are defined in (default: `library` alone).
     """
 
     name: ClassVar[str]
     library: ClassVar[str]
     storage: ClassVar[frozenset[str]]
     widen: ClassVar[Mapping[str, str]] = {}
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})
@@ -72,6 +78,26 @@ class ExecutionProvider:
             return f"{self.library} has no {', '.join(lacking)}"
         return None
 
+    @classmethod
+    def of(cls, array: Any) -> ExecutionProvider | None:
+        """The provider of `array`'s library, on `array`'s device; None for an array of another library."""
+        packages = cls.packages or (cls.library,)
+        mine = any(base.__module__.partition(".")[0] in packages for base in type(array).__mro__[:-1])
+        return create(cls.name, cls.options_of(array)) if mine else None
+
+    @classmethod
+    def options_of(cls, array: Any) -> dict[str, str]:
+        """The options of the provider that computes where `array`, one of this library's, lives."""
+        return {}
+
+    @classmethod
+    def traceable(cls, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a function of arrays known to the library's tracer, where that reads Python code instead of running it.
+
+        Called when the library has been imported already.
+        """
+        return fn
+
     def from_numpy(self, array: np.ndarray) -> Any:
         """A NumPy array as an array of this library, on its device; shares memory where it can."""
         return self.xp.from_dlpack(array)
@@ -82,12 +108,41 @@ class ExecutionProvider:
 
         return np.from_dlpack(array)
 
-    def context(self) -> AbstractContextManager[Any]:
-        """Entered around every run: error state, gradient mode, current device."""
+    def from_dlpack(self, array: Any) -> Any:
+        """An array of a third library as one of this one, without NumPy in between.
+
+        Raises BufferError, TypeError, ValueError or RuntimeError where the two do not understand each other.
+        """
+        return self.xp.from_dlpack(array)
+
+    def pointer(self, array: Any) -> int | None:
+        """The address of an array's first element; None where the library does not tell."""
+        import numpy as np
+
+        try:
+            return int(np.from_dlpack(array).__array_interface__["data"][0])
+        except (BufferError, TypeError, ValueError, RuntimeError, AttributeError):
+            return None
+
+    def traced(self, array: Any) -> bool:
+        """Whether `array` has no values yet: the library is looking at what a function does with it."""
+        return False
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Entered to make arrays that outlive the run, while the library may be tracing."""
         return nullcontext()
 
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
+        """Entered around every run: error state, current device; whether the library records for `gradients`."""
+        return nullcontext()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `compile` does something."""
+        return False
+
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Hand a pure function of arrays to the library's compiler, when it has one."""
+        """Hand a pure function of arrays, which returns a tuple of them, to the library's compiler."""
         return fn
 
 
@@ -140,27 +195,66 @@ def create(name: str, options: Mapping[str, str] | None = None) -> ExecutionProv
     return _shared(name, tuple(sorted((options or {}).items())))
 
 
-def transfer(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> Any:
+def owner(array: Any) -> ExecutionProvider | None:
+    """The provider that computes in `array`'s library on `array`'s device, or None when nobody knows its type."""
+    for name in (CPU, *available()[:-1]):
+        cls = _provider_class(name)
+        if cls is not None and (found := cls.of(array)) is not None:
+            return found
+    return None
+
+
+def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function of arrays known to the tracers of the libraries that are imported by now."""
+    for name in available():
+        cls = _provider_class(name)
+        if cls is not None and cls.library in sys.modules:
+            fn = cls.traceable(fn)
+    return fn
+
+
+@dataclass(slots=True)
+class Crossing:
+    """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory."""
+
+    nbytes: int | None = None
+    shared: bool | None = None
+
+
+def transfer(value: Any, source: ExecutionProvider, target: ExecutionProvider, crossing: Crossing | None = None) -> Any:
     """Move a value between two providers: through DLPack where both agree, else through NumPy.
 
-    Sequences and optionals are moved element by element; maps and strings stay on the host.
+    Sequences and optionals are moved element by element; maps and strings stay on the host. Writes what it
+    cost to `crossing`.
     """
     if source is target or value is None or isinstance(value, dict):
         return value
     if isinstance(value, tuple):
-        return tuple(transfer(item, source, target) for item in value)
+        parts = [Crossing() for _ in value]
+        items = tuple(transfer(item, source, target, part) for item, part in zip(value, parts, strict=True))
+        if crossing is not None:
+            crossing.nbytes = sum(part.nbytes or 0 for part in parts)
+            crossing.shared = all(part.shared is not False for part in parts)
+        return items
+    moved = _carry(value, source, target)
+    if crossing is not None:
+        crossing.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
+        here = source.pointer(value)
+        crossing.shared = crossing.nbytes == 0 or (here is not None and here == target.pointer(moved))
+    return moved
+
+
+def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> Any:
     if target.name == CPU:
+        if source.traced(value):
+            raise ValueError(
+                f"the values of {value.dtype}{list(value.shape)} are needed on the host, but {source.library} is "
+                "tracing: pass them as a NumPy array or a Python number, or keep the node on one library"
+            )
         return source.to_numpy(value)
-    if source.name == CPU:
-        return target.from_numpy(value)
-    try:
-        return target.xp.from_dlpack(value)
-    except (BufferError, TypeError, ValueError, RuntimeError):
-        return target.from_numpy(source.to_numpy(value))
-
-
-def empty(shape: Sequence[int], dtype: DType) -> np.ndarray:
-    """A NumPy array to be filled; its storage dtype is ml_dtypes' where NumPy has none."""
-    import numpy as np
-
-    return np.empty(tuple(shape), to_numpy(dtype))
+    if source.name != CPU:
+        try:
+            return target.from_dlpack(value)
+        except (BufferError, TypeError, ValueError, RuntimeError):
+            value = source.to_numpy(value)
+    return target.from_numpy(value)

@@ -2,19 +2,23 @@
 
 Which slots are *static* (their value follows from the signature) and which have a static *shape* is decided on
 the plan; the static values are recorded in one interpreted run and baked in. What then remains is written
-out as Python source, one line a step, because at small sizes the cost of a step is what users feel.
+out as Python source, one line a step, because at small sizes the cost of a step is what users feel. Neighbours on a
+provider that has a compiler become a function of their own, which goes to that compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ortlite import run
 from ortlite.compile import KEY_ELEMENTS, Bound, Program, ReadBody, ReadConst, Reader, ReadHost, ReadSeed, ReadSlot
-from ortlite.plan import Call
+from ortlite.plan import Call, Cast
+from ortlite.provider import ExecutionProvider
 
 __all__ = ["generate", "static_slots"]
 
@@ -122,20 +126,52 @@ class _Writer:
         return self.name(value, "c")
 
     def function(self, live: Sequence[tuple[Bound, list[int]]]) -> Callable[..., tuple[Any, ...]]:
-        lines = [f"def specialised({', '.join(f'v{i}' for i in self.program.plan.inputs)}):"]
-        steps: dict[int, Bound] = {}
-        for bound, free in live:
-            start = len(lines) + 1
-            lines.extend(f"    {line}" for line in self.step(bound))
-            if free:
-                lines.append(f"    del {', '.join(f'v{slot}' for slot in free)}")
-            steps |= dict.fromkeys(range(start, len(lines) + 1), bound)
+        main = [f"def specialised({', '.join(f'v{i}' for i in self.program.plan.inputs)}):"]
+        lines: list[str] = []  # of the regions; the main function follows them
+        where: list[tuple[list[str], int, Bound]] = []
+        regions: dict[str, ExecutionProvider] = {}
+        for provider, group in groupby(live, lambda item: _compiler(item[0], self.baked)):
+            steps = list(group)
+            body = main
+            if provider is not None:
+                name = f"region{len(regions)}"
+                regions[name] = provider
+                given, made = self.border([bound for bound, _ in steps], live)
+                body = lines
+                body.append(f"def {name}({', '.join(given)}):")
+                main.append(f"    {', '.join(made)}, = {name}({', '.join(given)})")
+            for bound, free in steps:
+                start = len(body)
+                body.extend(f"    {line}" for line in self.step(bound))
+                where.extend((body, number, bound) for number in range(start, len(body)))
+                if free and provider is None:
+                    body.append(f"    del {', '.join(f'v{slot}' for slot in free)}")
+            if provider is not None:
+                body.append(f"    return ({', '.join(made)},)")
+                outside = {*given, *made}
+                if gone := [f"v{slot}" for _, free in steps for slot in free if f"v{slot}" in outside]:
+                    main.append(f"    del {', '.join(gone)}")
         outputs = "".join(f"{self.slot(slot)}, " for slot in self.program.plan.outputs)
-        lines.append(f"    return ({outputs})")
-        source = "\n".join(lines)
+        main.append(f"    return ({outputs})")
+        first = {id(lines): 1, id(main): 1 + len(lines)}
+        bounds = {first[id(body)] + number: bound for body, number, bound in where}
         scope = dict(self.names)
-        exec(compile(source, f"<{self.program.plan.name}, specialised>", "exec"), scope)  # noqa: S102
-        return _with_node_errors(scope["specialised"], steps, self.baked)
+        file = f"<{self.program.plan.name}, specialised>"
+        exec(compile("\n".join([*lines, *main]), file, "exec"), scope)  # noqa: S102
+        scope |= {name: provider.compile(scope[name]) for name, provider in regions.items()}
+        return _with_node_errors(scope["specialised"], file, bounds, self.baked)
+
+    def border(self, region: Sequence[Bound], live: Sequence[tuple[Bound, list[int]]]) -> tuple[list[str], list[str]]:
+        """What a region reads from outside, constants included, and what of its results somebody else reads."""
+        inside = {id(bound) for bound in region}
+        reads = dict.fromkeys(slot for bound in region for slot in bound.step.reads())
+        made = dict.fromkeys(slot for bound in region for slot in bound.outputs if slot is not None)
+        wanted = {slot for bound, _ in live if id(bound) not in inside for slot in bound.step.reads()}
+        wanted.update(self.program.plan.outputs)
+        arrays = [
+            slot for slot in reads if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
+        ]
+        return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in made if slot in wanted]
 
     def step(self, bound: Bound) -> list[str]:
         given = [self.argument(a) for a in bound.arguments]
@@ -153,8 +189,22 @@ class _Writer:
         return [f"t = {call}", *(f"v{slot} = t[{position}]" for position, slot in wanted)]
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and not isinstance(value, np.ndarray | np.generic)
+
+
+def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | None:
+    """The provider whose compiler gets the step; None where it has none, or where the step needs values to run."""
+    step = bound.step
+    if not isinstance(step, Call | Cast) or not bound.pure or any(slot not in baked for slot in _host_slots(bound)):
+        return None
+    if isinstance(step, Call) and (step.kernel.dynamic or step.kernel.host or step.kernel.host_result):
+        return None
+    return step.provider if step.provider.compiles else None
+
+
 def _with_node_errors(
-    fn: Callable[..., tuple[Any, ...]], steps: Mapping[int, Bound], baked: Mapping[int, Any]
+    fn: Callable[..., tuple[Any, ...]], file: str, steps: Mapping[int, Bound], baked: Mapping[int, Any]
 ) -> Callable[..., tuple[Any, ...]]:
     """The function, its exceptions told as those of the node whose line raised them."""
 
@@ -162,9 +212,7 @@ def _with_node_errors(
         try:
             return fn(*inputs)
         except Exception as error:
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code is not fn.__code__:
-                trace = trace.tb_next
+            trace = next((t for t in _innermost_first(error) if t.tb_frame.f_code.co_filename == file), None)
             if trace is None or trace.tb_lineno not in steps:
                 raise
             bound, local = steps[trace.tb_lineno], trace.tb_frame.f_locals
@@ -174,3 +222,12 @@ def _with_node_errors(
 
     call.source = fn  # type: ignore[attr-defined]  # for those who want to read it
     return call
+
+
+def _innermost_first(error: Exception) -> Iterator[TracebackType]:
+    found = []
+    trace = error.__traceback__
+    while trace is not None:
+        found.append(trace)
+        trace = trace.tb_next
+    return reversed(found)

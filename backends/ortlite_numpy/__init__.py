@@ -30,6 +30,7 @@ class CPUExecutionProvider(ExecutionProvider):
     library = "numpy"
     storage = frozenset(d.name for d in dtypes.ALL)
     widen: ClassVar[dict[str, str]] = dict(zip(NARROW, map(_computed, NARROW), strict=True))
+    packages = ("numpy", "ml_dtypes")
 
     @cached_property
     def xp(self) -> Namespace:
@@ -38,7 +39,7 @@ class CPUExecutionProvider(ExecutionProvider):
         from ortlite_numpy import primitives
 
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
-        return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip})
+        return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile})
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
@@ -55,6 +56,10 @@ class CPUExecutionProvider(ExecutionProvider):
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 
-    def context(self) -> AbstractContextManager[Any]:
+    def pointer(self, array: Any) -> int:
+        address: int = np.asarray(array).__array_interface__["data"][0]
+        return address
+
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         # ONNX gives inf and nan where IEEE does; a warning would only be noise.
         return np.errstate(all="ignore")

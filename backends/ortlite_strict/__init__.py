@@ -47,10 +47,10 @@ class StrictExecutionProvider(ExecutionProvider):
         return build(library, {name: getattr(library, name) for name in DTYPES}, {})
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        return self.xp.asarray(array)
+        return self.xp.asarray(array, copy=False)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.from_dlpack(array)
 
-    def context(self) -> AbstractContextManager[Any]:
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")  # array-api-strict is NumPy underneath

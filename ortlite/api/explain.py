@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
+from ortlite.graph import TensorType, Type
 from ortlite.partition import Partitions
 from ortlite.plan import Body, Call, Plan, Transfer
+from ortlite.provider import CPU, Crossing
 
-__all__ = ["Copy", "Explanation", "NodePlacement", "explain"]
+__all__ = ["Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlacement:
-    """Where one node runs. `reasons` say why each earlier provider does not; `host`: shape arithmetic."""
+    """Where one node runs. `reasons` say why each earlier provider does not; `host`: shape arithmetic.
+
+    `pinned`: the session's `placement` asked for it.
+    """
 
     name: str
     op_type: str
     provider: str
     host: bool
     reasons: tuple[str, ...]
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A value carried from one provider to another."""
+    """A value carried from one provider to another.
+
+    `nbytes` is its size in the last run, or before any run what its declared shape gives (None: not known yet);
+    `shared` whether both sides saw the same memory, so that nothing was copied (None: not run yet).
+    """
 
     value: str
     source: str
     target: str
+    nbytes: int | None = None
+    shared: bool | None = None
+
+    @property
+    def copied(self) -> int:
+        """Bytes copied in the last run."""
+        return 0 if self.shared is not False or self.nbytes is None else self.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +60,68 @@ class Explanation:
         rows = [("node", "operator", "provider", "reasons")]
         for node in self.nodes:
             reasons = "host value" if node.host else "; ".join(node.reasons)
-            rows.append((node.name, node.op_type, node.provider.removesuffix("ExecutionProvider"), reasons))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows]
-        lines.extend(f"copy {c.value}: {c.source} -> {c.target}" for c in self.copies)
+            rows.append((node.name, node.op_type, _short(node.provider), reasons))
+        lines = _table(rows)
+        if self.copies:
+            rows = [("value", "from", "to", "bytes")]
+            for copy in self.copies:
+                size = "?" if copy.nbytes is None else f"{copy.nbytes:,}"
+                how = {True: " shared", False: " copied", None: ""}[copy.shared]
+                rows.append((copy.value, _short(copy.source), _short(copy.target), size + how))
+            lines += ["", *_table(rows)]
         return "\n".join(lines)
 
 
-def explain(parts: Partitions, plan: Plan) -> Explanation:
-    """Read placement and crossings off the stages of a session."""
-    return Explanation(tuple(_nodes(parts)), tuple(_copies(plan)))
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def explain(parts: Partitions, plan: Plan, entries: Mapping[int, Crossing]) -> Explanation:
+    """Read placement and crossings off the stages of a session; `entries` are the crossings of its inputs."""
+    copies = [
+        _copy(name, CPU, plan.input_providers[index].name, entries[index], parts.graph.types.get(name))
+        for index, name in enumerate(parts.graph.inputs)
+        if index in entries
+    ]
+    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(plan, parts.graph.types)))
+
+
+def fallen_back(parts: Partitions) -> list[NodePlacement]:
+    """The nodes that run on the CPU provider because no other can; shape arithmetic does not count."""
+    return [n for n in _nodes(parts) if n.provider == CPU and n.reasons and not n.host and not n.pinned]
 
 
 def _nodes(parts: Partitions) -> list[NodePlacement]:
     found = []
     for index, (node, place) in enumerate(zip(parts.graph.nodes, parts.placements, strict=True)):
         name = parts.providers[place.provider].name
-        found.append(NodePlacement(node.name, node.op_type, name, place.host, place.reasons))
+        found.append(NodePlacement(node.name, node.op_type, name, place.host, place.reasons, place.pinned))
         for attribute in node.subgraphs:
             found.extend(_nodes(parts.subgraphs[index, attribute]))
     return found
 
 
-def _copies(plan: Plan) -> list[Copy]:
+def _copy(value: str, source: str, target: str, crossing: Crossing, type_: Type | None) -> Copy:
+    nbytes = crossing.nbytes
+    if nbytes is None and isinstance(type_, TensorType) and type_.shape is not None:
+        sizes = [d for d in type_.shape if isinstance(d, int)]
+        nbytes = prod(sizes) * max(type_.dtype.bits, 8) // 8 if len(sizes) == len(type_.shape) else None
+    return Copy(value, source, target, nbytes, crossing.shared)
+
+
+def _copies(plan: Plan, types: Mapping[str, Type]) -> list[Copy]:
     found = []
     for step in plan.steps:
         if isinstance(step, Transfer):
-            found.append(Copy(step.value, step.origin.name, step.destination.name))
+            type_ = types.get(step.value)
+            found.append(_copy(step.value, step.origin.name, step.destination.name, step.crossing, type_))
         elif isinstance(step, Call):
             for _, argument in step.keywords:
                 if isinstance(argument, Body):
-                    found.extend(_copies(argument.plan))
+                    found.extend(_copies(argument.plan, types))
     return found

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.errors import EPFail, Fail, InvalidArgument
@@ -19,10 +21,26 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
+    from ortlite.provider import Crossing
 
 __all__ = ["InferenceSession"]
 
 log = logging.getLogger("ortlite")
+
+FALLBACK = ("allow", "warn", "error")
+RANGES = 16  # programs for parts of the model that a session keeps
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """The program of a model, or of a part of it; `entries` are the crossings of those inputs that live elsewhere."""
+
+    stages: Stages
+    entries: Mapping[int, Crossing] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        return self.stages.model.graph
 
 
 class InferenceSession:
@@ -31,9 +49,13 @@ class InferenceSession:
     `path_or_bytes` is a path (str or os.PathLike) or the bytes of a model. `providers` are names or (name, options)
     tuples, tried in order for every node; the CPU provider stands last and is added where it is missing.
 
-    Raises TypeError for a source of another type, and the classes of `ortlite.api.errors` for a model that
-    cannot be read or is not valid. A bad `providers` falls back to the CPU provider with a warning, as in
-    onnxruntime, unless `enable_fallback=0`.
+    Beyond onnxruntime's arguments: `fallback` says what becomes of nodes that none of the other providers runs: "allow"
+    (the default), "warn" or "error" (as the config entry session.disable_cpu_ep_fallback=1); `placement` maps the
+    name of a node, or of a value it computes, to the provider that must run it.
+
+    Raises TypeError for a source of another type, ValueError for a bad `fallback` or `placement`, and the classes of
+    `ortlite.api.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
+    provider with a warning, as in onnxruntime, unless `enable_fallback=0`.
     """
 
     def __init__(
@@ -42,11 +64,20 @@ class InferenceSession:
         sess_options: SessionOptions | None = None,
         providers: Sequence[str | tuple[str, dict[Any, Any]]] | None = None,
         provider_options: Sequence[dict[Any, Any]] | None = None,
+        *,
+        fallback: str | None = None,
+        placement: Mapping[str, str] | None = None,
         **kwargs: Any,
     ):
         if not isinstance(path_or_bytes, str | os.PathLike | bytes):
             raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
+        if fallback not in {None, *FALLBACK}:
+            raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
         self._sess_options = sess_options if sess_options is not None else SessionOptions()
+        entries = self._sess_options._entries  # noqa: SLF001  (options are part of this package)
+        strict = entries.get("session.disable_cpu_ep_fallback") == "1"
+        self._fallback = fallback or ("error" if strict else "allow")
+        self._placement = dict(placement or {})
         self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
         self._model_path = None if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
@@ -54,7 +85,7 @@ class InferenceSession:
         try:
             self._create(providers, provider_options, self._disabled)
         except (ValueError, RuntimeError) as error:
-            if not self._enable_fallback:
+            if not self._enable_fallback or self._placement:
                 raise
             log.warning("EP Error %s when using %s. Falling back to [%r] and retrying.", error, providers, CPU)
             try:
@@ -67,41 +98,76 @@ class InferenceSession:
         names, options = check_and_normalize_provider_args(providers, provider_options, get_available_providers())
         chosen = resolve(names, options)
 
-        from ortlite import load, pipeline  # onnx and the kernels are imported with the first session
+        from ortlite import load  # onnx and the kernels are imported with the first session
 
-        entries = self._sess_options._entries  # noqa: SLF001  (options are part of this package)
+        entries = self._sess_options._entries  # noqa: SLF001
         source = self._model_path if self._model_bytes is None else self._model_bytes
         assert source is not None
         folder = entries.get("session.model_external_initializers_file_folder_path")
         model = load.load(source, external_data=folder)
         model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
+        _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
-        self._stages: Stages = pipeline.build(
-            model,
-            chosen,
-            level=int(self._sess_options.__dict__["graph_optimization_level"]),
-            disabled=disabled | set(filter(None, listed.split(","))),
-            check_types=entries.get("ortlite.check_types") == "1",
-        )
-        self._model: Model = self._stages.model
+        self.model: Model = model  # as loaded
+        self._disabled_now = disabled | set(filter(None, listed.split(",")))
+        self._chosen = chosen
         self._providers = [provider.name for provider in chosen]
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
-        graph = self._model.graph
-        self._required = [n for n in graph.inputs if n not in graph.overridable]
         self._contexts = [provider.context for provider in chosen]
-        self._hosts = [index for index, p in enumerate(self._stages.plan.input_providers) if p.name != CPU]
+        self._whole = self._build(model)
+        self._parts: dict[tuple[frozenset[str], tuple[str, ...]], _Built] = {}
+        if len(chosen) > 1 and self._fallback != "allow":
+            self._judge_fallback()
+
+    def _build(self, model: Model) -> _Built:
+        """Take a model, or a part of it, through the pipeline."""
+        from ortlite import pipeline
+        from ortlite.provider import Crossing
+
+        stages = pipeline.build(
+            model,
+            self._chosen,
+            level=int(self._sess_options.__dict__["graph_optimization_level"]),
+            disabled=self._disabled_now,
+            pinned=self._placement,
+            check_types=self._sess_options._entries.get("ortlite.check_types") == "1",  # noqa: SLF001
+        )
+        places = enumerate(stages.plan.input_providers)
+        return _Built(stages, {index: Crossing() for index, place in places if place.name != CPU})
+
+    def _judge_fallback(self) -> None:
+        """Warn or fail where nodes run on the CPU provider that others were asked to run."""
+        from ortlite.api.explain import fallen_back
+
+        nodes = fallen_back(self._whole.stages.partitions)
+        if not nodes:
+            return
+        listed = "\n".join(f"  {n.name or n.op_type} ({n.op_type}): {'; '.join(n.reasons)}" for n in nodes)
+        text = (
+            "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has "
+            f"been explicitly disabled by the user.\n{listed}"
+        )
+        if self._fallback == "error":
+            raise Fail(text)
+        warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
     def run(
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
         run_options: RunOptions | None = None,
-    ) -> list[Any]:
+        *,
+        taps: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
+    ) -> Any:
         """Compute `output_names` (all outputs, in graph order, when None or empty) from `input_feed`.
 
         Tensors are NumPy arrays of the declared dtype (or nested lists), sequences lists, maps dicts, an empty
         optional None. Outputs are fresh arrays. Raises ValueError for a missing input, InvalidArgument for an unknown
         name or a wrong dtype, rank or dimension, Fail for an error in a kernel.
+
+        Any value of the main graph may be asked for by its name, and any may be fed: what only it needs is then not
+        computed, and its inputs need not be fed. With `taps`, names or regular expressions that match whole names, the
+        result is (outputs, {name: value}) with every value that one of them means.
         """
         from ortlite.api.values import to_outside
 
@@ -109,72 +175,113 @@ class InferenceSession:
             raise TypeError("output_names is a sequence of names, not a str")
         if run_options is not None and run_options.__dict__["terminate"]:
             raise Fail("Exiting due to terminate flag being set to true.")
-        names = self._model.graph.outputs
-        for name in output_names or ():
-            if name not in names:
-                raise InvalidArgument(f"Invalid output name:{name}")
-        inputs = self._inputs(input_feed)
+        wanted = tuple(output_names or self._whole.graph.outputs)
+        tapped = () if taps is None else self._tapped([taps] if isinstance(taps, str | re.Pattern) else taps)
+        built = self._range(input_feed, (*wanted, *tapped))
+        inputs = self._inputs(built, input_feed)
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context())
             try:
-                results = self._stages.program(inputs)
+                results = built.stages.program(inputs)
             except EPFail:
                 if not self._enable_fallback:
                     raise
                 self.set_providers([CPU])
                 self._enable_fallback = False
-                return self.run(output_names, input_feed, run_options)
-        if output_names:
-            results = tuple(results[names.index(name)] for name in output_names)
-        return to_outside(results)
+                return self.run(output_names, input_feed, run_options, taps=taps)
+        names = built.graph.outputs
+        if names != (*wanted, *tapped):
+            results = tuple(results[names.index(name)] for name in (*wanted, *tapped))
+        outside = to_outside(results)
+        if taps is None:
+            return outside
+        return outside[: len(wanted)], dict(zip(tapped, outside[len(wanted) :], strict=True))
 
-    def _inputs(self, feed: Mapping[str, Any]) -> list[Any]:
+    def _tapped(self, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:
+        """The values that names and regular expressions mean, in the order in which they are computed."""
+        graph = self.model.graph
+        known = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs if name)]
+        found: set[str] = set()
+        for tap in taps:
+            hits = [name for name in known if name == tap] or [name for name in known if re.fullmatch(tap, name)]
+            if not hits:
+                raise InvalidArgument(f"no value is called {tap!r}, and none matches it as a regular expression")
+            found.update(hits)
+        return tuple(name for name in known if name in found)
+
+    def _range(self, feed: Mapping[str, Any], outputs: tuple[str, ...]) -> _Built:
+        """The program for some outputs from some feeds: the whole model's where those are its own."""
+        whole = self._whole.graph
+        if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
+            return self._whole
+        from ortlite.graph import between
+
+        graph = self.model.graph
+        made = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
+        for name in outputs:
+            if name not in made and name not in graph.inputs:
+                raise InvalidArgument(f"Invalid output name:{name}")
+        for name in feed:
+            if name not in made and name not in graph.inputs:
+                raise InvalidArgument(f"Invalid input name: {name}")
+        key = frozenset(feed), tuple(dict.fromkeys(outputs))
+        found = self._parts.get(key)
+        if found is None:
+            found = self._build(replace(self.model, graph=between(graph, list(feed), outputs)))
+            self._parts[key] = found
+            while len(self._parts) > RANGES:
+                self._parts.pop(next(iter(self._parts)), None)
+        return found
+
+    def _inputs(self, built: _Built, feed: Mapping[str, Any]) -> list[Any]:
         """The program's inputs, checked and on the providers where it wants them."""
         from ortlite.api.values import to_inside
         from ortlite.graph import OptionalType
 
-        graph = self._model.graph
-        missing = [n for n in self._required if n not in feed and not isinstance(graph.types.get(n), OptionalType)]
+        graph, types = built.graph, built.graph.types
+        missing = [
+            name
+            for name in graph.inputs
+            if name not in feed and name not in graph.overridable and not isinstance(types.get(name), OptionalType)
+        ]
         if missing:
             raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
-        for name in feed:
-            if name not in graph.inputs:
-                raise InvalidArgument(f"Invalid input name: {name}")
         values = [
-            to_inside(name, feed[name], graph.types.get(name)) if name in feed else graph.constants.get(name)
+            to_inside(name, feed[name], types.get(name)) if name in feed else graph.constants.get(name)
             for name in graph.inputs
         ]
-        if self._hosts:
-            from ortlite.provider import create, transfer
+        if built.entries:
+            from ortlite.provider import transfer
 
-            cpu = create(CPU)
-            for index in self._hosts:
-                values[index] = transfer(values[index], cpu, self._stages.plan.input_providers[index])
+            cpu, places = self._chosen[-1], built.stages.plan.input_providers
+            for index, crossing in built.entries.items():
+                values[index] = transfer(values[index], cpu, places[index], crossing)
         return values
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""
-        return self._args(self._required)
+        graph = self._whole.graph
+        return self._args([name for name in graph.inputs if name not in graph.overridable])
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs, in the file's order."""
-        return self._args(self._model.graph.outputs)
+        return self._args(self._whole.graph.outputs)
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """Inputs with a default value, which may be fed."""
-        return self._args(self._model.graph.overridable)
+        return self._args(self._whole.graph.overridable)
 
     def _args(self, names: Sequence[str]) -> list[NodeArg]:
         from ortlite.api.values import NodeArg
 
-        return [NodeArg.of(name, self._model.graph.types.get(name)) for name in names]
+        return [NodeArg.of(name, self._whole.graph.types.get(name)) for name in names]
 
     def get_modelmeta(self) -> ModelMetadata:
         """What the file says about itself."""
         from ortlite.api.values import ModelMetadata
 
-        m = self._model
+        m = self._whole.stages.model
         return ModelMetadata(
             m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
         )
@@ -203,11 +310,29 @@ class InferenceSession:
         """Run on the CPU provider when another one fails."""
         self._enable_fallback = True
 
+    @property
+    def stages(self) -> Stages:
+        """What every stage of the pipeline made of the model; each prints."""
+        return self._whole.stages
+
     def explain(self) -> Explanation:
-        """Per node the provider that runs it and why not an earlier one; every crossing. Prints as a table."""
+        """Per node the provider that runs it and why not an earlier one; every crossing. Prints as a table.
+
+        What crossings cost is that of the last run of the whole model.
+        """
         from ortlite.api.explain import explain
 
-        return explain(self._stages.partitions, self._stages.plan)
+        return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.entries)
+
+
+def _check_placement(placement: Mapping[str, str], graph: Graph, providers: Sequence[str]) -> None:
+    """Raise ValueError for a name that no node has or computes, and for a provider that the session has not."""
+    names = {name for node in graph.walk() for name in (node.name, *node.outputs)} if placement else set()
+    for name, provider in placement.items():
+        if not name or name not in names:
+            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name")
+        if provider not in providers:
+            raise ValueError(f"placement: {name!r} is to run on {provider!r}, which is not among {list(providers)}")
 
 
 def _with_dimensions(graph: Graph, overrides: Mapping[str, int]) -> Graph:

@@ -16,7 +16,7 @@ from ortlite import dtypes
 from ortlite.api.errors import InvalidArgument
 from ortlite.graph import MapType, OptionalType, SequenceType, TensorType, Type
 
-__all__ = ["ModelMetadata", "NodeArg", "to_inside", "to_outside"]
+__all__ = ["ModelMetadata", "NodeArg", "check_shape", "to_inside", "to_outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def to_inside(name: str, value: Any, type_: Type | None) -> Any:
     array = _array(name, value, declared)
     if declared is not None:
         _check_dtype(array, declared)
-        _check_shape(name, array, declared)
+        check_shape(name, array, declared)
     return array
 
 
@@ -115,7 +115,8 @@ def _check_dtype(array: np.ndarray, declared: TensorType) -> None:
         raise InvalidArgument(f"Unexpected input data type. Actual: ({shown}) , expected: ({declared.ort})")
 
 
-def _check_shape(name: str, array: np.ndarray, declared: TensorType) -> None:
+def check_shape(name: str, array: Any, declared: TensorType) -> None:
+    """Raise InvalidArgument for an array of another rank, or with another size along a fixed dimension."""
     if not declared.shape:  # [] is not checked: files say it for "unknown" as well
         return
     advice = "Please fix either the inputs/outputs or the model."

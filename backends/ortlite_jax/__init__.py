@@ -1,0 +1,104 @@
+"""JAXExecutionProvider: JAX on its default device, compiled by XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ortlite.namespace import Namespace, build
+from ortlite.provider import ExecutionProvider
+
+__all__ = ["JAXExecutionProvider"]
+
+DTYPES = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
+).split()
+
+
+class JAXExecutionProvider(ExecutionProvider):
+    """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own).
+
+    JAX computes in 64 bits only where asked to: every run asks, for itself alone.
+    """
+
+    name = "JAXExecutionProvider"
+    library = "jax"
+    packages = ("jax", "jaxlib")
+    storage = frozenset(DTYPES)
+    widen = {"float16": "float32", "bfloat16": "float32"}  # noqa: RUF012
+
+    @cached_property
+    def device(self) -> Any:
+        """The jax.Device, or None for JAX's default."""
+        import jax
+
+        kind, _, index = self.options.get("device", "").partition(":")
+        return jax.devices(kind)[int(index or 0)] if kind else None
+
+    @cached_property
+    def xp(self) -> Namespace:
+        import jax.numpy as library
+
+        from ortlite_jax import primitives
+
+        dtypes = {name: np.dtype(getattr(library, name)) for name in DTYPES}
+        return build(library, dtypes, primitives.PRIMITIVES, primitives.NAMES)
+
+    @property
+    def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_jax import ops
+
+        return ops.OVERRIDES
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        import jax
+
+        array = np.asarray(array)
+        with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
+            return jax.device_put(
+                array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), self.device
+            )
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def from_dlpack(self, array: Any) -> Any:
+        import jax
+
+        with jax.enable_x64(True):
+            return jax.device_put(jax.dlpack.from_dlpack(array), self.device)
+
+    def pointer(self, array: Any) -> int | None:
+        address: int = array.unsafe_buffer_pointer()
+        return address
+
+    def traced(self, array: Any) -> bool:
+        import jax
+
+        return isinstance(array, jax.core.Tracer)
+
+    def eager(self) -> AbstractContextManager[Any]:
+        import jax
+
+        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+        return context
+
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
+        import jax
+
+        context: AbstractContextManager[Any] = jax.enable_x64(True)
+        return context
+
+    @property
+    def compiles(self) -> bool:
+        return self.options.get("jit", "1") != "0"
+
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import jax
+
+        compiled: Callable[..., Any] = jax.jit(fn)
+        return compiled

@@ -1,0 +1,192 @@
+"""TorchExecutionProvider and CUDAExecutionProvider: PyTorch on the CPU or on a CUDA device."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.dtypes import DType
+from ortlite.namespace import Namespace, build
+from ortlite.provider import ExecutionProvider
+
+__all__ = ["CUDAExecutionProvider", "TorchExecutionProvider"]
+
+DTYPES = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
+).split()
+# What NumPy holds through ml_dtypes crosses as its bytes.
+AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
+AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
+CREATION = "arange asarray empty eye full linspace ones zeros".split()
+
+
+class TorchExecutionProvider(ExecutionProvider):
+    """PyTorch. Option `device`: "cpu" (default), "cuda" or "cuda:1"; `compile`: "1" for torch.compile (default "0")."""
+
+    name = "TorchExecutionProvider"
+    library = "torch"
+    storage = frozenset(DTYPES)
+    # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
+    widen: ClassVar[dict[str, str]] = {
+        "uint16": "int32",
+        "uint32": "int64",
+        "float16": "float32",
+        "bfloat16": "float32",
+    }
+
+    @classmethod
+    def options_of(cls, array: Any) -> dict[str, str]:
+        return {} if array.device.type == "cpu" else {"device": str(array.device)}
+
+    @classmethod
+    def traceable(cls, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        opaque: Callable[..., Any] = torch.compiler.allow_in_graph(fn)  # Dynamo sees one call, AOTAutograd into it
+        return opaque
+
+    @cached_property
+    def device(self) -> Any:
+        """The torch.device."""
+        import torch
+
+        return torch.device(self.options.get("device", "cpu"))
+
+    @cached_property
+    def xp(self) -> Namespace:
+        import array_api_compat.torch as library
+        import torch
+
+        from ortlite_torch import primitives
+
+        names: dict[str, Any] = dict(primitives.NAMES)
+        if self.device.type != "cpu":
+            names |= {name: partial(names.get(name, getattr(library, name)), device=self.device) for name in CREATION}
+        return build(library, {name: getattr(torch, name) for name in DTYPES}, primitives.PRIMITIVES, names)
+
+    @property
+    def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_torch import ops
+
+        return ops.OVERRIDES
+
+    def supports(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:
+        if any(d is not None and d.name == "uint64" for d in dtypes):
+            return "torch does not compute in uint64"
+        return super().supports(kernel, dtypes)
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        import torch
+
+        array = np.asarray(array)
+        if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        if bits := AS_BITS.get(array.dtype.name):
+            return self.from_numpy(array.view(bits)).view(getattr(torch, array.dtype.name))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that are read-only: nothing here writes to its inputs
+            tensor = torch.from_numpy(array)
+        return tensor.to(self.device)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        import torch
+
+        if array.requires_grad and torch.is_grad_enabled():
+            raise ValueError("no gradient flows through NumPy: call under torch.no_grad(), or keep the node on torch")
+        array = array.detach().cpu().resolve_conj().resolve_neg()
+        name = str(array.dtype).removeprefix("torch.")
+        if name in AS_BITS:
+            bits: np.ndarray = array.view(getattr(torch, AS_BITS[name])).numpy()
+            return bits.view(dtypes.to_numpy(dtypes.by_name(name)))
+        return np.asarray(array.numpy())
+
+    def from_dlpack(self, array: Any) -> Any:
+        import torch
+
+        if min(getattr(array, "strides", None) or (0,)) < 0:
+            raise BufferError("torch has no negative strides")  # torch.from_dlpack would end the process
+        return torch.from_dlpack(array).to(self.device)
+
+    def pointer(self, array: Any) -> int:
+        address: int = array.data_ptr()
+        return address
+
+    def traced(self, array: Any) -> bool:
+        import torch
+
+        if isinstance(array, torch.Tensor) and type(array) not in {torch.Tensor, torch.nn.Parameter}:
+            return True  # fake, functional: what torch.compile and torch.export look with
+        wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(array)  # noqa: SLF001  (it has no public name)
+        return wrapped
+
+    def eager(self) -> AbstractContextManager[Any]:
+        from torch.utils._python_dispatch import _disable_current_modes  # noqa: PLC2701
+
+        context: AbstractContextManager[Any] = _disable_current_modes()
+        return context
+
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
+        import torch
+        from torch._guards import detect_fake_mode  # noqa: PLC2701
+
+        stack = ExitStack()
+        if not gradients:
+            stack.enter_context(torch.no_grad())
+        elif (mode := detect_fake_mode()) is not None:
+            mode.allow_non_fake_inputs = True  # the model's constants are real; they become constants of the graph
+        if self.device.type == "cuda":
+            stack.enter_context(torch.cuda.device(self.device))
+        return stack
+
+    @property
+    def compiles(self) -> bool:
+        return self.options.get("compile", "0") != "0"
+
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
+        return compiled
+
+
+class CUDAExecutionProvider(TorchExecutionProvider):
+    """PyTorch on a CUDA device (option `device_id`, default 0)."""
+
+    name = "CUDAExecutionProvider"
+
+    @classmethod
+    def is_available(cls) -> bool:
+        return _driver() and _built_for_cuda()
+
+    @classmethod
+    def of(cls, array: Any) -> ExecutionProvider | None:
+        return None  # TorchExecutionProvider knows torch's tensors, on every device
+
+    @cached_property
+    def device(self) -> Any:
+        import torch
+
+        return torch.device("cuda", int(self.options.get("device_id", 0)))
+
+
+def _driver() -> bool:
+    """Whether this machine has NVIDIA's driver."""
+    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", r"C:\Windows\System32\nvcuda.dll"))
+
+
+def _built_for_cuda() -> bool:
+    """Whether the installed torch can use CUDA, read from its version file instead of by importing it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    version = Path(spec.submodule_search_locations[0]) / "version.py"
+    text = version.read_text() if version.exists() else ""
+    return any(line.startswith("cuda:") and "None" not in line for line in text.splitlines())

@@ -1,0 +1,237 @@
+"""The model as a plain function of anyone's arrays, which the caller's library differentiates, vmaps and compiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from ortlite import compile as programs
+from ortlite import dtypes, load, pipeline, provider
+from ortlite.api.errors import InvalidArgument
+from ortlite.api.session import InferenceSession
+from ortlite.api.values import check_shape
+from ortlite.graph import Graph, Model, OptionalType, TensorType
+from ortlite.ops import registry
+from ortlite.provider import CPU, ExecutionProvider
+
+__all__ = ["function", "parameters"]
+
+Source = str | os.PathLike[str] | bytes | InferenceSession
+Params = dict[str, Any]
+
+# Float inputs of operators that are statistics of the data, not parameters that a gradient trains.
+STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
+
+
+@overload
+def function(
+    model: Source, *, params: Literal[False] = False, provider: str | tuple[str, dict[str, str]] | None = None
+) -> Callable[..., Any]: ...
+@overload
+def function(
+    model: Source, *, params: Literal[True], provider: str | tuple[str, dict[str, str]] | None = None
+) -> tuple[Callable[..., Any], Params]: ...
+def function(
+    model: Source, *, params: bool = False, provider: str | tuple[str, dict[str, str]] | None = None
+) -> Callable[..., Any] | tuple[Callable[..., Any], Params]:
+    """The model as `fn(*inputs, **inputs)`: inputs by position or by name, in arrays of the caller's library.
+
+    `fn` computes in that library, on the device the arrays live on, and returns its arrays: one where the model has one
+    output, else a tuple in graph order; sequences are tuples. Nothing is copied on the way: a result may share memory
+    with an argument. It may be differentiated, vmapped and compiled. NumPy arrays and Python numbers may stand among
+    the arrays of another library; what decides a shape must be one of them where the library traces.
+
+    With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
+    floating-point tensor of rank 1 or more that the model holds to its value. `provider`, a name or (name, options),
+    says which library the parameters come in, and which one computes where all arguments are NumPy arrays
+    (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an argument
+    of a wrong dtype, rank or dimension.
+    """
+    source = model.model if isinstance(model, InferenceSession) else load.load(model)
+    home = _create(provider)
+    names = parameters(source.graph) if params else ()
+    values = {name: source.graph.constants[name] for name in names}
+    fn = _function(_Function(_with_parameters(source, names), names, home))
+    return (fn, {name: home.from_numpy(value) for name, value in values.items()}) if params else fn
+
+
+def parameters(graph: Graph) -> tuple[str, ...]:
+    """The constants a gradient can train: floats of rank 1 or more, read as arrays, no statistics of the data."""
+    kept = {name for name, c in graph.constants.items() if c.ndim and dtypes.of_numpy(c.dtype).kind == "f"}
+    read = set(graph.outputs)
+    for node in graph.walk():
+        kernel = registry.lookup(node.domain, node.op_type, node.opset)
+        for position, name in enumerate(node.inputs):
+            param = kernel.param(position) if kernel else None
+            if param is None or param.host or (node.op_type, position) in STATISTICS:
+                kept.discard(name)
+            read.add(name)
+    return tuple(name for name in graph.constants if name in kept & read)
+
+
+def _with_parameters(model: Model, names: Sequence[str]) -> Model:
+    """The model with constants as its first inputs."""
+    graph = model.graph
+    given = [name for name in graph.inputs if name not in names]
+    constants = {name: value for name, value in graph.constants.items() if name not in names}
+    types = {name: TensorType(dtypes.of_numpy(v.dtype), v.shape) for name in names for v in [graph.constants[name]]}
+    return replace(
+        model,
+        graph=replace(
+            graph,
+            inputs=(*names, *given),
+            constants=constants,
+            types={**graph.types, **types},
+            overridable=tuple(name for name in graph.overridable if name not in names),
+        ),
+    )
+
+
+def _create(given: str | tuple[str, dict[str, str]] | None) -> ExecutionProvider:
+    name, options = (given or CPU, {}) if isinstance(given, str | None) else given
+    return provider.create(name, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A model on one provider: its program for values, and the one for what a tracer looks with."""
+
+    concrete: programs.Program
+    traced: programs.Program
+
+
+class _Function:
+    """What `fn` closes over: the model, and its programs on the providers that came up."""
+
+    def __init__(self, model: Model, params: tuple[str, ...], home: ExecutionProvider):
+        self.model, self.params, self.home = model, params, home
+        self.inputs = model.graph.inputs[len(params) :]
+        self.prepared: dict[ExecutionProvider, _Prepared] = {}
+
+    def on(self, where: ExecutionProvider) -> _Prepared:
+        """The programs that compute on `where`, what that cannot run on NumPy."""
+        found = self.prepared.get(where)
+        if found is None:
+            cpu = provider.create(CPU)
+            with where.eager(), where.context():
+                chosen = (where,) if where is cpu else (where, cpu)
+                stages = pipeline.build(self.model, chosen, outputs_on_device=True)
+                plain = programs.compile_plan(stages.plan, specialises=False)
+            found = self.prepared.setdefault(where, _Prepared(stages.program, plain))
+        return found
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """One value for each input of the model, parameters first; None for an optional one left out."""
+        values: dict[str, Any] = {}
+        if self.params:
+            if not args or not isinstance(args[0], Mapping):
+                raise TypeError("the first argument is the dict of parameters")
+            values, args = {name: args[0][name] for name in self.params}, args[1:]
+        if len(args) > len(self.inputs):
+            raise TypeError(f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), not {len(args)}")
+        values |= dict(zip(self.inputs, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self.inputs:
+                raise TypeError(f"the model has no input {name!r}; it has {', '.join(self.inputs)}")
+            if name in self.inputs[: len(args)]:
+                raise TypeError(f"input {name!r} is given twice")
+            values[name] = value
+        graph = self.model.graph
+        optional = {n for n in self.inputs if isinstance(graph.types.get(n), OptionalType)} | set(graph.overridable)
+        if missing := [name for name in self.inputs if name not in values and name not in optional]:
+            raise TypeError(f"inputs {', '.join(missing)} are missing")
+        return [values.get(name, graph.constants.get(name)) for name in graph.inputs]
+
+
+def _function(model: _Function) -> Callable[..., Any]:
+    cpu = provider.create(CPU)
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        values = model.bind(args, kwargs)
+        owners = [_owners(value) for value in values]
+        where = _one(model.model.graph.inputs, owners) or model.home
+        prepared = model.on(where)
+        program = prepared.traced if any(map(where.traced, _leaves(values))) else prepared.concrete
+        targets = program.plan.input_providers
+        with ExitStack() as stack:
+            for context in {cpu.name: cpu, where.name: where}.values():
+                stack.enter_context(context.context(gradients=True))
+            given = [
+                _enter(name, value, model.model.graph.types.get(name), where, target)
+                for name, value, target in zip(model.model.graph.inputs, values, targets, strict=True)
+            ]
+            results = program(given)
+        return results[0] if len(results) == 1 else results
+
+    opaque = provider.traceable(compute)
+
+    def fn(*args: Any, **kwargs: Any) -> Any:
+        return opaque(*args, **kwargs)
+
+    fn.__name__ = fn.__qualname__ = model.model.graph.name or "model"
+    fn.__doc__ = f"{', '.join(model.inputs)} -> {', '.join(model.model.graph.outputs)}"
+    return fn
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, tuple | list) else [value]
+
+
+def _owners(value: Any) -> set[ExecutionProvider]:
+    """The providers of the arrays in a value, NumPy's left out: NumPy arrays go anywhere."""
+    found = {
+        provider.owner(leaf) for leaf in _leaves(value) if hasattr(leaf, "shape") and not isinstance(leaf, np.generic)
+    }
+    return {p for p in found if p is not None and p.name != CPU}
+
+
+def _one(names: Sequence[str], owners: Sequence[set[ExecutionProvider]]) -> ExecutionProvider | None:
+    """The provider all arrays belong to. Raises InvalidArgument where there are several."""
+    first: dict[ExecutionProvider, str] = {}
+    for name, found in zip(names, owners, strict=True):
+        for one in found:
+            first.setdefault(one, name)
+    if len(first) > 1:
+        listed = ", ".join(f"{name!r} is on {one!r}" for one, name in first.items())
+        raise InvalidArgument(f"all arrays must be of one library, on one device: {listed}")
+    return next(iter(first), None)
+
+
+def _enter(name: str, value: Any, type_: Any, where: ExecutionProvider, target: ExecutionProvider) -> Any:
+    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument."""
+    if isinstance(type_, OptionalType):
+        type_ = type_.element
+    if value is None or isinstance(value, dict):
+        return value
+    if isinstance(value, tuple | list) and not isinstance(type_, TensorType):
+        return tuple(_enter(name, item, getattr(type_, "element", None), where, target) for item in value)
+    mine = where.name != CPU and provider.owner(value) is where
+    source = where if mine else provider.create(CPU)
+    if not mine:
+        value = _numpy(value, type_)
+    if isinstance(type_, TensorType):
+        value = _of_type(name, value, type_, source)
+        check_shape(name, value, type_)
+    return provider.transfer(value, source, target)
+
+
+def _numpy(value: Any, type_: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(value, dtypes.to_numpy(type_.dtype) if isinstance(type_, TensorType) else None)
+
+
+def _of_type(name: str, value: Any, declared: TensorType, source: ExecutionProvider) -> Any:
+    """The value in the declared dtype: a narrower one of the same kind is widened, any other refused."""
+    native = value.dtype
+    actual = dtypes.of_numpy(native) if source.name == CPU else dtypes.by_name(source.xp.dtype_name(native))
+    if actual is declared.dtype:
+        return value
+    if actual.kind != declared.dtype.kind or actual.bits > declared.dtype.bits:
+        raise InvalidArgument(f"input {name!r} is {declared.ort}, not tensor({actual.ort})")
+    return source.xp.astype(value, source.xp.dtype(declared.dtype))
