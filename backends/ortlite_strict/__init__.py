@@ -47,7 +47,7 @@ class StrictExecutionProvider(ExecutionProvider):
         return build(library, {name: getattr(library, name) for name in DTYPES}, {})
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        return self.xp.asarray(array, copy=False)
+        return self.xp.asarray(np.asarray(array), copy=False)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.from_dlpack(array)
