@@ -31,7 +31,10 @@ F = np.float32
 
 @dataclass(frozen=True)
 class Bug:
-    """One call that a peer answers wrongly. `expected` is the first output; `why` cites the specification."""
+    """One call that a peer answers wrongly. `expected` is the first output; `why` cites the specification.
+
+    `seen_as` is the type to cast that output to, where the peer cannot hand it to Python as it is.
+    """
 
     peer: str
     op_type: str
@@ -42,6 +45,7 @@ class Bug:
     why: str
     domain: str = ""
     outputs: int = 1
+    seen_as: int = 0
 
 
 def text(*words: str) -> np.ndarray:
@@ -75,6 +79,9 @@ BUGS = [
     Bug(ORT, "Attention", 24, (np.ones((1, 1, 1, 1), F), np.ones((1, 1, 2, 1), F), np.array([[[[1], [3]]]], F),
                                np.ones((1, 2), np.uint8)), {"is_causal": 1}, np.ones((1, 1, 1, 1), F),
         "query 0 sees key 0 alone also beside a mask of uint8 (is_causal and windows are ignored)"),
+    Bug(ORT, "Cast", 19, (np.array([61441, 1e6], F),), {"to": onnx.TensorProto.FLOAT8E5M2, "saturate": 0},
+        np.array([np.inf, np.inf], F), "what rounds beyond the largest float8e5m2 is infinite (1e6 is, 61441 is not)",
+        seen_as=onnx.TensorProto.FLOAT),
     Bug(REFERENCE, "Softmax", 11, (np.zeros((1, 2, 2), F),), {"axis": 1}, np.full((1, 2, 2), 0.25, F),
         "below opset 13, softmax is over all axes from axis on"),
     Bug(REFERENCE, "BatchNormalization", 9, (np.ones((1, 1, 2), F) * 4, *(np.array([v], F) for v in (1, 0, 2, 4))),
@@ -97,9 +104,13 @@ def model(bug: Bug) -> tuple[onnx.ModelProto, dict[str, Any]]:
     node = helper.make_node(
         bug.op_type, names, [f"y{i}" for i in range(bug.outputs)], domain=bug.domain, **bug.attributes
     )
+    nodes, results = [node], list(node.output)
+    if bug.seen_as:
+        nodes.append(helper.make_node("Cast", results[:1], ["seen"], to=bug.seen_as))
+        results = ["seen"]
     feeds = {n: v for n, v in zip(names, bug.inputs, strict=True) if n}
     infos = [helper.make_value_info(n, _type_of(v)) for n, v in feeds.items()]
-    graph = helper.make_graph([node], "bug", infos, [onnx.ValueInfoProto(name=o) for o in node.output])
+    graph = helper.make_graph(nodes, "bug", infos, [onnx.ValueInfoProto(name=o) for o in results])
     imports = [helper.make_opsetid("", 18 if bug.domain else bug.opset)]
     if bug.domain:
         imports.append(helper.make_opsetid(bug.domain, bug.opset))

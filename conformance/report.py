@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import onnx
 from conformance.cases import KINDS, Result
 from ortlite.ops import registry
 
-__all__ = ["operators_table", "unwritten", "write_operators", "write_results"]
+__all__ = ["operators_table", "unwritten", "write_operators", "write_results", "write_summary"]
 
 HERE = Path(__file__).parent
 
@@ -46,6 +47,26 @@ def write_results(provider: str, results: Sequence[Result], expected: Mapping[st
     path = HERE / "results" / f"{provider}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+    write_summary()
+
+
+def write_summary() -> None:
+    """Write conformance/results/README.md from the providers' tables beside it."""
+    lines = [
+        "# The ONNX backend suite, provider by provider",
+        "",
+        "Made by `python -m conformance`, a row for each provider that was measured. NumPy stands last in every list.",
+        "",
+        "| provider | cases | pass | numeric cases | with no node on NumPy | |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for path in sorted((HERE / "results").glob("*Provider.md")):
+        text = path.read_text()
+        (cases, passed), *_ = re.findall(r"^\| all \| (\d+) \| (\d+) ", text, re.MULTILINE)
+        pure = re.search(r"^(\d+) of (\d+) numeric cases \((.*)\)", text, re.MULTILINE)
+        row = [f"[{path.stem}]({path.name})", cases, passed, *(pure.group(2, 1, 3) if pure else ("", "", ""))]
+        lines.append(f"| {' | '.join(row)} |")
+    (HERE / "results" / "README.md").write_text("\n".join(lines) + "\n")
 
 
 def unwritten() -> dict[tuple[str, str], list[int]]:

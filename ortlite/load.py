@@ -147,7 +147,7 @@ def schema(domain: str, op_type: str, opset: int) -> Schema | None:
         found.max_input,
         found.max_output,
         {name: _plain(value) for name, value in defaults.items()},
-        frozenset(name for name, a in found.attributes.items() if a.required),
+        frozenset(name for name, a in found.attributes.items() if a.required and (domain, name) not in DROPPED),
         {c.type_param_str: frozenset(c.allowed_type_strs) for c in found.type_constraints},
         found.deprecated,
     )

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ortlite.namespace import Namespace
+from ortlite.ops._choice import one_of
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
     """NumPy's shifts by a negative number or by the width and more are ONNX's."""
-    if direction not in {"LEFT", "RIGHT"}:
-        raise ValueError(f"direction is 'LEFT' or 'RIGHT', not {direction!r}")
+    one_of("direction", direction, "LEFT", "RIGHT")
     return (np.left_shift if direction == "LEFT" else np.right_shift)(X, Y)
 
 

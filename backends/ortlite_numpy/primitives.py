@@ -5,6 +5,7 @@ Each has the signature of the default in `ortlite.primitives`; nothing here chan
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from ortlite.namespace import Namespace
 
 compat: Any = array_api_compat.numpy
 BLOCK = 1 << 14  # elements that several passes find in the cache
+DRAWS = 1 << 15  # the same for random numbers, of which a block costs a call of the generator
+RUN = 64  # elements side by side from which on copying them at once pays
+MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
@@ -45,6 +49,16 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     return result if result.dtype == x.dtype else compat.clip(x, min, max)
 
 
+def tile(x: Any, repetitions: Sequence[int]) -> Any:
+    """Long rows are written once, to all places; NumPy's own copies once an axis, which is better for short ones."""
+    if x.ndim != len(repetitions) or not x.ndim or x.shape[-1] < RUN:
+        return np.tile(x, repetitions)
+    pairs = list(zip(repetitions, x.shape, strict=True))
+    result = np.empty([r * n for r, n in pairs], x.dtype)
+    result.reshape([k for pair in pairs for k in pair])[...] = x.reshape([k for n in x.shape for k in (1, n)])
+    return result
+
+
 def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
     """NumPy's product of integers is a plain loop: where floats hold every partial sum exactly, BLAS is far faster."""
     if a.size == 0 or b.size == 0 or a.ndim == 0 or b.ndim == 0:
@@ -69,14 +83,55 @@ def erf(xp: Namespace, x: Any) -> Any:
     return result.reshape(x.shape)
 
 
+class _Generator(threading.local):
+    """A generator for each thread: seeding one anew costs a tenth of making one."""
+
+    def __init__(self) -> None:
+        self.state = np.random.RandomState(0)
+
+    def seeded(self, seed: int) -> np.random.RandomState:
+        """Where the default body starts from this seed."""
+        words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+        self.state.seed(words if words[1] else words[0])
+        return self.state
+
+
+generator = _Generator()
+
+
+def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
+    """The numbers of the default body, made float32 block by block."""
+    state = generator.seeded(seed)
+    if dtype == np.float64:
+        return state.random_sample(tuple(shape))
+    result = np.empty(tuple(shape), np.float32)
+    flat = result.reshape(-1)
+    whole = np.empty(min(flat.size, DRAWS), np.int32)
+    for start in range(0, flat.size, DRAWS):
+        part = flat[start : start + DRAWS]
+        draws = state.random_sample(part.size)
+        draws *= 2.0**24
+        whole[: part.size] = draws  # 24 bits, cut: rounding could give 1
+        part[...] = whole[: part.size]
+        part *= np.float32(2.0**-24)
+    return result
+
+
+def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
+    """The numbers of the default body."""
+    return generator.seeded(seed).standard_normal(tuple(shape)).astype(dtype, copy=False)
+
+
 def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
-    """A constant border is written around the array in one go."""
-    if mode != "constant" or x.ndim == 0:
+    """A constant border is written around the array in one go; NumPy has the other modes."""
+    if mode not in MODES or x.ndim == 0:
         return default.pad.pad(xp, x, widths, mode, value)
     crop = tuple(slice(max(-lo, 0), max(n - max(-hi, 0), 0)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
     x = x[crop]
     if all(lo <= 0 and hi <= 0 for lo, hi in widths):
         return x
+    if mode != "constant":
+        return np.pad(x, [(max(lo, 0), max(hi, 0)) for lo, hi in widths], MODES[mode])
     shape = [n + max(lo, 0) + max(hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
     result = np.full(shape, value, x.dtype)
     result[tuple(slice(max(lo, 0), max(lo, 0) + n) for n, (lo, _) in zip(x.shape, widths, strict=True))] = x
@@ -151,5 +206,9 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {
-    fn.__name__: fn for fn in (bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, scatter, top_k)
-}
+    fn.__name__: fn
+    for fn in (
+        bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, scatter, top_k, random_uniform,
+        random_normal,
+    )
+}  # fmt: skip

@@ -1,11 +1,16 @@
-"""Broadcasting as it was below opset 7: on request, and from an axis of the first operand on."""
+"""Shapes that broadcast: a vector along one axis; and, as below opset 7, on request and from an axis on."""
 
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
 
-__all__ = ["aligned"]
+__all__ = ["aligned", "along"]
+
+
+def along(xp: Namespace, v: Array, axis: int, rank: int) -> Array:
+    """The vector `v` along `axis`, counted from the front, of a tensor of `rank`."""
+    return xp.reshape(v, (*(1,) * axis, -1, *(1,) * (rank - axis - 1)))
 
 
 def aligned(xp: Namespace, A: Array, B: Array, axis: int | None, broadcast: int) -> Array:

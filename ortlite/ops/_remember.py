@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
 
-__all__ = ["constant", "remember"]
+__all__ = ["constant", "listed", "remember"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,13 @@ def remember(fn: Callable[P, R]) -> Callable[P, R]:
 @remember
 def _buffer(values: Sequence[Any], code: str) -> array[Any]:
     return array(code, values)
+
+
+@remember
+def listed(tensor: Any) -> list[Any]:
+    """The elements of an attribute that is a tensor."""
+    values: list[Any] = tensor.reshape(-1).tolist()
+    return values
 
 
 def constant(xp: Namespace, values: Sequence[Any], dtype: str) -> Array:

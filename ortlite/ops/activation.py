@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import pi, prod, sqrt
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Bool, Float, Int, Text
 from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
 
 
 @op("Relu")
@@ -18,7 +21,7 @@ def relu(xp: Namespace, X: Array) -> Array:
 @op("LeakyRelu")
 def leaky_relu(xp: Namespace, X: Array, *, alpha: Float = 0.01) -> Array:
     """`X` where it is not below 0, else `alpha` · `X`."""
-    return xp.maximum(X, X * alpha) if 0 <= alpha <= 1 else xp.where(X < 0, X * alpha, X)
+    return xp.maximum(X, X * alpha) if 0 < alpha <= 1 else xp.where(X < 0, X * alpha, X)
 
 
 @op("PRelu", since=7)
@@ -31,7 +34,7 @@ def prelu(xp: Namespace, X: Array, slope: Array) -> Array:
 def prelu_1(xp: Namespace, X: Array, slope: Array) -> Array:
     """PRelu with one `slope` a channel (axis 1), or one for all."""
     if slope.ndim == 1 and slope.shape[0] != 1 and X.ndim > 1:
-        slope = xp.reshape(slope, (-1, *(1,) * (X.ndim - 2)))
+        slope = along(xp, slope, 1, X.ndim)
     return prelu(xp, X, slope)
 
 
@@ -110,10 +113,9 @@ def mish(xp: Namespace, X: Array) -> Array:
 @op("Gelu", since=20)
 def gelu(xp: Namespace, X: Array, *, approximate: Text = "none") -> Array:
     """`X` · Φ(`X`), Φ the normal distribution; `approximate` "tanh" uses a hyperbolic tangent for it."""
+    one_of("approximate", approximate, "none", "tanh")
     if approximate == "tanh":
-        return X * (xp.tanh((X * X * X * 0.044715 + X) * sqrt(2 / 3.141592653589793)) + 1.0) * 0.5
-    if approximate != "none":
-        raise ValueError(f"approximate is 'none' or 'tanh', not {approximate!r}")
+        return X * (xp.tanh((X * X * X * 0.044715 + X) * sqrt(2 / pi)) + 1.0) * 0.5
     return X * (xp.erf(X * sqrt(0.5)) + 1.0) * 0.5
 
 
@@ -173,7 +175,7 @@ def softmax_1(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
 @op("LogSoftmax", since=13)
 def log_softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """The logarithm of softmax, computed without its exponentials."""
-    if input.shape[axis] == 0 or 0 in input.shape:
+    if 0 in input.shape:
         return input
     shifted = input - xp.max(input, axis=axis, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True, dtype=shifted.dtype))
@@ -190,7 +192,7 @@ def hardmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """1 at the first maximum along `axis`, else 0."""
     if 0 in input.shape:
         return input
-    axis %= input.ndim
+    axis = normal_axis(axis, input.ndim)
     zero, one = (xp.asarray(v, dtype=input.dtype) for v in (0, 1))
     return xp.one_hot(xp.argmax(input, axis=axis), input.shape[axis], axis, one, zero)
 

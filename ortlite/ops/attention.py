@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Float, Graph, Int, Text
 from ortlite.ops.registry import op
 
@@ -237,8 +239,7 @@ def linear_attention(
     yet say of k, weighted by beta; gated_delta does both. Raises ValueError for an unknown rule or a missing gate.
     """
     gated, delta = update_rule in {"gated", "gated_delta"}, update_rule in {"delta", "gated_delta"}
-    if update_rule not in {"linear", "gated", "delta", "gated_delta"}:
-        raise ValueError(f"update_rule is linear, gated, delta or gated_delta, not {update_rule!r}")
+    one_of("update_rule", update_rule, "linear", "gated", "delta", "gated_delta")
     if (gated and decay is None) or (delta and beta is None):
         raise ValueError(f"update_rule {update_rule!r} needs {'decay' if gated and decay is None else 'beta'}")
     q, k, v = (
@@ -281,6 +282,7 @@ def causal_conv_with_state(
     `past_state` holds the last kernel - 1 inputs before (default 0); those of now are the second output.
     Raises ValueError for an unknown activation.
     """
+    one_of("activation", activation, "none", "silu", "swish")
     batch, channels, _ = input.shape
     carried = weight.shape[2] - 1
     if past_state is None:
@@ -288,9 +290,7 @@ def causal_conv_with_state(
     x = xp.concat([past_state, input], axis=2)
     y = xp.conv(x, weight, strides=(1,), pads=[(0, 0)], dilations=(1,), groups=channels)
     if bias is not None:
-        y = y + xp.reshape(bias, (-1, 1))
-    if activation in {"silu", "swish"}:
+        y = y + along(xp, bias, 1, 3)
+    if activation != "none":
         y = y * xp.sigmoid(y)
-    elif activation != "none":
-        raise ValueError(f"activation is silu, swish or none, not {activation!r}")
     return y, x[:, :, x.shape[2] - carried :]

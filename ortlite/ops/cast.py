@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
-from typing import Any
-
 from ortlite import dtypes
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Int, Text
@@ -19,6 +16,7 @@ FLOAT8 = {
 }
 SMALL_FLOATS = {"float4_e2m1fn": 6.0, "float6_e2m3fn": 7.5, "float6_e3m2fn": 28.0}
 COMPUTED = ("float32", "float64")
+SPECIAL = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
 
 
 @op("Cast", since=6, storage=True)
@@ -105,7 +103,10 @@ def _to_float8(xp: Namespace, x: Array, to: DType, saturate: bool) -> Array:
 
 
 def _to_power(xp: Namespace, x: Array, to: DType, saturate: bool, round_mode: str) -> Array:
-    """float8e8m0: a power of two from 2^-127 to 2^127, without sign; `round_mode` says which."""
+    """float8e8m0: a power of two from 2^-127 to 2^127, without sign; `round_mode` says which.
+
+    What lies beyond becomes the nearest of these with `saturate`, else NaN, and so does 0.
+    """
     size = xp.abs(x)
     finite = xp.isfinite(x) & (size > 0)
     exponent = xp.floor(xp.log2(xp.where(finite, size, xp.ones_like(size))))
@@ -120,14 +121,10 @@ def _to_power(xp: Namespace, x: Array, to: DType, saturate: bool, round_mode: st
         exponent = xp.where(size >= base * 1.5, exponent + 1.0, exponent)
     elif round_mode != "down":
         raise ValueError(f"round_mode is 'up', 'down' or 'nearest', not {round_mode!r}")
-    beyond = exponent > 127
+    exponent = xp.where(finite, exponent, xp.where(size > 0, xp.full_like(size, 128.0), xp.full_like(size, -128.0)))
     power = _power(xp, xp.clip(exponent, -127.0, 127.0))
-    power = xp.where(size > 0, power, _power(xp, xp.full_like(power, -127.0)))
-    nan = xp.full_like(power, float("nan"))
-    top = _power(xp, xp.full_like(power, 127.0))
-    overflow = top if saturate else nan
-    power = xp.where(xp.isinf(x) | (beyond & finite), overflow, power)
-    return xp.astype(xp.where(xp.isnan(x), nan, power), xp.dtype(to))
+    unknown = xp.isnan(x) if saturate else xp.isnan(x) | (xp.abs(exponent) > 127)
+    return xp.astype(xp.where(unknown, xp.full_like(power, float("nan")), power), xp.dtype(to))
 
 
 def _power(xp: Namespace, exponent: Array) -> Array:
@@ -140,34 +137,26 @@ def _power(xp: Namespace, exponent: Array) -> Array:
 def _text(xp: Namespace, x: Array, source: DType, to: DType) -> Array:
     """Strings to numbers and back: text is on the host, as an object array."""
     if to.kind != "S":
-        parsed = [_parsed(word, to) for word in x.reshape(-1).tolist()]
-        wide = {"f": "float64", "c": "complex128"}.get(to.kind, "uint64" if to.name == "uint64" else "int64")
-        numbers = xp.reshape(xp.asarray(parsed, dtype=xp.dtype(wide)), x.shape)
+        if to.kind in "fc":
+            return convert(xp, xp.astype(x, xp.float64 if to.kind == "f" else xp.complex128), to)
+        parsed = list(map(_whole, x.reshape(-1).tolist()))
+        numbers = xp.reshape(xp.asarray(parsed, dtype=xp.uint64 if to.name == "uint64" else xp.int64), x.shape)
         return convert(xp, numbers, to)
-    if source.kind == "f" and source.name != "float64":
-        x = xp.astype(x, xp.float32)
     words = xp.empty(x.shape, dtype=xp.dtype("string"))
-    words.reshape(-1)[...] = [_printed(value) for value in x.reshape(-1)]
+    words.reshape(-1)[...] = _printed(xp, xp.reshape(x, (-1,)), source)
     return words
 
 
-def _parsed(word: str, to: DType) -> Any:
-    if to.kind == "f":
-        return float(word)
-    if to.kind == "b":
-        return bool(int(word))
+def _whole(word: str) -> int:
     try:
         return int(word)
     except ValueError:
         return int(float(word))
 
 
-def _printed(value: Any) -> str:
+def _printed(xp: Namespace, x: Array, source: DType) -> list[str]:
     """Integers plainly; floats in the fewest digits that read back, exponents as in C; NaN and INF by ONNX's names."""
-    if value.dtype.kind != "f":
-        return str(int(value))
-    if isnan(value):
-        return "NaN"
-    if value in {float("inf"), float("-inf")}:
-        return "INF" if value > 0 else "-INF"
-    return str(value)
+    if source.kind != "f":
+        return list(map(str, map(int, x.tolist())))
+    words = list(map(str, x if source.name == "float64" else xp.astype(x, xp.float32)))
+    return words if bool(xp.all(xp.isfinite(x))) else [SPECIAL.get(word, word) for word in words]

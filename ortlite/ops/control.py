@@ -6,13 +6,11 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
 
-MAX_TRIPS = 2**63 - 1  # what "no trip count" means
-
 
 @op("If", storage=True)
 def if_(xp: Namespace, cond: Array, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
-    return tuple(xp.cond(xp.reshape(cond, ()), then_branch, else_branch))
+    return tuple(xp.cond(cond, then_branch, else_branch))
 
 
 @op("Loop", storage=True, dynamic=True)
@@ -23,22 +21,20 @@ def loop(
 
     Returns the last state, then every scan output of the body with its iterations stacked along a new first axis.
     """
-    trips = MAX_TRIPS if M is None else M
     count = len(v_initial)
-    stacked: list[list[Array]] = []
 
-    def test(iteration: int, condition: Array, *state: Value) -> bool:
-        return iteration < trips and bool(condition)
+    def step(index: Int, going: Array, state: tuple[Value, ...]) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
+        going = xp.asarray(True) if going is True else going
+        results = body(xp.asarray(index, dtype=xp.int64), going, *state)
+        return _single(xp, results[0]), results[1 : 1 + count], results[1 + count :]
 
-    def step(iteration: int, condition: Array, *state: Value) -> tuple[Value, ...]:
-        results = body(xp.asarray(iteration, dtype=xp.int64), condition, *state)
-        stacked.append(list(results[1 + count :]))
-        return (iteration + 1, xp.reshape(results[0], ()), *results[1 : 1 + count])
+    state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
+    return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
 
-    start = xp.asarray(True) if cond is None else xp.reshape(cond, ())
-    last = xp.while_loop(test, step, (0, start, *v_initial))
-    scanned = [xp.stack(list(column)) for column in zip(*stacked, strict=True)]
-    return (*last[2:], *(scanned if stacked else (_none_of(xp, t) for t in body.types[1 + count :])))
+
+def _single(xp: Namespace, x: Array) -> Array:
+    """An array of one element without its axes."""
+    return x if x.ndim == 0 else xp.reshape(x, ())
 
 
 def _none_of(xp: Namespace, type_: Type) -> Array:
@@ -73,13 +69,13 @@ def scan(
         raise ValueError(f"scan inputs have {sorted(lengths)} elements along their scan axes; they must agree")
     backward = scan_input_directions or (0,) * num_scan_inputs
     columns = [xp.flip(x, axis=0) if b else x for x, b in zip(columns, backward, strict=True)]
-    stacked: list[tuple[Array, ...]] = []
-    for index in range(lengths.pop()):
-        results = body(*state, *(x[index, ...] for x in columns))
-        state = results[:split]
-        stacked.append(results[split:])
-    outputs = [xp.stack(list(column)) for column in zip(*stacked, strict=True)]
-    outputs = outputs if stacked else [_none_of(xp, t) for t in body.types[split:]]
+
+    def step(state: tuple[Value, ...], row: tuple[Array, ...]) -> tuple[tuple[Value, ...], tuple[Array, ...]]:
+        results = body(*state, *row)
+        return results[:split], results[split:]
+
+    state, stacked = xp.scan(step, state, columns)
+    outputs = list(stacked) or [_none_of(xp, t) for t in body.types[split:]]
     directions = scan_output_directions or (0,) * len(outputs)
     outputs = [xp.flip(y, axis=0) if b else y for y, b in zip(outputs, directions, strict=True)]
     places = scan_output_axes or (0,) * len(outputs)
@@ -89,7 +85,7 @@ def scan(
 @op("Scan", since=8, storage=True)
 def scan_8(
     xp: Namespace,
-    sequence_lens: Array | None = None,
+    sequence_lens: Ints | None = None,
     *initial_state_and_scan_inputs: Value,
     body: Graph,
     num_scan_inputs: Int,
@@ -102,7 +98,7 @@ def scan_8(
     split = len(initial_state_and_scan_inputs) - num_scan_inputs
     inputs = initial_state_and_scan_inputs[split:]
     batch, longest = inputs[0].shape[:2]
-    lengths = [longest] * batch if sequence_lens is None else [int(n) for n in sequence_lens]
+    lengths = (longest,) * batch if sequence_lens is None else sequence_lens
     results = []
     for example, length in enumerate(lengths):
         state = [x[example, ...] for x in initial_state_and_scan_inputs[:split]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
 from ortlite.ops._window import defaults, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
 from ortlite.ops.registry import op
@@ -12,7 +13,7 @@ from ortlite.ops.registry import op
 
 def add_bias(xp: Namespace, y: Array, B: Array | None) -> Array:
     """`y` plus one element of `B` a channel (axis 1)."""
-    return y if B is None else y + xp.reshape(B, (-1, *(1,) * (y.ndim - 2)))
+    return y if B is None else y + along(xp, B, 1, y.ndim)
 
 
 @op("Conv")
@@ -145,11 +146,8 @@ def deform_conv(
     moves = xp.reshape(offset, (n, offset_group, count, rank, *out))
     coordinates = []
     for axis in range(rank):
-        start = xp.arange(out[axis], dtype=X.dtype) * steps[axis] - around[axis][0]
-        start = xp.reshape(start, tuple(-1 if i == axis else 1 for i in range(rank)))
-        reach = xp.reshape(
-            xp.arange(size[axis], dtype=X.dtype) * holes[axis], tuple(-1 if i == axis else 1 for i in range(rank))
-        )
+        start = along(xp, xp.arange(out[axis], dtype=X.dtype) * steps[axis] - around[axis][0], axis, rank)
+        reach = along(xp, xp.arange(size[axis], dtype=X.dtype) * holes[axis], axis, rank)
         reach = xp.reshape(xp.broadcast_to(reach, size), (count, *(1,) * rank))
         coordinates.append(moves[:, :, :, axis, ...] + (start + reach))
     image = xp.reshape(X, (n, offset_group, c // offset_group, *X.shape[2:]))

@@ -48,12 +48,15 @@ def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int 
 
 @op("Range", since=11)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_type: DType | None = None) -> Array:
-    """`start`, `start` + `delta`, … as long as `limit` is not reached. Raises ValueError for a `delta` of 0.
+    """`start`, `start` + `delta`, … as long as `limit` is not reached.
 
+    Raises ValueError for a `delta` of 0, and for a `start` that a library traces: its value decides how many they are.
     Narrow floats count in float32 (`stash_type`) in every opset: a library that does not compute in them widens.
     """
+    first = xp.known(start)
+    if first is None:
+        raise ValueError("how many elements a range has depends on its start, which has no value under a trace")
     start = xp.reshape(start, ())
-    first = float(start) if isinstance(delta, float) else int(start)
     if delta == 0:
         raise ValueError("delta is 0: a range without end")
     count = max(ceil((limit - first) / delta) if isinstance(delta, float) else -((first - limit) // delta), 0)

@@ -7,8 +7,10 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import aligned
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Float, Int, Text
 from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
 
 
 @op("Abs")
@@ -330,8 +332,7 @@ def bit_shift(xp: Namespace, X: Array, Y: Array, *, direction: Text) -> Array:
 
     A shift by a negative number of bits or by the width or more gives 0, to the right of a negative `X` -1.
     """
-    if direction not in {"LEFT", "RIGHT"}:
-        raise ValueError(f"direction is 'LEFT' or 'RIGHT', not {direction!r}")
+    one_of("direction", direction, "LEFT", "RIGHT")
     width = xp.iinfo(X.dtype).bits
     inside = (Y >= 0) & (width > Y) if _signed(xp, Y) else width > Y
     bits = xp.where(inside, Y, xp.zeros_like(Y))
@@ -373,7 +374,7 @@ def bitwise_not(xp: Namespace, X: Array) -> Array:
 
 def _cumulative(xp: Namespace, x: Array, axis: int, exclusive: int, reverse: int, fold: str, neutral: int) -> Array:
     """A running sum or product along `axis`, from the end or without the element itself on request."""
-    axis = axis % x.ndim
+    axis = normal_axis(axis, x.ndim)
     if reverse:
         x = xp.flip(x, axis=axis)
     if exclusive:

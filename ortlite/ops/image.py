@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from ortlite.namespace import Namespace
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Text
 from ortlite.ops.registry import op
 
@@ -19,8 +20,7 @@ def image_decoder(xp: Namespace, encoded_stream: Array, *, pixel_format: Text = 
 
     Raises ValueError for an unknown `pixel_format`.
     """
-    if pixel_format not in MODES:
-        raise ValueError(f"pixel_format is {', '.join(MODES)}, not {pixel_format!r}")
+    one_of("pixel_format", pixel_format, *MODES)
     try:
         from PIL import Image
     except ImportError:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Int, Text
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
+
+REDUCTIONS = ("none", "add", "mul", "min", "max")
 
 
 def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
@@ -45,8 +49,7 @@ def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
     """Index tuples with the batch coordinates put in front."""
     grid = []
     for axis in range(batch_dims):
-        places = xp.arange(indices.shape[axis], dtype=xp.int64)
-        places = xp.reshape(places, tuple(-1 if i == axis else 1 for i in range(indices.ndim)))
+        places = along(xp, xp.arange(indices.shape[axis], dtype=xp.int64), axis, indices.ndim)
         grid.append(xp.broadcast_to(places, (*indices.shape[:-1], 1)))
     return xp.concat([*grid, xp.astype(indices, xp.int64)], axis=-1)
 
@@ -55,7 +58,11 @@ def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
 def scatter_elements(
     xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0, reduction: Text = "none"
 ) -> Array:
-    """A copy of `data` with `updates` at `indices` along `axis`; `reduction` none, add, mul, min or max."""
+    """A copy of `data` with `updates` at `indices` along `axis`; `reduction` none, add, mul, min or max.
+
+    Raises ValueError for another reduction.
+    """
+    one_of("reduction", reduction, *REDUCTIONS)
     return xp.scatter(data, indices, updates, normal_axis(axis, data.ndim), reduction)
 
 
@@ -67,7 +74,11 @@ def scatter(xp: Namespace, data: Array, indices: Array, updates: Array, *, axis:
 
 @op("ScatterND", since=11)
 def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, reduction: Text = "none") -> Array:
-    """A copy of `data` with slices `updates` at the index tuples `indices`; `reduction` none, add, mul, min or max."""
+    """A copy of `data` with slices `updates` at the index tuples `indices`; `reduction` none, add, mul, min or max.
+
+    Raises ValueError for another reduction.
+    """
+    one_of("reduction", reduction, *REDUCTIONS)
     return xp.scatter_nd(data, indices, updates, reduction)
 
 
@@ -81,7 +92,11 @@ def tensor_scatter(
     axis: Int = -2,
     mode: Text = "linear",
 ) -> Array:
-    """A cache with `update` written along `axis` from `write_indices[batch]` on; "circular" wraps at the end."""
+    """A cache with `update` written along `axis` from `write_indices[batch]` on; `mode` "circular" wraps at the end.
+
+    Raises ValueError for a mode that is neither "linear" nor "circular".
+    """
+    one_of("mode", mode, "linear", "circular")
     axis = normal_axis(axis, past_cache.ndim)
     size = past_cache.shape[axis]
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
@@ -136,11 +151,12 @@ def unique(
         keys = xp.take(rows[:, column], order)
         order = xp.take(order, xp.astype(xp.argsort(keys, stable=True), xp.int64))
     ordered = xp.take(rows, order, axis=0)
-    new = xp.any(ordered[1:, :] != ordered[:-1, :], axis=1)
-    new = xp.concat([xp.ones((min(rows.shape[0], 1),), dtype=xp.bool), xp.astype(new, xp.bool)])
+    count, lead = rows.shape[0], min(rows.shape[0], 1)
+    new = xp.any(ordered[lead:, :] != ordered[: count - lead, :], axis=1)
+    new = xp.concat([xp.ones((lead,), dtype=xp.bool), xp.astype(new, xp.bool)])
     (starts,) = xp.nonzero(new)
     starts = xp.astype(starts, xp.int64)
-    ends = xp.concat([starts[1:], xp.full((min(starts.shape[0], 1),), rows.shape[0], dtype=xp.int64)])
+    ends = xp.concat([starts[lead:], xp.full((lead,), count, dtype=xp.int64)])
     first, counts = xp.take(order, starts), ends - starts
     values = xp.take(xp.reshape(X, (-1,)), first) if axis is None else xp.take(X, first, axis=axis)
     if n_outputs == 1 and sorted:
@@ -158,10 +174,7 @@ def unique(
 def _rows(xp: Namespace, X: Array, axis: int) -> Array:
     """The slices along `axis` as the rows of a matrix."""
     moved = xp.moveaxis(X, axis, 0)
-    width = 1
-    for n in moved.shape[1:]:
-        width *= n
-    return xp.reshape(moved, (moved.shape[0], width))
+    return xp.reshape(moved, (moved.shape[0], prod(moved.shape[1:])))
 
 
 @op("TopK")

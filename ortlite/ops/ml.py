@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._remember import constant
+from ortlite.ops._remember import constant, listed, remember
 from ortlite.ops._scores import labels_of, number, transform
 from ortlite.ops.annotations import Array, Arrays, Float, Floats, Int, Ints, Map, Text, Texts, Value
 from ortlite.ops.registry import op
@@ -56,16 +56,27 @@ def cast_map(xp: Namespace, X: Map, *, cast_to: Text = "TO_FLOAT", map_form: Tex
     return xp.reshape(xp.asarray(row, dtype=xp.dtype(names[cast_to])), (1, len(row)))
 
 
+@remember
+def _in_order(keys: Sequence[Any], values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Keys in order, NaN last, and the values beside them."""
+    order = sorted(range(len(keys)), key=lambda i: (keys[i] != keys[i], keys[i]))
+    return [keys[i] for i in order], [values[i] for i in order]
+
+
+@remember
+def _places(words: Sequence[str]) -> tuple[int, ...]:
+    return tuple(range(len(words)))
+
+
 def _translated(xp: Namespace, x: Array, keys: Sequence[Any], values: Sequence[Any], default: Any, to: str) -> Array:
     """`values[i]` where an element is `keys[i]`, else `default`: a search in the sorted keys. NaN finds NaN."""
-    order = sorted(range(len(keys)), key=lambda i: (keys[i] != keys[i], keys[i]))
     native = xp.dtype(to)
-    if not order:
+    if not keys:
         return xp.full(x.shape, default, dtype=native)
-    table = xp.asarray([keys[i] for i in order], dtype=x.dtype)
-    results = xp.asarray([values[i] for i in order], dtype=native)
+    first, second = _in_order(keys, values)
+    table, results = xp.asarray(first, dtype=x.dtype), xp.asarray(second, dtype=native)
     flat = xp.reshape(x, (-1,))
-    place = xp.clip(xp.astype(xp.searchsorted(table, flat), xp.int64), None, len(order) - 1)
+    place = xp.clip(xp.astype(xp.searchsorted(table, flat), xp.int64), None, len(keys) - 1)
     found = xp.take(table, place)
     same = (found == flat) | (xp.not_equal(found, found) & xp.not_equal(flat, flat))
     return xp.reshape(xp.where(same, xp.take(results, place), xp.full(flat.shape, default, dtype=native)), x.shape)
@@ -152,12 +163,12 @@ def label_encoder(
     values_tensor: Value = None,
 ) -> Array:
     """The value beside the key that each element equals, else the default. Raises ValueError for unequal lists."""
-    keys = keys_tensor.reshape(-1).tolist() if keys_tensor is not None else keys_floats or keys_int64s or keys_strings
+    keys = keys_floats or keys_int64s or keys_strings if keys_tensor is None else listed(keys_tensor)
     values: Sequence[Any]
     if values_tensor is not None:
-        values, to = values_tensor.reshape(-1).tolist(), xp.dtype_name(values_tensor.dtype)
+        values, to = listed(values_tensor), xp.dtype_name(values_tensor.dtype)
         fallback = {"string": default_string, "float32": default_float, "float64": default_float}.get(to, default_int64)
-        default = fallback if default_tensor is None else default_tensor.reshape(-1).tolist()[0]
+        default = fallback if default_tensor is None else listed(default_tensor)[0]
     elif values_strings:
         values, to, default = values_strings, "string", default_string
     elif values_floats:
@@ -183,7 +194,7 @@ def label_encoder_1(
     return category_mapper(
         xp,
         X,
-        cats_int64s=tuple(range(len(strings))),
+        cats_int64s=_places(strings),
         cats_strings=strings,
         default_int64=default_int64,
         default_string=default_string,
@@ -280,13 +291,13 @@ def one_hot_encoder(
 ) -> Array:
     """1 at the category that each element is, else 0, along a new last axis, in float32.
 
-    Raises ValueError for an element that is none of them, when `zeros` is 0.
+    Raises ValueError for an element that is none of them, when `zeros` is 0 and the values are known.
     """
     text = xp.dtype_name(X.dtype) == "string"
     cats = xp.asarray(cats_strings, dtype=X.dtype) if text else constant(xp, cats_int64s or (), "int64")
     x = X if text else xp.astype(X, xp.int64)
     hits = xp.expand_dims(x, axis=-1) == cats
-    if not zeros and not bool(xp.all(xp.any(hits, axis=-1))):
+    if not zeros and xp.known(xp.all(xp.any(hits, axis=-1))) is False:
         raise ValueError("X has an element that is none of the categories, and zeros is 0")
     return xp.astype(hits, xp.float32)
 

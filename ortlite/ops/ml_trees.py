@@ -8,7 +8,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops import _trees
-from ortlite.ops._remember import constant, remember
+from ortlite.ops._remember import constant, listed, remember
 from ortlite.ops._scores import labels_of, transform
 from ortlite.ops._trees import Forest, Split
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts, Value
@@ -169,13 +169,7 @@ def tree_ensemble(
 
 def _given(floats: Sequence[float] | None, tensor: Any) -> Sequence[float]:
     """An attribute that is either floats or a tensor of doubles."""
-    return (floats or ()) if tensor is None else _listed(tensor)
-
-
-@remember
-def _listed(tensor: Any) -> list[float]:
-    values: list[float] = tensor.reshape(-1).tolist()
-    return values
+    return (floats or ()) if tensor is None else listed(tensor)
 
 
 def _compared(xp: Namespace, x: Array, thresholds_as_tensor: Any) -> str:
@@ -273,14 +267,14 @@ def _forest_5(
     dtype: str,
 ) -> Forest:
     """Tables from TreeEnsemble-5's nodes and leaves, which are named by their positions."""
-    numbers = _listed(modes)
+    numbers = listed(modes)
     tracks = missing_value_tracks_true or (0,) * len(numbers)
-    sets = iter(_sets([] if membership_values is None else _listed(membership_values)))
+    sets = iter(_sets([] if membership_values is None else listed(membership_values)))
     splits: list[Split] = []
     extra: list[Split] = []
     count = len(numbers)
     rows = zip(
-        featureids, _listed(thresholds), numbers, truenodeids, trueleafs, falsenodeids, falseleafs, tracks, strict=True
+        featureids, listed(thresholds), numbers, truenodeids, trueleafs, falsenodeids, falseleafs, tracks, strict=True
     )
     for feature, threshold, number, true_id, true_leaf, false_id, false_leaf, nan in rows:
         if not 0 <= number < len(MODES):
@@ -295,7 +289,7 @@ def _forest_5(
             *inner, split = _trees.members(split, next(sets, ()), count + len(extra))
             extra.extend(inner)
         splits.append(split)
-    votes = {leaf: [vote] for leaf, vote in enumerate(zip(leaf_targetids, _listed(leaf_weights), strict=True))}
+    votes = {leaf: [vote] for leaf, vote in enumerate(zip(leaf_targetids, listed(leaf_weights), strict=True))}
     return _trees.build([*splits, *extra], tree_roots, votes, targets, aggregate, dtype)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Float, Int, Ints
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
@@ -12,7 +14,7 @@ from ortlite.ops.shape import normal_axis
 
 def _channels(xp: Namespace, v: Array, rank: int) -> Array:
     """A vector along axis 1 of a tensor of `rank`."""
-    return xp.reshape(v, (-1, *(1,) * (rank - 2))) if rank > 1 else v
+    return along(xp, v, 1, rank) if rank > 1 else v
 
 
 def _normalised(xp: Namespace, X: Array, scale: Array, B: Array, mean: Array, var: Array, epsilon: float) -> Array:
@@ -196,7 +198,8 @@ def group_normalization_18(
 
 @op("LpNormalization")
 def lp_normalization(xp: Namespace, input: Array, *, axis: Int = -1, p: Int = 2) -> Array:
-    """Divide by the `p`-norm (1 or 2) along `axis`; a norm of 0 gives 0."""
+    """Divide by the `p`-norm along `axis`; a norm of 0 gives 0. Raises ValueError for a `p` other than 1 and 2."""
+    one_of("p", p, 1, 2)
     if p == 1:
         norm = xp.sum(xp.abs(input), axis=axis, keepdims=True, dtype=input.dtype)
     else:

@@ -7,6 +7,7 @@ from itertools import product
 from math import prod
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
 from ortlite.ops._window import Pads, defaults, window_pads
 from ortlite.ops.annotations import Array, Float, Int, Ints, Text
 from ortlite.ops.registry import op
@@ -57,7 +58,7 @@ def _flat_places(
     flat = xp.reshape(flat, where.shape)
     for i in order:
         starts = xp.arange(where.shape[2 + i], dtype=xp.int64) * strides[i] - pads[i][0]
-        flat = flat + xp.reshape(starts * weights[i], tuple(-1 if j == i else 1 for j in order))
+        flat = flat + along(xp, starts * weights[i], i, len(spatial))
     images = xp.arange(X.shape[0] * X.shape[1], dtype=xp.int64) * prod(spatial)
     return flat + xp.reshape(images, (*X.shape[:2], *(1,) * len(spatial)))
 
@@ -88,10 +89,11 @@ def average_pool(
     for i in range(rank):
         (lo, hi), n = plain[i], X.shape[2 + i]
         first, last = (-lo, n + hi) if count_include_pad else (0, n)
-        starts = (w * steps[i] - lo for w in range(total.shape[2 + i]))
-        inside = [sum(first <= s + k * holes[i] < last for k in range(kernel_shape[i])) for s in starts]
-        shape = tuple(-1 if j == i else 1 for j in range(rank))
-        counts.append(xp.reshape(xp.asarray(inside, dtype=X.dtype), shape))
+        starts = xp.arange(total.shape[2 + i], dtype=xp.int64) * steps[i] - lo
+        # how many of a window's elements come before a place: the quotient rounded up
+        ahead = [starts - place if holes[i] == 1 else (starts - place) // holes[i] for place in (first, last)]
+        below, within = (xp.clip(-steps_on, 0, kernel_shape[i]) for steps_on in ahead)
+        counts.append(along(xp, xp.astype(within - below, X.dtype), i, rank))
     return total / reduce(xp.multiply, counts)
 
 

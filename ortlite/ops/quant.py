@@ -11,6 +11,7 @@ from math import prod
 from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
 from ortlite.ops._window import defaults, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
 from ortlite.ops.cast import COMPUTED, convert
@@ -41,7 +42,7 @@ def spread(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) ->
         axis %= x.ndim
         if v.shape[0] != x.shape[axis]:
             raise ValueError(f"{v.shape[0]} scales or zero points for axis {axis} of {tuple(x.shape)}")
-        return xp.reshape(v, tuple(-1 if i == axis else 1 for i in range(x.ndim)))
+        return along(xp, v, axis, x.ndim)
     if v.ndim != x.ndim:
         raise ValueError(f"a scale or zero point of shape {tuple(v.shape)} does not fit {tuple(x.shape)}")
     axis %= x.ndim
@@ -84,7 +85,7 @@ def quantize_linear(
     """
     to = (output_dtype or UINT8) if y_zero_point is None else dtype_of(xp, y_zero_point)
     scale = spread(xp, y_scale, x, axis, block_size)
-    quotient = wide(xp, x) / wide(xp, scale)
+    quotient = xp.divide(wide(xp, x), wide(xp, scale))  # a last bit decides how a tie is rounded
     rounding = precision or dtype_of(xp, y_scale)
     if rounding.bits < 32 and rounding.kind == "f" and rounding.name != "float8_e8m0fnu":
         quotient = wide(xp, xp.astype(quotient, xp.dtype(rounding)))
@@ -122,21 +123,21 @@ def dynamic_quantize_linear(xp: Namespace, x: Array) -> tuple[Array, Array, Arra
     zero = xp.zeros((), dtype=x.dtype)
     lowest = xp.minimum(xp.min(x), zero) if prod(x.shape) else zero
     highest = xp.maximum(xp.max(x), zero) if prod(x.shape) else zero
-    scale = (highest - lowest) / 255.0
+    scale = xp.divide(highest - lowest, xp.asarray(255.0, dtype=x.dtype))
     scale = xp.where(scale == 0, xp.ones_like(scale), scale)
-    zero_point = xp.clip(xp.round(-lowest / scale), 0, 255)
-    y = xp.clip(xp.round(x / scale) + zero_point, 0, 255)
+    zero_point = xp.clip(xp.round(xp.divide(-lowest, scale)), 0, 255)
+    y = xp.clip(xp.round(xp.divide(x, scale)) + zero_point, 0, 255)
     return xp.astype(y, xp.uint8), scale, xp.astype(zero_point, xp.uint8)
 
 
-def _by_row(xp: Namespace, v: Array) -> Array:
+def by_row(xp: Namespace, v: Array) -> Array:
     """Scales or zero points of the rows of a matrix: a vector becomes a column."""
     return xp.expand_dims(v, axis=1) if v.ndim == 1 and v.shape[0] > 1 else v
 
 
 def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Array | None) -> Array:
     """(a - a_zero) @ (b - b_zero): int32 from integers, float32 from floats. Zero points of `a` count by row."""
-    left = centred(xp, a, None if a_zero is None else _by_row(xp, a_zero))
+    left = centred(xp, a, None if a_zero is None else by_row(xp, a_zero))
     right = centred(xp, b, b_zero)
     if left.dtype != right.dtype:  # one of them is quantised to floats
         left, right = wide(xp, left), wide(xp, right)
@@ -165,8 +166,8 @@ def qlinear_matmul(
 ) -> Array:
     """The product of two quantised matrices, quantised. Scales and zero points as in MatMulInteger."""
     product = _product(xp, a, a_zero_point, b, b_zero_point)
-    factor = wide(xp, _by_row(xp, a_scale)) * wide(xp, b_scale) / wide(xp, _by_row(xp, y_scale))
-    return _requantised(xp, xp.astype(product, factor.dtype) * factor, _by_row(xp, y_zero_point))
+    factor = xp.divide(wide(xp, by_row(xp, a_scale)) * wide(xp, b_scale), wide(xp, by_row(xp, y_scale)))
+    return _requantised(xp, xp.astype(product, factor.dtype) * factor, by_row(xp, y_zero_point))
 
 
 def _requantised(xp: Namespace, y: Array, zero_point: Array) -> Array:
@@ -248,6 +249,6 @@ def qlinear_conv(
     y = _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, pads, strides)
     if B is not None:
         y = y + spread(xp, B, y, 1)
-    factor = wide(xp, x_scale) * wide(xp, w_scale) / wide(xp, y_scale)
+    factor = xp.divide(wide(xp, x_scale) * wide(xp, w_scale), wide(xp, y_scale))
     y = xp.astype(y, factor.dtype) * spread(xp, factor, y, 1)
     return _requantised(xp, y, xp.reshape(y_zero_point, ()))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Float, Int, Ints
 from ortlite.ops.registry import op
 
 
-def _computing(xp: Namespace, dtype: DType | None, like: Array | None = None) -> Array:
+def _computing(xp: Namespace, dtype: DType | None, like: Array | None = None) -> Any:
     """The native dtype to draw in: the one asked for, else that of `like`, else float32."""
     if dtype is not None:
         return xp.dtype(dtype)
     return xp.float32 if like is None else like.dtype
+
+
+def _moved(x: Array, scale: float, offset: float) -> Array:
+    """`x` · `scale` + `offset`, by which standard draws become those asked for."""
+    x = x if scale == 1.0 else x * scale
+    return x if offset == 0.0 else x + offset
 
 
 @op("RandomUniform")
@@ -26,7 +34,7 @@ def random_uniform(
     rng: Int = 0,
 ) -> Array:
     """Uniform on [`low`, `high`), of `shape`."""
-    return xp.random_uniform(rng, shape, _computing(xp, dtype)) * (high - low) + low
+    return _moved(xp.random_uniform(rng, shape, _computing(xp, dtype)), high - low, low)
 
 
 @op("RandomUniformLike")
@@ -41,7 +49,7 @@ def random_uniform_like(
     rng: Int = 0,
 ) -> Array:
     """Uniform on [`low`, `high`), of the shape of `input`."""
-    return xp.random_uniform(rng, input.shape, _computing(xp, dtype, input)) * (high - low) + low
+    return _moved(xp.random_uniform(rng, input.shape, _computing(xp, dtype, input)), high - low, low)
 
 
 @op("RandomNormal")
@@ -56,7 +64,7 @@ def random_normal(
     rng: Int = 0,
 ) -> Array:
     """Normal with `mean` and standard deviation `scale`, of `shape`."""
-    return xp.random_normal(rng, shape, _computing(xp, dtype)) * scale + mean
+    return _moved(xp.random_normal(rng, shape, _computing(xp, dtype)), scale, mean)
 
 
 @op("RandomNormalLike")
@@ -71,7 +79,7 @@ def random_normal_like(
     rng: Int = 0,
 ) -> Array:
     """Normal with `mean` and standard deviation `scale`, of the shape of `input`."""
-    return xp.random_normal(rng, input.shape, _computing(xp, dtype, input)) * scale + mean
+    return _moved(xp.random_normal(rng, input.shape, _computing(xp, dtype, input)), scale, mean)
 
 
 @op("Bernoulli", since=15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ortlite.namespace import Namespace
@@ -11,7 +12,7 @@ from ortlite.ops.registry import op
 
 Activation = Callable[[Any], Any]
 State = tuple[Any, ...]
-Step = Callable[[Any, State], State]
+Step = Callable[[State, State], tuple[State, State]]  # state and a slice of the inputs -> state and (output,)
 
 # Names of activations in lower case -> defaults of alpha and beta; None: takes none.
 ALPHA_BETA: dict[str, tuple[float | None, float | None]] = {
@@ -81,8 +82,8 @@ def _recurrent(
 ) -> tuple[Array, ...]:
     """Run over time in each direction: all outputs (time, direction, batch, hidden), then every last state.
 
-    `step(d)` gives the bias of the inputs' product and the function from one row of it and the state to the next
-    state, whose first member is the output. Examples rest in their state beyond `sequence_lens`; their outputs are 0
+    `step(d)` gives the bias of the inputs' product and the function that takes the state and one row of it to the next
+    state and the output. Examples rest in their state beyond `sequence_lens`; their outputs are 0
     there. With `layout` 1 the batch comes first everywhere. Raises ValueError for shapes that do not fit.
     """
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction.lower())
@@ -103,16 +104,13 @@ def _recurrent(
         state = tuple(
             xp.zeros((batch, hidden), dtype=X.dtype) if s is None else xp.astype(s[d, ...], X.dtype) for s in initial
         )
-        outputs: list[Any] = [None] * time
-        for t in range(time)[:: -1 if backward else 1]:
-            after = advance(projected[t, ...], state)
-            outputs[t] = after[0]
-            if sequence_lens is not None:
-                running = xp.expand_dims(sequence_lens > t, axis=1)
-                outputs[t] = xp.where(running, after[0], xp.zeros_like(after[0]))
-                after = tuple(xp.where(running, new, old) for new, old in zip(after, state, strict=True))
-            state = after
-        rows.append(xp.stack(outputs) if time else xp.zeros((0, batch, hidden), dtype=X.dtype))
+        xs = [projected]
+        if sequence_lens is not None:
+            steps = xp.reshape(xp.arange(time, dtype=sequence_lens.dtype), (time, 1, 1))
+            xs.append(steps < xp.reshape(sequence_lens, (1, batch, 1)))
+            advance = partial(_while_running, xp, advance)
+        state, outputs = xp.scan(advance, state, xs, backward)
+        rows.append(outputs[0] if time else xp.zeros((0, batch, hidden), dtype=X.dtype))
         lasts.append(state)
     order = 2 if layout else 1
     Y = (
@@ -121,6 +119,14 @@ def _recurrent(
         else xp.stack([xp.permute_dims(r, (1, 0, 2)) for r in rows], axis=order)
     )
     return (Y, *(xp.stack(list(column), axis=layout) for column in zip(*lasts, strict=True)))
+
+
+def _while_running(xp: Namespace, advance: Step, state: State, row: State) -> tuple[State, State]:
+    """A step of the examples that are still running; the others rest in their state and put out 0."""
+    x, running = row
+    after, (output,) = advance(state, (x,))
+    output = xp.where(running, output, xp.zeros_like(output))
+    return tuple(xp.where(running, new, old) for new, old in zip(after, state, strict=True)), (output,)
 
 
 def _biases(xp: Namespace, B: Array | None, d: int, R: Array) -> tuple[Array, Array]:
@@ -164,7 +170,12 @@ def rnn(
     def step(d: int) -> tuple[Array, Step]:
         wb, rb = _biases(xp, B, d, R)
         weights = R[d, ...].T
-        return wb + rb, lambda x, state: (fs[d](x + xp.matmul(state[0], weights)),)
+
+        def advance(state: State, row: State) -> tuple[State, State]:
+            after = (fs[d](row[0] + xp.matmul(state[0], weights)),)
+            return after, after
+
+        return wb + rb, advance
 
     Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, direction, layout)
     return Y, Y_h
@@ -206,12 +217,13 @@ def gru(
         rest = rb[2 * hidden :] if linear_before_reset else zeros
         bias = wb + (xp.concat([rb[: 2 * hidden], zeros]) if linear_before_reset else rb)
 
-        def advance(x: Array, state: State) -> State:
-            (h,) = state
+        def advance(state: State, row: State) -> tuple[State, State]:
+            (h,), (x,) = state, row
             z, r = _split(f(x[:, : 2 * hidden] + xp.matmul(h, gates)), 2)
             weighed = r * (xp.matmul(h, candidate) + rest) if linear_before_reset else xp.matmul(r * h, candidate)
             new = g(x[:, 2 * hidden :] + weighed)
-            return (new + z * (h - new),)
+            after = (new + z * (h - new),)
+            return after, after
 
         return bias, advance
 
@@ -257,9 +269,9 @@ def lstm(
         weights, hidden = R[d, ...].T, R.shape[2]
         peep_i, peep_o, peep_f = (None,) * 3 if P is None else _split(P[d, ...], 3)
 
-        def advance(x: Array, state: State) -> State:
+        def advance(state: State, row: State) -> tuple[State, State]:
             h, c = state
-            gates = x + xp.matmul(h, weights)
+            gates = row[0] + xp.matmul(h, weights)
             if P is None:
                 i, o, forget = _split(f(gates[:, : 3 * hidden]), 3)
             else:
@@ -270,7 +282,8 @@ def lstm(
             c = forget * c + i * g(gates[:, 3 * hidden :])
             if P is not None:
                 o = f(o + peep_o * c)
-            return o * h_of(c), c
+            h = o * h_of(c)
+            return (h, c), (h,)
 
         return wb + rb, advance
 

@@ -9,6 +9,7 @@ from typing import Any
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Int, Ints
 from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
 
 Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 
@@ -18,11 +19,8 @@ def _reduced(
 ) -> Array:
     """`fold` over `axes` (all when None). `before` maps each element first, even over no axes."""
     x = data if before is None else before(data)
-    places = range(x.ndim) if axes is None else (a + x.ndim if a < 0 else a for a in axes)
-    chosen = tuple(dict.fromkeys(places))
-    if any(not 0 <= a < x.ndim for a in chosen):
-        raise ValueError(f"axes {axes} are not all axes of a tensor of rank {x.ndim}")
-    return fold(xp, x, chosen, bool(keepdims))
+    chosen = range(x.ndim) if axes is None else dict.fromkeys(normal_axis(a, x.ndim) for a in axes)
+    return fold(xp, x, tuple(chosen), bool(keepdims))
 
 
 def _over(axes: tuple[int, ...] | None, noop: int) -> tuple[int, ...] | None:

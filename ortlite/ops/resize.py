@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
+
+Table: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,97 +31,103 @@ class Filter:
     antialias: bool = False
 
 
-Taps = tuple[tuple[tuple[int, ...], ...], tuple[tuple[float, ...], ...], tuple[bool, ...]]
+class Taps(NamedTuple):
+    """What every resampled element of an axis is made of: one place and weight a tap; and whether it lies outside.
+
+    Without weights there is one place, whose element is taken as it is. The tables are NumPy arrays on the host: they
+    follow from shapes and attributes alone.
+    """
+
+    places: tuple[Table, ...]
+    weights: tuple[Table, ...]
+    outside: Table | None
 
 
-def _origin(rule: Filter, x: int, scale: float, n: int, out: int, roi: tuple[float, float]) -> float:
-    """Where in an axis of `n` elements the element `x` of the `out` resampled ones lies."""
+def _origins(rule: Filter, n: int, out: int, scale: float, roi: tuple[float, float]) -> Table:
+    """Where in an axis of `n` elements the `out` resampled ones lie."""
+    x = np.arange(out, dtype=np.float64)
     if rule.transform == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if rule.transform == "half_pixel_symmetric":
         return n / 2 * (1 - out / (scale * n)) + (x + 0.5) / scale - 0.5
     if rule.transform == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if out > 1 else 0.0
+        return (x + 0.5) / scale - 0.5 if out > 1 else 0 * x
     resized = scale * n  # with scales this is not quite the number of elements, and ONNX means this
     if rule.transform == "align_corners":
-        return x * (n - 1) / (resized - 1) if resized > 1 else 0.0
+        return x * (n - 1) / (resized - 1) if resized > 1 else 0 * x
     if rule.transform == "asymmetric":
         return x / scale
     if rule.transform == "tf_half_pixel_for_nn":
         return (x + 0.5) / scale
     if rule.transform == "tf_crop_and_resize":
         start, end = roi
-        step = (end - start) * (n - 1) / (resized - 1) if resized > 1 else 0.0
-        return start * (n - 1) + x * step if resized > 1 else (start + end) / 2 * (n - 1)
+        if resized <= 1:
+            return 0 * x + (start + end) / 2 * (n - 1)
+        return start * (n - 1) + x * ((end - start) * (n - 1) / (resized - 1))
     raise ValueError(f"unknown coordinate_transformation_mode {rule.transform!r}")
 
 
-def _nearest(rule: str, x: float, shrinks: bool) -> int:
-    """The element nearest to a place. Scales are float32: a place near a half or a whole is meant to be there."""
-    half = round(x * 2) / 2
-    x = half if abs(x - half) < 1e-6 * (1 + abs(x)) else x
+def _nearest(rule: str, x: Table, shrinks: bool) -> Table:
+    """The elements nearest to places. Scales are float32: a place near a half or a whole is meant to be there."""
+    half = np.round(x * 2) / 2
+    x = np.where(np.abs(x - half) < 1e-6 * (1 + np.abs(x)), half, x)
     if rule == "round_prefer_floor":
-        return ceil(x - 0.5)
+        return np.ceil(x - 0.5)
     if rule == "round_prefer_ceil":
-        return floor(x + 0.5)
+        return np.floor(x + 0.5)
     if rule == "simple":  # opsets 7 to 10
-        return ceil(x) if shrinks else floor(x)
+        return np.ceil(x) if shrinks else np.floor(x)
     if rule in {"floor", "ceil"}:
-        return floor(x) if rule == "floor" else ceil(x)
+        return np.floor(x) if rule == "floor" else np.ceil(x)
     raise ValueError(f"unknown nearest_mode {rule!r}")
 
 
-def _cubic(x: float, a: float) -> float:
+def _linear(x: Table) -> Table:
+    """A triangle over -1 to 1."""
+    height: Table = np.maximum(1 - np.abs(x), 0.0)
+    return height
+
+
+def _cubic(x: Table, a: float) -> Table:
     """Keys' cubic convolution kernel."""
-    x = abs(x)
-    if x <= 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+    x = np.abs(x)
+    far = np.where(x < 2, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a, 0.0)
+    return np.where(x <= 1, (a + 2) * x**3 - (a + 3) * x**2 + 1, far)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def taps(rule: Filter, n: int, out: int, scale: float, roi: tuple[float, float]) -> Taps:
-    """For every resampled element: the elements it is made of, their weights, and whether it lies outside."""
-    places: list[tuple[int, ...]] = []
-    weights: list[tuple[float, ...]] = []
-    outside: list[bool] = []
-    for x in range(out):
-        origin = _origin(rule, x, scale, n, out, roi)
-        outside.append(rule.transform == "tf_crop_and_resize" and not 0 <= origin <= n - 1)
-        if rule.mode == "nearest":
-            index = _nearest(rule.nearest, origin, scale < 1)
-            places.append((min(max(index, 0), n - 1),))
-            weights.append((1.0,))
-            continue
-        stretch = min(scale, 1.0) if rule.antialias else 1.0
-        reach = (1 if rule.mode == "linear" else 2) / stretch
-        base = floor(origin)
-        near = range(base + floor(-reach) + 1, base + ceil(reach) + 1)
-        distance = [(i - origin) * stretch for i in near]
-        w = [max(1 - abs(d), 0.0) if rule.mode == "linear" else _cubic(d, rule.cubic_a) for d in distance]
-        if rule.exclude_outside:
-            w = [v if 0 <= i < n else 0.0 for i, v in zip(near, w, strict=True)]
-        total = sum(w) if rule.exclude_outside or rule.antialias else 1.0
-        places.append(tuple(min(max(i, 0), n - 1) for i in near))
-        weights.append(tuple(v / total for v in w))
-    return tuple(places), tuple(weights), tuple(outside)
+    """The table of an axis of `n` elements resampled to `out`."""
+    origins = _origins(rule, n, out, scale, roi)
+    cropped = (origins < 0) | (origins > n - 1)
+    outside = cropped if rule.transform == "tf_crop_and_resize" and cropped.any() else None
+    if rule.mode == "nearest":
+        places = _nearest(rule.nearest, origins, scale < 1)
+        return Taps((np.clip(places, 0, n - 1).astype(np.int64),), (), outside)
+    stretch = min(scale, 1.0) if rule.antialias else 1.0
+    reach = (1 if rule.mode == "linear" else 2) / stretch
+    base = np.floor(origins)
+    near = [base + step for step in range(floor(-reach) + 1, ceil(reach) + 1)]
+    distances = [(place - origins) * stretch for place in near]
+    weights = [_linear(d) if rule.mode == "linear" else _cubic(d, rule.cubic_a) for d in distances]
+    if rule.exclude_outside:
+        weights = [np.where((i >= 0) & (i < n), w, 0.0) for i, w in zip(near, weights, strict=True)]
+    if rule.exclude_outside or rule.antialias:
+        total = sum(weights)
+        weights = [w / total for w in weights]
+    kept = [i for i, w in enumerate(weights) if w.any()] or [0]
+    inside = [np.clip(near[i], 0, n - 1).astype(np.int64) for i in kept]
+    return Taps(tuple(inside), tuple(weights[i] for i in kept), outside)
 
 
 def resample(xp: Namespace, x: Array, axis: int, table: Taps) -> Array:
     """`x` resampled along `axis` by a table of taps."""
-    places, weights, _ = table
-    width = max(map(len, places), default=1)
-    if width == 1:
-        return xp.take(x, xp.asarray([p[0] for p in places], dtype=xp.int64), axis=axis)
+    parts = [xp.take(x, xp.asarray(places, dtype=xp.int64), axis=axis) for places in table.places]
+    if not table.weights:
+        return parts[0]
     total = None
-    shape = tuple(-1 if i == axis else 1 for i in range(x.ndim))
-    for tap in range(width):
-        w = [row[tap] if tap < len(row) else 0.0 for row in weights]
-        if not any(w):
-            continue
-        index = [row[tap] if tap < len(row) else 0 for row in places]
-        part = xp.take(x, xp.asarray(index, dtype=xp.int64), axis=axis)
-        part = part * xp.reshape(xp.asarray(w, dtype=x.dtype), shape)
+    for part, weights in zip(parts, table.weights, strict=True):
+        part = part * along(xp, xp.asarray(weights, dtype=x.dtype), axis, x.ndim)
         total = part if total is None else total + part
     return total
 
@@ -139,9 +152,8 @@ def resize_axes(
             continue
         table = taps(rule, n, out, scale, (roi or {}).get(axis, (0.0, 1.0)))
         x = resample(xp, x, axis, table)
-        if any(table[2]):
-            shape = tuple(-1 if i == axis else 1 for i in range(x.ndim))
-            beyond = xp.reshape(xp.asarray(table[2], dtype=xp.bool), shape)
+        if table.outside is not None:
+            beyond = along(xp, xp.asarray(table.outside, dtype=xp.bool), axis, x.ndim)
             outside = beyond if outside is None else outside | beyond
     if outside is not None:
         x = xp.where(outside, xp.asarray(extrapolation, dtype=x.dtype), x)
@@ -173,7 +185,12 @@ def resize(
     mode: Text = "nearest",
     nearest_mode: Text = "round_prefer_floor",
 ) -> Array:
-    """Resample `axes` (all by default) of `X` by `scales` or to `sizes`; one of the two is given and not empty."""
+    """Resample `axes` (all by default) of `X` by `scales` or to `sizes`; one of the two is given and not empty.
+
+    Raises ValueError for a mode or policy that ONNX does not have.
+    """
+    one_of("mode", mode, "nearest", "linear", "cubic")
+    one_of("keep_aspect_ratio_policy", keep_aspect_ratio_policy, "stretch", "not_larger", "not_smaller")
     chosen = [normal_axis(a, X.ndim) for a in (range(X.ndim) if axes is None else axes)]
     if sizes:
         wanted = dict(zip(chosen, sizes, strict=True))
@@ -198,6 +215,7 @@ def resize(
 @op("Resize", since=10)
 def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Resample by `scales`, coordinates divided by the scale; nearest rounds down to enlarge and up to shrink."""
+    one_of("mode", mode, "nearest", "linear", "bilinear")
     wanted = {a: floor(X.shape[a] * s) for a, s in enumerate(scales)}
     rule = Filter("linear" if mode in {"linear", "bilinear"} else mode, "asymmetric", "simple")
     return resize_axes(xp, X, wanted, dict(enumerate(scales)), rule)

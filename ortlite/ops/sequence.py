@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Arrays, Bool, DType, Graph, Int, Type, Value
+from ortlite.ops.annotations import Array, Arrays, Bool, DType, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
 from ortlite.ops.shape import cut, normal_axis
 
@@ -56,9 +56,9 @@ def sequence_length(xp: Namespace, input_sequence: Arrays) -> Int:
 
 @op("SplitToSequence", since=11, storage=True)
 def split_to_sequence(
-    xp: Namespace, input: Array, split: Array | None = None, *, axis: Int = 0, keepdims: Int = 1
+    xp: Namespace, input: Array, split: Ints | None = None, *, axis: Int = 0, keepdims: Int = 1
 ) -> Arrays:
-    """Pieces along `axis`: of length `split` (a scalar; the last may be shorter), of the lengths `split`, or of 1.
+    """Pieces along `axis`: of length `split` (one number; the last may be shorter), of the lengths `split`, or of 1.
 
     Without `split`, `keepdims` 0 removes the axis.
     """
@@ -67,15 +67,13 @@ def split_to_sequence(
     if split is None:
         pieces = cut(input, (1,) * length, axis)
         return pieces if keepdims else tuple(xp.squeeze(p, axis=axis) for p in pieces)
-    if split.ndim == 0:
-        step = int(split)
-        if step <= 0:
-            raise ValueError(f"pieces of {step} elements make no sequence")
-        return cut(input, tuple(min(step, length - i) for i in range(0, length, step)), axis)
-    lengths = tuple(int(n) for n in split)
-    if sum(lengths) != length:
-        raise ValueError(f"pieces of {lengths} do not add up to the {length} elements of axis {axis}")
-    return cut(input, lengths, axis)
+    if len(split) == 1:
+        if split[0] <= 0:
+            raise ValueError(f"pieces of {split[0]} elements make no sequence")
+        return cut(input, tuple(min(split[0], length - i) for i in range(0, length, split[0])), axis)
+    if sum(split) != length:
+        raise ValueError(f"pieces of {split} do not add up to the {length} elements of axis {axis}")
+    return cut(input, split, axis)
 
 
 @op("ConcatFromSequence", since=11, storage=True)

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Value
 from ortlite.ops.registry import op
 
@@ -108,7 +109,8 @@ def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
 @op("Tile", storage=True)
 def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     """Repeat `input` `tiles` times along `axis`."""
-    return xp.tile(input, tuple(tiles if i == axis % input.ndim else 1 for i in range(input.ndim)))
+    axis = normal_axis(axis, input.ndim)
+    return xp.tile(input, tuple(tiles if i == axis else 1 for i in range(input.ndim)))
 
 
 @op("Concat", since=4, storage=True)
@@ -126,9 +128,9 @@ def concat_1(xp: Namespace, *inputs: Array, axis: Int = 1) -> Array:
 
 def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     """Pieces of the given sizes along `axis`."""
-    pieces, start = [], 0
+    pieces, start, before = [], 0, (slice(None),) * axis
     for length in sizes:
-        pieces.append(x[(*(slice(None),) * axis, slice(start, start + length), ...)])
+        pieces.append(x[(*before, slice(start, start + length), ...)])
         start += length
     return tuple(pieces)
 
@@ -193,8 +195,10 @@ def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints 
 def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
 
-    `mode` "DCR" takes the block from the slow part of the channels, "CRD" from the fast part.
+    `mode` "DCR" takes the block from the slow part of the channels, "CRD" from the fast part. Raises ValueError for
+    another, and for channels that do not fit.
     """
+    one_of("mode", mode, "DCR", "CRD")
     b, (n, c, h, w) = blocksize, input.shape
     if c % (b * b):
         raise ValueError(f"{c} channels cannot be spread over blocks of {b} by {b}")
@@ -208,6 +212,7 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
 @op("SpaceToDepth", storage=True)
 def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
+    one_of("mode", mode, "DCR", "CRD")
     b, (n, c, h, w) = blocksize, input.shape
     if h % b or w % b:
         raise ValueError(f"an image of {h} by {w} is not made of blocks of {b} by {b}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.namespace import Namespace
+from ortlite.ops._choice import one_of
 from ortlite.ops._remember import remember
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
 from ortlite.ops.registry import op
@@ -56,9 +57,9 @@ def string_normalizer(
     """
     if X.ndim not in {1, 2} or (X.ndim == 2 and X.shape[0] != 1):
         raise ValueError(f"X must be (C) or (1, C), not {tuple(X.shape)}")
-    change: Any = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}.get(case_change_action)
-    if change is None:
-        raise ValueError(f"case_change_action is NONE, LOWER or UPPER, not {case_change_action!r}")
+    changes: dict[str, Any] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
+    one_of("case_change_action", case_change_action, *changes)
+    change = changes[case_change_action]
     fold: Any = str if is_case_sensitive else str.lower
     stop = {fold(word) for word in stopwords or ()}
     kept = [change(word) for word in X.reshape(-1).tolist() if fold(word) not in stop] or [""]
@@ -146,8 +147,7 @@ def tf_idf_vectorizer(
     """
     if X.ndim > 2:
         raise ValueError(f"X must be (C) or (N, C), not {tuple(X.shape)}")
-    if mode not in {"TF", "IDF", "TFIDF"}:
-        raise ValueError(f"mode is TF, IDF or TFIDF, not {mode!r}")
+    one_of("mode", mode, "TF", "IDF", "TFIDF")
     trie = _trie(pool_strings or pool_int64s or (), ngram_counts)
     indexes = np.asarray(ngram_indexes, np.int64)
     width = int(indexes.max(initial=-1)) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 from ortlite.namespace import Namespace
+from ortlite.ops._choice import one_of
 from ortlite.ops.activation import log_softmax
 from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
 from ortlite.ops.registry import op
@@ -27,6 +28,7 @@ def negative_log_likelihood_loss(
     `reduction` none keeps every loss; sum adds them up; mean divides the sum by that of the weights. Targets equal to
     `ignore_index` count nothing. Raises ValueError for shapes that do not fit or an unknown reduction.
     """
+    one_of("reduction", reduction, "none", "sum", "mean")
     if input.shape[:1] + input.shape[2:] != target.shape:
         raise ValueError(f"target {tuple(target.shape)} does not fit input {tuple(input.shape)}")
     place = xp.astype(xp.clip(target, 0, max(input.shape[1] - 1, 0)), xp.int64)
@@ -42,8 +44,6 @@ def negative_log_likelihood_loss(
     loss = -picked * share
     if reduction == "none":
         return loss
-    if reduction not in {"sum", "mean"}:
-        raise ValueError(f"reduction is none, sum or mean, not {reduction!r}")
     total = xp.sum(loss, dtype=loss.dtype)
     return total if reduction == "sum" else total / xp.sum(share, dtype=share.dtype)
 
@@ -125,8 +125,7 @@ def momentum(
     xp: Namespace, R: Float, T: Int, *inputs: Array, alpha: Float, beta: Float, mode: Text, norm_coefficient: Float
 ) -> tuple[Array, ...]:
     """One step along the momentum of tensors' gradients; `mode` standard or nesterov. Raises ValueError for another."""
-    if mode not in {"standard", "nesterov"}:
-        raise ValueError(f"mode is standard or nesterov, not {mode!r}")
+    one_of("mode", mode, "standard", "nesterov")
     rows = []
     for x, gradient, velocity in _groups(inputs, 3):
         g = x * norm_coefficient + gradient

@@ -5,7 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Int, Ints, Text
+from ortlite.ops._broadcast import along
+from ortlite.ops._choice import one_of
+from ortlite.ops.annotations import Array, Bool, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
 from ortlite.ops.registry import op
 
@@ -21,9 +23,7 @@ def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Int =
             line = places * (2.0 / max(n - 1, 1)) - 1.0 if n > 1 else xp.zeros_like(places)
         else:
             line = (places * 2.0 + 1.0) / n - 1.0
-        steps.append(
-            xp.broadcast_to(xp.reshape(line, tuple(-1 if i == axis else 1 for i in range(len(spatial)))), spatial)
-        )
+        steps.append(xp.broadcast_to(along(xp, line, axis, len(spatial)), spatial))
     points = xp.stack([*reversed(steps), xp.ones(spatial, dtype=theta.dtype)], axis=-1)  # x before y before z
     flat = xp.reshape(points, (1, prod(spatial), len(spatial) + 1))
     grid = xp.matmul(xp.broadcast_to(flat, (theta.shape[0], *flat.shape[1:])), xp.matrix_transpose(theta))
@@ -65,7 +65,10 @@ def grid_sample(
     """`X` (N, C, *spatial) at the places `grid` (N, *out, d), whose last axis runs x, y, z in -1 to 1.
 
     `mode` nearest, linear or cubic; `padding_mode` zeros, border or reflection says what lies outside.
+    Raises ValueError for another.
     """
+    one_of("mode", mode, "nearest", "linear", "cubic", "bilinear", "bicubic")
+    one_of("padding_mode", padding_mode, "zeros", "border", "reflection")
     spatial = X.shape[2:]
     n, rank = X.shape[0], len(spatial)
     out = grid.shape[1:-1]
@@ -152,32 +155,66 @@ def roi_align(
     """Pool `output_height` × `output_width` bins of every region (x1, y1, x2, y2), sampled linearly, by "avg" or "max".
 
     Without `sampling_ratio` the number of samples in a bin follows from the region's size, so it depends on values.
+    Raises ValueError for another mode or coordinate transformation.
     """
+    one_of("mode", mode, "avg", "max")
+    one_of("coordinate_transformation_mode", coordinate_transformation_mode, "half_pixel", "output_half_pixel")
     shift = 0.5 if coordinate_transformation_mode == "half_pixel" else 0.0
     boxes = xp.astype(rois, X.dtype) * spatial_scale - shift
     x1, y1, x2, y2 = (boxes[:, i] for i in range(4))
     width, height = x2 - x1, y2 - y1
     if not shift:  # a region of less than a pixel counts as one
         width, height = (xp.maximum(v, xp.ones_like(v)) for v in (width, height))
-    count = rois.shape[0]
+    bins = (output_height, output_width)
     grids = []
-    for span, bins in ((height, output_height), (width, output_width)):
+    for span, n in zip((height, width), bins, strict=True):
         if sampling_ratio > 0:
-            grids.append(xp.full((count,), float(sampling_ratio), dtype=X.dtype))
+            grids.append(xp.full(span.shape, float(sampling_ratio), dtype=X.dtype))
         else:
-            grids.append(xp.maximum(xp.ceil(span / bins), xp.ones_like(span)))
-    most = [sampling_ratio if sampling_ratio > 0 else int(xp.max(g)) if count else 1 for g in grids]
-    axes = []
-    for start, span, bins, grid, samples in zip(
-        (y1, x1), (height, width), (output_height, output_width), grids, most, strict=True
-    ):
-        step = xp.arange(samples, dtype=X.dtype)
-        place = xp.reshape(step, (1, 1, -1)) + 0.5
-        place = xp.reshape(xp.arange(bins, dtype=X.dtype), (1, -1, 1)) + place / xp.reshape(grid, (-1, 1, 1))
-        place = xp.reshape(start, (-1, 1, 1)) + place * xp.reshape(span / bins, (-1, 1, 1))
-        used = xp.broadcast_to(xp.reshape(step, (1, 1, -1)) < xp.reshape(grid, (-1, 1, 1)), place.shape)
-        axes.append((xp.reshape(place, (count, -1)), xp.reshape(used, (count, -1))))
-    return _bins(xp, X, batch_indices, axes, most, (output_height, output_width), mode)
+            grids.append(xp.maximum(xp.ceil(span / n), xp.ones_like(span)))
+    regions = list(zip((y1, x1), (height, width), bins, grids, strict=True))
+    if not rois.shape[0]:
+        return xp.zeros((0, X.shape[1], *bins), dtype=X.dtype)
+    most = [sampling_ratio if sampling_ratio > 0 else xp.astype(xp.max(g), xp.int64) for g in grids]
+    samples = [xp.known(n) for n in most]
+    if None not in samples:  # all samples of a bin at once
+        axes = [_line(xp, *region, xp.arange(n, dtype=X.dtype)) for region, n in zip(regions, samples, strict=True)]
+        pooled = _bins(xp, X, batch_indices, axes, samples, bins, mode)
+    else:
+        pooled = _bins_one_by_one(xp, X, batch_indices, regions, most, bins, mode)
+    return pooled if mode == "max" else pooled / xp.reshape(grids[0] * grids[1], (-1, 1, 1, 1))
+
+
+def _line(xp: Namespace, start: Array, span: Array, bins: int, grid: Array, step: Array) -> tuple[Array, Array]:
+    """Where the samples `step` of every bin lie along one axis, and whether a region has so many: (count, places)."""
+    step = xp.reshape(step, (1, 1, -1))
+    place = xp.reshape(xp.arange(bins, dtype=start.dtype), (1, -1, 1)) + (step + 0.5) / xp.reshape(grid, (-1, 1, 1))
+    place = xp.reshape(start, (-1, 1, 1)) + place * xp.reshape(span / bins, (-1, 1, 1))
+    used = xp.broadcast_to(step < xp.reshape(grid, (-1, 1, 1)), place.shape)
+    return xp.reshape(place, (grid.shape[0], -1)), xp.reshape(used, (grid.shape[0], -1))
+
+
+def _bins_one_by_one(
+    xp: Namespace,
+    X: Array,
+    batch_indices: Array,
+    regions: list[tuple[Array, Array, int, Array]],
+    most: list[Array],
+    bins: tuple[int, int],
+    mode: str,
+) -> Array:
+    """The same as `_bins` where the number of samples is not known yet: a loop over them."""
+    fold = xp.maximum if mode == "max" else xp.add
+
+    def row(y: Int | Array, going: Bool, state: tuple[Array, ...]) -> tuple[Bool, tuple[Array, ...], tuple[()]]:
+        def sample(x: Int | Array, going: Bool, state: tuple[Array, ...]) -> tuple[Bool, tuple[Array, ...], tuple[()]]:
+            axes = [_line(xp, *r, xp.asarray(n, dtype=X.dtype)) for r, n in zip(regions, (y, x), strict=True)]
+            return going, (fold(state[0], _bins(xp, X, batch_indices, axes, [1, 1], bins, mode)),), ()
+
+        return going, xp.while_loop(sample, most[1], True, state)[0], ()
+
+    start = xp.full((batch_indices.shape[0], X.shape[1], *bins), float("-inf") if mode == "max" else 0.0, dtype=X.dtype)
+    return xp.while_loop(row, most[0], True, (start,))[0][0]
 
 
 def _bins(
@@ -189,7 +226,7 @@ def _bins(
     bins: tuple[int, int],
     mode: str,
 ) -> Array:
-    """Sample every region at the product of its rows and columns and pool the samples of each bin."""
+    """Sample every region at the product of its rows and columns; the sum or maximum of the samples of each bin."""
     count = batch_indices.shape[0]
     (ys, used_y), (xs, used_x) = axes
     h, w = X.shape[2:]
@@ -226,8 +263,7 @@ def _bins(
         best = xp.where(used, xp.reshape(best, inner), xp.asarray(float("-inf"), dtype=X.dtype))
         return xp.max(best, axis=(3, 5))
     total = xp.reshape(samples[0] + samples[1] + samples[2] + samples[3], inner)
-    number = xp.sum(xp.astype(used, X.dtype), axis=(3, 5))
-    return xp.sum(xp.where(used, total, xp.zeros_like(total)), axis=(3, 5)) / number
+    return xp.sum(xp.where(used, total, xp.zeros_like(total)), axis=(3, 5))
 
 
 @op("RoiAlign", since=10)
@@ -277,12 +313,13 @@ def max_roi_pool(xp: Namespace, X: Array, rois: Array, *, pooled_shape: Ints, sp
         pixels = xp.arange(X.shape[2 + axis], dtype=X.dtype)[None, None, :]
         inside.append((pixels >= first[:, :, None]) & (pixels < last[:, :, None]))
     lowest = xp.asarray(float("-inf"), dtype=X.dtype)
+    some = [xp.any(pixels, axis=2) for pixels in inside]
     rows = []
     for row in range(pooled_shape[0]):
         column_max = xp.max(xp.where(inside[0][:, None, row, :, None], images, lowest), axis=2)
         rows.append(xp.max(xp.where(inside[1][:, None, :, :], column_max[:, :, None, :], lowest), axis=3))
     y = xp.stack(rows, axis=2)
-    return xp.where(xp.isinf(y), xp.zeros_like(y), y)
+    return xp.where((some[0][:, :, None] & some[1][:, None, :])[:, None, :, :], y, xp.zeros_like(y))
 
 
 @op("NonMaxSuppression", since=10, dynamic=True)
@@ -307,13 +344,13 @@ def non_max_suppression(
         corners = [boxes[..., i] for i in range(4)]
     y1, y2 = xp.minimum(corners[0], corners[2]), xp.maximum(corners[0], corners[2])
     x1, x2 = xp.minimum(corners[1], corners[3]), xp.maximum(corners[1], corners[3])
-    rows: list[Array] = []
+    rows: list[list[int]] = []
     for batch in range(scores.shape[0]):
         sides = [side[batch, :] for side in (y1, x1, y2, x2)]
         for label in range(scores.shape[1]):
             kept = _kept(xp, sides, scores[batch, label, :], max_output_boxes_per_class, iou_threshold, score_threshold)
-            rows.extend(xp.asarray([batch, label, box], dtype=xp.int64) for box in kept)
-    return xp.stack(rows) if rows else xp.zeros((0, 3), dtype=xp.int64)
+            rows.extend([batch, label, box] for box in kept)
+    return xp.reshape(xp.asarray(rows, dtype=xp.int64), (len(rows), 3))
 
 
 def _kept(

@@ -7,19 +7,71 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 
-__all__ = ["cond", "while_loop"]
+__all__ = ["cond", "known", "scan", "while_loop"]
 
-Branch = Callable[..., tuple[Any, ...]]
-
-
-def cond(xp: Namespace, pred: Any, then: Branch, otherwise: Branch, *operands: Any) -> tuple[Any, ...]:
-    """`then(*operands)` where the scalar `pred` is true, else `otherwise(*operands)`; only one runs."""
-    return then(*operands) if bool(pred) else otherwise(*operands)
+State = tuple[Any, ...]  # of arrays, sequences of arrays, or None
 
 
-def while_loop(xp: Namespace, test: Callable[..., Any], body: Branch, init: Sequence[Any]) -> tuple[Any, ...]:
-    """Start from `init`; while `test(*state)` is true, `state = body(*state)`. Returns the last state."""
-    state = tuple(init)
-    while bool(test(*state)):
-        state = tuple(body(*state))
-    return state
+def known(xp: Namespace, x: Any) -> Any:
+    """The one element of `x` as a Python number; None where a library traces and there is no value yet."""
+    if not hasattr(x, "dtype"):
+        return x
+    x = x if x.ndim == 0 else xp.reshape(x, ())
+    if x.dtype == xp.bool:
+        return bool(x)
+    return int(x) if xp.isdtype(x.dtype, "integral") else float(x)
+
+
+def cond(
+    xp: Namespace, pred: Any, then: Callable[..., State], otherwise: Callable[..., State], *operands: Any
+) -> State:
+    """`then(*operands)` where the one element of `pred` is true, else `otherwise(*operands)`; only one runs."""
+    return then(*operands) if known(xp, pred) else otherwise(*operands)
+
+
+def while_loop(
+    xp: Namespace,
+    step: Callable[[Any, Any, State], tuple[Any, State, State]],
+    trips: Any,
+    going: Any,
+    state: State,
+) -> tuple[State, State]:
+    """Repeat `going, state, row = step(index, going, state)` while `going`, at most `trips` times (None: no limit).
+
+    `trips` and `going` are Python numbers or arrays of one element. Returns the last state, and the members of all rows
+    stacked along a new first axis: none after no step. A library that traces may refuse rows when their number depends
+    on values.
+    """
+    limit = None if trips is None else known(xp, trips)
+    rows: list[State] = []
+    index = 0
+    while known(xp, going) and (limit is None or index < limit):
+        going, state, row = step(index, going, state)
+        rows.append(row)
+        index += 1
+    return state, _stacked(xp, rows)
+
+
+def scan(
+    xp: Namespace,
+    step: Callable[[State, State], tuple[State, State]],
+    state: State,
+    xs: Sequence[Any],
+    reverse: bool = False,
+) -> tuple[State, State]:
+    """Fold `state, row = step(state, slices)` over the first axes of `xs`, which are of one length.
+
+    With `reverse` from the end. Returns the last state, and the members of all rows, stacked in the order of `xs`: none
+    when there are no slices.
+    """
+    length = xs[0].shape[0]
+    columns = [xp.unstack(x) if x.ndim > 1 else [x[index, ...] for index in range(length)] for x in xs]
+    slices = list(zip(*columns, strict=True))
+    rows: list[State] = [()] * length
+    for index in range(length - 1, -1, -1) if reverse else range(length):
+        state, rows[index] = step(state, slices[index])
+    return state, _stacked(xp, rows)
+
+
+def _stacked(xp: Namespace, rows: Sequence[State]) -> State:
+    return tuple(xp.stack(list(column)) for column in zip(*rows, strict=True))

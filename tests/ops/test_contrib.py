@@ -65,7 +65,10 @@ def test_layer_normalisations():
     )
     np.testing.assert_allclose(total, 2 * X)
     assert y.shape == X.shape
-    check("SkipSimplifiedLayerNormalization", X, floats(2, 3, 8), floats(8), floats(8), **MS)
+    check("SkipSimplifiedLayerNormalization", X, floats(2, 3, 8), floats(8), floats(8), outputs=4, **MS)
+    for skip in (floats(3, 8), floats(1, 3, 8)):
+        check("SkipLayerNormalization", X, skip, floats(8), floats(8), **MS)
+        check("SkipSimplifiedLayerNormalization", X, skip, floats(8), **MS)
     check("SimplifiedLayerNormalization", X, floats(8), opset=18, rtol=1e-4)
 
 
@@ -78,11 +81,11 @@ def test_embed_layer_normalization():
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("mask", [None, "lengths", "keys", "queries"])
+@pytest.mark.parametrize("mask", [None, "lengths", "ends and starts", "keys", "queries"])
 def test_attention(causal, mask):
     given = {
-        None: None, "lengths": np.array([3, 2], np.int32), "keys": np.array([[1, 1, 0], [1, 1, 1]], np.int32),
-        "queries": np.tril(np.ones((2, 3, 3), np.int32)),
+        None: None, "lengths": np.array([3, 2], np.int32), "ends and starts": np.array([3, 2, 0, 1], np.int32),
+        "keys": np.array([[1, 1, 0], [1, 1, 1]], np.int32), "queries": np.tril(np.ones((2, 3, 3), np.int32)),
     }[mask]  # fmt: skip
     check("Attention", X, floats(8, 24), floats(24), given, num_heads=2, unidirectional=causal, **MS)
 
@@ -99,7 +102,7 @@ def test_multi_head_attention():
     check("MultiHeadAttention", q, k, v, None, None, floats(1, 2, 3, 5), num_heads=2, scale=0.3, **MS)
     packed = floats(2, 3, 2, 3, 4)  # onnxruntime has these on GPUs alone
     apart = [packed[:, :, :, i].reshape(2, 3, 8) for i in range(3)]
-    expected = run_op("MultiHeadAttention", *apart, num_heads=2, domain="com.microsoft", opset=1)
+    expected = onnxruntime_op("MultiHeadAttention", *apart, num_heads=2, domain="com.microsoft", opset=1)
     check("MultiHeadAttention", packed, num_heads=2, expected=expected, **MS)
     check("MultiHeadAttention", apart[0], packed[:, :, :, 1:].copy(), num_heads=2, expected=expected, **MS)
     past = floats(2, 2, 4, 4), floats(2, 2, 4, 4)
@@ -140,6 +143,20 @@ def test_matmul_of_packed_weights(bits, zero):
     scales = np.abs(floats(n, blocks)) / 10
     zeros = bytes_(n, -(-blocks * bits // 8)) if zero else None
     check("MatMulNBits", floats(2, 3, k), b, scales, zeros, K=k, N=n, bits=bits, block_size=block, **MS)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("k", [40, 64])
+def test_matmul_of_packed_weights_in_other_forms(bits, k):
+    """A last block that is not full, zero points that are floats, and blocks of their own for every place along K."""
+    n, block = 6, 16
+    blocks = -(-k // block)
+    b, scales = bytes_(n, blocks, block * bits // 8), np.abs(floats(n, blocks)) / 10
+    given = {"K": k, "N": n, "bits": bits, "block_size": block}
+    check("MatMulNBits", floats(2, 3, k), b, scales, floats(n, blocks), **given, **MS)
+    places = R.integers(0, blocks, k).astype(np.int32)
+    if bits == 4:  # onnxruntime looks at these with 4 bits alone
+        check("MatMulNBits", floats(2, 3, k), b, scales, None, places, **given, **MS)
 
 
 def test_gather_of_packed_rows():
@@ -216,6 +233,15 @@ def test_quantised_attention():
     check("QAttention", *given, num_heads=2, **MS)
 
 
+@pytest.mark.parametrize("trans", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_sparse_times_dense(trans):
+    """A sparse tensor cannot be fed to onnxruntime from Python; ours are dense when they get here."""
+    a, b = floats(*((4, 3) if trans[0] else (3, 4))), floats(*((5, 4) if trans[1] else (4, 5)))
+    a[a < 0.5] = 0
+    expected = 0.5 * (a.T if trans[0] else a) @ (b.T if trans[1] else b)
+    check("SparseToDenseMatMul", a, b, alpha=0.5, transA=trans[0], transB=trans[1], expected=expected, **MS)
+
+
 def test_other_forms():
     check("Inverse", floats(2, 3, 3), domain="com.microsoft", opset=1, rtol=1e-2, atol=1e-3)
     check("Trilu", floats(3, 4), np.array(1), **MS)
@@ -254,3 +280,16 @@ def test_generation():
     zero = np.array(0)
     check("BifurcationDetector", source, current, zero, outputs=2, **MS)
     check("BifurcationDetector", source, current, zero, np.array([1, 5, 9, 9, 9, 9, 9]), outputs=2, **MS)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bifurcations(seed):
+    rng = np.random.default_rng(seed)
+    source, current = rng.integers(0, 3, rng.integers(1, 12)), rng.integers(0, 3, rng.integers(1, 8))
+    start = int(rng.integers(0, len(source) + 1))
+    predicted = np.append(source[start:], rng.integers(0, 3, 1))
+    predicted[rng.integers(0, len(predicted)) :] = rng.integers(0, 3)
+    low = int(rng.integers(1, 3))
+    given = {"min_ngram_size": low, "max_ngram_size": low + int(rng.integers(0, 3)), "outputs": 2}
+    for guess in (None, predicted):
+        check("BifurcationDetector", source, current, np.array(start), guess, **given, **MS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import parser
 from opcheck import check, run_op
+from scipy import stats
 
 import ortlite
 from ortlite import load, pipeline
@@ -82,6 +83,59 @@ def test_uniform_and_normal(like, dtype):
     assert abs(z.mean() - 2) < 0.06
     assert abs(z.std() - 3) < 0.06
     assert abs((np.abs(z - 2) < 3).mean() - 0.6827) < 0.01
+
+
+SIZE = 1 << 17
+
+
+@pytest.mark.parametrize("seed", [0.0, 1.0, 77.0])
+@pytest.mark.parametrize("dtype", [1, 11])
+def test_draws_have_the_distribution_asked_for(seed, dtype):
+    """Kolmogorov and Smirnov's test against the distributions, and no correlation with the draws 1, 2 and 7 before."""
+    uniform = draw("RandomUniform", low=-2.0, high=5.0, shape=[SIZE], seed=seed, dtype=dtype)
+    normal = draw("RandomNormal", mean=3.0, scale=0.5, shape=[SIZE], seed=seed, dtype=dtype)
+    for x, law in ((uniform, stats.uniform(-2, 7)), (normal, stats.norm(3, 0.5))):
+        assert stats.kstest(x, law.cdf).pvalue > 1e-3
+        z = (x.astype(np.float64) - law.mean()) / law.std()
+        for lag in (1, 2, 7):
+            assert abs((z[lag:] * z[:-lag]).mean()) < 4 / SIZE**0.5
+
+
+@pytest.mark.parametrize("seed", [0.0, 1.0])
+def test_draws_of_classes_pass_a_chi_square_test(seed):
+    logits = np.log(np.array([[0.05, 0.1, 0.25, 0.6], [0.4, 0.3, 0.2, 0.1]], np.float32)) + np.float32([[3], [-80]])
+    for row, p in zip(
+        draw("Multinomial", logits, sample_size=SIZE, seed=seed), np.exp(logits.astype(float)), strict=True
+    ):
+        assert stats.chisquare(np.bincount(row, minlength=4), p / p.sum() * SIZE).pvalue > 1e-3
+    p = np.linspace(0, 1, 5, dtype=np.float32)
+    hits = draw("Bernoulli", np.tile(p, (SIZE, 1)), seed=seed).sum(0)
+    assert hits[0] == 0
+    assert hits[-1] == SIZE
+    for share, count in zip(p[1:-1], hits[1:-1], strict=True):
+        assert stats.binomtest(int(count), SIZE, float(share)).pvalue > 1e-3
+
+
+def test_a_uniform_float32_is_never_the_upper_end():
+    """24 bits, cut: 2^24 draws come close, and rounding would have given 1 about every second time."""
+    x = draw("RandomUniform", shape=[1 << 24], seed=5.0)
+    assert x.max() < 1
+    assert x.min() >= 0
+    np.testing.assert_array_equal(x * 2**24, np.floor(x * 2**24))
+
+
+def test_the_stream_is_frozen():
+    """That of NumPy's RandomState, of which uniform float32 keep the highest 24 bits."""
+    for xp in (create("CPUExecutionProvider").xp, create("StrictExecutionProvider").xp):
+        for seed in (3, 2**40 + 3):
+            words = [seed & 0xFFFFFFFF, seed >> 32]
+            state = np.random.RandomState(words if words[1] else seed)
+            exact = np.floor(state.random_sample(70_000) * 2**24) / 2**24
+            np.testing.assert_array_equal(np.asarray(xp.random_uniform(seed, (70_000,), xp.float32)), exact)
+            state = np.random.RandomState(words if words[1] else seed)
+            np.testing.assert_array_equal(
+                np.asarray(xp.random_normal(seed, (5,), xp.float64)), state.standard_normal(5)
+            )
 
 
 def test_bernoulli_and_multinomial():

@@ -16,15 +16,18 @@ def _scores(xp: Namespace, q: Array, k: Array, scale: float | None) -> Array:
     return by_key_heads(xp, q * factor, transposed(xp, k))
 
 
-def _hidden(xp: Namespace, mask: Array, queries: int, keys: int) -> Array:
+def _hidden(xp: Namespace, mask: Array, batch: int, queries: int, keys: int) -> Array:
     """Which keys a mask hides, to broadcast over (batch, heads, queries, keys).
 
-    A mask is the number of keys of each example, or ones and zeros: by key (batch, keys), by query and key, or
-    (batch, 1, max, max).
+    A mask is the number of keys of each example, or (2 · batch) where they end and then where they start; or ones and
+    zeros: by key (batch, keys), by query and key, or (batch, 1, max, max).
     """
     if mask.ndim == 1:
         place = xp.arange(keys, dtype=mask.dtype)
-        return xp.reshape(place >= xp.expand_dims(mask, axis=1), (-1, 1, 1, keys))
+        hidden = place >= xp.expand_dims(mask[:batch], axis=1)
+        if mask.shape[0] > batch:
+            hidden = hidden | (place < xp.expand_dims(mask[batch : 2 * batch], axis=1))
+        return xp.reshape(hidden, (batch, 1, 1, keys))
     if mask.ndim == 2:
         return xp.reshape(mask == 0, (mask.shape[0], 1, 1, mask.shape[1]))
     if mask.ndim == 3:
@@ -32,9 +35,9 @@ def _hidden(xp: Namespace, mask: Array, queries: int, keys: int) -> Array:
     return mask[:, :, keys - queries : keys, :keys] == 0
 
 
-def _future(xp: Namespace, queries: int, keys: int) -> Array:
-    """Which keys come after each query, the last query standing at the last key."""
-    place = xp.expand_dims(xp.arange(queries, dtype=xp.int64), axis=1) + (keys - queries)
+def _future(xp: Namespace, queries: int, keys: int, past: int) -> Array:
+    """Which keys come after each query, the first query standing behind `past` keys."""
+    place = xp.expand_dims(xp.arange(queries, dtype=xp.int64), axis=1) + past
     return xp.arange(keys, dtype=xp.int64) > place
 
 
@@ -46,19 +49,20 @@ def _attend(
     mask: Array | None,
     bias: Array | None,
     causal: int,
+    past: int,
     scale: float | None,
     filter_value: float,
 ) -> tuple[Array, Array]:
-    """softmax(q k' · scale + masks) v with heads merged, and the scores."""
+    """softmax(q k' · scale + masks) v with heads merged, and the scores; `past` keys come before all queries."""
     scores = _scores(xp, q, k, scale)
     if mask is not None:
         add = xp.asarray(filter_value, dtype=scores.dtype)
-        scores = scores + xp.where(_hidden(xp, mask, q.shape[2], k.shape[2]), add, xp.zeros_like(add))
+        scores = scores + xp.where(_hidden(xp, mask, q.shape[0], q.shape[2], k.shape[2]), add, xp.zeros_like(add))
     if bias is not None:
         scores = scores + bias
     if causal:
         lowest = xp.asarray(float("-inf"), dtype=scores.dtype)
-        scores = xp.where(_future(xp, q.shape[2], k.shape[2]), lowest, scores)
+        scores = xp.where(_future(xp, q.shape[2], k.shape[2], past), lowest, scores)
     return merge_heads(xp, by_key_heads(xp, guarded_softmax(xp, scores), v)), scores
 
 
@@ -97,9 +101,10 @@ def attention(
     k = projected[..., sizes[0] : sizes[0] + sizes[1]]
     v = projected[..., sizes[0] + sizes[1] :]
     q, k, v = (split_heads(xp, x, num_heads) for x in (q, k, v))
+    held = 0 if past is None else past.shape[3]
     if past is not None:
         k, v = xp.concat([past[0, ...], k], axis=2), xp.concat([past[1, ...], v], axis=2)
-    y, _ = _attend(xp, q, k, v, mask_index, attention_bias, unidirectional, scale, mask_filter_value)
+    y, _ = _attend(xp, q, k, v, mask_index, attention_bias, unidirectional, held, scale, mask_filter_value)
     return y, (xp.stack([k, v]) if k.shape == v.shape else k)
 
 
@@ -141,9 +146,10 @@ def multi_head_attention(
             piece = xp.reshape(bias[start : start + width], (1, num_heads, 1, part.shape[3]))
             parts[i], start = part + piece, start + width
     q, k, v = parts
+    held = 0 if past_key is None else past_key.shape[2]
     if past_key is not None and past_value is not None:
         k, v = xp.concat([past_key, k], axis=2), xp.concat([past_value, v], axis=2)
-    y, scores = _attend(xp, q, k, v, key_padding_mask, attention_bias, unidirectional, scale, mask_filter_value)
+    y, scores = _attend(xp, q, k, v, key_padding_mask, attention_bias, unidirectional, held, scale, mask_filter_value)
     return y, k, v, scores
 
 

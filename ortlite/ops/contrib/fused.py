@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import pi, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops import conv, linalg, recurrent
+from ortlite.ops import activation, conv, linalg, recurrent
 from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Text
 from ortlite.ops.registry import op
 
@@ -71,33 +70,28 @@ def _turned(xp: Namespace, x: Array, transpose: int, batch: int) -> Array:
     return xp.moveaxis(x, -1, -2) if transpose and x.ndim > 1 else x
 
 
-def _gelu(xp: Namespace, x: Array) -> Array:
-    return x * 0.5 * (xp.erf(x * sqrt(0.5)) + 1.0)
-
-
 @op("Gelu", domain=MS)
 def gelu(xp: Namespace, X: Array) -> Array:
     """`X` times the normal distribution function."""
-    return _gelu(xp, X)
+    return activation.gelu(xp, X)
 
 
 @op("BiasGelu", domain=MS)
 def bias_gelu(xp: Namespace, A: Array, B: Array) -> Array:
     """Gelu(`A` + `B`)."""
-    return _gelu(xp, A + B)
+    return activation.gelu(xp, A + B)
 
 
 @op("FastGelu", domain=MS)
 def fast_gelu(xp: Namespace, X: Array, bias: Array | None = None) -> Array:
     """Gelu by a hyperbolic tangent, of `X` + `bias`."""
-    x = X if bias is None else X + bias
-    return x * 0.5 * (xp.tanh((x + x * x * x * 0.044715) * sqrt(2 / pi)) + 1.0)
+    return activation.gelu(xp, X if bias is None else X + bias, approximate="tanh")
 
 
 @op("QuickGelu", domain=MS)
 def quick_gelu(xp: Namespace, X: Array, *, alpha: Float = 1.702) -> Array:
     """`X` · sigmoid(`alpha` · `X`)."""
-    return X * xp.sigmoid(X * alpha)
+    return activation.swish(xp, X, alpha=alpha)
 
 
 def layer_normalized(
@@ -137,11 +131,11 @@ def skip_layer_normalization(
 @op("SkipSimplifiedLayerNormalization", domain=MS, results=("input", "float32", "float32", "input"))
 def skip_simplified_layer_normalization(
     xp: Namespace, input: Array, skip: Array, gamma: Array, bias: Array | None = None, *, epsilon: Float = 1e-12
-) -> tuple[Array, Array | None, Array, Array]:
-    """`input` + `skip` + `bias` over its root mean square, scaled; also 1 / that root, and the sum."""
+) -> tuple[Array, Array, Array, Array]:
+    """`input` + `skip` + `bias` over its root mean square, scaled; also 0 for the mean, 1 / that root, and the sum."""
     total = input + skip if bias is None else input + skip + bias
     y, inverse = root_mean_square_normalized(xp, total, gamma, epsilon)
-    return y, None, inverse, total
+    return y, xp.zeros_like(inverse), inverse, total
 
 
 @op("SimplifiedLayerNormalization", results=("scale", "float32"))

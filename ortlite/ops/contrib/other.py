@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
+from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
 from ortlite.ops.linalg import matrix_product
@@ -105,8 +106,7 @@ def crop_and_resize(
 
     `mode` bilinear or nearest; beyond the image there is `extrapolation_value`. Raises ValueError for another mode.
     """
-    if mode not in {"bilinear", "nearest"}:
-        raise ValueError(f"mode is bilinear or nearest, not {mode!r}")
+    one_of("mode", mode, "bilinear", "nearest")
     count = rois.shape[0]
     places = []
     for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
@@ -243,20 +243,19 @@ def bifurcation_detector(
     if pred_tokens is not None:
         limit = min(pred_tokens.shape[0] - 1, src_tokens.shape[0] - prev_suffix_match_idx)
         ahead = src_tokens[prev_suffix_match_idx : prev_suffix_match_idx + limit]
-        wrong = [i for i in range(limit) if int(pred_tokens[i]) != int(ahead[i])]
-        kept = (wrong[0] if wrong else limit) + 1
+        (wrong,) = xp.nonzero(pred_tokens[:limit] != ahead)
+        kept = (int(wrong[0]) if wrong.shape[0] else limit) + 1
         tokens = xp.concat([cur_tokens, pred_tokens[:kept]])
-    source, text = [int(t) for t in src_tokens], [int(t) for t in tokens]
+    length, count = src_tokens.shape[0], tokens.shape[0]
     found = -1
     for n in range(min_ngram_size, max_ngram_size + 1):
-        if n > len(text):
+        if n > count or n > length:
             break
-        ends = [i + n for i in range(len(source) - n + 1) if source[i : i + n] == text[len(text) - n :]]
-        if not ends:
-            found = -1
+        same = xp.ones((length - n + 1,), dtype=xp.bool)
+        for i in range(n):
+            same = same & (src_tokens[i : length - n + 1 + i] == tokens[count - n + i])
+        (starts,) = xp.nonzero(same)
+        found = int(starts[0]) + n if starts.shape[0] == 1 else -1
+        if starts.shape[0] < 2:
             break
-        found = ends[0] if ends[0] < len(source) else -1
-        if len(ends) == 1:
-            break
-        found = -1 if n == max_ngram_size else found
     return tokens, xp.asarray(found, dtype=xp.int64)

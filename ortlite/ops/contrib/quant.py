@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops import linalg, pool, quant, recurrent
+from ortlite.ops import activation, linalg, pool, quant, recurrent
 from ortlite.ops._window import defaults, window_pads
 from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
-from ortlite.ops.quant import centred, dtype_of, saturated, spread, wide
+from ortlite.ops.index import wrapped
+from ortlite.ops.quant import by_row, centred, dtype_of, saturated, spread, wide
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -102,13 +103,7 @@ def qlinear_softmax(
 ) -> Array:
     """Softmax of a quantised tensor, with the meaning of `opset`: below 13 over all axes from `axis` on."""
     x = _float(xp, X, X_scale, x_zero_point)
-    if opset < 13:
-        rows = 1
-        for n in x.shape[: axis % x.ndim]:
-            rows *= n
-        y = xp.reshape(xp.softmax(xp.reshape(x, (rows, -1)), 1), x.shape)
-    else:
-        y = xp.softmax(x, axis)
+    y = activation.softmax_1(xp, x, axis=axis) if opset < 13 else xp.softmax(x, axis)
     return _quantised(xp, y, y_scale, y_zero_point, X)
 
 
@@ -209,12 +204,7 @@ def qgemm(
     """`alpha` · A' B' + C of quantised matrices, C int32 in units of both scales; quantised when `y_scale` is there."""
     a = centred(xp, A.T if transA else A, a_zero_point)
     # scales and zero points of B are single, or one a column of the product
-    zero = (
-        xp.expand_dims(b_zero_point, axis=1)
-        if transB and b_zero_point.ndim and b_zero_point.shape[0] > 1
-        else b_zero_point
-    )
-    b = centred(xp, B, zero)
+    b = centred(xp, B, by_row(xp, b_zero_point) if transB else b_zero_point)
     product = xp.integer_matmul(a, b.T if transB else b, xp.int32)
     product = product if C is None else product + C
     factor = wide(xp, a_scale) * wide(xp, b_scale) * alpha
@@ -402,8 +392,7 @@ def gather_block_quantized(
         zero = zero[(*(slice(None),) * along, slice(0, scales.shape[along]), ...)]
     else:
         zero = xp.full(scales.shape, float(2 ** (bits - 1)) if packed else 0.0, dtype=xp.float32)
-    index = xp.astype(xp.reshape(indices, (-1,)), xp.int64)
-    index = xp.where(index < 0, index + x.shape[axis], index)
+    index = wrapped(xp, xp.reshape(indices, (-1,)), x.shape[axis])
     x = xp.take(x, index, axis=axis)
     zero, scale = (xp.take(v, index, axis=axis) for v in (zero, wide(xp, scales)))
     y = (x - spread(xp, zero, x, along, block_size)) * spread(xp, scale, x, along, block_size)
