@@ -7,10 +7,12 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "conformance", "wheel"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "torch", "jax", "wheel"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
+# One version of the large libraries for everybody who develops; users get the open range of pyproject.toml.
+CONSTRAINED = {"PIP_CONSTRAINT": str(Path(__file__).parent / ".ci" / "constraints.txt")}
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -58,6 +60,25 @@ def conformance(session: nox.Session) -> None:
     session.run("python", "-m", "conformance.dtypes", *session.posargs)
 
 
+def library(session: nox.Session, extra: str, provider: str) -> None:
+    """Everything again with one more library installed: the operator tests run on its provider, and so does the suite."""
+    session.install("-e", f".[all,{extra}]", *group("test"), env=CONSTRAINED)
+    session.run("pytest", "-n", "2", *session.posargs, env={"ORTLITE_TEST_PROVIDERS": provider})
+    session.run("python", "-m", "conformance", "--provider", provider)
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """The tests and the ONNX backend suite on PyTorch, CPU."""
+    library(session, "torch", "TorchExecutionProvider")
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """The tests and the ONNX backend suite on JAX, CPU."""
+    library(session, "jax", "JAXExecutionProvider")
+
+
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel; install it in a clean environment, away from the checkout; run the demo there."""
@@ -78,3 +99,9 @@ def bench(session: nox.Session) -> None:
     """Measure what the README's table says, beside onnxruntime, each engine in its own process."""
     session.install("-e", ".[all]", *group("test"))
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """On a machine with an NVIDIA GPU, whose Python has the libraries: runs from the checkout, installs nothing."""
+    session.run("python", "-m", "benchmarks.gpu", *session.posargs, external=True)

@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from conformance import report
-from conformance.cases import load_cases, run_case
+from conformance.cases import Result, load_cases, run_case
 from ortlite.provider import CPU
 
 HERE = Path(__file__).parent
@@ -33,6 +34,23 @@ def expected_failures(provider: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
+def run_suite(provider: str, pattern: str = "", jobs: int = 2, console: Console | None = None) -> list[Result]:
+    """Run the cases whose name `pattern` finds, in order of their names: in this process, or in `jobs` others.
+
+    With others, this one must not have started the provider's library: CUDA and JAX do not survive a fork. Raises
+    BrokenProcessPool when a case ends its process.
+    """
+    names = sorted(name for name in load_cases() if re.search(pattern, name))
+    work = partial(run_case, provider=provider)
+    shown = partial(track, description=provider, total=len(names), console=console)
+    shown = partial(shown, disable=console is None or not console.is_terminal)
+    if jobs == 1:
+        return list(shown(map(work, names)))
+    # fork: the cases take seconds to make, and are made once
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        return list(shown(pool.map(work, names, chunksize=8)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__.split("\n")[0])
     parser.add_argument("--provider", default=CPU, help="provider to run on, before the CPU provider")
@@ -44,15 +62,10 @@ def main() -> int:
     if args.tables:
         report.write_operators()
         return 0
-    names = [name for name in load_cases() if re.search(args.pattern, name)]
-    work = partial(run_case, provider=args.provider)
-    # fork: the cases take seconds to make, and are made once
-    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-        running = pool.imap_unordered(work, names, chunksize=8)
-        results = list(track(running, args.provider, len(names), console=console, disable=not console.is_terminal))
-    results.sort(key=lambda r: r.name)
+    results = run_suite(args.provider, args.pattern, args.jobs, console)
 
-    expected = {n: why for n, why in expected_failures(args.provider).items() if n in set(names)}
+    names = {r.name for r in results}
+    expected = {n: why for n, why in expected_failures(args.provider).items() if n in names}
     failed = {r.name: r.error for r in results if r.error}
     surprises = {n: e for n, e in failed.items() if n not in expected}
     for name, error in sorted(surprises.items()):

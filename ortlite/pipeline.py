@@ -6,6 +6,7 @@ Each stage takes one frozen type and returns the next; print any of them to see 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +44,10 @@ def build(
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
     parts = partition(graph, providers, pinned=pinned)
-    steps = plan(parts, outputs_on_device=outputs_on_device)
+    with ExitStack() as stack:  # constants move to their devices
+        for provider in providers:
+            stack.enter_context(provider.context())
+        steps = plan(parts, outputs_on_device=outputs_on_device)
     program = compile_plan(steps, seed=seed, check_types=check_types)
     return Stages(replace(model, graph=graph), parts, steps, program)
 

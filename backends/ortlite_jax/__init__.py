@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -90,8 +90,11 @@ class JAXExecutionProvider(ExecutionProvider):
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import jax
 
-        context: AbstractContextManager[Any] = jax.enable_x64(True)
-        return context
+        stack = ExitStack()
+        stack.enter_context(jax.enable_x64(True))
+        if jax.config.jax_default_matmul_precision is None:  # accelerators would take short cuts in float32
+            stack.enter_context(jax.default_matmul_precision("highest"))
+        return stack
 
     @property
     def compiles(self) -> bool:

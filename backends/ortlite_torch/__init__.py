@@ -1,13 +1,11 @@
-"""TorchExecutionProvider and CUDAExecutionProvider: PyTorch on the CPU or on a CUDA device."""
+"""TorchExecutionProvider: PyTorch on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +15,7 @@ from ortlite.dtypes import DType
 from ortlite.namespace import Namespace, build
 from ortlite.provider import ExecutionProvider
 
-__all__ = ["CUDAExecutionProvider", "TorchExecutionProvider"]
+__all__ = ["TorchExecutionProvider"]
 
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
@@ -29,7 +27,11 @@ CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
 class TorchExecutionProvider(ExecutionProvider):
-    """PyTorch. Option `device`: "cpu" (default), "cuda" or "cuda:1"; `compile`: "1" for torch.compile (default "0")."""
+    """PyTorch.
+
+    Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"); `use_tf32`,
+    "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime).
+    """
 
     name = "TorchExecutionProvider"
     library = "torch"
@@ -122,20 +124,22 @@ class TorchExecutionProvider(ExecutionProvider):
     def traced(self, array: Any) -> bool:
         import torch
 
-        if isinstance(array, torch.Tensor) and type(array) not in {torch.Tensor, torch.nn.Parameter}:
+        if not isinstance(array, torch.Tensor):
+            return False
+        if type(array) not in {torch.Tensor, torch.nn.Parameter}:
             return True  # fake, functional: what torch.compile and torch.export look with
         wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(array)  # noqa: SLF001  (it has no public name)
         return wrapped
 
     def eager(self) -> AbstractContextManager[Any]:
-        from torch.utils._python_dispatch import _disable_current_modes  # noqa: PLC2701
+        from torch.utils._python_dispatch import _disable_current_modes
 
         context: AbstractContextManager[Any] = _disable_current_modes()
         return context
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import torch
-        from torch._guards import detect_fake_mode  # noqa: PLC2701
+        from torch._guards import detect_fake_mode
 
         stack = ExitStack()
         if not gradients:
@@ -144,6 +148,13 @@ class TorchExecutionProvider(ExecutionProvider):
             mode.allow_non_fake_inputs = True  # the model's constants are real; they become constants of the graph
         if self.device.type == "cuda":
             stack.enter_context(torch.cuda.device(self.device))
+            short = self.options.get("use_tf32", "0") != "0"
+            cudnn = torch.backends.cudnn
+            stack.enter_context(
+                cudnn.flags(
+                    cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=short
+                )
+            )
         return stack
 
     @property
@@ -155,38 +166,3 @@ class TorchExecutionProvider(ExecutionProvider):
 
         compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
         return compiled
-
-
-class CUDAExecutionProvider(TorchExecutionProvider):
-    """PyTorch on a CUDA device (option `device_id`, default 0)."""
-
-    name = "CUDAExecutionProvider"
-
-    @classmethod
-    def is_available(cls) -> bool:
-        return _driver() and _built_for_cuda()
-
-    @classmethod
-    def of(cls, array: Any) -> ExecutionProvider | None:
-        return None  # TorchExecutionProvider knows torch's tensors, on every device
-
-    @cached_property
-    def device(self) -> Any:
-        import torch
-
-        return torch.device("cuda", int(self.options.get("device_id", 0)))
-
-
-def _driver() -> bool:
-    """Whether this machine has NVIDIA's driver."""
-    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", r"C:\Windows\System32\nvcuda.dll"))
-
-
-def _built_for_cuda() -> bool:
-    """Whether the installed torch can use CUDA, read from its version file instead of by importing it."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    version = Path(spec.submodule_search_locations[0]) / "version.py"
-    text = version.read_text() if version.exists() else ""
-    return any(line.startswith("cuda:") and "None" not in line for line in text.splitlines())

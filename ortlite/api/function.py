@@ -118,7 +118,7 @@ class _Function:
         found = self.prepared.get(where)
         if found is None:
             cpu = provider.create(CPU)
-            with where.eager(), where.context():
+            with where.eager():
                 chosen = (where,) if where is cpu else (where, cpu)
                 stages = pipeline.build(self.model, chosen, outputs_on_device=True)
                 plain = programs.compile_plan(stages.plan, specialises=False)

@@ -109,7 +109,7 @@ def _product(
     z = (
         xp.matmul(a, b)
         if xp.isdtype(a.dtype, ("real floating", "complex floating"))
-        else integer_matmul(xp, a, b, a.dtype)
+        else xp.integer_matmul(a, b, a.dtype)
     )
     z = xp.reshape(z, (*z.shape[:n], *row_shape, *column_shape))
     axes = [*batch, *rows, *columns]

@@ -94,8 +94,8 @@ def conv_transpose(
     reach = [(k - 1) * d for k, d in zip(size, dilations, strict=True)]
     around = [(r - lo, r - hi) for r, (lo, hi) in zip(reach, pads, strict=True)]
     ones = (1,) * len(size)
-    return conv(
-        xp, padded(xp, x, around), kernel, strides=ones, pads=[(0, 0)] * len(size), dilations=dilations, groups=groups
+    return xp.conv(
+        padded(xp, x, around), kernel, strides=ones, pads=[(0, 0)] * len(size), dilations=dilations, groups=groups
     )
 
 

@@ -1,0 +1,98 @@
+"""CuPyExecutionProvider: CuPy on an NVIDIA GPU, whose products of matrices are cuBLAS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.namespace import Namespace, build
+from ortlite.provider import ExecutionProvider
+
+__all__ = ["CuPyExecutionProvider", "nvidia_driver"]
+
+DTYPES = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
+).split()
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", r"C:\Windows\System32\nvcuda.dll")
+
+
+def nvidia_driver() -> bool:
+    """Whether this process may use an NVIDIA GPU: the driver is there, and the environment hides no device from it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}
+    return not hidden and any(Path(path).exists() for path in DRIVERS)
+
+
+class CuPyExecutionProvider(ExecutionProvider):
+    """CuPy on the CUDA device `device_id` (option, default 0), on CuPy's current stream.
+
+    An index out of range wraps around instead of raising: the device does not tell the host.
+    """
+
+    name = "CuPyExecutionProvider"
+    library = "cupy"
+    storage = frozenset(DTYPES)
+    widen: ClassVar[dict[str, str]] = {"float16": "float32", "bfloat16": "float32"}
+
+    @classmethod
+    def is_available(cls) -> bool:
+        return nvidia_driver() and super().is_available()
+
+    @classmethod
+    def options_of(cls, array: Any) -> dict[str, str]:
+        return {"device_id": str(array.device.id)} if array.device.id else {}
+
+    @cached_property
+    def device(self) -> Any:
+        """The cupy.cuda.Device."""
+        import cupy
+
+        return cupy.cuda.Device(int(self.options.get("device_id", 0)))
+
+    @cached_property
+    def xp(self) -> Namespace:
+        import array_api_compat.cupy as library
+
+        from ortlite_cupy import primitives
+
+        native = {name: dtypes.to_numpy(dtypes.by_name(name)) for name in DTYPES}
+        return build(library, native, primitives.PRIMITIVES, primitives.NAMES)
+
+    @property
+    def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_cupy import ops
+
+        return ops.OVERRIDES
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        import cupy
+
+        array = np.asarray(array)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        with self.context():
+            return cupy.asarray(array)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        host: np.ndarray = array.get()  # waits for CuPy's current stream
+        return host
+
+    def from_dlpack(self, array: Any) -> Any:
+        import cupy
+
+        with self.context():
+            return cupy.asarray(cupy.from_dlpack(array))  # from another device: a copy
+
+    def pointer(self, array: Any) -> int:
+        address: int = array.data.ptr
+        return address
+
+    def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
+        device: AbstractContextManager[Any] = self.device
+        return device

@@ -1,0 +1,217 @@
+"""A stand-in for CuPy where no GPU is: NumPy under CuPy's names, as particular as CuPy about what it takes.
+
+Its arrays do not become NumPy arrays unless asked by `get()`, its functions refuse NumPy arrays, results are never
+NumPy scalars, and what CuPy 14 lacks raises here as there. Names are those of CuPy 14.2.
+"""
+
+from __future__ import annotations
+
+import builtins as _builtins
+import operator as _operator
+from functools import wraps as _wraps
+
+import ml_dtypes as _ml_dtypes
+import numpy as np
+
+from cupy import cuda
+from cupy.cuda.device import Device as _Device
+
+__version__ = "14.2.0+standin"
+
+# Those of CuPy 14.2 that the Array API names or that ortlite uses.
+_NAMES = """
+abs acos acosh add all any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort around
+ascontiguousarray asin asinh astype atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift bitwise_or
+bitwise_right_shift bitwise_xor broadcast_arrays broadcast_shapes broadcast_to can_cast ceil compress concat
+concatenate conj copysign copyto cos cosh count_nonzero cumprod cumsum cumulative_prod cumulative_sum diagonal diff
+divide dot einsum empty empty_like equal exp expand_dims expm1 eye finfo flip floor floor_divide fmod full full_like
+greater greater_equal hypot iinfo imag invert isdtype isfinite isin isinf isnan left_shift less less_equal linspace
+log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul matrix_transpose max maximum mean
+meshgrid min minimum moveaxis multiply negative nextafter nonzero not_equal ones ones_like pad partition permute_dims
+positive pow power prod put_along_axis real reciprocal remainder reshape result_type right_shift roll round
+searchsorted sign signbit sin sinh sort sqrt square squeeze stack std subtract sum swapaxes take_along_axis tan tanh
+tensordot tile trace transpose tril triu trunc unique var vdot zeros zeros_like
+""".split()
+
+
+def _bare(value):
+    """Without the wrapper; a NumPy array is refused, as CuPy does."""
+    if isinstance(value, ndarray):
+        return value._a
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    return type(value)(map(_bare, value)) if type(value) in {tuple, list} else value
+
+
+def _wrapped(value):
+    """NumPy's arrays and scalars as arrays of the stand-in."""
+    if isinstance(value, np.ndarray | np.generic):
+        return ndarray(value)
+    return type(value)(map(_wrapped, value)) if type(value) in {tuple, list} else value
+
+
+def _function(fn):
+    @_wraps(fn)
+    def call(*args, **keywords):
+        keywords.pop("device", None)
+        with np.errstate(all="ignore"):
+            return _wrapped(fn(*map(_bare, args), **{k: _bare(v) for k, v in keywords.items()}))
+
+    return call
+
+
+class ndarray:  # noqa: N801
+    """A NumPy array that behaves like one on a device."""
+
+    __array_priority__ = 100
+
+    def __init__(self, value):
+        self._a = np.asarray(value)
+        self.device = _Device(0)
+
+    dtype = property(lambda self: self._a.dtype)
+    shape = property(lambda self: self._a.shape)
+    strides = property(lambda self: self._a.strides)
+    ndim = property(lambda self: self._a.ndim)
+    size = property(lambda self: self._a.size)
+    nbytes = property(lambda self: self._a.nbytes)
+    itemsize = property(lambda self: self._a.itemsize)
+    data = property(lambda self: cuda.MemoryPointer(self._a))
+    T = property(lambda self: ndarray(self._a.T))
+    real = property(lambda self: ndarray(self._a.real))
+    imag = property(lambda self: ndarray(self._a.imag))
+
+    def get(self):
+        return self._a.copy()
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
+        return _function(getattr(ufunc, method))(*inputs, **keywords)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **keywords):
+        raise BufferError("there is no device that another library could share")
+
+    def __getitem__(self, key):
+        return ndarray(self._a[_bare(key)])
+
+    def __setitem__(self, key, value):
+        self._a[_bare(key)] = _bare(value)
+
+    def __len__(self):
+        return len(self._a)
+
+    def __iter__(self):
+        return map(ndarray, self._a)
+
+    def __bool__(self):
+        return _builtins.bool(self._a)
+
+    def __int__(self):
+        return int(self._a)
+
+    def __float__(self):
+        return float(self._a)
+
+    def __complex__(self):
+        return complex(self._a)
+
+    def __index__(self):
+        return _operator.index(self._a)
+
+    def astype(self, dtype, copy=True):
+        with np.errstate(all="ignore"):
+            return ndarray(self._a.astype(dtype, copy=copy))
+
+    def __repr__(self):
+        return repr(self._a)
+
+    __hash__ = None
+
+
+def _method(name):
+    return lambda self, *args, **keywords: _function(getattr(self._a, name))(*args, **keywords)
+
+
+for _name in (
+    "all any argmax argmin copy fill max mean min prod var reshape sum swapaxes transpose view tolist item ravel "
+    "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__ __rfloordiv__ __mod__ "
+    "__rmod__ __pow__ __rpow__ __matmul__ __rmatmul__ __and__ __rand__ __or__ __ror__ __xor__ __rxor__ __lshift__ "
+    "__rshift__ __neg__ __pos__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ "
+    "__iadd__ __isub__ __imul__"
+).split():
+    setattr(ndarray, _name, _method(_name))
+
+globals().update({_name: _function(getattr(np, _name)) for _name in _NAMES})
+for _name in (
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128 bool_ intp integer "
+    "floating complexfloating dtype issubdtype e inf nan pi newaxis"
+).split():
+    globals()[_name] = getattr(np, _name)
+bool = np.bool_  # noqa: A001
+result_type = _function(np.result_type)
+
+
+def asarray(obj, dtype=None, order=None):
+    """What comes from the host is copied."""
+    if isinstance(obj, ndarray):
+        return obj if dtype is None or obj.dtype == dtype else obj.astype(dtype)
+    return array(obj, dtype)
+
+
+def array(obj, dtype=None, copy=True):
+    if isinstance(obj, list | tuple):
+        obj = [item._a if isinstance(item, ndarray) else item for item in obj]
+    value = np.array(obj._a if isinstance(obj, ndarray) else obj, dtype=dtype)
+    if value.dtype.kind not in "biufcV" or (value.dtype.kind == "V" and value.dtype != _ml_dtypes.bfloat16):
+        raise ValueError(f"Unsupported dtype {value.dtype}")
+    return ndarray(value)
+
+
+def asnumpy(a):
+    return a.get()
+
+
+def from_dlpack(array):
+    if array.__dlpack_device__()[0] != 2:
+        raise TypeError("CPU arrays cannot be directly imported to CuPy.")
+    return ndarray(array._a)
+
+
+@_function
+def take(a, indices, axis=None):
+    """An index out of range wraps around."""
+    return np.take(a, indices, axis=axis, mode="wrap")
+
+
+@_function
+def repeat(a, repeats, axis=None):
+    if not isinstance(repeats, int | list | tuple):
+        raise TypeError("cupy.repeat takes an int or a list")
+    return np.repeat(a, repeats, axis=axis)
+
+
+@_function
+def where(condition, x, y):
+    if _builtins.any(getattr(v, "dtype", None) == _ml_dtypes.bfloat16 for v in (x, y)):
+        raise TypeError("Wrong type for cupy_where")
+    return np.where(condition, x, y)
+
+
+@_function
+def clip(a, a_min, a_max):
+    limits = np.iinfo(a.dtype) if a.dtype.kind in "iu" else None
+    low = (limits.min if limits else -np.inf) if a_min is None else a_min
+    high = (limits.max if limits else np.inf) if a_max is None else a_max
+    return np.clip(a, low, high)
+
+
+def is_available():
+    return True
+
+
+from cupy import fft, lib, linalg  # noqa: E402, F401  (they need what stands above)

@@ -1,0 +1,301 @@
+"""CUDAExecutionProvider's choice of library, the script for GPU machines on CPU providers, and what needs a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import ortlite
+import ortlite_cuda
+import ortlite_cupy
+from benchmarks import gpu, gpu_models
+from ortlite.provider import create, owner, transfer
+from ortlite_cuda import CuPyOnCUDA, TorchOnCUDA
+
+ROOT = Path(__file__).parent.parent
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_GPU = ortlite_cupy.nvidia_driver() and "CUDAExecutionProvider" in ortlite.get_available_providers()
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU on this machine")
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
+
+# the choice
+
+
+@pytest.fixture
+def usable(monkeypatch):
+    """Say which libraries can use CUDA."""
+
+    def say(*names):
+        for name, cls in ortlite_cuda.LIBRARIES.items():
+            monkeypatch.setattr(cls, "is_available", classmethod(lambda _, here=name in names: here))
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("here", "options", "chosen"),
+    [
+        (("torch", "cupy"), {}, TorchOnCUDA),
+        (("torch", "cupy"), {"library": "cupy"}, CuPyOnCUDA),
+        (("torch", "cupy"), {"library": "torch", "device_id": "1"}, TorchOnCUDA),
+        (("torch",), {}, TorchOnCUDA),
+        (("cupy",), {}, CuPyOnCUDA),
+        (("cupy",), {"device_id": "1"}, CuPyOnCUDA),
+    ],
+)
+def test_which_library_it_is(usable, here, options, chosen):
+    usable(*here)
+    provider = ortlite_cuda.CUDAExecutionProvider(options)
+    assert type(provider) is chosen
+    assert provider.name == "CUDAExecutionProvider"
+    assert provider.options == options
+    assert ortlite_cuda.CUDAExecutionProvider.is_available()
+
+
+def test_a_library_that_is_not_there_is_an_error(usable):
+    usable("torch")
+    with pytest.raises(RuntimeError, match="cannot use cupy on this machine"):
+        ortlite_cuda.CUDAExecutionProvider({"library": "cupy"})
+    with pytest.raises(ValueError, match="torch or cupy, not 'tinygrad'"):
+        ortlite_cuda.CUDAExecutionProvider({"library": "tinygrad"})
+    usable()
+    assert not ortlite_cuda.CUDAExecutionProvider.is_available()
+    with pytest.raises(RuntimeError, match="cannot use torch on this machine"):
+        ortlite_cuda.CUDAExecutionProvider()
+
+
+def test_it_answers_for_the_class_it_would_make(usable):
+    usable("cupy")
+    assert ortlite_cuda.CUDAExecutionProvider.library == "cupy"
+    assert ortlite_cuda.CUDAExecutionProvider.name == "CUDAExecutionProvider"
+    assert ortlite_cuda.CUDAExecutionProvider.of(np.zeros(1)) is None
+    usable("torch", "cupy")
+    assert ortlite_cuda.CUDAExecutionProvider.library == "torch"
+    assert ortlite_cuda.CUDAExecutionProvider.traceable == TorchOnCUDA.traceable
+
+
+@pytest.mark.parametrize(
+    ("visible", "file", "there"),
+    [(None, "", True), ("0,1", "", True), ("", "", False), ("-1", "", False), (None, "x", False)],
+)
+def test_a_driver_and_a_device_are_needed(monkeypatch, tmp_path, visible, file, there):
+    monkeypatch.setattr(ortlite_cupy, "DRIVERS", (str(tmp_path / file),))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert ortlite_cupy.nvidia_driver() is there
+
+
+@pytest.mark.parametrize(
+    ("text", "built"),
+    [
+        ("cuda: Optional[str] = '13.0'\n", True),
+        ("cuda: Optional[str] = None\n", False),
+        ("__version__ = '2.0'\n", False),
+        (None, False),
+    ],
+)
+def test_torchs_version_file_says_whether_it_was_built_for_cuda(monkeypatch, tmp_path, text, built):
+    if text is not None:
+        (tmp_path / "version.py").write_text(text)
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    assert ortlite_cuda._built_for_cuda() is built
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not ortlite_cuda._built_for_cuda()
+
+
+def test_looking_for_a_device_imports_no_library():
+    code = "import sys, ortlite; ortlite.get_available_providers(); print({'torch', 'cupy', 'jax'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_a_gpu_the_cpu_provider_takes_over():
+    if HAS_GPU:
+        pytest.skip("this machine has one")
+    model = gpu.line()
+    with pytest.warns(UserWarning, match="'CUDAExecutionProvider' is not in available"):
+        session = ortlite.InferenceSession(model, providers=["CUDAExecutionProvider"])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+# the script, on the CPU
+
+
+def test_a_part_that_dies_is_a_row():
+    assert gpu.attempt("a", lambda: "fine") == gpu.Row("a", "fine")
+    assert gpu.attempt("a", lambda: ("bad", False)) == gpu.Row("a", "bad", False)
+    row = gpu.attempt("a", lambda: 1 / 0)
+    assert not row.ok
+    assert row.found.startswith("ZeroDivisionError: division by zero (test_cuda.py:")
+
+
+def test_a_process_that_ends_or_hangs_is_a_row(monkeypatch, tmp_path):
+    args = Namespace(device="cpu", jobs=1, rounds=1, pattern="", timeout=60)
+    quiet = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys; print('gone', file=sys.stderr, flush=True); os._exit(3)"
+    )
+    (row,) = gpu.run_part("borders", args, quiet)
+    assert not row.ok
+    assert "ended with status 3: gone" in row.found
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
+    args.timeout = 1
+    assert gpu.run_part("borders", args, quiet) == [gpu.Row("borders", "did not end within 1 s", False)]
+
+
+def test_the_report_keeps_sections_of_other_parts():
+    first = gpu.merged("", [gpu.section("borders", [gpu.Row("a|b", "fine")], "then"), gpu.section("gains", [], "then")])
+    assert "| a\\|b | fine |  |" in first
+    second = gpu.merged(first, [gpu.section("borders", [gpu.Row("c", "bad", False)], "now")])
+    assert second.count("## ") == 2
+    assert "a\\|b" not in second
+    assert "| c | bad | **FAILED** |" in second
+    assert second.index("## Borders") < second.index("## What replacing")
+    assert gpu.merged(second, []) == second
+
+
+def test_a_checkout_is_enough(tmp_path, monkeypatch):
+    def gone(name):
+        raise gpu.PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu, "version", gone)
+    env = gpu.environment(tmp_path)
+    code = "import ortlite; print(*ortlite.get_available_providers())"
+    # without site-packages' entry points: -S leaves only the paths of the environment and those given here
+    libraries = ortlite.__file__ and os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
+    path = env["PYTHONPATH"] + os.pathsep + libraries
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env={**env, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert "CPUExecutionProvider" in done.stdout
+    points = (tmp_path / "ortlite-0.dist-info" / "entry_points.txt").read_text()
+    assert "CUDAExecutionProvider = ortlite_cuda:CUDAExecutionProvider" in points
+    assert env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "nvidia", lambda: False)
+    assert gpu.main(["borders"]) == 1
+    assert "no NVIDIA GPU" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        gpu.main(["nothing"])
+
+
+def test_the_suite_part():
+    rows = gpu.conformance("StrictExecutionProvider", 1, "^test_(abs|not_2d|bernoulli_seed)$")
+    assert [r.found for r in rows] == ["2 of 3", "3 of 3 (100.0%)"]
+    assert all(r.ok for r in rows)
+    absent = Namespace(device="cuda", jobs=1, pattern="^test_abs$")
+    if not HAS_GPU:
+        assert gpu._suite("torch", absent) == [gpu.Row("CUDAExecutionProvider", "skipped: not usable on this machine")]
+
+
+@needs_torch
+def test_borders_between_libraries_on_the_cpu():
+    known = gpu.providers("cpu")
+    rows = {row.what: row for row in gpu.borders(known, shared=())}
+    assert all(row.ok for row in rows.values()), [row for row in rows.values() if not row.ok]
+    assert rows["torch → numpy, contiguous"].found == "shared: all"
+    assert rows["torch → numpy, backwards"].found == "not had: all"
+    assert rows["numpy → torch, backwards"].found == "copied: all"
+
+
+def test_a_wrong_or_missing_copy_is_noticed():
+    class Wrong(type(create("CPUExecutionProvider"))):
+        name = "Wrong"
+
+        def from_numpy(self, array):
+            return array + np.ones((), array.dtype) if array.dtype == np.float32 else array.copy()
+
+        def from_dlpack(self, array):
+            return self.from_numpy(array)
+
+    rows = {row.what: row for row in gpu.borders({"wrong": Wrong()})}
+    assert "WRONG: float32" in rows["numpy → wrong, contiguous"].found
+    assert not rows["numpy → wrong, contiguous"].ok
+    assert "copied: " in rows["numpy → wrong, transposed"].found
+
+
+@needs_torch
+def test_streams_on_the_cpu():
+    rows = gpu.streams(gpu.providers("cpu"), rounds=5, size=8, heavy=64)
+    assert len(rows) >= 2
+    assert all(row.ok and row.found == "5 right" for row in rows), rows
+    assert gpu._verdict(2, 5) == ("2 of 5 wrong", False)
+
+
+@needs_torch
+def test_gains_and_speed_on_the_cpu(monkeypatch):
+    known = {"torch": gpu.providers("cpu")["torch"]}
+    few = gpu.samples(known["torch"], small=True)
+    monkeypatch.setattr(gpu, "samples", lambda *_: {name: few[name] for name in ("erf", "pad")})
+    rows = gpu.gains(known, runs=1, small=True)
+    assert [row.what for row in rows] == ["torch erf", "torch pad"]
+    assert all(row.ok and "default body" in row.found for row in rows), rows
+    rows = gpu.speed(known, runs=1, small=True)
+    assert len(rows) == len(gpu_models.MODELS)
+    assert all(row.ok and "by hand" in row.found for row in rows), rows
+
+
+# on a GPU
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@needs_gpu
+def test_cuda_values_cross_without_a_copy():
+    rows = gpu.borders(gpu.providers("cuda"))
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
+
+
+@needs_gpu
+def test_streams_are_ordered():
+    rows = gpu.streams(gpu.providers("cuda"), rounds=1000)
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
+
+
+@needs_gpu
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_a_session_on_cuda(library):
+    if library not in gpu.providers("cuda"):
+        pytest.skip(f"{library} cannot use the GPU")
+    session = ortlite.InferenceSession(gpu.line(), providers=[("CUDAExecutionProvider", {"library": library})])
+    x = np.random.default_rng(0).standard_normal((5, 7), np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], np.maximum(2 * x + 1, 0), rtol=1e-6)
+    assert {node.provider for node in session.explain().nodes} == {"CUDAExecutionProvider"}
+    assert all(c.nbytes == x.nbytes and c.shared is False for c in session.explain().crossings)
+
+
+@needs_gpu
+def test_values_stay_on_their_device(torch):
+    cuda = create("CUDAExecutionProvider", {"library": "torch"})
+    value = torch.ones((2, 3), device="cuda")
+    assert owner(value) is create("TorchExecutionProvider", {"device": "cuda:0"})
+    assert transfer(value, owner(value), cuda).data_ptr() == value.data_ptr()
+    y = ortlite.function(gpu.line())(value)
+    assert y.device == value.device
+    assert y.tolist() == [[3.0] * 3] * 2
+
+
+@needs_gpu
+def test_a_second_device(torch):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU on this machine")
+    y = ortlite.function(gpu.line())(torch.ones((2, 3), device="cuda:1"))
+    assert str(y.device) == "cuda:1"
+    providers = [("CUDAExecutionProvider", {"device_id": 1})]
+    session = ortlite.InferenceSession(gpu.line(), providers=providers)
+    assert session.run(None, {"x": np.ones((1, 1), np.float32)})[0].tolist() == [[3.0]]
