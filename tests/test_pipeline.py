@@ -98,6 +98,14 @@ def test_an_if_with_a_constant_condition_is_inlined():
     assert pipeline.build(g, [create(CPU)]).program([np.array([3], np.float32)])[0].tolist() == [18]
 
 
+def test_inlined_branches_of_nodes_with_one_name_stay_apart():
+    branch = "then_branch = a () => (float[N] p) {{ p = {op}(x) }}, else_branch = b () => (float[N] q) {{ q = Neg(x) }}"
+    ifs = " ".join(f"[same] {y} = If (c) <{branch.format(op=op)}>" for y, op in (("u", "Abs"), ("v", "Exp")))
+    g = graph(HEAD + f"g (float[N] x) => (float[N] y) {{ {ifs} y = Sub(u, v) }}", c=np.array(True))
+    (y,) = pipeline.build(g, [create(CPU)]).program([np.array([-2], np.float32)])
+    np.testing.assert_allclose(y, 2 - np.exp(np.float32(-2)), rtol=1e-6)
+
+
 def test_shape_arithmetic_is_host_and_costs_no_crossing():
     parts = partition(shapes().graph, [create(STRICT), create(CPU)])
     where = {n.op_type: (p.host, p.provider) for n, p in zip(parts.graph.nodes, parts.placements, strict=True)}

@@ -28,7 +28,7 @@ def inline_constant_if(graph: Graph) -> Graph:
 
 def _moved(branch: Graph, node: Node, constants: dict[str, Any], types: dict[str, Type]) -> list[Node]:
     """The branch's nodes, its outputs handed to the If's outputs by Identity nodes."""
-    prefix = f"{node.name or node.outputs[0]}/"
+    prefix = f"{next(filter(None, node.outputs))}/"  # no two nodes compute one value; names of nodes may repeat
     defined = {name for inner in branch.nodes for name in inner.outputs if name} | set(branch.constants)
     names = {name: prefix + name for name in defined}
     constants |= {names[name]: value for name, value in branch.constants.items()}
