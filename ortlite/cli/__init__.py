@@ -1,12 +1,13 @@
-"""The `ortlite` command: see what it does (`demo`), run any model (`run`).
+"""The `ortlite` command: see what it does (`demo`), run a model (`run`), see where two libraries disagree (`compare`).
 
-Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why), 2 for a
-command line that makes no sense.
+Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
+`compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,21 @@ def main() -> None:
     """One ONNX runtime for every array library."""
 
 
+def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a model runs on."""
+    shape = click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        metavar="NAME=1,3,224,224",
+        help="Shape of an input that is made up, or NAME=4 for an open dimension.",
+    )
+    file = click.option(
+        "--input", "files", multiple=True, metavar="NAME=FILE", help="A .npy, .npz or .png file for an input."
+    )
+    return file(shape(command))
+
+
 @main.command()
 def demo() -> None:
     """Read handwritten digits with a small model, on every provider there is."""
@@ -55,14 +71,7 @@ def demo() -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--input", "files", multiple=True, metavar="NAME=FILE", help="A .npy, .npz or .png file for an input.")
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=1,3,224,224",
-    help="Shape of an input that is made up, or NAME=4 for an open dimension.",
-)
+@given_inputs
 @click.option(
     "--provider", "providers", multiple=True, metavar="NAME", help="Execution provider, in order; repeatable."
 )
@@ -87,6 +96,81 @@ def run(
     if save is not None:
         report.save(save, result.outputs)
         out.print(f"saved {save}", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Comparing(click.Command):
+    """Takes `--providers A B` for `--providers A --providers B`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option before its second value, too."""
+        second = args.index("--providers") + 2 if args.count("--providers") == 1 else len(args)
+        alone = any(word.partition("=")[0] == "--against" for word in args)
+        if not alone and second < len(args) and not args[second].startswith("-"):
+            args = [*args[:second], "--providers", *args[second:]]
+        return super().parse_args(ctx, args)
+
+
+@main.command("compare", cls=_Comparing)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--providers", multiple=True, metavar="A B", help="The two execution providers; with --against one will do."
+)
+@click.option("--against", type=click.Choice(["onnxruntime"]), help="Compare with its CPU provider, optimisers off.")
+@given_inputs
+@click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance; the default depends on the dtype.")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance; the default depends on the dtype.")
+@click.option("--all", "everything", is_flag=True, help="Show every value, not only those that differ most.")
+@click.option(
+    "--reduce",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="OUT_DIR",
+    help="Write the smallest model and inputs that still show the first difference.",
+)
+@click.pass_context
+def compare_libraries(
+    ctx: click.Context,
+    model: Path,
+    providers: tuple[str, ...],
+    against: str | None,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+    rtol: float | None,
+    atol: float | None,
+    everything: bool,
+    folder: Path | None,
+) -> None:
+    """Run MODEL on two providers and compare every value on the way.
+
+    A run of the same kernels in float64 is the judge: "error" is how far each of the two is from that. An If is
+    replaced by the branch it takes.
+
+    Two elements agree where |a - b| <= atol + rtol * max(|a|, |b|), by default 1e-5 and 1e-4 in float32, 1e-12 and
+    1e-10 in float64, 1e-3 and 1e-2 in float16, 1e-2 and 8e-2 in bfloat16. Integers, booleans and strings must be equal;
+    --atol allows integers to differ. Exit status 1: something is beyond tolerance.
+    """
+    if len(providers) != (1 if against else 2):
+        wanted = "one provider beside --against" if against else "two providers"
+        raise click.UsageError(f"--providers takes {wanted}, not {len(providers)}")
+    from ortlite.cli import compare
+
+    out = console()
+    waiting = console(stderr=True)
+    given, dimensions = pairs(files), pairs(shapes)
+    with waiting.status("comparing") if waiting.is_terminal else nullcontext():
+        found = compare.compare_model(model, given, dimensions, providers, against is not None, rtol, atol)
+    compare.show(out, found, everything)
+    if folder is not None:
+        with waiting.status("reducing") if waiting.is_terminal else nullcontext():
+            reduced = compare.reduce_model(found, rtol, atol)
+        options = ["--providers", *providers, *(["--against", against] if against else [])]
+        options += [f"--{name}={value!r}" for name, value in (("rtol", rtol), ("atol", atol)) if value is not None]
+        if reduced is None:
+            out.print("nothing to reduce")
+        else:
+            compare.write(out, folder, reduced, options)
+    if found.comparison.first is not None:
+        ctx.exit(1)
 
 
 def pairs(options: tuple[str, ...]) -> dict[str, str]:

@@ -12,7 +12,23 @@ from ortlite import dtypes
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["make_up", "parse_shapes", "read"]
+__all__ = ["gather", "make_up", "parse_shapes", "read"]
+
+
+def gather(
+    args: Sequence[NodeArg], overridable: Sequence[NodeArg], files: Mapping[str, str], shapes: Mapping[str, str]
+) -> dict[str, Any]:
+    """A value for every input in `args`, from its file or made up; for those with a default, only from a file.
+
+    Raises ValueError for inputs that the model does not have, and as `read` and `make_up` do.
+    """
+    known = {a.name: a for a in (*args, *overridable)}
+    if unknown := files.keys() - known.keys():
+        raise ValueError(f"the model has no input {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    dimensions = parse_shapes(shapes, args)
+    rng = np.random.default_rng(0)
+    feed = {name: read(known[name], Path(file)) for name, file in files.items()}
+    return feed | {a.name: make_up(a, dimensions, rng) for a in args if a.name not in feed}
 
 
 def parse_shapes(given: Mapping[str, str], args: Sequence[NodeArg]) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
-from ortlite.cli.inputs import make_up, parse_shapes, read
+from ortlite.cli.inputs import gather
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,14 +49,7 @@ def run_model(
         except UserWarning as warning:  # a session would go on without the provider: here somebody waits for it
             raise ValueError(str(warning)) from None
     created = time.perf_counter() - start
-    args = session.get_inputs()
-    known = {a.name: a for a in [*args, *session.get_overridable_initializers()]}
-    if unknown := files.keys() - known.keys():
-        raise ValueError(f"the model has no input {', '.join(sorted(unknown))}; it has {', '.join(known)}")
-    dimensions = parse_shapes(shapes, args)
-    rng = np.random.default_rng(0)
-    feed = {name: read(known[name], Path(file)) for name, file in files.items()}
-    feed |= {a.name: make_up(a, dimensions, rng) for a in args if a.name not in feed}
+    feed = gather(session.get_inputs(), session.get_overridable_initializers(), files, shapes)
     times = []
     outputs: list[Any] = []
     for _ in range(runs + 1):

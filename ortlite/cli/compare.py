@@ -1,0 +1,129 @@
+"""`ortlite compare`: where two libraries disagree on a model, who is wrong, and the smallest model that shows it."""
+
+from __future__ import annotations
+
+import shlex
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+
+from ortlite import dtypes
+from ortlite.api.values import NodeArg
+from ortlite.cli.inputs import gather
+from ortlite.cli.peer import OnnxruntimeSide
+from ortlite.cli.report import table
+from ortlite.cli.save_model import to_proto
+from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
+from ortlite.graph import Model
+from ortlite.load import load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Found", "compare_model", "reduce_model", "show", "write"]
+
+Table: TypeAlias = Sequence[Sequence[str]]
+NAME = 24  # characters that a value's name has on any terminal
+MISSABLE = ("relative", "remark", "beyond", "ULP", "operator")  # the first first
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one `ortlite compare` found out, and from what."""
+
+    model: Model
+    inputs: dict[str, Any]
+    sides: tuple[Side, Side]
+    comparison: Comparison
+
+
+def compare_model(
+    path: Path,
+    files: Mapping[str, str],
+    shapes: Mapping[str, str],
+    providers: Sequence[str],
+    peer: bool,
+    rtol: float | None,
+    atol: float | None,
+) -> Found:
+    """Compare two providers, or one and onnxruntime (`peer`), on a model. Raises ValueError as `ortlite run` does."""
+    model = load(path)
+    graph = model.graph
+    args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
+    defaults = [NodeArg.of(n, graph.types.get(n)) for n in graph.overridable]
+    inputs = gather(args, defaults, files, shapes)
+    one: Side = ProviderSide(providers[0])
+    other: Side = OnnxruntimeSide(path, model) if peer else ProviderSide(providers[1])
+    return Found(model, inputs, (one, other), compare(model, inputs, (one, other), rtol=rtol, atol=atol))
+
+
+def show(out: Console, found: Found, everything: bool) -> None:
+    """Print a comparison: a table on a terminal, aligned plain text when piped; then the counts."""
+    comparison = found.comparison
+    rows = comparison.rows if everything else comparison.notable()
+    if rows:
+        title = "values" if everything else f"{len(rows)} of {len(comparison.rows)} values (--all shows all)"
+        head, lines = comparison.table(rows)
+        table(out, title, *(_fitted(head, lines, out.width) if out.is_terminal else (head, lines)))
+    for line in comparison.summary():
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fitted(head: Sequence[str], lines: Table, width: int) -> tuple[Sequence[str], Table]:
+    """The table for a terminal: without columns that can be missed where there is no room, names by their ends."""
+    columns = [list(column) for column in zip(head, *lines, strict=True)]
+    sizes = [max(map(len, column)) + 3 for column in columns]  # the frame takes three
+    name = head.index("value")
+    sizes[name] = min(sizes[name], NAME + 3)
+    for title in MISSABLE:
+        if sum(sizes) + 1 > width and title in head:
+            sizes[head.index(title)] = 0
+    sizes[name] += max(width - sum(sizes) - 1, 0)
+    columns[name] = [c if len(c) + 3 <= sizes[name] else f"…{c[4 - sizes[name] :]}" for c in columns[name]]
+    kept, *rows = zip(*(column for column, size in zip(columns, sizes, strict=True) if size), strict=True)
+    return kept, rows
+
+
+def reduce_model(found: Found, rtol: float | None, atol: float | None) -> Reduced | None:
+    """The smallest model that still shows the first difference beyond tolerance; None where there is none."""
+    first = found.comparison.first
+    if first is None:
+        return None
+    return reduce(found.model, found.inputs, found.sides, first.name, rtol=rtol, atol=atol)
+
+
+def write(out: Console, folder: Path, reduced: Reduced, options: Sequence[str]) -> None:
+    """Write the reduced model, its inputs and how to repeat it into `folder`, and print what is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, archive = folder / "model.onnx", folder / "inputs.npz"
+    onnx.save(to_proto(reduced.model), path)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:  # np.savez knows some names as its parameters
+        for name, array in reduced.inputs.items():
+            with file.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, _storable(array), allow_pickle=False)
+    given = [word for name in reduced.inputs for word in ("--input", f"{name}={archive}")]
+    command = shlex.join(["ortlite", "compare", str(path), *options, *given])
+    d = reduced.difference
+    what = d.problem or f"largest difference {d.absolute:.3g} (relative {d.relative:.3g}, {d.ulps} ULP) at {d.worst}"
+    name = reduced.model.graph.outputs[0]
+    title = f"{reduced.size}; {name!r} differs: {what}. To repeat it:"
+    readme = f"{title}\n\n    {command}\n"
+    (folder / "README.md").write_text(readme)
+    operators = ", ".join(dict.fromkeys(node.op_type for node in reduced.model.graph.nodes))
+    for line in (f"reduced to {reduced.size} ({operators}) in {reduced.trials} trials: {folder}", command):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _storable(array: np.ndarray) -> Any:
+    """The array in a dtype that NumPy's file format knows and `--input` reads back."""
+    dtype = dtypes.of_numpy(array.dtype)
+    if dtype.kind == "S":
+        return array.astype(str)
+    if dtype.narrow:
+        return array.astype(np.float32 if dtype.kind == "f" else np.int8 if dtype.kind == "i" else np.uint8)
+    return array

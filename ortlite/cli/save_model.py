@@ -1,0 +1,146 @@
+"""A Graph back to ONNX protobuf: what `ortlite compare --reduce` writes, and what onnxruntime gets to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from ortlite.differentiate import GRADIENT
+from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.load import schema
+
+__all__ = ["to_proto"]
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as protobuf. What `load` inlined or normalised stays so.
+
+    Raises ValueError for a graph that no single set of opsets describes, and for Gradient, whose nodes refer to
+    others by name.
+    """
+    opsets = {**model.opsets, **_opsets(model.graph.walk())}
+    return helper.make_model(
+        _graph(model.graph),
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        producer_name="ortlite",
+        ir_version=max(model.ir_version, 4),  # from 4 on an initializer need not be an input
+    )
+
+
+def _opsets(nodes: Iterable[Node]) -> dict[str, int]:
+    """Domain -> a version that means for every node what its own does: functions bring opsets of their own."""
+    used: dict[str, list[Node]] = {}
+    for node in nodes:
+        if (node.domain, node.op_type) == GRADIENT:
+            raise ValueError(f"node {node.name!r} (Gradient) refers to the nodes before it: it cannot be cut out")
+        used.setdefault(node.domain, []).append(node)
+    found = {}
+    for domain, group in used.items():
+        versions = sorted({node.opset for node in group}, reverse=True)
+        fitting = [v for v in versions if all(_since(n, v) == _since(n, n.opset) for n in group)]
+        if not fitting:
+            raise ValueError(
+                f"the nodes are of opsets {versions} of {domain or 'ai.onnx'}, and no one opset means the same for all"
+            )
+        found[domain] = fitting[0]
+    return found
+
+
+def _since(node: Node, opset: int) -> int | None:
+    known = schema(node.domain, node.op_type, opset)
+    return None if known is None else known.since
+
+
+def _graph(graph: Graph) -> onnx.GraphProto:
+    first = {node.name: index for index, node in reversed(list(enumerate(graph.nodes)))}
+    return helper.make_graph(
+        # onnxruntime refuses a name that two nodes have; none is fine
+        [_node(node, node.name if first[node.name] == index else "") for index, node in enumerate(graph.nodes)],
+        graph.name or "graph",
+        [_value_info(name, graph.types.get(name)) for name in graph.inputs],
+        [_value_info(name, graph.types.get(name)) for name in graph.outputs],
+        [_tensor(name, array) for name, array in graph.constants.items()],
+    )
+
+
+def _node(node: Node, name: str) -> onnx.NodeProto:
+    proto = helper.make_node(node.op_type, node.inputs, node.outputs, name or None, domain=node.domain)
+    proto.attribute.extend(_attribute(node, name, value) for name, value in node.attributes.items())
+    return proto
+
+
+def _attribute(node: Node, name: str, value: Any) -> AttributeProto:
+    proto = AttributeProto(name=name)
+    if isinstance(value, Graph):
+        proto.type = AttributeProto.GRAPH
+        proto.g.CopyFrom(_graph(value))
+    elif isinstance(value, np.ndarray):
+        proto.type = AttributeProto.TENSOR
+        proto.t.CopyFrom(_tensor("", value))
+    elif isinstance(value, TensorType | SequenceType | OptionalType | MapType):
+        proto.type = AttributeProto.TYPE_PROTO
+        proto.tp.CopyFrom(_type(value))
+    elif isinstance(value, float):
+        proto.type, proto.f = AttributeProto.FLOAT, value
+    elif isinstance(value, int):
+        proto.type, proto.i = AttributeProto.INT, value
+    elif isinstance(value, str):
+        proto.type, proto.s = AttributeProto.STRING, _bytes(value)
+    else:
+        _list(proto, value, node)
+    return proto
+
+
+def _list(proto: AttributeProto, values: tuple[Any, ...], node: Node) -> None:
+    if not values:  # which kind of list it is, only the schema says
+        try:
+            known: Mapping[str, Any] = onnx.defs.get_schema(node.op_type, node.opset, node.domain).attributes
+        except onnx.defs.SchemaError:
+            known = {}
+        proto.type = known[proto.name].type.value if proto.name in known else AttributeProto.INTS
+    elif isinstance(values[0], Graph):
+        proto.type = AttributeProto.GRAPHS
+        proto.graphs.extend(map(_graph, values))
+    elif isinstance(values[0], np.ndarray):
+        proto.type = AttributeProto.TENSORS
+        proto.tensors.extend(_tensor("", value) for value in values)
+    elif isinstance(values[0], str):
+        proto.type = AttributeProto.STRINGS
+        proto.strings.extend(map(_bytes, values))
+    elif isinstance(values[0], float):
+        proto.type = AttributeProto.FLOATS
+        proto.floats.extend(values)
+    else:
+        proto.type = AttributeProto.INTS
+        proto.ints.extend(values)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _tensor(name: str, array: np.ndarray) -> TensorProto:
+    if array.dtype == object:
+        words = [_bytes(word) for word in array.reshape(-1).tolist()]
+        return TensorProto(name=name, data_type=TensorProto.STRING, dims=array.shape, string_data=words)
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+
+
+def _value_info(name: str, type_: Type | None) -> onnx.ValueInfoProto:
+    return onnx.ValueInfoProto(name=name) if type_ is None else helper.make_value_info(name, _type(type_))
+
+
+def _type(type_: Type) -> onnx.TypeProto:
+    if isinstance(type_, SparseType):
+        return helper.make_sparse_tensor_type_proto(type_.dtype.code, type_.shape)
+    if isinstance(type_, TensorType):
+        return helper.make_tensor_type_proto(type_.dtype.code, type_.shape)
+    if isinstance(type_, SequenceType):
+        return helper.make_sequence_type_proto(_type(type_.element))
+    if isinstance(type_, OptionalType):
+        return helper.make_optional_type_proto(_type(type_.element))
+    return helper.make_map_type_proto(type_.key.code, _type(type_.value))

@@ -1,0 +1,225 @@
+"""Where two libraries disagree on a model: value by value, with a float64 judge."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import Any
+
+from ortlite.api.errors import InvalidArgument
+from ortlite.compare.difference import Difference, Tolerance, difference
+from ortlite.compare.judge import Judgement, judge, wide_value
+from ortlite.compare.sides import ProviderSide, Side, drawing, made, unfolded
+from ortlite.graph import Model
+from ortlite.load import load
+
+__all__ = ["HEAD", "Comparison", "Row", "compare", "model_of", "side_of"]
+
+SHOWN, WORST = 10, 5  # rows beyond tolerance, and within it, that a report shows
+MARGIN = 2.0  # one is further off than the other when its error is so many times as large
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value of the main graph. `errors` are its largest distances from the judge on the two sides.
+
+    `further` names the side that is further off ("" where neither is, or nobody can tell), `note` says why there
+    is no difference, and `unjudged` why there are no errors.
+    """
+
+    name: str
+    op_type: str
+    node: str
+    difference: Difference | None
+    errors: tuple[float, float] | None = None
+    further: str = ""
+    note: str = ""
+    unjudged: str = ""
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether the two sides are further apart than the tolerance allows."""
+        return self.difference is not None and self.difference.exceeds
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Every value that the nodes of a model compute, in topological order, on two `sides`.
+
+    `elsewhere` counts, by side, the values that a provider leaves to the CPU provider.
+    """
+
+    sides: tuple[str, str]
+    rows: tuple[Row, ...]
+    elsewhere: Mapping[str, int]
+
+    @property
+    def first(self) -> Row | None:
+        """The first value beyond tolerance."""
+        return next((row for row in self.rows if row.exceeds), None)
+
+    def notable(self) -> tuple[Row, ...]:
+        """The first values beyond tolerance, those that could not be compared, and the worst within it."""
+        beyond = [row for row in self.rows if row.exceeds][:SHOWN]
+        notes = [row for row in self.rows if row.note][:WORST]
+        within = [row for row in self.rows if row.difference and not row.exceeds and row.difference.unequal]
+        worst = sorted(within, key=lambda row: -row.difference.excess if row.difference else 0.0)[:WORST]
+        chosen = {row.name for row in (*beyond, *notes, *worst)}
+        return tuple(row for row in self.rows if row.name in chosen)
+
+    def table(self, rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Some rows as text, beneath a head; without columns that say nothing."""
+        lines = [self.cells(row) for row in rows]
+        kept = [index for index in range(len(self.head())) if any(line[index] for line in lines)]
+        return tuple(self.head()[i] for i in kept), [tuple(line[i] for i in kept) for line in lines]
+
+    def head(self) -> tuple[str, ...]:
+        """What the cells of a line are."""
+        a, b = self.sides
+        return (*HEAD, f"{a} error", f"{b} error", "remark")
+
+    def cells(self, row: Row) -> tuple[str, ...]:
+        """A row as text."""
+        mark = "FIRST" if row is self.first else "beyond" if row.exceeds else ""
+        d = row.difference
+        if d is None:
+            return ("", row.name, row.op_type, "", "", "", "", "", "", "", row.note)
+        if d.problem:
+            return (mark, row.name, row.op_type, d.type, "", "", "", "", "", "", d.problem)
+        errors = ("", "") if row.errors is None else tuple(map(_number, row.errors))
+        remarks = [
+            f"{row.further} is further off" if row.further else "",
+            f"{d.odd} NaN or infinite on one side" if d.odd else "",
+            f"worst at {d.worst}" if d.exceeds and d.worst else "",
+            f"not judged: {row.unjudged}" if row.unjudged and d.unequal else "",
+        ]
+        counts = f"{d.beyond} of {d.size}" if d.beyond else ""
+        steps = "" if d.ulps is None else f"{d.ulps:,}" if d.ulps < 10**7 else f"{d.ulps:.1e}"
+        figures = (_number(d.absolute), _number(d.relative), steps, counts)
+        remark = ", ".join(filter(None, remarks))
+        return (mark, row.name, row.op_type, d.type, *figures, *errors, remark)
+
+    def summary(self) -> list[str]:
+        """The counts, and where to look first."""
+        kinds = Counter(row.note or ("beyond tolerance" if row.exceeds else "within tolerance") for row in self.rows)
+        equal = sum(1 for row in self.rows if row.difference and not row.exceeds and not row.difference.unequal)
+        order = sorted(kinds, key=lambda kind: (kind != "within tolerance", kind))
+        counts = ", ".join(f"{kinds[kind]} {kind}" for kind in order) or "none"
+        lines = [f"{' against '.join(self.sides)}, {len(self.rows)} values: {counts} ({equal} equal to the bit)"]
+        lines += [f"{count} of them run on CPU in place of {name}" for name, count in self.elsewhere.items() if count]
+        lost = Counter(row.unjudged for row in self.rows if row.unjudged and not row.unjudged.startswith("needs "))
+        needing = sum(1 for row in self.rows if row.unjudged.startswith("needs "))
+        if lost:
+            reasons = "; ".join(f"{count}: {reason}" for reason, count in lost.most_common(3))
+            tail = f"; {needing} need one of these" if needing else ""
+            lines.append(f"not judged: {reasons}{tail}")
+        if self.first is not None:
+            who = f"; {self.first.further} is further off from float64" if self.first.further else ""
+            node = f" (node {self.first.node!r})" if self.first.node else ""
+            lines.append(f"first beyond tolerance: {self.first.name!r}, made by {self.first.op_type}{node}{who}")
+        return lines
+
+    def __str__(self) -> str:
+        head, rows = self.table(self.notable())
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
+        return "\n".join([*(lines if rows else ()), *self.summary()])
+
+
+HEAD = ("", "value", "operator", "type", "absolute", "relative", "ULP", "beyond")
+
+
+def _number(value: float) -> str:
+    return "" if isnan(value) else f"{value:.3g}"
+
+
+def compare(
+    model: str | os.PathLike[str] | bytes | Model,
+    inputs: Mapping[str, Any],
+    providers: Sequence[str | tuple[str, Mapping[str, str]] | Side],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Comparison:
+    """Run a model on two `providers` (names, (name, options), or sides of your own) and compare every value.
+
+    Two elements agree where |a - b| <= atol + rtol · max(|a|, |b|); the defaults depend on the dtype. What nodes that
+    draw random numbers compute is not compared: the second side, and the judge, get what the first one drew. An If is
+    replaced by the branch that it takes on the first side. Raises ValueError for other than two providers, and what a
+    session does for wrong inputs and failing nodes.
+    """
+    if len(providers) != 2:
+        raise ValueError(f"two providers are compared, not {len(providers)}")
+    one, other = map(side_of, providers)
+    model = model_of(model)
+    known = {*model.graph.inputs, *model.graph.constants, *made(model.graph)}
+    if unknown := inputs.keys() - known:
+        raise InvalidArgument(f"Invalid input name: {min(unknown)}")
+    model = unfolded(model, one, inputs)
+    graph = model.graph
+    names = [name for name in made(graph) if name not in inputs]
+    tolerance = Tolerance(rtol, atol)
+
+    left = one.run(model, inputs, names)
+    drawn = {name for node in drawing(graph) for name in node.outputs if name in left}
+    shared = {**inputs, **{name: left[name] for name in names if name in drawn}}
+    rest = [name for name in names if name not in drawn]
+    right = other.run(model, shared, rest)
+    judged = judge(model, shared, rest)
+
+    producers = {name: node for node in graph.nodes for name in node.outputs if name}
+    labels = (one.name, other.name) if one.name != other.name else (one.name, f"{other.name} again")
+    rows = []
+    for name in names:
+        node, note = producers[name], ""
+        if name in drawn:
+            note = "random"
+        elif name not in left or name not in right:
+            note = f"not handed out by {labels[0] if name not in left else labels[1]}"
+        if note:
+            rows.append(Row(name, node.op_type, node.name, None, note=note))
+            continue
+        found = difference(left[name], right[name], tolerance)
+        errors = _errors(left[name], right[name], judged, name)
+        further = _further(errors, labels) if found.unequal or found.problem else ""
+        unjudged = judged.reasons.get(name, "")
+        rows.append(Row(name, node.op_type, node.name, found, errors, further, "", unjudged))
+    elsewhere = {s.name: len(s.elsewhere(model)) for s in (one, other) if isinstance(s, ProviderSide)}
+    return Comparison(labels, tuple(rows), elsewhere)
+
+
+def _errors(a: Any, b: Any, judged: Judgement, name: str) -> tuple[float, float] | None:
+    if name not in judged.values:
+        return None
+    truth = judged.values[name]
+    return _distance(a, truth), _distance(b, truth)
+
+
+def _distance(value: Any, truth: Any) -> float:
+    """The largest |value - truth|; for text how many differ, infinite where NaN or the shape does."""
+    found = difference(wide_value(value), truth)
+    if found.problem or found.odd:
+        return inf
+    return float(found.unequal) if isnan(found.absolute) else found.absolute
+
+
+def _further(errors: tuple[float, float] | None, sides: tuple[str, str]) -> str:
+    if errors is None:
+        return ""
+    a, b = errors
+    return sides[0] if a > MARGIN * b else sides[1] if b > MARGIN * a else ""
+
+
+def model_of(model: str | os.PathLike[str] | bytes | Model) -> Model:
+    """A model, read where it is a path or bytes."""
+    return model if isinstance(model, Model) else load(model)
+
+
+def side_of(given: str | tuple[str, Mapping[str, str]] | Side) -> Side:
+    """A side from a provider's name, (name, options), or a side. Raises RuntimeError for an unknown provider."""
+    if isinstance(given, str):
+        return ProviderSide(given)
+    return ProviderSide(*given) if isinstance(given, tuple) else given

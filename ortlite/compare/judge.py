@@ -1,0 +1,151 @@
+"""The judge: the same kernels on NumPy in float64, which says who of two is further off.
+
+`widened` rewrites a graph: floats of 16 and 32 bits become float64, complex64 becomes complex128, in constants,
+types and attributes that name a dtype. Integers, strings, and the floats of 8 bits and fewer, which hold quantised
+values, stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ortlite import dtypes, provider
+from ortlite.api.values import to_outside
+from ortlite.compare.sides import values_of
+from ortlite.compile import Program, compile_plan
+from ortlite.dtypes import DType
+from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
+from ortlite.load import schema
+from ortlite.ops import registry
+from ortlite.partition import partition
+from ortlite.plan import plan
+from ortlite.provider import CPU
+
+__all__ = ["Judgement", "judge", "wide_value", "widened"]
+
+WIDE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The float64 value of every tensor that the judge could compute, and why it could not compute the others."""
+
+    values: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgement:
+    """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
+    try:
+        graph = widened(between(model.graph, list(feed), names))
+        cpu = provider.create(CPU)
+        with cpu.context():
+            program = compile_plan(plan(partition(graph, (cpu,))), seed=0, specialises=False)
+            inputs = values_of(graph, {name: wide_value(value) for name, value in feed.items()})
+            found, reasons = _trace(program, inputs)
+            values = dict(zip(found, to_outside(list(found.values())), strict=True))
+    except Exception as error:  # noqa: BLE001  (a model that has no float64 form has no judge, and that is all)
+        return Judgement({}, dict.fromkeys(names, f"no float64 form: {_brief(error)}"))
+    reasons |= {name: "its kernel computes in float32" for name, value in values.items() if _narrow(value)}
+    return Judgement({name: value for name, value in values.items() if name not in reasons}, reasons)
+
+
+def _trace(program: Program, inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of the program's outputs by name, and why some are missing: what needs a failing step's results."""
+    names = program.plan.names
+    slots: list[Any] = [None] * program.plan.slots
+    for index, value in (*program.plan.constants.items(), *zip(program.plan.inputs, inputs, strict=True)):
+        slots[index] = value
+    missing: dict[int, str] = {}
+    for step in program.steps:
+        lost = next((slot for slot in step.step.reads() if slot in missing), None)
+        try:
+            if lost is not None:
+                raise LookupError(f"needs {names.get(lost)!r}")
+            arguments = [a.read(slots) for a in step.arguments]
+            result = step.fn(*arguments, **{n: a.read(slots) for n, a in step.keywords})
+        except Exception as error:  # noqa: BLE001  (whatever a kernel says of values it was not written for)
+            reason = str(error.args[0]) if lost is not None else f"fails in float64: {_brief(error)}"
+            missing |= {slot: reason for slot in step.outputs if slot is not None}
+            continue
+        for slot, value in zip(step.outputs, result if step.multiple else (result,), strict=False):
+            if slot is not None:
+                slots[slot] = value
+    outputs = {names[slot]: slot for slot in program.plan.outputs}
+    values = {name: slots[slot] for name, slot in outputs.items() if slot not in missing}
+    return values, {name: missing[slot] for name, slot in outputs.items() if slot in missing}
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def wide_value(value: Any) -> Any:
+    """A value as `session.run` gives it, its floats as float64."""
+    if isinstance(value, list):
+        return [wide_value(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.name in WIDE:
+        return value.astype(WIDE[value.dtype.name])
+    return value
+
+
+def _narrow(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_narrow, value))
+    return isinstance(value, np.ndarray) and value.dtype.name in WIDE
+
+
+def widened(graph: Graph) -> Graph:
+    """The graph with its floats of 16 and 32 bits as float64, in subgraphs too."""
+    return replace(
+        graph,
+        nodes=tuple(map(_node, graph.nodes)),
+        constants={name: wide_value(value) for name, value in graph.constants.items()},
+        types={name: _type(type_) for name, type_ in graph.types.items()},
+    )
+
+
+def _wide(dtype: DType) -> DType:
+    return dtypes.by_name(WIDE.get(dtype.name, dtype.name))
+
+
+def _type(type_: Type) -> Type:
+    if isinstance(type_, TensorType):
+        return replace(type_, dtype=_wide(type_.dtype))
+    if isinstance(type_, SequenceType | OptionalType):
+        return replace(type_, element=_type(type_.element))
+    return MapType(type_.key, _type(type_.value))
+
+
+def _node(node: Node) -> Node:
+    kernel = registry.lookup(node.domain, node.op_type, node.opset)
+    known = schema(node.domain, node.op_type, node.opset)
+    attributes: dict[str, Any] = {}
+    if known is not None and kernel is not None:  # dtypes that are not written but meant: LayerNormalization's stash
+        for name, param in kernel.attributes.items():
+            if param.kind == "DType" and isinstance(default := known.attributes.get(name), int) and default:
+                attributes[name] = default
+    attributes |= node.attributes
+    if node.op_type == "ConstantOfShape" and "value" not in attributes:
+        attributes["value"] = np.zeros(1, np.float32)
+    return replace(node, attributes={name: _attribute(kernel, name, value) for name, value in attributes.items()})
+
+
+def _attribute(kernel: registry.Kernel | None, name: str, value: Any) -> Any:
+    if isinstance(value, Graph):
+        return widened(value)
+    if isinstance(value, np.ndarray):
+        return wide_value(value)
+    if isinstance(value, TensorType | SequenceType | OptionalType | MapType):
+        return _type(value)
+    param = kernel.accepts(name) if kernel else None
+    if param is not None and param.kind == "DType" and isinstance(value, int) and value:
+        return _wide(dtypes.by_code(value)).code
+    if name == "to" and value in {"FLOAT", "FLOAT16"}:  # Cast-1 spells it
+        return "DOUBLE"
+    return value
