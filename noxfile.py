@@ -60,11 +60,11 @@ def conformance(session: nox.Session) -> None:
     session.run("python", "-m", "conformance.dtypes", *session.posargs)
 
 
-def library(session: nox.Session, extra: str, provider: str) -> None:
-    """Everything again with one more library installed: the operator tests run on its provider, and so does the suite."""
-    session.install("-e", f".[all,{extra}]", *group("test"), env=CONSTRAINED)
-    session.run("pytest", "-n", "2", *session.posargs, env={"ORTLITE_TEST_PROVIDERS": provider})
-    session.run("python", "-m", "conformance", "--provider", provider)
+def library(session: nox.Session, extras: str, provider: str, **env: str) -> None:
+    """Everything again with further libraries: the operator tests run on the provider, and so does the ONNX suite."""
+    session.install("-e", f".[all,{extras}]", *group("test"), env=CONSTRAINED)
+    session.run("pytest", "-n", "2", *session.posargs, env={"ORTLITE_TEST_PROVIDERS": provider, **env})
+    session.run("python", "-m", "conformance", "--provider", provider, env=env)
 
 
 @nox.session
@@ -75,8 +75,11 @@ def torch(session: nox.Session) -> None:
 
 @nox.session
 def jax(session: nox.Session) -> None:
-    """The tests and the ONNX backend suite on JAX, CPU."""
-    library(session, "jax", "JAXExecutionProvider")
+    """The tests and the ONNX backend suite on JAX, CPU; with PyTorch beside it, for the borders between the two."""
+    # most of the time goes into compiling small functions, the same ones in every process
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()) / "cache")}
+    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    library(session, "jax,torch", "JAXExecutionProvider", **cache)
 
 
 @nox.session
