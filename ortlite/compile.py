@@ -114,7 +114,8 @@ class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
 
     `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off. `xp`, when
-    given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it.
+    given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it
+    and its `bare` takes out those that a kernel reads as Python objects.
     Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next.
     """
 
@@ -131,7 +132,7 @@ class Program:
         self.plan = plan
         self.check = check
         self.seed = seed
-        self.specialises = specialises and check is None
+        self.specialises = specialises and check is None and xp is None
         binding = _Binding(seed, check, xp, specialises)
         self.steps = tuple(_bind(step, binding) for step in plan.steps)
         self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
@@ -269,12 +270,17 @@ def _reader(argument: Argument, binding: _Binding) -> Reader:
     if isinstance(argument, Slot):
         return ReadSlot(argument.index)
     if isinstance(argument, Host):
-        return ReadHost(argument.index, HOST[argument.kind])
+        convert = HOST[argument.kind]
+        return ReadHost(argument.index, convert if binding.xp is None else partial(_bare, binding.xp, convert))
     if isinstance(argument, Body):
         program = Program(argument.plan, binding.seed, binding.check, binding.xp, binding.specialises)
         return ReadBody(program, argument.captures)
     assert isinstance(argument, Const)
     return ReadConst(argument.value)
+
+
+def _bare(xp: Namespace, convert: Callable[[Any], Any], value: Any) -> Any:
+    return convert(xp.bare(value))
 
 
 def _seeds(step: Call, seed: int | None) -> Callable[[], int]:

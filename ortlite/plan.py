@@ -207,10 +207,13 @@ class Plan:
 def plan(parts: Partitions, *, outputs_on_device: bool = False) -> Plan:
     """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider.
 
-    With `outputs_on_device` they leave on the first provider, where that can hold them.
+    With `outputs_on_device` they leave on the first provider, where that made them or can hold them.
     """
     cpu, types = len(parts.providers) - 1, parts.graph.types
-    on_device = [outputs_on_device and _holds(parts.providers[0], types.get(name)) for name in parts.graph.outputs]
+    on_device = [
+        outputs_on_device and (parts.locations.get(name) == 0 or _holds(parts.providers[0], types.get(name)))
+        for name in parts.graph.outputs
+    ]
     return _Planner(parts, {}, {}).plan([0 if there else cpu for there in on_device])
 
 

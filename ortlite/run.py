@@ -52,7 +52,7 @@ def node_error(step: Bound, values: Sequence[Any], error: Exception) -> OrtError
         return error
     node: Node | None = step.node
     if node is None:
-        return Fail(str(error))
+        return Fail(f"value {getattr(step.step, 'value', '')!r}: {error}")
     given = ", ".join(
         f"{name}: {describe(value)}" for name, value in zip(filter(None, node.inputs), values, strict=False)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ __all__ = ["JAXExecutionProvider"]
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
 ).split()
+# Not float8_e8m0fnu: XLA takes its smallest number, 2⁻¹²⁷, for 0 on the way through float32.
+NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float4_e2m1fn".split()
+NARROW_INTS = "int4 uint4 int2 uint2".split()
 
 
 class JAXExecutionProvider(ExecutionProvider):
@@ -28,8 +31,10 @@ class JAXExecutionProvider(ExecutionProvider):
     name = "JAXExecutionProvider"
     library = "jax"
     packages = ("jax", "jaxlib")
-    storage = frozenset(DTYPES)
-    widen = {"float16": "float32", "bfloat16": "float32"}  # noqa: RUF012
+    storage = frozenset(DTYPES + NARROW_FLOATS + NARROW_INTS)
+    widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32") | {
+        name: "uint8" if name.startswith("u") else "int8" for name in NARROW_INTS
+    }
 
     @cached_property
     def device(self) -> Any:
@@ -45,7 +50,7 @@ class JAXExecutionProvider(ExecutionProvider):
 
         from ortlite_jax import primitives
 
-        dtypes = {name: np.dtype(getattr(library, name)) for name in DTYPES}
+        dtypes = {name: np.dtype(getattr(library, name)) for name in self.storage}
         return build(library, dtypes, primitives.PRIMITIVES, primitives.NAMES)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -31,6 +32,21 @@ def conv(
     )  # fmt: skip
 
 
+def conv_transpose(
+    xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
+) -> Any:
+    """lax.conv_general_dilated over `x` with zeros between its elements, the kernel turned round."""
+    (c, m), size = w.shape[:2], w.shape[2:]
+    kernel = jnp.swapaxes(jnp.reshape(w, (groups, c // groups, m, *size)), 1, 2)
+    kernel = jnp.flip(jnp.reshape(kernel, (groups * m, c // groups, *size)), tuple(range(2, w.ndim)))
+    reach = [(k - 1) * d for k, d in zip(size, dilations, strict=True)]
+    around = [(r - lo, r - hi) for r, (lo, hi) in zip(reach, pads, strict=True)]
+    return lax.conv_general_dilated(
+        x, kernel, (1,) * len(size), around, lhs_dilation=tuple(strides), rhs_dilation=tuple(dilations),
+        feature_group_count=groups, precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+
+
 def max_pool(
     xp: Namespace,
     x: Any,
@@ -41,11 +57,32 @@ def max_pool(
     dilations: Sequence[int],
     indices: bool = False,
 ) -> tuple[Any, Any]:
-    """lax.reduce_window; the default body where positions are asked for."""
-    if indices:
-        return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=True)
+    """lax.reduce_window; axis by axis for positions, and for windows with holes, which have no gradient in JAX."""
     least = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return _windows(x, least, lax.max, size, strides, pads, dilations), None
+    if not indices and all(d == 1 for d in dilations):
+        return _windows(x, least, lax.max, size, strides, pads, dilations), None
+    x = pad(xp, x, ((0, 0), (0, 0), *pads), "constant", least)
+    where = None
+    for axis in range(len(size) - 1, -1, -1):  # of equals, the first along the last axis in the first row
+        n, k, s, d = x.shape[2 + axis], size[axis], strides[axis], dilations[axis]
+        starts = np.arange(max((n - (k - 1) * d - 1) // s + 1, 0)) * s
+        x, where = (_spread(v, starts[:, None] + np.arange(k) * d, 2 + axis) for v in (x, where))
+        if indices:
+            first = jnp.expand_dims(argmax(x, axis=3 + axis), 3 + axis)
+            x = jnp.take_along_axis(x, first, axis=3 + axis)
+            later = 0 if where is None else jnp.take_along_axis(where, first, axis=3 + axis)
+            x, where = jnp.squeeze(x, 3 + axis), jnp.squeeze(first * prod(size[axis + 1 :]) + later, 3 + axis)
+        else:
+            x = jnp.max(x, axis=3 + axis)
+    return x, where
+
+
+def _spread(x: Any, places: np.ndarray, axis: int) -> Any:
+    """The elements at `places` (a matrix) along `axis`, which becomes two."""
+    if x is None:
+        return None
+    found = jnp.take(x, places.reshape(-1), axis=axis, mode="clip")
+    return jnp.reshape(found, (*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
 
 
 def sum_pool(
@@ -58,6 +95,9 @@ def sum_pool(
 def _windows(
     x: Any, start: Any, fold: Any, size: Sequence[int], strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
+    if any(n < 0 for pair in pads for n in pair):  # which have no gradient
+        crop = [(min(lo, 0), min(hi, 0), 0) for lo, hi in ((0, 0), (0, 0), *pads)]
+        x, pads = lax.pad(x, np.asarray(start, x.dtype), crop), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
     return lax.reduce_window(
         x, np.asarray(start, x.dtype), fold, (1, 1, *size), (1, 1, *strides), ((0, 0), (0, 0), *pads),
         window_dilation=(1, 1, *dilations),
@@ -74,6 +114,19 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
 def erf(xp: Namespace, x: Any) -> Any:
     """lax.erf."""
     return lax.erf(x)
+
+
+def fmod(xp: Namespace, x: Any, y: Any) -> Any:
+    """lax.rem; of integers by 0 it is 0."""
+    x, y = jnp.broadcast_arrays(x, y)
+    rest = lax.rem(x, y)
+    return rest if jnp.issubdtype(x.dtype, jnp.floating) else jnp.where(y == 0, 0, rest)
+
+
+def trunc_divide(xp: Namespace, x: Any, y: Any) -> Any:
+    """lax.div; by 0 it is 0."""
+    x, y = jnp.broadcast_arrays(x, y)
+    return jnp.where(y == 0, 0, lax.div(x, y))
 
 
 def sigmoid(xp: Namespace, x: Any) -> Any:
@@ -93,49 +146,222 @@ def einsum(xp: Namespace, equation: str, *operands: Any) -> Any:
 
 def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """Indexing by one array an axis."""
+    if not indices.shape[-1]:
+        return default.scatter.gather_nd(xp, data, indices)
     return data[tuple(jnp.moveaxis(indices, -1, 0))]
 
 
 def _at(data: Any, key: Any, updates: Any, reduction: str) -> Any:
     place = data.at[key]
-    do = {"none": place.set, "add": place.add, "mul": place.multiply, "max": place.max, "min": place.min}[reduction]
-    return do(updates)
+    return {"none": place.set, "add": place.add, "max": place.max, "min": place.min}[reduction](updates)
 
 
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
-    """Indexed updates."""
+    """Indexed updates; the default body for products, which JAX does not differentiate."""
+    if reduction == "mul":
+        return default.scatter.scatter_flat(xp, data, places, updates, reduction)
     return _at(data, places, updates, reduction)
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    """Indexed updates."""
+    """Indexed updates; the default body for products and for no index at all."""
+    if reduction == "mul" or not indices.shape[-1]:
+        return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
     return _at(data, tuple(jnp.moveaxis(indices, -1, 0)), updates, reduction)
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
-    """Indexed updates."""
+    """Indexed updates; the default body for products."""
+    if reduction == "mul":
+        return default.scatter.scatter(xp, data, indices, updates, axis, reduction)
     shape = indices.shape
     key = [jnp.arange(n).reshape([-1 if i == d else 1 for i in range(data.ndim)]) for d, n in enumerate(shape)]
     key[axis] = indices
     return _at(data, tuple(key), updates, reduction)
 
 
+def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
+    """lax.top_k of few out of many; the default body for the smallest floats, where NaN would come first."""
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if k * 4 > x.shape[axis] or x.dtype == jnp.bool_ or (floating and not largest):
+        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+    key = lax.stop_gradient(x) if largest else ~x
+    if floating:  # lax.top_k puts -0 below 0, and a NaN with its sign bit set below all
+        key = jnp.where(jnp.isnan(key), np.asarray(np.nan, x.dtype), jnp.where(key == 0, jnp.zeros_like(key), key))
+    indices = lax.top_k(key, k, axis=axis % x.ndim)[1].astype(jnp.int64)
+    return jnp.take_along_axis(x, indices, axis=axis), indices
+
+
+def known(xp: Namespace, x: Any) -> Any:
+    """Under jax.grad alone values are there; under jax.jit and jax.vmap they are not."""
+    try:
+        return default.control.known(xp, x)
+    except jax.errors.ConcretizationTypeError:
+        return None
+
+
+def _staged() -> bool:
+    """Whether JAX only looks at what is done with values, whatever they are: under jax.jit, not under jax.grad."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
 def _traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+class _UnsteadyError(Exception):
+    """A state changes its shape from step to step."""
+
+
+class _EndingError(Exception):
+    """After a step of a loop it is over, or nobody knows whether it is."""
+
+
+def _steady(before: Any, after: Any) -> Any:
+    """The state after a step, in the dtypes of the one before. Raises _UnsteadyError."""
+    before, after = jax.tree.map(jnp.asarray, before), jax.tree.map(jnp.asarray, after)
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise _UnsteadyError
+    if any(a.shape != b.shape for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)):
+        raise _UnsteadyError
+    return jax.tree.map(lambda a, b: lax.convert_element_type(b, a.dtype), before, after)
+
+
+def _strong(state: Any) -> Any:
+    """Arrays whose dtypes a step cannot change by promotion."""
+    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.asarray(x).dtype), state)
+
+
 def cond(xp: Namespace, pred: Any, then: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any) -> Any:
-    """lax.cond where the predicate is traced; else only one branch is looked at."""
-    if _traced(pred):
-        return lax.cond(pred, then, otherwise, *operands)
-    return default.control.cond(xp, pred, then, otherwise, *operands)
+    """lax.cond where the predicate has no value yet; else only one branch is looked at."""
+    if known(xp, pred) is not None:
+        return default.control.cond(xp, pred, then, otherwise, *operands)
+    forms: list[Any] = []
+
+    def branch(fn: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*args: Any) -> Any:
+            results = _strong(tuple(fn(*args)))
+            forms.append(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", results))
+            return results
+
+        return traced
+
+    try:
+        return lax.cond(jnp.reshape(pred, ()), branch(then), branch(otherwise), *operands)
+    except TypeError as error:
+        if len(forms) < 2 or forms[0] == forms[-1]:
+            raise
+        raise ValueError(
+            f"the branches give {forms[0]} and {forms[-1]}; they must agree where JAX traces the condition"
+        ) from error
+
+
+def while_loop(xp: Namespace, step: Callable[..., Any], trips: Any, going: Any, state: Any) -> Any:
+    """A Python loop on values; traced, lax.scan for a number of steps that is known, else lax.while_loop."""
+    if not _staged():
+        try:
+            return default.control.while_loop(xp, step, trips, going, state)
+        except default.control.UndecidedError:  # the condition is mapped over, or traced outside
+            pass
+    limit = None if trips is None else known(xp, trips)
+    if known(xp, going) is False or limit == 0:
+        return state, ()
+    if known(xp, going) and limit is not None and limit < 2**31:
+        with jax.ensure_compile_time_eval():
+            true = jnp.asarray(True)
+        try:
+            return _counted(xp, step, limit, true, state)
+        except _UnsteadyError:
+            return default.control.while_loop(xp, step, limit, true, state)
+        except _EndingError as undecided:
+            if undecided.args[0] is False:
+                return default.control.while_loop(xp, step, limit, true, state)
+    most = trips if limit is None else limit
+
+    def test(carry: Any) -> Any:
+        return carry[1] if most is None else carry[1] & (carry[0] < jnp.reshape(most, ()))
+
+    def advance(carry: Any) -> Any:
+        index, going, state = carry
+        going, after, row = step(index, going, state)
+        if row:
+            raise ValueError(
+                "the loop collects a scan output, and how often it runs depends on values that JAX only traces: give "
+                "the number of trips as a Python number or a NumPy array, and keep the condition constant"
+            )
+        return index + 1, jnp.reshape(going, ()), _steady(state, after)
+
+    start = (jnp.zeros((), jnp.int64), jnp.reshape(going, ()), _strong(tuple(state)))
+    try:
+        return lax.while_loop(test, advance, start)[2], ()
+    except _UnsteadyError:
+        raise ValueError("a state changes its shape in a loop whose number of trips JAX only traces") from None
+
+
+def _counted(xp: Namespace, step: Callable[..., Any], trips: int, true: Any, state: Any) -> Any:
+    def advance(state: Any, index: Any) -> tuple[Any, Any]:
+        going, after, row = step(index, true, state)
+        if known(xp, going) is not True:
+            raise _EndingError(known(xp, going))
+        return _steady(state, after), tuple(row)
+
+    return lax.scan(advance, _strong(tuple(state)), jnp.arange(trips, dtype=jnp.int64))
+
+
+def scan(xp: Namespace, step: Callable[..., Any], state: Any, xs: Sequence[Any], reverse: bool = False) -> Any:
+    """lax.scan under a trace, where it is compiled once; on values step by step, which need not be compiled."""
+    if not (_traced(state, xs) or _staged()):
+        return default.control.scan(xp, step, state, xs, reverse)
+
+    def advance(state: Any, row: Any) -> tuple[Any, Any]:
+        after, outputs = step(state, row)
+        return _steady(state, after), tuple(outputs)
+
+    try:
+        return lax.scan(advance, _strong(tuple(state)), tuple(xs), reverse=reverse)
+    except _UnsteadyError:
+        return default.control.scan(xp, step, state, xs, reverse)
+
+
+def _position(fold: Callable[..., Any], x: Any, axis: int | None, keepdims: bool) -> Any:
+    """The first place of the extreme, or of a NaN. lax.argmax is slower, and has no 64 bits without x64."""
+    whole = axis is None
+    rank, x, axis = x.ndim, jnp.ravel(x) if whole else x, 0 if axis is None else axis % x.ndim
+    hits = x == fold(x, axis=axis, keepdims=True)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        hits |= jnp.isnan(x)
+    places = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    found = jnp.min(jnp.where(hits, places, x.shape[axis]), axis=axis, keepdims=keepdims).astype(jnp.int64)
+    return jnp.reshape(found, (1,) * rank) if whole and keepdims else found
+
+
+def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the maximum is."""
+    return _position(jnp.max, x, axis, keepdims)
+
+
+def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the minimum is."""
+    return _position(jnp.min, x, axis, keepdims)
+
+
+def divide(x1: Any, x2: Any) -> Any:
+    """Correctly rounded: XLA multiplies by the reciprocal of a divisor that is one number, unless it cannot see that.
+
+    What is rounded or compared afterwards must not be off by the last bit.
+    """
+    y = jnp.asarray(x2)
+    if jnp.issubdtype(y.dtype, jnp.inexact):
+        shape = np.broadcast_shapes(jnp.shape(x1), y.shape)
+        return jnp.divide(x1, lax.optimization_barrier(jnp.broadcast_to(y, shape)))
+    return jnp.divide(x1, x2)
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, max_pool, sum_pool, pad, erf, sigmoid, softmax, einsum, gather_nd, scatter, scatter_flat,
-        scatter_nd, cond,
+        bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, fmod, trunc_divide, sigmoid, softmax, einsum,
+        gather_nd, scatter, scatter_flat, scatter_nd, top_k, known, cond, while_loop, scan,
     )
 }  # fmt: skip
-NAMES: dict[str, Any] = {}
+NAMES: dict[str, Any] = {"argmax": argmax, "argmin": argmin, "divide": divide}

@@ -1,8 +1,498 @@
-"""Operators that PyTorch does faster, with the signatures of their kernels."""
+"""Operators that PyTorch does faster, with the signatures of their kernels.
+
+What torch has no exact counterpart of goes to the kernel, and so do Attention and GridSample where somebody
+differentiates: torch's own have no second derivatives and none forwards.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {}
+import torch
+import torch.nn.functional as F
+
+from ortlite.namespace import Namespace
+from ortlite.ops import activation, norm, quant, recurrent, vision
+from ortlite.ops import attention as attend
+from ortlite.ops import resize as resample
+from ortlite.ops.shape import normal_axis
+from ortlite_torch.primitives import forwards
+
+elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
+INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
+
+
+def differentiated(*tensors: Any) -> bool:
+    """Whether somebody takes, or may later take, derivatives by one of `tensors`, which can be None."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return True
+    return forwards() or torch._C._are_functorch_transforms_active()  # noqa: SLF001  (torch has no public name for it)
+
+
+def relu(xp: Namespace, X: Any) -> Any:
+    """torch.relu."""
+    return torch.relu(X)
+
+
+def leaky_relu(xp: Namespace, X: Any, *, alpha: float = 0.01) -> Any:
+    """F.leaky_relu."""
+    return F.leaky_relu(X, alpha)
+
+
+def prelu(xp: Namespace, X: Any, slope: Any) -> Any:
+    """torch.prelu, of one slope or one a channel."""
+    axes = [i - slope.ndim for i, n in enumerate(slope.shape) if n != 1]
+    if X.ndim < 2 or (axes and axes != [1 - X.ndim]):
+        return activation.prelu(xp, X, slope)
+    return torch.prelu(X, slope.reshape(-1))
+
+
+def elu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
+    """F.elu."""
+    return F.elu(X, alpha)
+
+
+def celu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
+    """F.celu."""
+    return F.celu(X, alpha)
+
+
+def selu(xp: Namespace, X: Any, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Any:
+    """Torch's elu with both factors."""
+    return elu_of(X, alpha, gamma)
+
+
+def hard_swish(xp: Namespace, X: Any) -> Any:
+    """F.hardswish."""
+    return F.hardswish(X)
+
+
+def softplus(xp: Namespace, X: Any) -> Any:
+    """F.softplus; from 40 on even float64 does not see the rest."""
+    return F.softplus(X, threshold=40)
+
+
+def mish(xp: Namespace, X: Any) -> Any:
+    """F.mish."""
+    return F.mish(X)
+
+
+def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
+    """F.gelu."""
+    return F.gelu(X, approximate=approximate)
+
+
+def swish(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
+    """F.silu."""
+    return F.silu(X) if alpha == 1.0 else activation.swish(xp, X, alpha=alpha)
+
+
+def log_softmax(xp: Namespace, input: Any, *, axis: int = -1) -> Any:
+    """torch.log_softmax."""
+    return torch.log_softmax(input, axis)
+
+
+def layer_normalization(
+    xp: Namespace,
+    X: Any,
+    Scale: Any,
+    B: Any = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: Any = None,
+) -> tuple[Any, Any, Any]:
+    """torch.native_layer_norm, where scale and bias have the shape of what is normalised and one dtype serves all."""
+    shape = tuple(X.shape[normal_axis(axis, X.ndim) :])
+    stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
+    weights = (Scale,) if B is None else (Scale, B)
+    fits = all(tuple(w.shape) == shape and w.dtype == X.dtype for w in weights)
+    if not fits or X.dtype not in {stash, torch.float64} or 0 in X.shape:
+        return norm.layer_normalization(xp, X, Scale, B, axis=axis, epsilon=epsilon, stash_type=stash_type)
+    y, mean, inverse = torch.native_layer_norm(X, shape, Scale, B, epsilon)
+    return y, mean.to(stash), inverse.to(stash)
+
+
+def instance_normalization(xp: Namespace, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
+    """torch.group_norm with a channel a group."""
+    if 0 in input.shape or scale.dtype != input.dtype:
+        return norm.instance_normalization(xp, input, scale, B, epsilon=epsilon)
+    return torch.group_norm(input, input.shape[1], scale, B, epsilon)
+
+
+def group_normalization(
+    xp: Namespace, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, stash_type: Any = None
+) -> Any:
+    """torch.group_norm."""
+    stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
+    if 0 in X.shape or X.dtype not in {stash, torch.float64} or scale.dtype != X.dtype:
+        return norm.group_normalization(
+            xp, X, scale, bias, epsilon=epsilon, num_groups=num_groups, stash_type=stash_type
+        )
+    return torch.group_norm(X, num_groups, scale, bias, epsilon)
+
+
+def batch_normalization(
+    xp: Namespace,
+    X: Any,
+    scale: Any,
+    B: Any,
+    input_mean: Any,
+    input_var: Any,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+) -> tuple[Any, Any, Any]:
+    """torch.batch_norm by a given mean and variance, which it does not differentiate by."""
+    given = (scale, B, input_mean, input_var)
+    ours = training_mode or 0 in X.shape or X.ndim < 2 or any(v.dtype != X.dtype for v in given)
+    if ours or differentiated(input_mean, input_var):
+        return norm.batch_normalization(
+            xp, X, scale, B, input_mean, input_var, epsilon=epsilon, momentum=momentum, training_mode=training_mode
+        )
+    y = torch.batch_norm(X, scale, B, input_mean, input_var, False, 0.0, epsilon, False)
+    return y, input_mean, input_var
+
+
+def attention(
+    xp: Namespace,
+    Q: Any,
+    K: Any,
+    V: Any,
+    attn_mask: Any = None,
+    past_key: Any = None,
+    past_value: Any = None,
+    nonpad_kv_seqlen: Any = None,
+    *,
+    is_causal: int = 0,
+    kv_num_heads: int | None = None,
+    left_window_size: int = -1,
+    q_num_heads: int | None = None,
+    qk_matmul_output_mode: int = 0,
+    right_window_size: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    softmax_precision: Any = None,
+    n_outputs: int = 1,
+) -> tuple[Any, Any, Any, Any]:
+    """F.scaled_dot_product_attention under a mask or causality, when the scores are not asked for."""
+    q = attend.split_heads(xp, Q, q_num_heads)
+    k, v = attend.split_heads(xp, K, kv_num_heads), attend.split_heads(xp, V, kv_num_heads)
+    past = past_key is not None and past_value is not None
+    keys = k.shape[2] + (past_key.shape[2] if past else 0)
+    causal = bool(is_causal) and not (past and q.shape[2] == k.shape[2] == 1)  # the newest token sees all there is
+    ours = (
+        softcap
+        or n_outputs > 3
+        or nonpad_kv_seqlen is not None
+        or max(left_window_size, right_window_size) >= 0
+        or (causal and (past or attn_mask is not None))
+        or (attn_mask is not None and attn_mask.shape[-1] not in {1, keys})
+        or (softmax_precision is not None and xp.dtype(softmax_precision) != q.dtype)
+        or not q.dtype == k.dtype == v.dtype
+        or q.shape[1] % k.shape[1]
+        or 0 in q.shape
+        or keys * v.shape[3] == 0
+    )
+    if ours or differentiated(Q, K, V, attn_mask, past_key, past_value):
+        return attend.attention(
+            xp, Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen, is_causal=is_causal,
+            kv_num_heads=kv_num_heads, left_window_size=left_window_size, q_num_heads=q_num_heads,
+            qk_matmul_output_mode=qk_matmul_output_mode, right_window_size=right_window_size, scale=scale,
+            softcap=softcap, softmax_precision=softmax_precision, n_outputs=n_outputs,
+        )  # fmt: skip
+    if past:
+        k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
+    mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
+    y = F.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+
+
+def grid_sample(
+    xp: Namespace,
+    X: Any,
+    grid: Any,
+    *,
+    align_corners: int = 0,
+    mode: str = "linear",
+    padding_mode: str = "zeros",
+) -> Any:
+    """F.grid_sample of images and volumes."""
+    kind = mode.removeprefix("bi")
+    known = X.ndim == 4 or (X.ndim == 5 and kind != "cubic")
+    if not known or not X.dtype.is_floating_point or X.dtype != grid.dtype or 0 in (*X.shape, *grid.shape):
+        return vision.grid_sample(xp, X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+    if differentiated(X, grid):
+        return vision.grid_sample(xp, X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+    name = kind if kind == "nearest" else f"bi{kind}"
+    return F.grid_sample(X, grid, name, padding_mode, bool(align_corners))
+
+
+def resize(
+    xp: Namespace,
+    X: Any,
+    roi: Any = None,
+    scales: Any = None,
+    sizes: Any = None,
+    *,
+    antialias: int = 0,
+    axes: Any = None,
+    coordinate_transformation_mode: str = "half_pixel",
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: int = 0,
+    extrapolation_value: float = 0.0,
+    keep_aspect_ratio_policy: str = "stretch",
+    mode: str = "nearest",
+    nearest_mode: str = "round_prefer_floor",
+) -> Any:
+    """F.interpolate, where it reads at the same places to the last bit: by factors that floats hold exactly."""
+    places = (coordinate_transformation_mode, nearest_mode)
+    known = not (antialias or axes or exclude_outside) and keep_aspect_ratio_policy == "stretch"
+    out = _sizes(X, scales, sizes) if known else None
+    name = None
+    if out is not None and mode == "nearest":
+        # by a whole number, the middle of every new element lies within the old one
+        whole = all(m % n == 0 for n, m in zip(X.shape[2:], out, strict=True))
+        centred = places[0] == "half_pixel" and nearest_mode.startswith("round")
+        name = "nearest" if whole and (centred or places == ("asymmetric", "floor")) else None
+    elif out is not None and places[0] == "half_pixel" and (mode == "linear" or cubic_coeff_a == -0.75):
+        exact = all(n * 256 % m == 0 for n, m in zip(X.shape[2:], out, strict=True))
+        name = INTERPOLATE.get((mode, X.ndim)) if exact else None
+    if name is None:
+        return resample.resize(
+            xp, X, roi, scales, sizes, antialias=antialias, axes=axes,
+            coordinate_transformation_mode=coordinate_transformation_mode, cubic_coeff_a=cubic_coeff_a,
+            exclude_outside=exclude_outside, extrapolation_value=extrapolation_value,
+            keep_aspect_ratio_policy=keep_aspect_ratio_policy, mode=mode, nearest_mode=nearest_mode,
+        )  # fmt: skip
+    return F.interpolate(X, out, mode=name)
+
+
+def _sizes(X: Any, scales: Any, sizes: Any) -> list[int] | None:
+    """The new lengths of the spatial axes of float images; None when others change or the scales give no whole one."""
+    if not X.dtype.is_floating_point or X.ndim not in {3, 4, 5} or 0 in X.shape or not (sizes or scales):
+        return None
+    wanted = sizes or [n * s for n, s in zip(X.shape, scales, strict=True)]
+    if any(m != int(m) or m < 1 for m in wanted) or list(wanted[:2]) != list(X.shape[:2]):
+        return None
+    return [int(m) for m in wanted[2:]]
+
+
+def _fused(
+    run: Callable[..., Any],
+    states: int,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any,
+    initial: list[Any],
+    order: list[int],
+    direction: str,
+    layout: int,
+) -> tuple[Any, ...]:
+    """One of torch's recurrent networks: all outputs (time, directions, batch, hidden) and the last states.
+
+    `order` says which of ONNX's gates stands at each of torch's places.
+    """
+    backward, both = direction == "reverse", direction == "bidirectional"
+    if layout:
+        X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
+    hidden = R.shape[2]
+    places = torch.cat([torch.arange(g * hidden, (g + 1) * hidden, device=X.device) for g in order])
+    weights = []
+    for d in range(W.shape[0]):
+        biases = X.new_zeros(2, W.shape[1]) if B is None else B[d].reshape(2, -1)
+        weights += [W[d][places], R[d][places], biases[0][places], biases[1][places]]
+    start = [X.new_zeros(W.shape[0], X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
+    x = X.flip(0) if backward else X
+    y, *last = run(x, start if states > 1 else start[0], weights, True, 1, 0.0, False, both, False)
+    y = y.flip(0) if backward else y
+    y = y.reshape(*y.shape[:2], W.shape[0], hidden)
+    if layout:
+        return y.transpose(0, 1), *(s.transpose(0, 1) for s in last)
+    return y.transpose(1, 2), *last
+
+
+def _common(X: Any, W: Any, R: Any, B: Any, lengths: Any, direction: str, clip: float, *states: Any) -> bool:
+    """Whether a recurrent network is what torch's fused ones compute, and fits; nobody takes second derivatives."""
+    count = 2 if direction == "bidirectional" else 1
+    return (
+        lengths is None
+        and not clip
+        and direction in {"forward", "reverse", "bidirectional"}
+        and W.shape[0] == R.shape[0] == count
+        and W.shape[2] == X.shape[2]
+        and W.shape[1] == R.shape[1]
+        and W.shape[1] % R.shape[2] == 0
+        and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
+        and 0 not in X.shape
+        and all(s is None or s.dtype == X.dtype for s in (W, R, B, *states))
+        and not differentiated(X, W, R, B, *states)
+    )
+
+
+def rnn(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = ("Tanh", "Tanh"),
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    output_sequence: int = 0,
+) -> tuple[Any, Any]:
+    """torch.rnn_tanh and torch.rnn_relu."""
+    names = {name.lower() for name in activations}
+    if names not in ({"tanh"}, {"relu"}) or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h):
+        return recurrent.rnn(
+            xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
+            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction, layout=layout,
+        )  # fmt: skip
+    run = torch.rnn_tanh if names == {"tanh"} else torch.rnn_relu
+    y, h = _fused(run, 1, X, W, R, B, [initial_h], [0], direction, layout)
+    return y, h
+
+
+def gru(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    linear_before_reset: int = 0,
+    output_sequence: int = 0,
+) -> tuple[Any, Any]:
+    """torch.gru, whose reset gate comes after the product."""
+    if activations or not linear_before_reset or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h):
+        return recurrent.gru(
+            xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
+            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction, layout=layout,
+            linear_before_reset=linear_before_reset,
+        )  # fmt: skip
+    y, h = _fused(torch.gru, 1, X, W, R, B, [initial_h], [1, 0, 2], direction, layout)
+    return y, h
+
+
+def lstm(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    initial_c: Any = None,
+    P: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: int = 0,
+    layout: int = 0,
+    output_sequence: int = 0,
+) -> tuple[Any, Any, Any]:
+    """torch.lstm."""
+    usual = not activations and P is None and not input_forget
+    if not usual or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h, initial_c):
+        return recurrent.lstm(
+            xp, X, W, R, B, sequence_lens, initial_h, initial_c, P, activation_alpha=activation_alpha,
+            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+            input_forget=input_forget, layout=layout,
+        )  # fmt: skip
+    y, h, c = _fused(torch.lstm, 2, X, W, R, B, [initial_h, initial_c], [0, 2, 3, 1], direction, layout)
+    return y, h, c
+
+
+CHUNK = 256  # so many products of differences of bytes add up exactly in float32
+
+
+def _bytes_matmul(a: Any, b: Any, dtype: Any) -> Any:
+    """`a` @ `b` in int32 for numbers from -255 to 255: in float32, chunk by chunk of what is summed."""
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] == 0:
+        return torch.matmul(a.to(dtype), b.to(dtype))
+    total: Any = 0
+    for start in range(0, a.shape[-1], CHUNK):
+        rows, columns = a[..., start : start + CHUNK], b[..., start : start + CHUNK, :]
+        total = total + torch.matmul(rows.to(torch.float32), columns.to(torch.float32)).to(dtype)
+    return total
+
+
+def _for_bytes(xp: Namespace) -> Namespace:
+    return Namespace(xp.library, {**vars(xp), "integer_matmul": _bytes_matmul})
+
+
+def matmul_integer(xp: Namespace, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
+    """Exactly, in floats."""
+    return quant.matmul_integer(_for_bytes(xp), A, B, a_zero_point, b_zero_point)
+
+
+def qlinear_matmul(
+    xp: Namespace,
+    a: Any,
+    a_scale: Any,
+    a_zero_point: Any,
+    b: Any,
+    b_scale: Any,
+    b_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+) -> Any:
+    """Exactly, in floats."""
+    return quant.qlinear_matmul(
+        _for_bytes(xp), a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point
+    )
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "Relu", 1): relu,
+    ("", "LeakyRelu", 1): leaky_relu,
+    ("", "PRelu", 7): prelu,
+    ("", "Elu", 1): elu,
+    ("", "Celu", 12): celu,
+    ("", "Selu", 6): selu,
+    ("", "HardSwish", 14): hard_swish,
+    ("", "Softplus", 1): softplus,
+    ("", "Mish", 18): mish,
+    ("", "Gelu", 20): gelu,
+    ("", "Swish", 24): swish,
+    ("", "LogSoftmax", 13): log_softmax,
+    ("", "LayerNormalization", 1): layer_normalization,
+    ("", "LayerNormalization", 17): layer_normalization,
+    ("", "InstanceNormalization", 1): instance_normalization,
+    ("", "GroupNormalization", 21): group_normalization,
+    ("", "BatchNormalization", 14): batch_normalization,
+    ("", "Attention", 23): attention,
+    ("", "GridSample", 16): grid_sample,
+    ("", "GridSample", 20): grid_sample,
+    ("", "Resize", 11): resize,
+    ("", "RNN", 1): rnn,
+    ("", "GRU", 1): gru,
+    ("", "LSTM", 1): lstm,
+    ("", "MatMulInteger", 10): matmul_integer,
+    ("", "QLinearMatMul", 10): qlinear_matmul,
+}

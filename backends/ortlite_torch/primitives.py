@@ -1,21 +1,36 @@
-"""Primitives that PyTorch has itself, with the signatures of the defaults in `ortlite.primitives`."""
+"""Primitives that PyTorch has itself, with the signatures of the defaults in `ortlite.primitives`.
+
+Nothing here looks at values or names a device: all of it can be differentiated, vmapped and compiled, on any device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
+import array_api_compat.torch
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes, is_in_torch_dispatch_mode
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace
 
+Pads = Sequence[tuple[int, int]]
+
+compat: Any = array_api_compat.torch
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+SUM_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+BORDERS = {"edge": "replicate", "reflect": "reflect"}
+KEYED = {torch.float32, torch.int8, torch.int16, torch.int32, torch.uint8}
 
 
 def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
@@ -23,48 +38,57 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     return x.view(dtype)
 
 
-def _symmetric(x: Any, pads: Sequence[tuple[int, int]]) -> tuple[Any, list[int]]:
-    """`x` padded on the heavier side, and the padding that is left to both."""
-    both = [max(min(lo, hi), 0) for lo, hi in pads]
-    rest = [(lo - b, hi - b) for b, (lo, hi) in zip(both, pads, strict=True)]
-    if any(map(any, rest)):
-        x = F.pad(x, [n for pair in reversed(rest) for n in pair])
-    return x, both
+def forwards() -> bool:
+    """Whether somebody takes derivatives forwards."""
+    level: int = forward_ad._current_level  # noqa: SLF001  (torch has no public name for it)
+    return level >= 0
+
+
+def _around(x: Any, pads: Sequence[tuple[int, int]], value: float = 0) -> Any:
+    """The last axes of `x` padded, or cropped by negative pads."""
+    return F.pad(x, [n for pair in reversed(list(pads)) for n in pair], value=value) if any(map(any, pads)) else x
+
+
+def _fits(x: Any, size: Sequence[int], ranks: Any) -> bool:
+    """Whether torch's windowed functions take `x`: they want floats, and something of everything."""
+    return len(size) in ranks and x.dtype.is_floating_point and 0 not in x.shape
+
+
+def _sliced(x: Any, size: Sequence[int], windows: Sequence[int]) -> bool:
+    """Whether the default body is faster: on the CPU, unlike torch's loops over images, its slices are vectorised."""
+    return 0 in windows or (x.device.type == "cpu" and prod(windows) > prod(size))
+
+
+def _own_padding(size: Sequence[int], pads: Pads) -> list[int] | None:
+    """What torch's pools can pad by themselves: the same on both sides, up to half a window."""
+    fits = all(lo == hi and 0 <= lo <= k // 2 for k, (lo, hi) in zip(size, pads, strict=True))
+    return [lo for lo, _ in pads] if fits else None
 
 
 def conv(
-    xp: Namespace,
-    x: Any,
-    w: Any,
-    *,
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    groups: int = 1,
+    xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
 ) -> Any:
-    """F.conv1d to F.conv3d."""
-    if w.ndim - 2 not in CONV or not x.dtype.is_floating_point or 0 in x.shape or 0 in w.shape:
+    """F.conv1d to F.conv3d; where the pads of an axis differ, the heavier side is padded beforehand."""
+    size = w.shape[2:]
+    if not _fits(x, size, CONV) or 0 in w.shape:
         return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
-    x, padding = _symmetric(x, pads)
-    return CONV[w.ndim - 2](x, w, None, tuple(strides), padding, tuple(dilations), groups)
+    both = [max(min(pair), 0) for pair in pads]
+    x = _around(x, [(lo - b, hi - b) for b, (lo, hi) in zip(both, pads, strict=True)])
+    if any(n + 2 * b <= (k - 1) * d for n, b, k, d in zip(x.shape[2:], both, size, dilations, strict=True)):
+        return default.window.conv(  # not one window fits
+            xp, x, w, strides=strides, pads=[(b, b) for b in both], dilations=dilations, groups=groups
+        )
+    return CONV[len(size)](x, w, None, tuple(strides), both, tuple(dilations), groups)
 
 
 def conv_transpose(
-    xp: Namespace,
-    x: Any,
-    w: Any,
-    *,
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    groups: int = 1,
+    xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
 ) -> Any:
-    """F.conv_transpose1d to F.conv_transpose3d; pads that differ crop afterwards."""
-    if w.ndim - 2 not in CONV or not x.dtype.is_floating_point or 0 in x.shape or 0 in w.shape:
+    """F.conv_transpose1d to F.conv_transpose3d; the pads crop afterwards."""
+    if not _fits(x, w.shape[2:], CONV) or 0 in w.shape:
         return default.window.conv_transpose(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
     y = CONV_TRANSPOSE[w.ndim - 2](x, w, None, tuple(strides), 0, 0, groups, tuple(dilations))
-    crop = [-n for pair in reversed(list(pads)) for n in pair]
-    return F.pad(y, crop) if any(crop) else y
+    return _around(y, [(-lo, -hi) for lo, hi in pads])
 
 
 def max_pool(
@@ -73,51 +97,55 @@ def max_pool(
     size: Sequence[int],
     *,
     strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
+    pads: Pads,
     dilations: Sequence[int],
     indices: bool = False,
 ) -> tuple[Any, Any]:
-    """F.max_pool1d to F.max_pool3d, where the padding is no more than half a window."""
-    if (
-        indices
-        or len(size) not in MAX_POOL
-        or not x.dtype.is_floating_point
-        or 0 in x.shape
-        or any(lo != hi or lo > k // 2 for k, (lo, hi) in zip(size, pads, strict=True))
-    ):
+    """F.max_pool1d to F.max_pool3d; the default body where positions are asked for, and where it is faster."""
+    windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
+    if indices or not _fits(x, size, MAX_POOL) or (len(size) > 1 and _sliced(x, size, windows)) or 0 in windows:
         return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
-    pool = MAX_POOL[len(size)]
-    return pool(x, tuple(size), tuple(strides), tuple(lo for lo, _ in pads), tuple(dilations)), None
+    own = _own_padding(size, pads)
+    x = _around(x, pads, float("-inf")) if own is None else x
+    return MAX_POOL[len(size)](x, tuple(size), tuple(strides), own or 0, tuple(dilations)), None
 
 
 def sum_pool(
-    xp: Namespace,
-    x: Any,
-    size: Sequence[int],
-    *,
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
+    xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
-    """F.avg_pool2d and F.avg_pool3d with a divisor of 1."""
-    if len(size) not in {2, 3} or any(d != 1 for d in dilations) or not x.dtype.is_floating_point or 0 in x.shape:
+    """F.avg_pool2d and F.avg_pool3d with a divisor of 1; the default body where it is faster."""
+    windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
+    if not _fits(x, size, SUM_POOL) or any(d != 1 for d in dilations) or _sliced(x, size, windows):
         return default.window.sum_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations)
-    if any(map(any, pads)):
-        x = F.pad(x, [n for pair in reversed(list(pads)) for n in pair])
-    pool = F.avg_pool2d if len(size) == 2 else F.avg_pool3d
-    return pool(x, tuple(size), tuple(strides), divisor_override=1)
+    own = _own_padding(size, pads)
+    x = _around(x, pads) if own is None else x
+    return SUM_POOL[len(size)](x, tuple(size), tuple(strides), own or 0, divisor_override=1)
 
 
 def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
-    """F.pad, which crops by negative widths too; modes but constant by index."""
-    if mode != "constant" or x.ndim == 0 or isinstance(value, complex) or hasattr(value, "shape"):
-        return default.pad.pad(xp, x, widths, mode, value)
-    return F.pad(x, [n for pair in reversed(list(widths)) for n in pair], value=value)
+    """F.pad, which crops by negative widths too; borders that are copied where it has them, else by index."""
+    if mode == "constant" and x.ndim and not isinstance(value, complex) and not hasattr(value, "shape"):
+        return _around(x, widths, value)
+    if (
+        mode in BORDERS
+        and x.dtype.is_floating_point
+        and x.ndim in {3, 4, 5}
+        and 0 not in x.shape
+        and not any(map(any, widths[:2]))
+        and all(w >= 0 and (w < n or mode == "edge") for n, pair in zip(x.shape, widths, strict=True) for w in pair)
+    ):
+        return F.pad(x, [n for pair in reversed(list(widths[2:])) for n in pair], BORDERS[mode])
+    return default.pad.pad(xp, x, widths, mode, value)
 
 
 def erf(xp: Namespace, x: Any) -> Any:
     """torch.erf."""
     return torch.erf(x)
+
+
+def fmod(xp: Namespace, x: Any, y: Any) -> Any:
+    """torch.fmod."""
+    return torch.fmod(x, y)
 
 
 def sigmoid(xp: Namespace, x: Any) -> Any:
@@ -131,28 +159,43 @@ def softmax(xp: Namespace, x: Any, axis: int) -> Any:
 
 
 def einsum(xp: Namespace, equation: str, *operands: Any) -> Any:
-    """torch.einsum."""
+    """torch.einsum, of floats."""
+    if not operands[0].dtype.is_floating_point:
+        return default.linalg.einsum(xp, equation, *operands)
     return torch.einsum(equation, *operands)
 
 
 def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
-    """Indexing by one tensor an axis."""
-    return (
-        data[torch.unbind(indices.to(torch.int64), -1)]
-        if indices.shape[-1]
-        else default.scatter.gather_nd(xp, data, indices)
-    )
+    """Indexing by one tensor an axis; along one axis the default body is faster."""
+    if indices.shape[-1] < 2:
+        return default.scatter.gather_nd(xp, data, indices)
+    return data[torch.unbind(indices.to(torch.int64), -1)]
+
+
+def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+    """Writes one element of each row: `on`, or `off` once more where the place is outside."""
+    shape = (*places.shape[:axis], depth, *places.shape[axis:])
+    if 0 in shape:
+        return off.expand(shape)
+    inside = (places >= 0) & (places < depth)
+    index = torch.clamp(places.to(torch.int64), 0, depth - 1)
+    return torch.scatter(off.expand(shape), axis, index.unsqueeze(axis), torch.where(inside, on, off).unsqueeze(axis))
+
+
+def _lacking(data: Any, reduction: str) -> bool:
+    """What torch.scatter_reduce lacks: booleans, and a product's derivative forwards, which it says is 0."""
+    return (reduction != "none" and data.dtype == torch.bool) or (reduction == "mul" and forwards())
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
     """torch.scatter and torch.scatter_reduce."""
+    if _lacking(data, reduction):
+        return default.scatter.scatter(xp, data, indices, updates, axis, reduction)
     index = indices.to(torch.int64)
     index = torch.where(index < 0, index + data.shape[axis], index)
-    if data.dtype == torch.bool and reduction != "none":
-        return default.scatter.scatter(xp, data, indices, updates, axis, reduction)
     if reduction == "none":
         return torch.scatter(data, axis, index, updates)
-    return torch.scatter_reduce(data, axis, index, updates, REDUCE[reduction], include_self=True)
+    return torch.scatter_reduce(data, axis, index, updates, REDUCE[reduction])
 
 
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
@@ -161,11 +204,121 @@ def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction:
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    """torch.index_put; the default body where slices are combined."""
-    if reduction not in {"none", "add"} or not indices.shape[-1] or data.dtype == torch.bool:
+    """torch.scatter and torch.scatter_reduce of rows."""
+    depth = indices.shape[-1]
+    if not depth or 0 in data.shape or _lacking(data, reduction):
         return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
-    places = torch.unbind(indices.to(torch.int64), -1)
-    return torch.index_put(data, places, updates, accumulate=reduction == "add")
+    row: Any = 0
+    for index, size in zip(torch.unbind(indices.to(torch.int64), -1), data.shape, strict=False):
+        row = row * size + torch.where(index < 0, index + size, index)
+    width = prod(data.shape[depth:])
+    row = row.reshape(-1, 1).expand(-1, width)
+    rows, updates = data.reshape(-1, width), updates.reshape(-1, width)
+    if reduction == "none":
+        return torch.scatter(rows, 0, row, updates).reshape(data.shape)
+    return torch.scatter_reduce(rows, 0, row, updates, REDUCE[reduction]).reshape(data.shape)
+
+
+def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
+    """torch.topk of keys in which the place breaks ties, for dtypes that leave room for it in 64 bits."""
+    axis %= x.ndim
+    size = x.shape[axis]
+    if x.dtype not in KEYED or k == size or 0 in x.shape:
+        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+    bits = x.detach()
+    if x.dtype == torch.float32:  # its bits in the order of the numbers: one zero, one NaN, which is the largest
+        bits = torch.where(torch.isnan(bits), torch.nan, bits + 0.0).view(torch.int32)
+        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    place = torch.arange(size, device=x.device).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    keys = (bits.to(torch.int64) << 32) + (size - 1 - place if largest else place)
+    indices = torch.topk(keys, k, axis, largest)[1]
+    return torch.gather(x, axis, indices), indices
+
+
+def gradient(xp: Namespace, body: Any, inputs: Sequence[Any], count: int) -> tuple[Any, ...]:
+    """torch.func.vjp, which differentiates what has no rule in the default body, and can be differentiated again."""
+    fn = body.on(Namespace(xp.library, {**vars(xp), "lift": lambda x: x}))
+    y, back = torch.func.vjp(lambda *variables: fn(*variables, *inputs[count:])[0], *inputs[:count])
+    found: tuple[Any, ...] = back(torch.ones_like(y))
+    return found
+
+
+def known(xp: Namespace, x: Any) -> Any:
+    """The element; None for what torch.compile and vmap look with. A constant of the model is known to them too."""
+    if not isinstance(x, torch.Tensor):
+        return default.control.known(xp, x)
+    real = type(x) in {torch.Tensor, torch.nn.Parameter}
+    try:
+        with _disable_current_modes() if real and is_in_torch_dispatch_mode() else nullcontext():
+            return default.control.known(xp, x)
+    except RuntimeError:  # of fake tensors, and of those with a batch behind them
+        return None
+
+
+PRIMITIVES: dict[str, Callable[..., Any]] = {
+    fn.__name__: fn
+    for fn in (
+        bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, fmod, sigmoid, softmax, einsum, gather_nd,
+        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known,
+    )
+}  # fmt: skip
+
+
+# Names of the standard that torch has with gaps.
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """torch.matmul, also of booleans (or of ands), and of integers where only floats are multiplied: on CUDA."""
+    if a.dtype == torch.bool:
+        return torch.matmul(a.to(torch.float32), b.to(torch.float32)) != 0
+    if a.device.type == "cpu" or a.dtype.is_floating_point or a.dtype.is_complex:
+        return torch.matmul(a, b)
+    return pieces_matmul(a, b)
+
+
+def pieces_matmul(a: Any, b: Any) -> Any:
+    """The product of integers, modulo their width, by products of 16 bits: exact in float64 up to 2^21 of them."""
+    bits = torch.iinfo(a.dtype).bits
+    starts = range(0, bits, 16)
+
+    def cut(x: Any) -> list[Any]:
+        x = x.to(torch.int64)
+        return [((x >> s) & 0xFFFF if s + 16 < bits else x >> s).to(torch.float64) for s in starts]
+
+    left, right = cut(a), cut(b)
+    total: Any = 0
+    for i, s in enumerate(starts):
+        for j in range(len(starts) - i):
+            total = total + (torch.matmul(left[i], right[j]).to(torch.int64) << (s + 16 * j))
+    return total.to(a.dtype)
+
+
+def _as_signed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that moves elements, for the unsigned integers too: torch only stores those."""
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+    @wraps(fn)
+    def apply(x: Any, *args: Any, **keywords: Any) -> Any:
+        twin = signed.get(x.dtype)
+        return fn(x, *args, **keywords) if twin is None else fn(x.view(twin), *args, **keywords).view(x.dtype)
+
+    return apply
+
+
+def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+    """torch.gather, which does not broadcast."""
+    axis %= x.ndim
+    same = all(n == m or i == axis for i, (n, m) in enumerate(zip(x.shape, indices.shape, strict=True)))
+    return torch.gather(x, axis, indices) if same else torch.take_along_dim(x, indices, axis)
+
+
+def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """torch.argsort; complex numbers by their real parts, then by their imaginary ones."""
+    if not x.dtype.is_complex:
+        return compat.argsort(x, axis=axis, descending=descending, stable=stable)
+    order = torch.argsort(x.imag, dim=axis, descending=descending, stable=True)
+    real = torch.gather(x.real, axis, order)
+    return torch.gather(order, axis, torch.argsort(real, dim=axis, descending=descending, stable=True))
 
 
 def _precise(name: str) -> Callable[..., Any]:
@@ -181,11 +334,31 @@ def _precise(name: str) -> Callable[..., Any]:
     return apply
 
 
-PRIMITIVES: dict[str, Callable[..., Any]] = {
-    fn.__name__: fn
-    for fn in (
-        bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, sigmoid, softmax, einsum, gather_nd, scatter,
-        scatter_flat, scatter_nd,
-    )
-}  # fmt: skip
-NAMES: dict[str, Any] = {"fft": SimpleNamespace(**{name: _precise(name) for name in ("fft", "ifft", "rfft", "irfft")})}
+def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
+    """torch.movedim: its other name cannot be vmapped."""
+    return torch.movedim(x, source, destination)
+
+
+def unstack(x: Any, /, *, axis: int = 0) -> Any:
+    """torch.unbind."""
+    return torch.unbind(x, axis)
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """torch.clamp, which gives nobody the gradient of what is beyond two bounds that are the same."""
+    bounds = isinstance(min, torch.Tensor) and isinstance(max, torch.Tensor)
+    if bounds and (max.requires_grad or forwards() or torch._C._are_functorch_transforms_active()):  # noqa: SLF001
+        return torch.minimum(torch.maximum(x, min), max)
+    return compat.clip(x, min, max)
+
+
+NAMES: dict[str, Any] = {
+    "clip": clip,
+    "matmul": matmul,
+    "moveaxis": moveaxis,
+    "unstack": unstack,
+    "take": _as_signed(compat.take),
+    "take_along_axis": _as_signed(take_along_axis),
+    "argsort": argsort,
+    "fft": SimpleNamespace(**{name: _precise(name) for name in ("fft", "ifft", "rfft", "irfft")}),
+}

@@ -131,6 +131,8 @@ class _Function:
         if self.params:
             if not args or not isinstance(args[0], Mapping):
                 raise TypeError("the first argument is the dict of parameters")
+            if lacking := [name for name in self.params if name not in args[0]]:
+                raise TypeError(f"parameters {', '.join(lacking)} are missing")
             values, args = {name: args[0][name] for name in self.params}, args[1:]
         if len(args) > len(self.inputs):
             raise TypeError(f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), not {len(args)}")
@@ -143,9 +145,10 @@ class _Function:
             values[name] = value
         graph = self.model.graph
         optional = {n for n in self.inputs if isinstance(graph.types.get(n), OptionalType)} | set(graph.overridable)
-        if missing := [name for name in self.inputs if name not in values and name not in optional]:
+        if missing := [name for name in self.inputs if values.get(name) is None and name not in optional]:
             raise TypeError(f"inputs {', '.join(missing)} are missing")
-        return [values.get(name, graph.constants.get(name)) for name in graph.inputs]
+        given = {name: value for name, value in values.items() if value is not None}
+        return [given.get(name, graph.constants.get(name)) for name in graph.inputs]
 
 
 def _function(model: _Function) -> Callable[..., Any]:
@@ -165,21 +168,35 @@ def _function(model: _Function) -> Callable[..., Any]:
                 _enter(name, value, model.model.graph.types.get(name), where, target)
                 for name, value, target in zip(model.model.graph.inputs, values, targets, strict=True)
             ]
-            results = program(given)
+            results = _leave(program(given))
         return results[0] if len(results) == 1 else results
 
+    _own_code(compute)
     opaque = provider.traceable(compute)
 
     def fn(*args: Any, **kwargs: Any) -> Any:
         return opaque(*args, **kwargs)
 
+    _own_code(fn)
     fn.__name__ = fn.__qualname__ = model.model.graph.name or "model"
     fn.__doc__ = f"{', '.join(model.inputs)} -> {', '.join(model.model.graph.outputs)}"
     return fn
 
 
+def _own_code(fn: Any) -> None:
+    """A code object for this function alone: by that torch.compile tells functions apart, not by what they close over."""
+    fn.__code__ = fn.__code__.replace()
+
+
 def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, tuple | list) else [value]
+
+
+def _leave(value: Any) -> Any:
+    """Results as arrays: NumPy makes numbers of those without axes."""
+    if isinstance(value, tuple):
+        return tuple(map(_leave, value))
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _owners(value: Any) -> set[ExecutionProvider]:
@@ -210,20 +227,32 @@ def _enter(name: str, value: Any, type_: Any, where: ExecutionProvider, target: 
         return value
     if isinstance(value, tuple | list) and not isinstance(type_, TensorType):
         return tuple(_enter(name, item, getattr(type_, "element", None), where, target) for item in value)
-    mine = where.name != CPU and provider.owner(value) is where
+    mine = where.name != CPU and hasattr(value, "shape") and provider.owner(value) is where
     source = where if mine else provider.create(CPU)
     if not mine:
-        value = _numpy(value, type_)
+        value = _numpy(name, value, type_)
     if isinstance(type_, TensorType):
         value = _of_type(name, value, type_, source)
         check_shape(name, value, type_)
-    return provider.transfer(value, source, target)
+    try:
+        return provider.transfer(value, source, target)
+    except ValueError as error:
+        raise InvalidArgument(f"input {name!r}: {error}") from error
 
 
-def _numpy(value: Any, type_: Any) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    return np.asarray(value, dtypes.to_numpy(type_.dtype) if isinstance(type_, TensorType) else None)
+def _numpy(name: str, value: Any, type_: Any) -> np.ndarray:
+    """A NumPy array as it is; Python numbers, and lists of them, in the declared dtype. Raises InvalidArgument."""
+    if isinstance(value, np.ndarray | np.generic) or not isinstance(type_, TensorType):
+        return np.asarray(value)
+    array = np.asarray(value)
+    order = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # what Python, too, makes of each other
+    if array.dtype.kind in "OUS":
+        fits = type_.dtype.kind == "S"
+    else:
+        fits = order[array.dtype.kind] <= order.get(type_.dtype.kind, -1)
+    if not fits:
+        raise InvalidArgument(f"input {name!r} is {type_.ort}, not {type(value).__name__} {value!r}")
+    return array.astype(dtypes.to_numpy(type_.dtype), copy=False)
 
 
 def _of_type(name: str, value: Any, declared: TensorType, source: ExecutionProvider) -> Any:

@@ -22,11 +22,23 @@ def known(xp: Namespace, x: Any) -> Any:
     return int(x) if xp.isdtype(x.dtype, "integral") else float(x)
 
 
+class UndecidedError(ValueError):
+    """What decides a branch or a loop has no value yet."""
+
+
+def _decided(xp: Namespace, x: Any) -> Any:
+    """What `known` says. Raises UndecidedError where it says nothing."""
+    value = xp.known(x)
+    if value is None:
+        raise UndecidedError("what decides a branch or a loop has no value under a trace")
+    return value
+
+
 def cond(
     xp: Namespace, pred: Any, then: Callable[..., State], otherwise: Callable[..., State], *operands: Any
 ) -> State:
     """`then(*operands)` where the one element of `pred` is true, else `otherwise(*operands)`; only one runs."""
-    return then(*operands) if known(xp, pred) else otherwise(*operands)
+    return then(*operands) if _decided(xp, pred) else otherwise(*operands)
 
 
 def while_loop(
@@ -42,10 +54,10 @@ def while_loop(
     stacked along a new first axis: none after no step. A library that traces may refuse rows when their number depends
     on values.
     """
-    limit = None if trips is None else known(xp, trips)
+    limit = None if trips is None else _decided(xp, trips)
     rows: list[State] = []
     index = 0
-    while known(xp, going) and (limit is None or index < limit):
+    while _decided(xp, going) and (limit is None or index < limit):
         going, state, row = step(index, going, state)
         rows.append(row)
         index += 1

@@ -87,6 +87,9 @@ class Variable:
     def __abs__(self) -> Any:
         return self.tape.abs(self)
 
+    def __invert__(self) -> Any:
+        return self.tape.bitwise_invert(self)
+
     def __bool__(self) -> bool:
         return bool(self.value)
 
@@ -103,7 +106,8 @@ class Variable:
 OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "pow", "matmul": "matmul",
     "mod": "remainder", "floordiv": "floor_divide", "lt": "less", "le": "less_equal", "gt": "greater",
-    "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
+    "ge": "greater_equal", "eq": "equal", "ne": "not_equal", "and": "bitwise_and", "or": "bitwise_or",
+    "xor": "bitwise_xor",
 }  # fmt: skip
 
 
@@ -144,6 +148,15 @@ def _bare(x: Any) -> Any:
     return type(x)(map(_bare, x)) if isinstance(x, tuple | list) else x
 
 
+def _read(x: Any) -> Any:
+    """A value that a kernel reads as a Python object, off every tape. Raises ValueError where a gradient would end."""
+    while isinstance(x, Variable):
+        if x.active:
+            raise ValueError("no gradient flows to an input that is read on the host, as a number")
+        x = x.value
+    return x
+
+
 def _active(x: Any) -> bool:
     """Whether gradients flow to an argument."""
     return x.active if isinstance(x, Variable) else isinstance(x, tuple | list) and any(map(_active, x))
@@ -172,7 +185,8 @@ def _tape(xp: Namespace) -> Namespace:
         vars(tape)[name] = partial(_recorded, tape, xp, vars(xp).get(name, partial(_getitem, xp)), rule)
     for name, fn in default_primitives().items():
         vars(tape)[name] = partial(fn, tape)
-    vars(tape).update(lift=partial(_lift, tape), unstack=partial(_unstack, tape))
+    vars(tape).update(lift=partial(_lift, tape), bare=_read, unstack=partial(_unstack, tape))
+    vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape))
     return tape
 
 
@@ -332,10 +346,15 @@ def _where(xp: Namespace, y: Any, condition: Any, a: Any, b: Any) -> list[Any]:
 
 
 def _clip(xp: Namespace, y: Any, x: Any, min: Any = None, max: Any = None) -> list[Any]:
-    def beyond(g: Any, bound: Any) -> Any:
-        return _like(xp, xp.where((y == bound) & (x != y), g, xp.zeros_like(g)), bound)
+    def beyond(g: Any, bound: Any, where: Any) -> Any:
+        return _like(xp, xp.where(where, g, xp.zeros_like(g)), bound)
 
-    return [lambda g: g * xp.astype(x == y, y.dtype), lambda g: beyond(g, min), lambda g: beyond(g, max)]
+    crossed = False if min is None or max is None else min > max  # then it is the maximum everywhere
+    return [
+        lambda g: g * xp.astype(x == y, y.dtype),
+        lambda g: beyond(g, min, x < min if crossed is False else (x < min) & ~crossed),
+        lambda g: beyond(g, max, x > max if crossed is False else (x > max) | crossed),
+    ]
 
 
 def _reshaped(xp: Namespace, y: Any, x: Any, *args: Any, **keywords: Any) -> list[Any]:
@@ -365,6 +384,23 @@ def _concat(xp: Namespace, y: Any, arrays: Sequence[Any], *, axis: int = 0) -> l
 def _stack(xp: Namespace, y: Any, arrays: Sequence[Any], *, axis: int = 0) -> list[Any]:
     before = (slice(None),) * (axis % y.ndim)
     return [partial(lambda g, i: g[(*before, i, ...)], i=i) for i in range(len(arrays))]
+
+
+def _matrix_transpose(xp: Namespace, y: Any, x: Any) -> list[Any]:
+    return [xp.matrix_transpose]
+
+
+def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **keywords: Any) -> Any:
+    """Products of ever more elements: as rows of a triangle, because dividing by elements does not survive a zero."""
+    where = x.ndim - 1 if axis is None else axis % x.ndim
+    last = tape.moveaxis(x, where, -1)
+    count = x.shape[where]
+    rows = tape.broadcast_to(tape.expand_dims(last, axis=-2), (*last.shape[:-1], count, count))
+    taken = tape.tril(tape.ones((count, count), dtype=tape.inner.bool))
+    y = tape.prod(tape.where(taken, rows, tape.ones_like(rows)), axis=-1)
+    if keywords.get("include_initial"):
+        y = tape.concat([tape.ones_like(y[..., :1]), y], axis=-1)
+    return tape.moveaxis(y, -1, where)
 
 
 def _flip(xp: Namespace, y: Any, x: Any, *, axis: Any = None) -> list[Any]:
@@ -449,6 +485,7 @@ RULES: dict[str, Rule] = {
     "squeeze": _reshaped,
     "permute_dims": _permute_dims,
     "moveaxis": _moveaxis,
+    "matrix_transpose": _matrix_transpose,
     "broadcast_to": lambda xp, y, x, shape: [lambda g: _like(xp, g, x)],
     "concat": _concat,
     "stack": _stack,
