@@ -1,4 +1,4 @@
-"""TorchExecutionProvider: PyTorch on the CPU or on a CUDA device."""
+"""TorchExecutionProvider: PyTorch on the CPU or on a CUDA device; and `Module`, a model as a torch.nn.Module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,19 @@ from ortlite.dtypes import DType
 from ortlite.namespace import Namespace, build
 from ortlite.provider import ExecutionProvider
 
-__all__ = ["TorchExecutionProvider"]
+if TYPE_CHECKING:
+    from ortlite_torch.module import Module
+
+__all__ = ["Module", "TorchExecutionProvider"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Module":  # with it comes torch, which who only looks for providers does not need
+        from ortlite_torch.module import Module
+
+        return Module
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"

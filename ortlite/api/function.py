@@ -19,7 +19,7 @@ from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
 from ortlite.provider import CPU, ExecutionProvider
 
-__all__ = ["function", "parameters"]
+__all__ = ["function", "lifted", "parameters", "statistics"]
 
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
@@ -53,22 +53,37 @@ def function(
     of a wrong dtype, rank or dimension.
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
+    fn, values = lifted(source, parameters(source.graph) if params else (), provider)
+    return (fn, values) if params else fn
+
+
+def lifted(
+    model: Model, names: Sequence[str], provider: str | tuple[str, dict[str, str]] | None = None
+) -> tuple[Callable[..., Any], Params]:
+    """A loaded model as a function that takes a dict of the constants `names` first, if there are any; and that dict."""
     home = _create(provider)
-    names = parameters(source.graph) if params else ()
-    values = {name: source.graph.constants[name] for name in names}
-    fn = _function(_Function(_with_parameters(source, names), names, home))
-    return (fn, {name: home.from_numpy(value) for name, value in values.items()}) if params else fn
+    fn = _function(_Function(_with_parameters(model, names), tuple(names), home))
+    return fn, {name: home.from_numpy(model.graph.constants[name]) for name in names}
 
 
 def parameters(graph: Graph) -> tuple[str, ...]:
     """The constants a gradient can train: floats of rank 1 or more, read as arrays, no statistics of the data."""
+    return _arrays(graph, set(graph.outputs), lambda op_type, position: (op_type, position) not in STATISTICS)
+
+
+def statistics(graph: Graph) -> tuple[str, ...]:
+    """The constants that are statistics of the data: the mean and the variance of a batch normalisation."""
+    return _arrays(graph, set(), lambda op_type, position: (op_type, position) in STATISTICS)
+
+
+def _arrays(graph: Graph, read: set[str], wanted: Callable[[str, int], bool]) -> tuple[str, ...]:
+    """Float constants of rank 1 or more in `read`, or read as arrays, by `wanted` inputs (operator, position) alone."""
     kept = {name for name, c in graph.constants.items() if c.ndim and dtypes.of_numpy(c.dtype).kind == "f"}
-    read = set(graph.outputs)
     for node in graph.walk():
         kernel = registry.lookup(node.domain, node.op_type, node.opset)
         for position, name in enumerate(node.inputs):
             param = kernel.param(position) if kernel else None
-            if param is None or param.host or (node.op_type, position) in STATISTICS:
+            if param is None or param.host or not wanted(node.op_type, position):
                 kept.discard(name)
             read.add(name)
     return tuple(name for name in graph.constants if name in kept & read)
@@ -184,7 +199,7 @@ def _function(model: _Function) -> Callable[..., Any]:
 
 
 def _own_code(fn: Any) -> None:
-    """A code object for this function alone: by that torch.compile tells functions apart, not by what they close over."""
+    """A code object for this function alone: by it, and not by what they close over, torch.compile tells them apart."""
     fn.__code__ = fn.__code__.replace()
 
 
