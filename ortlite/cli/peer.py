@@ -25,7 +25,7 @@ class OnnxruntimeSide:
     def __init__(self, path: Path, model: Model):
         """Raises ValueError where onnxruntime is not installed."""
         try:
-            import onnxruntime  # type: ignore[import-untyped]
+            import onnxruntime
         except ImportError:
             raise ValueError("--against onnxruntime needs it: pip install onnxruntime") from None
         self.library = onnxruntime

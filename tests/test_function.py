@@ -1,0 +1,514 @@
+"""The model as a function: everyone's arrays in and out, uncopied, and what their libraries transform functions by."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from onnx import parser
+
+import ortlite
+from ortlite.api.errors import Fail, InvalidArgument
+from ortlite.cli import digits
+
+ADD = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, 2] x, float[2] b) => (float[N, 2] y) { y = Add(x, b) }"""
+OVERRIDABLE = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x, float[2] b = {10, 20}) => (float[2] y) { y = Add(x, b) }"""
+OPTIONAL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x, optional(float[2]) o) => (float[2] y, bool has) { y = Neg(x)  has = OptionalHasElement(o) }"""
+RESHAPE = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, M] x, int64[R] shape) => (float[K, L] y) { s = Mul(x, x)  [into] y = Reshape(s, shape) }"""
+DYNAMIC = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N] x) => (float[K, L] y)
+<float[2] both = {2, 2}>
+{ m = ReduceMax <keepdims = 0> (x)  f = Mul(m, both)  shape = Cast <to = 7> (f)  [into] y = Reshape(x, shape) }"""
+VIEWS = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2, 3] x) => (float[2, 3] same, float[3, 2] turned)
+<int64[2] shape = {3, 2}> { same = Identity(x)  turned = Reshape(x, shape) }"""
+GATHER = """<ir_version: 8, opset_import: ["": 18]>
+g (float[4] x, int64[N] i) => (float[N] y, int64[N] j) { y = Gather(x, i)  j = Add(i, i) }"""
+CUBE = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N] x) => (float[N] y) { s = Mul(x, x)  y = Mul(s, x) }"""
+MLP = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, 3] x) => (float[N, 1] y)
+<float[3, 2] w = {0.1, -0.2, 0.3, 0.4, -0.5, 0.6}, float[2] b = {0.1, 0.2}, float[2, 1] v = {0.7, -0.8},
+ float two = {2}, int64[2] shape = {-1, 3}>
+{ r = Reshape(x, shape)  h = MatMul(r, w)  a = Add(h, b)  t = Tanh(a)  d = Mul(t, two)  y = MatMul(d, v) }"""
+SPLIT = """<ir_version: 8, opset_import: ["": 18]>
+g (float[3] x) => (seq(float[1]) parts) { parts = SplitToSequence <axis = 0> (x) }"""
+CONTROL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x) => (float[2] y)
+<int64 three = {3}, bool yes = {1}, float zero = {0}, float[2] one = {1, 1}>
+{
+  cubed = Loop (three, yes, one) <body = body (int64 i, bool c, float[2] v) => (bool d, float[2] w) {
+    d = Identity(c)  w = Mul(v, x)
+  }>
+  total = ReduceSum <keepdims = 0> (x)
+  positive = Greater(total, zero)
+  y = If (positive) <
+    then_branch = then () => (float[2] a) { a = Identity(cubed) },
+    else_branch = otherwise () => (float[2] b) { b = Neg(cubed) }
+  >
+}"""
+HALF = """<ir_version: 8, opset_import: ["": 18]>
+g (float16[N, 2] x, float16[2, 2] w) => (float16[N, 2] y) { h = MatMul(x, w)  y = Softmax(h) }"""
+TEXT = """<ir_version: 9, opset_import: ["": 20]>
+g (string[N] a, string[1] b) => (string[N] y) { y = StringConcat(a, b) }"""
+X = np.array([[1, 2], [3, 4]], np.float32)
+B = np.array([10, 20], np.float32)
+V = np.array([1, 2, -3], np.float32)
+SCANS, LABELS = digits.scans()
+SOME, WRITTEN = SCANS[:3], LABELS[:3].tolist()
+
+
+def model(text):
+    return parser.parse_model(text).SerializeToString()
+
+
+def function(text, **options):
+    return ortlite.function(model(text), **options)
+
+
+def run(data, **feeds):
+    return ortlite.InferenceSession(data).run(None, feeds)
+
+
+def close(actual, expected, tolerance=1e-5):
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def jax():
+    return pytest.importorskip("jax")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return run(digits.model_bytes(), scan=SOME)[0]
+
+
+@pytest.fixture(scope="module")
+def by_torch():
+    """The digits model, a function of its own for torch."""
+    return ortlite.function(digits.model_bytes())
+
+
+@pytest.fixture(scope="module")
+def by_jax():
+    return ortlite.function(digits.model_bytes())
+
+
+def slope(fn, x, direction, step=0.05):
+    """The derivative of a scalar function of NumPy arrays along a direction, from differences in float64."""
+    return (np.float64(fn(x + step * direction)) - np.float64(fn(x - step * direction))) / (2 * step)
+
+
+def loss(probabilities, log):
+    """Cross entropy, in any library."""
+    return -sum(log(probabilities[i, label]) for i, label in enumerate(WRITTEN))
+
+
+@pytest.fixture(scope="module")
+def along():
+    """A direction, and the slope of the loss along it."""
+    fn = ortlite.function(digits.model_bytes())
+    direction = np.random.default_rng(0).standard_normal(SOME.shape).astype(np.float32)
+    return direction, slope(lambda x: loss(np.float64(fn(x)), np.log), SOME, direction)
+
+
+# Arrays in, arrays out
+
+
+def test_numpy_in_numpy_out(expected):
+    fn = ortlite.function(digits.model_bytes())
+    y = fn(SOME)
+    assert type(y) is np.ndarray
+    close(y, expected)
+    assert fn.__name__ == "digits"
+    assert fn.__doc__ == "scan -> probabilities"
+    again = ortlite.function(ortlite.InferenceSession(digits.model_bytes()))
+    np.testing.assert_array_equal(again(scan=SOME), y)
+
+
+def test_torch_in_torch_out(torch, by_torch, expected):
+    y = by_torch(torch.from_numpy(SOME))
+    assert type(y) is torch.Tensor
+    assert y.dtype is torch.float32
+    close(y, expected)
+
+
+def test_jax_in_jax_out(jax, by_jax, expected):
+    y = by_jax(jax.numpy.asarray(SOME))
+    assert isinstance(y, jax.Array)
+    assert y.dtype == np.float32
+    close(y, expected)
+
+
+def test_one_function_serves_every_library(torch, jax):
+    fn = function(ADD)
+    for make, kind in ((np.asarray, np.ndarray), (torch.tensor, torch.Tensor), (jax.numpy.asarray, jax.Array)):
+        y = fn(make(X), make(B))
+        assert isinstance(y, kind)
+        close(y, X + B)
+
+
+def test_numpy_copies_nothing():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    same, turned = function(VIEWS)(x)
+    assert np.shares_memory(same, x)
+    assert np.shares_memory(turned, x)
+    assert turned.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_torch_copies_nothing(torch):
+    x = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    same, turned = function(VIEWS)(x)
+    assert same.data_ptr() == turned.data_ptr() == x.data_ptr()
+    assert tuple(turned.shape) == (3, 2)
+
+
+def test_provider_says_where_numpy_arrays_go(torch):
+    y = function(ADD, provider="TorchExecutionProvider")(X, B)
+    assert isinstance(y, torch.Tensor)
+    close(y, X + B)
+    with pytest.raises(RuntimeError, match="Unknown Provider Type: Nope"):
+        function(ADD, provider="Nope")
+
+
+def test_sequences_are_tuples(torch):
+    fn = function(SPLIT)
+    parts = fn(V)
+    assert type(parts) is tuple
+    assert [part.tolist() for part in parts] == [[1], [2], [-3]]
+    parts = fn(torch.from_numpy(V))
+    assert type(parts) is tuple
+    assert all(isinstance(part, torch.Tensor) for part in parts)
+    assert [part.tolist() for part in parts] == [[1], [2], [-3]]
+
+
+def test_float16(torch, jax):
+    x, w = X.astype(np.float16) / 8, X.astype(np.float16)
+    (want,) = run(model(HALF), x=x, w=w)
+    fn = function(HALF)
+    for make in (np.asarray, torch.from_numpy, jax.numpy.asarray):
+        y = fn(make(x), make(w))
+        assert str(y.dtype).endswith("float16")
+        close(y, want, 2e-3)
+
+
+def test_text():
+    fn = function(TEXT)
+    a = np.array(["sun", "moon"], object)
+    assert fn(a, np.array(["s"], object)).tolist() == ["suns", "moons"]
+    assert fn(np.array(["sun"]), ["s"]).tolist() == ["suns"]
+
+
+# Arguments
+
+
+def test_by_position_and_by_name():
+    fn = function(ADD)
+    for y in (fn(X, B), fn(X, b=B), fn(b=B, x=X), fn(X.tolist(), [10, 20])):
+        assert y.dtype == np.float32
+        assert y.tolist() == [[11, 22], [13, 24]]
+
+
+def test_overridable_inputs():
+    fn = function(OVERRIDABLE)
+    assert fn(X[0]).tolist() == fn(X[0], None).tolist() == [11, 22]
+    assert fn(X[0], X[0]).tolist() == fn(b=X[0], x=X[0]).tolist() == [2, 4]
+
+
+def test_optional_inputs():
+    fn = function(OPTIONAL)
+    assert [value.tolist() for value in fn(X[0])] == [[-1, -2], False]
+    assert fn(X[0], None)[1].tolist() is False
+    assert fn(X[0], o=B)[1].tolist() is True
+
+
+def test_numbers_stand_beside_arrays_of_a_library(torch):
+    y = function(ADD)(torch.from_numpy(X), [10, 20])
+    assert isinstance(y, torch.Tensor)
+    close(y, X + B)
+    with pytest.raises(InvalidArgument, match=r"input 'i' is tensor\(int64\), not list \[0.5\]"):
+        function(GATHER)(np.zeros(4, np.float32), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "^inputs x, b are missing$"),
+        ((X,), {}, "^inputs b are missing$"),
+        ((X, None), {}, "^inputs b are missing$"),
+        ((X, B), {"x": X}, "^input 'x' is given twice$"),
+        ((X, B), {"c": X}, "^the model has no input 'c'; it has x, b$"),
+        ((X, B, B), {}, r"^the model takes 2 inputs \(x, b\), not 3$"),
+    ],
+)
+def test_wrong_calls(args, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        function(ADD)(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X.astype(np.float64), r"input 'x' is tensor\(float\), not tensor\(double\)"),
+        (X.astype(np.int32), r"input 'x' is tensor\(float\), not tensor\(int32\)"),
+        (X[0], "Invalid rank for input: x Got: 1 Expected: 2"),
+        (np.zeros((2, 3), np.float32), "invalid dimensions for input: x [\\s\\S]*index: 1 Got: 3 Expected: 2"),
+    ],
+)
+def test_wrong_dtype_rank_and_dimension(torch, x, message):
+    fn = function(ADD)
+    for make in (np.asarray, torch.from_numpy):
+        with pytest.raises(InvalidArgument, match=message):
+            fn(make(x), make(B))
+
+
+def test_two_libraries_do_not_mix(torch, jax):
+    with pytest.raises(InvalidArgument, match=r"of one library, on one device: 'x' is on .*Torch.*, 'b' is on .*JAX"):
+        function(ADD)(torch.from_numpy(X), jax.numpy.asarray(B))
+
+
+def test_threads(torch, jax):
+    fn, found = function(ADD), {}
+    start = threading.Barrier(8)
+    makes = [np.asarray, torch.tensor, jax.numpy.asarray, torch.tensor] * 2
+
+    def work(k):
+        start.wait()
+        found[k] = [np.asarray(fn(makes[k](X + k), makes[k](B + i))).tolist() for i in range(5)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {k: [(X + k + B + i).tolist() for i in range(5)] for k in range(8)}
+
+
+# Parameters
+
+
+def test_parameters_are_the_floats_with_axes(torch):
+    for options, kind in (({}, np.ndarray), ({"provider": "TorchExecutionProvider"}, torch.Tensor)):
+        fn, params = function(MLP, params=True, **options)
+        assert sorted(params) == ["b", "v", "w"]
+        assert all(isinstance(value, kind) for value in params.values())
+        close(fn(params, X[:, [0, 1, 1]]), run(model(MLP), x=X[:, [0, 1, 1]])[0])
+    with pytest.raises(TypeError, match="the first argument is the dict of parameters"):
+        fn(X)
+    with pytest.raises(TypeError, match="parameters b, v are missing"):
+        fn({"w": params["w"]}, X)
+
+
+def test_jax_gradient_to_parameters(jax):
+    fn, params = ortlite.function(digits.model_bytes(), params=True, provider="JAXExecutionProvider")
+    assert sorted(params) == ["b1", "b2", "b3", "b4", "w1", "w2", "w3", "w4"]
+    x = jax.numpy.asarray(SCANS)
+
+    @jax.jit
+    def cost(params):
+        return -jax.numpy.log(fn(params, x)[np.arange(len(LABELS)), LABELS]).mean()
+
+    before, grads = jax.value_and_grad(cost)(params)
+    assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in params.items()}
+    after = cost({name: p - 1e-3 * grads[name] for name, p in params.items()})
+    assert after < before
+
+
+def test_torch_gradient_to_parameters(torch):
+    fn, params = function(MLP, params=True, provider="TorchExecutionProvider")
+    x, y = torch.tensor([[1.0, 2, 3], [0, 1, -1]]), torch.tensor([[1.0], [-1]])
+
+    def cost(params):
+        return ((fn(params, x) - y) ** 2).mean()
+
+    grads = torch.func.grad(cost)(params)
+    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+    cost(leaves).backward()
+    for name, grad in grads.items():
+        close(grad, leaves[name].grad)
+    assert cost({name: p - 0.01 * grads[name] for name, p in params.items()}) < cost(params)
+
+
+# torch
+
+
+def test_torch_gradient(torch, by_torch, along):
+    direction, want = along
+    x = torch.from_numpy(SOME).requires_grad_()
+    loss(by_torch(x), torch.log).backward()
+    assert float((x.grad * torch.from_numpy(direction)).sum()) == pytest.approx(want, rel=0.05, abs=1e-4)
+
+
+def test_torch_double_backward(torch):
+    x = torch.from_numpy(V).requires_grad_()
+    (first,) = torch.autograd.grad(function(CUBE)(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    close(first.detach(), 3 * V**2)
+    close(second, 6 * V)
+
+
+def test_torch_vmap(torch, by_torch, expected):
+    close(torch.func.vmap(lambda x: by_torch(x[None])[0])(torch.from_numpy(SOME)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch.func.jvp's own
+def test_torch_jvp(torch, by_torch, along):
+    direction, want = along
+    value = torch.func.jvp(
+        lambda x: loss(by_torch(x), torch.log), (torch.from_numpy(SOME),), (torch.from_numpy(direction),)
+    )[1]
+    assert float(value) == pytest.approx(want, rel=0.05, abs=1e-4)
+
+
+def test_torch_jacobian(torch):
+    fn, x = function(CUBE), torch.from_numpy(V)
+    close(torch.func.jacrev(fn)(x), np.diag(3 * V**2))
+    close(torch.func.vmap(torch.func.grad(lambda x: fn(x[None])[0]))(x), 3 * V**2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("before", [True, False], ids=["compiled first", "called first"])
+def test_torch_compile(torch, before, expected):
+    torch._dynamo.reset()
+    fn, x = ortlite.function(digits.model_bytes()), torch.from_numpy(SOME)
+    if not before:
+        close(fn(x), expected)
+
+    def cost(x):
+        return loss(fn(x), torch.log)
+
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
+    compiled(leaves[0]).backward()
+    cost(leaves[1]).backward()
+    close(leaves[0].grad, leaves[1].grad, 1e-4)
+    close(torch.compile(fn, fullgraph=True, backend="aot_eager")(x), expected)
+    for _ in range(4):
+        y = fn(x)
+        assert type(y) is torch.Tensor
+        close(y, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compiles_functions_apart(torch):
+    torch._dynamo.reset()
+    one, two = function(CUBE), function(CUBE.replace("y = Mul(s, x)", "y = Add(s, x)"))
+    both = torch.compile(lambda x: (one(x), two(x)), fullgraph=True, backend="aot_eager")
+    for got, want in zip(both(torch.from_numpy(V)), (V**3, V**2 + V), strict=True):
+        close(got, want)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compile_takes_a_list_for_a_shape(torch):
+    torch._dynamo.reset()
+    fn, x = function(RESHAPE), torch.from_numpy(X).requires_grad_()
+    y = torch.compile(lambda x: fn(x, [4, 1]), fullgraph=True, backend="aot_eager")(x)
+    y.sum().backward()
+    assert y.tolist() == [[1], [4], [9], [16]]
+    assert x.grad.tolist() == (2 * X).tolist()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_torch_gradient_through_control_flow(torch, sign):
+    x = torch.tensor([sign * 1.0, sign * 2.0], requires_grad=True)
+    y = function(CONTROL)(x)
+    assert y.tolist() == run(model(CONTROL), x=x.detach().numpy())[0].tolist() == [1, 8]
+    y.sum().backward()
+    assert x.grad.tolist() == [sign * 3, sign * 12]
+
+
+def test_a_numpy_shape_beside_torch_tracers(torch):
+    fn, shape = function(RESHAPE), np.array([4, 1])
+    x = torch.from_numpy(X)
+    y = torch.func.vmap(lambda x: fn(x, shape))(torch.stack([x, x]))
+    assert y.tolist() == [[[1], [4], [9], [16]]] * 2
+    assert torch.func.grad(lambda x: fn(x, shape).sum())(x).tolist() == (2 * X).tolist()
+
+
+def test_a_torch_tracer_decides_no_shape(torch):
+    fn, x = function(RESHAPE), torch.from_numpy(X)
+    assert fn(x, torch.tensor([4, 1])).tolist() == [[1], [4], [9], [16]]
+    with pytest.raises(InvalidArgument, match=r"input 'shape': .* torch is tracing: pass them as a NumPy array"):
+        torch.func.vmap(lambda shape: fn(x, shape))(torch.tensor([[4, 1], [1, 4]]))
+    fn, ones = function(DYNAMIC), torch.ones(4)
+    assert fn(ones).tolist() == [[1, 1], [1, 1]]
+    with pytest.raises(Fail, match=r"Reshape node. Name:'into' .* torch is tracing"):
+        torch.func.vmap(fn)(ones[None])
+
+
+# jax
+
+
+def test_jax_jit_and_gradient(jax, by_jax, expected, along):
+    direction, want = along
+    x = jax.numpy.asarray(SOME)
+    close(jax.jit(by_jax)(x), expected)
+    grad = jax.jit(jax.grad(lambda x: loss(by_jax(x), jax.numpy.log)))(x)
+    assert float((grad * direction).sum()) == pytest.approx(want, rel=0.05, abs=1e-4)
+    close(by_jax(x), expected)
+
+
+def test_jax_vmap(jax, by_jax, expected):
+    close(jax.vmap(lambda x: by_jax(x[None])[0])(jax.numpy.asarray(SOME)), expected)
+
+
+def test_jax_jvp(jax, by_jax, along):
+    direction, want = along
+
+    def forward(x, direction):
+        return jax.jvp(lambda x: loss(by_jax(x), jax.numpy.log), (x,), (direction,))[1]
+
+    assert float(jax.jit(forward)(SOME, direction)) == pytest.approx(want, rel=0.05, abs=1e-4)
+
+
+def test_jax_transforms_compose(jax):
+    fn, x = function(CUBE), jax.numpy.asarray(V)
+    close(jax.jit(jax.vmap(jax.grad(lambda x: fn(x[None])[0])))(x), 3 * V**2)
+    close(jax.vmap(jax.grad(jax.grad(lambda x: fn(x[None])[0])))(x), 6 * V)
+    close(jax.jacrev(fn)(x), np.diag(3 * V**2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_jax_gradient_through_control_flow(jax, sign):
+    fn, x = function(CONTROL), sign * jax.numpy.asarray([1.0, 2.0])
+    for transform in (jax.grad, lambda f: jax.jit(jax.grad(f))):
+        assert transform(lambda x: fn(x).sum())(x).tolist() == [sign * 3, sign * 12]
+
+
+def test_jax_int32_is_int64_enough(jax):
+    assert not jax.config.jax_enable_x64
+    fn, x, i = function(GATHER), jax.numpy.arange(4.0), jax.numpy.asarray([3, 1])
+    assert i.dtype == np.int32
+    for call in (fn, jax.jit(fn)):
+        y, j = call(x, i)
+        assert y.tolist() == [3, 1]
+        assert j.tolist() == [6, 2]
+    assert jax.grad(lambda x: fn(x, i)[0].sum())(x).tolist() == [0, 1, 0, 1]
+
+
+def test_a_numpy_shape_beside_jax_tracers(jax):
+    fn, x, shape = function(RESHAPE), jax.numpy.asarray(X), np.array([4, 1])
+    assert jax.jit(lambda x: fn(x, shape))(x).tolist() == [[1], [4], [9], [16]]
+    assert jax.jit(jax.grad(lambda x: fn(x, shape).sum()))(x).tolist() == (2 * X).tolist()
+
+
+def test_a_jax_tracer_decides_no_shape(jax):
+    fn, x = function(RESHAPE), jax.numpy.asarray(X)
+    assert fn(x, jax.numpy.asarray([4, 1])).tolist() == [[1], [4], [9], [16]]
+    with pytest.raises(InvalidArgument, match=r"input 'shape': .* jax is tracing: pass them as a NumPy array"):
+        jax.jit(fn)(x, np.array([4, 1]))
+    fn, ones = function(DYNAMIC), jax.numpy.ones(4)
+    assert fn(ones).tolist() == [[1, 1], [1, 1]]
+    with pytest.raises(Fail, match=r"Reshape node. Name:'into' .* jax is tracing"):
+        jax.jit(fn)(ones)
