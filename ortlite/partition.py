@@ -180,7 +180,7 @@ def _dtypes(type_: Type | None) -> list[DType]:
 
 
 def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], host: set[str], constants: set[str]) -> bool:
-    if node.subgraphs or kernel.dynamic or not host.intersection(node.inputs):
+    if node.subgraphs or not host.intersection(node.inputs):
         return False
     arrays = [name for i, name in enumerate(node.inputs) if name and not getattr(kernel.param(i), "host", True)]
     if not arrays or not all(name in host or name in constants for name in arrays):

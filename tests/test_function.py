@@ -512,3 +512,75 @@ def test_a_jax_tracer_decides_no_shape(jax):
     assert fn(ones).tolist() == [[1, 1], [1, 1]]
     with pytest.raises(Fail, match=r"Reshape node. Name:'into' .* jax is tracing"):
         jax.jit(fn)(ones)
+
+
+# What came to light by trying
+
+
+def test_jax_copies_nothing(jax):
+    x = jax.numpy.arange(6.0).reshape(2, 3)
+    same, _ = function(VIEWS)(x)
+    assert same.unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+
+
+def test_jax_in_64_bits(jax):
+    fn = function(CUBE.replace("float[N]", "double[N]"))
+    with jax.enable_x64(True):
+        x = jax.numpy.asarray(V, np.float64)
+        assert fn(x).dtype == np.float64
+        close(jax.jit(jax.vmap(jax.grad(lambda x: fn(x[None])[0])))(x), 3 * np.float64(V) ** 2, 1e-12)
+    with pytest.raises(InvalidArgument, match=r"input 'x' is tensor\(double\), not tensor\(int32\)"):
+        fn(jax.numpy.asarray([1, 2]))
+
+
+def test_jax_gradient_to_a_sequence(jax):
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (seq(float[N]) s, float[N] x) => (float[M] y) { r = SequenceInsert(s, x)  c = ConcatFromSequence <axis = 0> (r)
+    y = Mul(c, c) }"""
+    one, two = jax.grad(lambda s: function(text)(s, V).sum())((jax.numpy.asarray(V), 2 * jax.numpy.asarray(V)))
+    close(one, 2 * V)
+    close(two, 4 * V)
+
+
+def test_a_result_without_axes_is_an_array():
+    y = function("""<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float y)
+    { y = ReduceMax <keepdims = 0> (x) }""")(V)
+    assert type(y) is np.ndarray
+    assert y.shape == ()
+
+
+def test_a_result_of_unknown_type_stays_with_the_callers_library(torch):
+    text = """<ir_version: 8, opset_import: ["": 18, "ai.onnx.preview.training": 1]>
+    g (float r, int64 t, float[2] x, float[2] g, float[2] h) => (y, z)
+    { y, z = ai.onnx.preview.training.Adagrad <decay_factor = 0.0, norm_coefficient = 0.0> (r, t, x, g, h) }"""
+    x = torch.ones(2, requires_grad=True)
+    y, z = function(text)(np.float32(0.1), np.array(0), x, torch.ones(2), torch.zeros(2))
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 1]
+    assert z.tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compiles_loops_of_known_length_and_lists_of_numbers(torch, backend):
+    torch._dynamo.reset()
+    loop = function("""<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y)
+    <int64 n = {3}, bool yes = {1}>
+    { y = Loop (n, yes, x) <body = body (int64 i, bool c, float[N] v) => (bool d, float[N] w)
+      { d = Identity(c)  w = Mul(v, x) }> }""")
+    reshape = function(RESHAPE)
+    compiled = torch.compile(lambda x: reshape(loop(x)[None], [3, 1]), fullgraph=True, backend=backend)
+    x = torch.from_numpy(V).requires_grad_()
+    y = compiled(x)
+    close(y.detach()[:, 0], V**8)
+    y.sum().backward()
+    close(x.grad, 8 * V**7)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compile_says_what_it_cannot_decide(torch):
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"(?s)If.*what decides a branch or a loop has no value under a trace"):
+        torch.compile(function(CONTROL), fullgraph=True, backend="aot_eager")(torch.ones(2))
+    with pytest.raises(Exception, match="what decides a branch or a loop has no value under a trace"):
+        torch.func.vmap(function(CONTROL))(torch.ones(3, 2))

@@ -201,3 +201,11 @@ def test_random_operators_follow_the_seed():
     other = pipeline.build(graph(text), [create(CPU)], seed=8).program([])
     assert not np.array_equal(first[0], other[0])
     np.testing.assert_array_equal(first[1], other[1])
+
+
+def test_the_length_of_a_range_follows_its_start():
+    g = graph(
+        HEAD + "g (int64 x) => (int64[1] n) { r = Range(x, ten, one)  n = Shape(r) }", ten=np.int64(10), one=np.int64(1)
+    )
+    program = pipeline.build(g, [create(CPU)]).program
+    assert [program([np.asarray(start)])[0].tolist() for start in range(5)] == [[10], [9], [8], [7], [6]]

@@ -16,6 +16,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import activation, norm, quant, recurrent, vision
 from ortlite.ops import attention as attend
 from ortlite.ops import resize as resample
+from ortlite.ops._choice import one_of
 from ortlite.ops.shape import normal_axis
 from ortlite_torch.primitives import forwards
 
@@ -80,6 +81,7 @@ def mish(xp: Namespace, X: Any) -> Any:
 
 def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
     """F.gelu."""
+    one_of("approximate", approximate, "none", "tanh")
     return F.gelu(X, approximate=approximate)
 
 

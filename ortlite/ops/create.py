@@ -46,7 +46,7 @@ def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int 
     return xp.eye(*input.shape, k=k, dtype=input.dtype if dtype is None else xp.dtype(dtype))
 
 
-@op("Range", since=11)
+@op("Range", since=11, dynamic=True)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_type: DType | None = None) -> Array:
     """`start`, `start` + `delta`, … as long as `limit` is not reached.
 

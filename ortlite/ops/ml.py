@@ -76,7 +76,11 @@ def _translated(xp: Namespace, x: Array, keys: Sequence[Any], values: Sequence[A
     first, second = _in_order(keys, values)
     table, results = xp.asarray(first, dtype=x.dtype), xp.asarray(second, dtype=native)
     flat = xp.reshape(x, (-1,))
-    place = xp.clip(xp.astype(xp.searchsorted(table, flat), xp.int64), None, len(keys) - 1)
+    odd = first[-1] != first[-1]  # NaN, whose order the standard leaves open: infinity stands in for it
+    ordered = xp.asarray([*first[:-1], math.inf], dtype=x.dtype) if odd else table
+    place = xp.clip(xp.astype(xp.searchsorted(ordered, flat), xp.int64), None, len(keys) - 1)
+    if odd:
+        place = xp.where(xp.not_equal(flat, flat), xp.asarray(len(keys) - 1, dtype=place.dtype), place)
     found = xp.take(table, place)
     same = (found == flat) | (xp.not_equal(found, found) & xp.not_equal(flat, flat))
     return xp.reshape(xp.where(same, xp.take(results, place), xp.full(flat.shape, default, dtype=native)), x.shape)

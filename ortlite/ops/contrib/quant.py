@@ -23,7 +23,7 @@ def _quantised(xp: Namespace, y: Array, scale: Array, zero_point: Array | None, 
     """Floats as the zero point's type, or without one as that of `like`."""
     to = dtype_of(xp, like if zero_point is None else zero_point)
     zero = None if zero_point is None else xp.reshape(zero_point, ())
-    return saturated(xp, y / xp.reshape(scale, ()), zero, to)
+    return saturated(xp, xp.divide(y, xp.reshape(scale, ())), zero, to)
 
 
 @op("QLinearAdd", domain=MS, storage=True)
