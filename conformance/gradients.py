@@ -116,6 +116,7 @@ EXAMPLES = [
         np.full(1, 0.01, F), np.zeros(1, np.int8), np.full(1, 0.01, F), np.zeros(1, np.int8), hidden_size=4),
     _example("Dropout", X, None, np.array(False)), _example("Trilu", X), _example("SequenceInsert", [X, X], X),
     _example("Clip", X, np.array(-0.4), np.array(0.6)),
+    *(_example(f"Reduce{name}", X, np.array([1]), keepdims=0) for name in ("Max", "Min")),
     _example("Range", np.array(1.0), np.array(2.0), np.array(0.3)),
 ]  # fmt: skip
 

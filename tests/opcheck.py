@@ -159,5 +159,5 @@ def compare(got: Any, wanted: Any, rtol: float, atol: float, what: str) -> None:
     if logical.bits < 32:
         step = 2.0 * float(ml_dtypes.finfo(got.dtype).eps)
         rtol, atol = max(rtol, step), max(atol, step * 1e-2)
-        got, wanted = got.astype(np.float32), wanted.astype(np.float32)
+        got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol, err_msg=what)

@@ -299,6 +299,8 @@ def scan(xp: Namespace, step: Callable[..., Any], state: Any, xs: Sequence[Any],
 def _position(fold: Callable[..., Any], x: Any, axis: int | None, keepdims: bool) -> Any:
     """The first place of the extreme, or of a NaN. lax.argmax is slower, and has no 64 bits without x64."""
     whole = axis is None
+    if not whole and not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis {axis} is none of an array of rank {x.ndim}")
     rank, x, axis = x.ndim, jnp.ravel(x) if whole else x, 0 if axis is None else axis % x.ndim
     hits = x == fold(x, axis=axis, keepdims=True)
     if jnp.issubdtype(x.dtype, jnp.floating):

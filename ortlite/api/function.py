@@ -60,7 +60,7 @@ def function(
 def lifted(
     model: Model, names: Sequence[str], provider: str | tuple[str, dict[str, str]] | None = None
 ) -> tuple[Callable[..., Any], Params]:
-    """A loaded model as a function, which takes a dict of its constants `names` first, if any; and that dict."""
+    """A loaded model as a function that takes its constants `names`, if any, first, in a dict; and that dict."""
     home = _create(provider)
     fn = _function(_Function(_with_parameters(model, names), tuple(names), home))
     return fn, {name: home.from_numpy(model.graph.constants[name]) for name in names}
