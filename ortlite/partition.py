@@ -1,9 +1,9 @@
 """Stage 3: which provider runs each node, and where each value lives.
 
-A node goes to the first provider that supports its operator and dtypes, or to the one it is pinned to. Shape
-arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only combines small
-integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU provider, because a
-device takes longer to launch such a kernel than Python to compute it.
+A node goes to the first provider that supports its operator and dtypes and defers to no later one, or to the one it is
+pinned to. Shape arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only
+combines small integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU
+provider, because a device takes longer to launch such a kernel than Python to compute it.
 
 Nodes are then reordered, within what their inputs allow, so that those of one provider stand together: a contiguous
 run of them is what crosses borders once and what a library's compiler gets. An order cannot have a cycle.
@@ -73,10 +73,12 @@ def partition(
     outer_types: Mapping[str, Type] | None = None,
     inputs_at: int | None = None,
     pinned: Mapping[str, str] | None = None,
+    defer: bool = True,
 ) -> Partitions:
     """Place every node. `outer` locates captured values; `inputs_at` is where a subgraph's inputs arrive.
 
-    `pinned` maps names of nodes (or of values they compute) to the provider that must run them. Raises NotImplemented
+    `pinned` maps names of nodes (or of values they compute) to the provider that must run them. Without `defer` a node
+    stays with the first provider that can run it, also where that says that another had better. Raises NotImplemented
     when no provider has a kernel for a node, or the one it is pinned to cannot run it.
     """
     cpu = len(providers) - 1
@@ -86,7 +88,7 @@ def partition(
     placed: list[Placement] = []
     for node in graph.nodes:
         pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
-        place = _place(node, providers, types, host, constants, pin)
+        place = _place(node, providers, types, host, constants, pin, defer)
         placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))
@@ -106,7 +108,9 @@ def partition(
         for name in filter(None, node.outputs):
             locations[name] = cpu if name in host else place.provider
         for attribute, subgraph in node.subgraphs.items():
-            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider, pinned)
+            subgraphs[index, attribute] = partition(
+                subgraph, providers, locations, types, place.provider, pinned, defer
+            )
     for name in graph.constants:
         locations.setdefault(name, cpu)
     return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
@@ -119,6 +123,7 @@ def _place(
     host: set[str],
     constants: set[str],
     pin: str | None,
+    defer: bool,
 ) -> Placement:
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
     if kernel is None:
@@ -135,6 +140,8 @@ def _place(
             reasons.append(f"{provider.name}: the node is pinned to {pin}")
             continue
         reason = provider.supports(kernel, dtypes)
+        if reason is None and defer and pin is None:
+            reason = provider.defers(kernel, dtypes)
         if reason is None:
             return Placement(index, kernel, reasons=tuple(reasons), pinned=pin is not None)
         reasons.append(f"{provider.name}: {reason}")

@@ -37,13 +37,14 @@ def build(
     level: int = ALL,
     disabled: Collection[str] = (),
     pinned: Mapping[str, str] | None = None,
+    defer: bool = True,
     outputs_on_device: bool = False,
     seed: int | None = None,
     check_types: bool = False,
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
-    parts = partition(graph, providers, pinned=pinned)
+    parts = partition(graph, providers, pinned=pinned, defer=defer)
     with ExitStack() as stack:  # constants move to their devices
         for provider in providers:
             stack.enter_context(provider.context())

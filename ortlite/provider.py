@@ -78,6 +78,13 @@ class ExecutionProvider:
             return f"{self.library} has no {', '.join(lacking)}"
         return None
 
+    def defers(self, kernel: Kernel, dtypes: Sequence[DType | None]) -> str | None:
+        """Why a later provider had better run what this one `supports` too; None where nothing speaks for that.
+
+        Asked by sessions that may fall back. A function of the caller's arrays stays in their library.
+        """
+        return None
+
     @classmethod
     def of(cls, array: Any) -> ExecutionProvider | None:
         """The provider of `array`'s library, on `array`'s device; None for an array of another library."""

@@ -135,7 +135,7 @@ class _Function:
             cpu = provider.create(CPU)
             with where.eager():
                 chosen = (where,) if where is cpu else (where, cpu)
-                stages = pipeline.build(self.model, chosen, outputs_on_device=True)
+                stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True)
                 plain = programs.compile_plan(stages.plan, specialises=False)
             found = self.prepared.setdefault(where, _Prepared(stages.program, plain))
         return found

@@ -130,6 +130,7 @@ class InferenceSession:
             level=int(self._sess_options.__dict__["graph_optimization_level"]),
             disabled=self._disabled_now,
             pinned=self._placement,
+            defer=self._fallback != "error",
             check_types=self._sess_options._entries.get("ortlite.check_types") == "1",  # noqa: SLF001
         )
         places = enumerate(stages.plan.input_providers)

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import array_api_compat.numpy
 import numpy as np
 import pytest
+from onnx import parser
 
+import ortlite
 from ortlite import dtypes, namespace
 from ortlite.ops import registry
 from ortlite.provider import create
@@ -438,3 +440,23 @@ def test_integers_are_multiplied_on_cuda():
     a, b = whole(-(2**31), 2**31, 3, 40, dtype=np.int32), whole(-(2**31), 2**31, 40, 5, dtype=np.int32)
     provider = torch_provider("cuda")
     compare(provider.xp.matmul(*tensors(provider, [a, b])), np.matmul(a, b))
+
+
+def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose():
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[1, 10, 2] x) => (float[1, 10, 2] y)
+    { y = DFT <inverse=1> (x) }"""
+    model = parser.parse_model(text).SerializeToString()
+    x = R.standard_normal((1, 10, 2), dtype=np.float32)
+
+    def placed(**how):
+        session = ortlite.InferenceSession(model, providers=["TorchExecutionProvider"], **how)
+        (node,) = session.explain().nodes
+        return node, session.run(None, {"x": x})[0]
+
+    (node, on_numpy), (forced, on_torch) = placed(), placed(fallback="error")
+    assert node.provider == "CPUExecutionProvider"
+    assert "expected values" in node.reasons[0]
+    assert forced.provider == placed(placement={"y": "TorchExecutionProvider"})[0].provider == "TorchExecutionProvider"
+    np.testing.assert_array_equal(on_numpy, ortlite.InferenceSession(model).run(None, {"x": x})[0])
+    np.testing.assert_allclose(on_torch, on_numpy, rtol=1e-5, atol=1e-6)
+    assert torch.func.grad(lambda v: ortlite.function(model)(v).sum())(torch.from_numpy(x)).shape == x.shape
