@@ -248,9 +248,9 @@ class _Binding:
 
 def _bind(step: Step, binding: _Binding) -> Bound:
     if isinstance(step, Transfer):
-        if binding.xp is not None:
-            raise ValueError(f"{step.value!r} goes from one provider to another, where no namespace can follow it")
         carry = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
+        if binding.xp is not None:
+            carry = partial(_carry, binding.xp, carry)
         return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
     if isinstance(step, Cast):
         cast = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
@@ -294,6 +294,11 @@ def _seeds(step: Call, seed: int | None) -> Callable[[], int]:
     if seed is not None:
         source.seed(f"session {seed} node {', '.join(step.node.outputs)}")  # wherever the node stands
     return partial(source.getrandbits, 63)
+
+
+def _carry(xp: Namespace, carry: Callable[[Any], Any], value: Any) -> Any:
+    """What comes from the host, into the namespace; everything else is in it, wherever its node was placed."""
+    return xp.lift(carry(value)) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _cast(xp: Any, dtype: Any, value: Any) -> Any:

@@ -12,11 +12,12 @@ run of them is what crosses borders once and what a library's compiler gets. An 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from ortlite.api import errors
+from ortlite.differentiate import GRADIENT
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.ops import registry
@@ -108,9 +109,10 @@ def partition(
         for name in filter(None, node.outputs):
             locations[name] = cpu if name in host else place.provider
         for attribute, subgraph in node.subgraphs.items():
-            subgraphs[index, attribute] = partition(
-                subgraph, providers, locations, types, place.provider, pinned, defer
-            )
+            pins = pinned
+            if (node.domain, node.op_type) == GRADIENT:  # differentiates its body in its own namespace
+                pins = {name: providers[place.provider].name for n in subgraph.walk() for name in n.outputs}
+            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider, pins, defer)
     for name in graph.constants:
         locations.setdefault(name, cpu)
     return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
@@ -133,13 +135,15 @@ def _place(
     cpu = len(providers) - 1
     if pin is None and _is_host_node(node, kernel, types, host, constants):
         return Placement(cpu, kernel, host=True)
-    dtypes = [dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))]
+    dtypes = _dtypes_of(node, types)
     reasons: list[str] = []
     for index, provider in enumerate(providers):
         if pin not in {None, provider.name}:
             reasons.append(f"{provider.name}: the node is pinned to {pin}")
             continue
         reason = provider.supports(kernel, dtypes)
+        if reason is None and (node.domain, node.op_type) == GRADIENT:
+            reason = next(filter(None, _lacking(node.subgraphs["body"], provider)), None)
         if reason is None and defer and pin is None:
             reason = provider.defers(kernel, dtypes)
         if reason is None:
@@ -178,6 +182,17 @@ def _together(nodes: Sequence[Node], providers: Sequence[int]) -> list[int]:
             if not waiting[reader]:
                 heappush(ready[providers[reader]], reader)
     return order
+
+
+def _lacking(graph: Graph, provider: ExecutionProvider) -> Iterator[str | None]:
+    """For every node of a graph, why the provider does not run it."""
+    for node in graph.walk():
+        kernel = registry.lookup(node.domain, node.op_type, node.opset)
+        yield provider.supports(kernel, _dtypes_of(node, graph.types)) if kernel else None
+
+
+def _dtypes_of(node: Node, types: Mapping[str, Type]) -> list[DType]:
+    return [dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))]
 
 
 def _dtypes(type_: Type | None) -> list[DType]:

@@ -244,7 +244,7 @@ def transfer(value: Any, source: ExecutionProvider, target: ExecutionProvider, c
             crossing.shared = all(part.shared is not False for part in parts)
         return items
     moved = _carry(value, source, target)
-    if crossing is not None:
+    if crossing is not None and not target.traced(moved):  # what a tracer looks with has no memory
         crossing.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
         here = source.pointer(value)
         crossing.shared = crossing.nbytes == 0 or (here is not None and here == target.pointer(moved))

@@ -584,3 +584,19 @@ def test_torch_compile_says_what_it_cannot_decide(torch):
         torch.compile(function(CONTROL), fullgraph=True, backend="aot_eager")(torch.ones(2))
     with pytest.raises(Exception, match="what decides a branch or a loop has no value under a trace"):
         torch.func.vmap(function(CONTROL))(torch.ones(3, 2))
+
+
+SCALED = """<ir_version: 10, opset_import: ["": 20]>
+g (float[N] x) => (float[N] y) { n = Size(x)  m = Cast <to = 1> (n)  y = Mul(x, m) }"""
+
+
+def test_a_size_that_enters_the_arithmetic_crosses_to_the_tracer(torch, jax):
+    fn = function(SCALED)
+    for x in (torch.tensor([1.0, 2.0, -3.0]), torch.tensor([1.0, 2.0])):
+        count = x.shape[0]
+        close(torch.func.grad(lambda v: fn(v).sum())(x), np.full(count, count))
+        close(torch.func.vmap(fn)(x[None]), count * x[None])
+        close(torch.compile(fn, backend="aot_eager", fullgraph=True, dynamic=False)(x), count * x)
+        array = jax.numpy.asarray(x.numpy())
+        close(jax.jit(jax.grad(lambda v: fn(v).sum()))(array), np.full(count, count))
+        close(jax.vmap(fn)(array[None]), count * array[None])

@@ -18,8 +18,9 @@ DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
 ).split()
 # Not float8_e8m0fnu: XLA takes its smallest number, 2⁻¹²⁷, for 0 on the way through float32.
-NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float4_e2m1fn".split()
-NARROW_INTS = "int4 uint4 int2 uint2".split()
+NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".split()
+# Arrays of these are known, but nothing is computed in them: XLA ends the process where it concatenates some on a CPU.
+BELOW_A_BYTE = "int4 uint4 int2 uint2 float4_e2m1fn".split()
 
 
 class JAXExecutionProvider(ExecutionProvider):
@@ -31,10 +32,8 @@ class JAXExecutionProvider(ExecutionProvider):
     name = "JAXExecutionProvider"
     library = "jax"
     packages = ("jax", "jaxlib")
-    storage = frozenset(DTYPES + NARROW_FLOATS + NARROW_INTS)
-    widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32") | {
-        name: "uint8" if name.startswith("u") else "int8" for name in NARROW_INTS
-    }
+    storage = frozenset(DTYPES + NARROW_FLOATS)
+    widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
 
     @cached_property
     def device(self) -> Any:
@@ -50,7 +49,7 @@ class JAXExecutionProvider(ExecutionProvider):
 
         from ortlite_jax import primitives
 
-        dtypes = {name: np.dtype(getattr(library, name)) for name in self.storage}
+        dtypes = {name: np.dtype(getattr(library, name)) for name in (*self.storage, *BELOW_A_BYTE)}
         return build(library, dtypes, primitives.PRIMITIVES, primitives.NAMES)
 
     @property

@@ -18,8 +18,8 @@ Pads = Sequence[tuple[int, int]]
 
 
 def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
-    """lax.bitcast_convert_type."""
-    return x.view(dtype) if jnp.bool_ in (x.dtype, dtype) else lax.bitcast_convert_type(x, dtype)
+    """The bits of `x` as another dtype of the same width."""
+    return x.view(dtype)
 
 
 def conv(

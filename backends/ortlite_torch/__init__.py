@@ -32,6 +32,7 @@ def __getattr__(name: str) -> Any:
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
 ).split()
+NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".split()
 # What NumPy holds through ml_dtypes crosses as its bytes.
 AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
 AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
@@ -47,14 +48,14 @@ class TorchExecutionProvider(ExecutionProvider):
 
     name = "TorchExecutionProvider"
     library = "torch"
-    storage = frozenset(DTYPES)
+    storage = frozenset(DTYPES + NARROW_FLOATS)
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
     widen: ClassVar[dict[str, str]] = {
         "uint16": "int32",
         "uint32": "int64",
         "float16": "float32",
         "bfloat16": "float32",
-    }
+    } | dict.fromkeys(NARROW_FLOATS, "float32")
 
     @classmethod
     def options_of(cls, array: Any) -> dict[str, str]:
@@ -84,7 +85,8 @@ class TorchExecutionProvider(ExecutionProvider):
         names: dict[str, Any] = dict(primitives.NAMES)
         if self.device.type != "cpu":
             names |= {name: partial(names.get(name, getattr(library, name)), device=self.device) for name in CREATION}
-        return build(library, {name: getattr(torch, name) for name in DTYPES}, primitives.PRIMITIVES, names)
+        native = {name: getattr(torch, name) for name in DTYPES + NARROW_FLOATS}
+        return build(library, native, primitives.PRIMITIVES, names)
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:

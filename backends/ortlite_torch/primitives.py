@@ -268,9 +268,7 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
 
 
 def matmul(a: Any, b: Any) -> Any:
-    """torch.matmul, also of booleans (or of ands), and of integers where only floats are multiplied: on CUDA."""
-    if a.dtype == torch.bool:
-        return torch.matmul(a.to(torch.float32), b.to(torch.float32)) != 0
+    """torch.matmul, also of integers where only floats are multiplied: on CUDA."""
     if a.device.type == "cpu" or a.dtype.is_floating_point or a.dtype.is_complex:
         return torch.matmul(a, b)
     return pieces_matmul(a, b)
@@ -312,15 +310,6 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     return torch.gather(x, axis, indices) if same else torch.take_along_dim(x, indices, axis)
 
 
-def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    """torch.argsort; complex numbers by their real parts, then by their imaginary ones."""
-    if not x.dtype.is_complex:
-        return compat.argsort(x, axis=axis, descending=descending, stable=stable)
-    order = torch.argsort(x.imag, dim=axis, descending=descending, stable=True)
-    real = torch.gather(x.real, axis, order)
-    return torch.gather(order, axis, torch.argsort(real, dim=axis, descending=descending, stable=True))
-
-
 def _precise(name: str) -> Callable[..., Any]:
     """A transform of torch.fft; on CUDA in double precision: cuFFT's single precision keeps fewer bits."""
     transform = getattr(torch.fft, name)
@@ -332,6 +321,13 @@ def _precise(name: str) -> Callable[..., Any]:
         return transform(x.to(torch.complex128 if x.is_complex() else torch.float64), n=n, dim=axis).to(single)
 
     return apply
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
+    """Tensor.to; what float8_e4m3fn cannot hold becomes NaN, as elsewhere, and not its largest number."""
+    if dtype == torch.float8_e4m3fn and x.dtype.is_floating_point:
+        x = torch.where(x.abs() > 464, torch.nan, x)  # halfway to where the next number would be
+    return compat.astype(x, dtype, copy=copy)
 
 
 def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
@@ -353,12 +349,12 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
 
 
 NAMES: dict[str, Any] = {
+    "astype": astype,
     "clip": clip,
     "matmul": matmul,
     "moveaxis": moveaxis,
     "unstack": unstack,
     "take": _as_signed(compat.take),
     "take_along_axis": _as_signed(take_along_axis),
-    "argsort": argsort,
     "fft": SimpleNamespace(**{name: _precise(name) for name in ("fft", "ifft", "rfft", "irfft")}),
 }

@@ -99,6 +99,11 @@ def col2im(
 
     A transposed convolution in which every element of a block has a kernel of its own, a single 1.
     """
+    if xp.isdtype(input.dtype, "bool"):  # the standard multiplies no booleans: count, and see whether there is any
+        counts = col2im(
+            xp, xp.astype(input, xp.int32), image_shape, block_shape, dilations=dilations, pads=pads, strides=strides
+        )
+        return counts != 0
     rank, (n, depth, _) = len(image_shape), input.shape
     steps, holes = defaults(strides, rank), defaults(dilations, rank)
     block = prod(block_shape)

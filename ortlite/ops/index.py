@@ -148,8 +148,8 @@ def unique(
     rows = xp.reshape(X, (-1, 1)) if axis is None else _rows(xp, X, axis)
     order = xp.arange(rows.shape[0], dtype=xp.int64)
     for column in range(rows.shape[1] - 1, -1, -1):  # stable sorts from the last column to the first: lexicographic
-        keys = xp.take(rows[:, column], order)
-        order = xp.take(order, xp.astype(xp.argsort(keys, stable=True), xp.int64))
+        for keys in _sort_keys(xp, rows[:, column]):
+            order = xp.take(order, xp.astype(xp.argsort(xp.take(keys, order), stable=True), xp.int64))
     ordered = xp.take(rows, order, axis=0)
     count, lead = rows.shape[0], min(rows.shape[0], 1)
     new = xp.any(ordered[lead:, :] != ordered[: count - lead, :], axis=1)
@@ -169,6 +169,13 @@ def unique(
         inverse = xp.take(xp.astype(xp.argsort(by_place), xp.int64), inverse)
         values = xp.take(xp.reshape(X, (-1,)), first) if axis is None else xp.take(X, first, axis=axis)
     return values, first, inverse, counts
+
+
+def _sort_keys(xp: Namespace, x: Array) -> tuple[Array, ...]:
+    """Real numbers, all that the standard sorts, in whose order `x` is; the least significant first."""
+    if xp.isdtype(x.dtype, "complex floating"):
+        return xp.imag(x), xp.real(x)
+    return (xp.astype(x, xp.uint8) if xp.isdtype(x.dtype, "bool") else x,)
 
 
 def _rows(xp: Namespace, X: Array, axis: int) -> Array:

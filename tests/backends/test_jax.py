@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import parser
@@ -500,3 +501,15 @@ def test_a_model_with_a_loop_under_jit_and_vmap():
     np.testing.assert_array_equal(jax.jit(fn)(x, limit), wanted)
     several = jax.vmap(fn, (0, None))(np.stack([x, x * 8]), limit)
     np.testing.assert_array_equal(several, np.stack([wanted, x * 16]))
+
+
+def test_what_is_narrower_than_a_byte_is_left_to_numpy():
+    text = """<ir_version: 10, opset_import: ["": 25]> g (int4[3] x) => (int4[5] y)
+    <int64[2] pads = {1, 1}, int4 fill = {0}> { y = Pad(x, pads, fill) }"""
+    x = np.array([1, -8, 7]).astype(ml_dtypes.int4)
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=["JAXExecutionProvider"])
+    for _ in range(3):
+        assert session.run(None, {"x": x})[0].astype(int).tolist() == [0, 1, -8, 7, 0]
+    assert "jax has no int4" in session.explain().nodes[0].reasons[0]
+    got = ortlite.function(parser.parse_model(text).SerializeToString())(jax.numpy.asarray(x))
+    assert got.astype(int).tolist() == [0, 1, -8, 7, 0]

@@ -417,12 +417,6 @@ def test_unsigned_integers_can_be_taken(name):
     compare(got, np.take_along_axis(x, indices, axis=0))
 
 
-def test_complex_numbers_are_sorted_by_their_parts():
-    provider = torch_provider("cpu")
-    z = whole(-1, 2, 3, 9) + 1j * whole(-1, 2, 3, 9)
-    compare(provider.xp.argsort(provider.from_numpy(z), axis=1), np.argsort(z, axis=1, kind="stable"))
-
-
 def test_gradient_is_torchs_own_and_can_be_differentiated_again():
     provider = torch_provider("cpu")
     body = SimpleNamespace(on=lambda xp: lambda x, w: (xp.sum(xp.pow(x, 3.0) * w) + xp.sum(xp.erf(x)),))
