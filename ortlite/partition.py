@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
@@ -75,21 +76,26 @@ def partition(
     inputs_at: int | None = None,
     pinned: Mapping[str, str] | None = None,
     defer: bool = True,
+    outer_host: AbstractSet[str] = frozenset(),
 ) -> Partitions:
     """Place every node. `outer` locates captured values; `inputs_at` is where a subgraph's inputs arrive.
 
     `pinned` maps names of nodes (or of values they compute) to the provider that must run them. Without `defer` a node
-    stays with the first provider that can run it, also where that says that another had better. Raises NotImplemented
-    when no provider has a kernel for a node, or the one it is pinned to cannot run it.
+    stays with the first provider that can run it, also where that says that another had better. `outer_host` are the
+    host values around a subgraph. Raises NotImplemented when no provider has a kernel for a node, or the one it is
+    pinned to cannot run it.
     """
     cpu = len(providers) - 1
     types = {**(outer_types or {}), **graph.types}
-    host: set[str] = set()
+    wanted = _wanted(graph)
+    demanded = wanted.intersection(graph.inputs)
+    at_hand = demanded if inputs_at is None else set()  # a subgraph gets its inputs on its device
+    host = set(outer_host)
     constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
     placed: list[Placement] = []
     for node in graph.nodes:
         pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
-        place = _place(node, providers, types, host, constants, pin, defer)
+        place = _place(node, providers, types, _Host(host, constants, wanted, at_hand), pin, defer)
         placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))
@@ -97,7 +103,6 @@ def partition(
     graph = replace(graph, nodes=tuple(graph.nodes[i] for i in order))
     placements = [placed[i] for i in order]
 
-    demanded = _demanded(graph)
     locations: dict[str, int] = dict(outer or {})
     for name in graph.inputs:
         locations[name] = cpu if inputs_at is None else inputs_at
@@ -112,7 +117,9 @@ def partition(
             pins = pinned
             if (node.domain, node.op_type) == GRADIENT:  # differentiates its body in its own namespace
                 pins = {name: providers[place.provider].name for n in subgraph.walk() for name in n.outputs}
-            subgraphs[index, attribute] = partition(subgraph, providers, locations, types, place.provider, pins, defer)
+            subgraphs[index, attribute] = partition(
+                subgraph, providers, locations, types, place.provider, pins, defer, host | constants
+            )
     for name in graph.constants:
         locations.setdefault(name, cpu)
     return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
@@ -122,8 +129,7 @@ def _place(
     node: Node,
     providers: Sequence[ExecutionProvider],
     types: Mapping[str, Type],
-    host: set[str],
-    constants: set[str],
+    known: _Host,
     pin: str | None,
     defer: bool,
 ) -> Placement:
@@ -133,7 +139,7 @@ def _place(
             f"Could not find an implementation for {node.op_type}({node.opset}) node with name '{node.name}'"
         )
     cpu = len(providers) - 1
-    if pin is None and _is_host_node(node, kernel, types, host, constants):
+    if pin is None and _is_host_node(node, kernel, types, known):
         return Placement(cpu, kernel, host=True)
     dtypes = _dtypes_of(node, types)
     reasons: list[str] = []
@@ -201,21 +207,32 @@ def _dtypes(type_: Type | None) -> list[DType]:
     return [] if type_ is None else [type_.dtype]
 
 
-def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], host: set[str], constants: set[str]) -> bool:
-    if node.subgraphs or not host.intersection(node.inputs):
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """Names of values: those on the host, small constants, what the host wants, and which inputs that demands."""
+
+    values: set[str]
+    constants: set[str]
+    wanted: set[str]
+    demanded: set[str]
+
+
+def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], known: _Host) -> bool:
+    """Whether a node combines host values: arrays of them, or anything into what the host wants."""
+    wanted = not known.wanted.isdisjoint(node.outputs)
+    near = known.values | known.demanded if wanted else known.values
+    if node.subgraphs or not near.intersection(node.inputs) or not (near | known.constants).issuperset(node.reads()):
         return False
     arrays = [name for i, name in enumerate(node.inputs) if name and not getattr(kernel.param(i), "host", True)]
-    if not arrays or not all(name in host or name in constants for name in arrays):
-        return False
-    return all(_is_host_kind(types.get(name)) for name in (*arrays, *filter(None, node.outputs)))
+    return bool(arrays or wanted) and all(_is_host_kind(types.get(n)) for n in (*arrays, *filter(None, node.outputs)))
 
 
 def _is_host_kind(type_: Type | None) -> bool:
     return isinstance(type_, TensorType) and type_.dtype.kind in "iubS"
 
 
-def _demanded(graph: Graph) -> set[str]:
-    """Graph inputs that are a host parameter, or from which integer arithmetic computes one."""
+def _wanted(graph: Graph) -> set[str]:
+    """Values that are a host parameter, or from which integer arithmetic computes one."""
     direct: set[str] = set()
     wanted: set[str] = set()
     for node in reversed(graph.nodes):
@@ -225,5 +242,7 @@ def _demanded(graph: Graph) -> set[str]:
         if kernel.host_result is None and not node.subgraphs and wanted.intersection(node.outputs):
             wanted.update(name for name in node.inputs if name and _is_host_kind(graph.types.get(name)))
         direct.update(n for i, n in enumerate(node.inputs) if n and getattr(kernel.param(i), "host", False))
+        for subgraph in node.subgraphs.values():
+            direct.update(_wanted(subgraph).intersection(subgraph.captures))
         wanted.update(direct)
-    return wanted.intersection(graph.inputs)
+    return wanted

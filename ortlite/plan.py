@@ -311,11 +311,11 @@ class _Planner:
             if not name:
                 absent = Const(None if param.default is EMPTY else param.default)
                 arguments.append(keywords.pop(param.name, absent))
-            elif param.kind in HOST:
+            elif kind := self.host_kind(param, name, provider):
                 if name in self.known:
-                    arguments.append(Const(HOST[param.kind](self.known[name])))
+                    arguments.append(Const(HOST[kind](self.known[name])))
                 else:
-                    arguments.append(Host(self.slot(name, self.cpu, node), param.kind))
+                    arguments.append(Host(self.slot(name, self.cpu, node), kind))
             else:
                 arguments.append(Slot(self.widened(self.slot(name, place.provider, node), name, provider, widen, node)))
         if "n_outputs" in kernel.injected:
@@ -338,6 +338,13 @@ class _Planner:
             Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types)
         )
         self.steps.extend(narrow)
+
+    def host_kind(self, param: Param, name: str, provider: ExecutionProvider) -> str | None:
+        """As what Python object a kernel on `provider` gets the value `name`; None: as an array."""
+        if param.kind != "Condition":
+            return param.kind if param.kind in HOST else None
+        elsewhere = self.parts.locations[name] == self.cpu and provider is not self.parts.providers[self.cpu]
+        return "Bool" if elsewhere or name in self.known else None
 
     def widened(self, slot: int, name: str, provider: ExecutionProvider, widen: Mapping[str, str], node: Node) -> int:
         """The slot itself, or one that holds it in the dtype its provider computes in."""

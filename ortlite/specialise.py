@@ -31,7 +31,8 @@ def static_slots(program: Program, inputs: Sequence[Any]) -> set[int]:
     values = set(plan.constants)
     shapes = set(plan.constants) | set(plan.inputs)
     for position in plan.demanded:
-        if getattr(inputs[position], "size", KEY_ELEMENTS + 1) <= KEY_ELEMENTS:
+        value = inputs[position]
+        if isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
             values.add(plan.inputs[position])
     static: set[int] = set()
     for bound in program.steps:

@@ -10,7 +10,7 @@ import ortlite
 from ortlite import load, pipeline
 from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
-from ortlite.plan import Transfer, plan
+from ortlite.plan import Call, Host, Transfer, plan
 from ortlite.provider import create
 
 CPU = "CPUExecutionProvider"
@@ -113,6 +113,58 @@ def test_shape_arithmetic_is_host_and_costs_no_crossing():
     assert where["Relu"] == where["Reshape"] == (False, 0)
     crossings = [s for s in plan(parts).steps if isinstance(s, Transfer)]
     assert [c.value for c in crossings] == ["y"]  # the model's output alone comes back
+
+
+def test_what_the_host_wants_is_computed_there_from_inputs_and_in_branches_too():
+    g = graph(
+        HEAD
+        + """g (float[N, M] x, int64[2] least, bool c) => (float[A, B] y)
+        {
+          s = Shape(x)  more = Max(s, least)  missing = Sub(more, s)
+          y = If (c) <then_branch = a () => (float[A, B] p) {
+              rank = Shape(least)  before = ConstantOfShape<value = int64[1] {0}>(rank)
+              pads = Concat<axis = 0>(before, missing)  p = Pad(x, pads) },
+            else_branch = b () => (float[A, B] q) { q = Expand(x, more) }>
+        }"""
+    )
+    parts = partition(g.graph, [create(STRICT), create(CPU)])
+    host = {n.op_type for n, p in zip(parts.graph.nodes, parts.placements, strict=True) if p.host}
+    assert host == {"Max", "Sub"}
+    branch = parts.subgraphs[len(parts.graph.nodes) - 1, "then_branch"]
+    where = {n.op_type: p.host for n, p in zip(branch.graph.nodes, branch.placements, strict=True)}
+    assert where["ConstantOfShape"]
+    assert where["Concat"]
+    assert not where["Pad"]
+    program = pipeline.build(g, [create(STRICT), create(CPU)]).program
+    x = create(STRICT).from_numpy(np.ones((1, 2), np.float32))
+    for _ in range(3):
+        (padded,) = program([x, np.array([2, 3]), create(STRICT).from_numpy(np.array(True))])
+        assert padded.tolist() == [[1, 1, 0], [0, 0, 0]]
+
+
+def test_a_condition_that_the_host_knows_reaches_the_kernel_as_a_bool():
+    g = graph(
+        HEAD
+        + """g (float[N] x) => (float[N] y) <int64 two = {2}> {
+          n = Size(x)  c = Greater(n, two)
+          y = If (c) <then_branch = a () => (float[N] p) { p = Neg(x) }, else_branch = b () => (float[N] q) { q = Abs(x) }>
+        }"""
+    )
+    built = pipeline.build(g, [create(STRICT), create(CPU)])
+    (call,) = (s for s in built.plan.steps if isinstance(s, Call) and s.node.op_type == "If")
+    assert isinstance(call.arguments[0], Host)
+    for values in ([1, -2], [1, -2, 3], [1, -2], [1, -2, 3]):
+        (y,) = built.program([create(STRICT).from_numpy(np.array(values, np.float32))])
+        assert y.tolist() == [-v if len(values) > 2 else abs(v) for v in values]
+
+
+def test_a_cast_like_of_a_constant_is_folded_where_the_dtype_is_known():
+    text = """g (float16[N] x) => (float16[N] y) <float k = {2}> { two = CastLike(k, x)  y = Mul(x, two) }"""
+    folded = optimize(graph(HEAD.replace("18", "19") + text).graph)
+    assert [n.op_type for n in folded.nodes] == ["Mul"]
+    assert folded.constants["two"].dtype == np.float16
+    kept = optimize(graph(HEAD + text).graph, ALL, {"CastLikeToCast"})
+    assert [n.op_type for n in kept.nodes] == ["CastLike", "Mul"]
 
 
 def test_specialised_programs_bake_shapes_in():

@@ -1,7 +1,8 @@
 """What the annotations of a kernel's parameters mean.
 
-`Array` and `Arrays` are values of the array library, on its device. Everything else is a host value: a
-plain Python object that the kernel may branch on. Host inputs reach a kernel through `HOST`, the table
+`Array` and `Arrays` are values of the array library, on its device. A `Condition` stays where it is: an array of the
+library, or a bool where the host knows it. Everything else is a host value: a plain Python object that the kernel may
+branch on. Host inputs reach a kernel through `HOST`, the table
 that turns the NumPy array of a graph value into the Python object that the annotation promises.
 """
 
@@ -13,12 +14,13 @@ from typing import Any, Protocol, TypeAlias
 from ortlite.dtypes import DType
 
 __all__ = ["DEVICE", "HOST", "HOST_RESULT", "Array", "Arrays", "Bool", "DType", "Float", "Floats", "Graph", "Int"]
-__all__ += ["Ints", "Map", "Scalar", "Text", "Texts", "Type", "Value"]
+__all__ += ["Condition", "Ints", "Map", "Scalar", "Text", "Texts", "Type", "Value"]
 
 Array: TypeAlias = Any  # an array of the provider's library, on its device
 Arrays: TypeAlias = tuple[Any, ...]  # an ONNX sequence of tensors
 Value: TypeAlias = Any  # any ONNX value: array, sequence (tuple), optional (None or a value) or map
 Map: TypeAlias = Mapping[Any, Any]  # an ONNX map: a dict, on the host
+Condition: TypeAlias = Any  # one boolean: an array, or a bool
 
 Int: TypeAlias = int
 Ints: TypeAlias = tuple[int, ...]
@@ -43,7 +45,7 @@ class Graph(Protocol):
         """The same subgraph, its kernels computing in another namespace."""
 
 
-DEVICE = frozenset({"Array", "Arrays", "Value", "Map"})
+DEVICE = frozenset({"Array", "Arrays", "Condition", "Value", "Map"})
 
 # Annotation -> how a NumPy array becomes that host object. An attribute already is one.
 HOST: dict[str, Callable[[Any], Any]] = {

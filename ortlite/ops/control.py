@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Graph, Int, Ints, Type, Value
+from ortlite.ops.annotations import Array, Condition, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
 
 
 @op("If", storage=True)
-def if_(xp: Namespace, cond: Array, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
+def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
     return tuple(xp.cond(cond, then_branch, else_branch))
 
 
 @op("Loop", storage=True, dynamic=True)
 def loop(
-    xp: Namespace, M: Int | None = None, cond: Array | None = None, *v_initial: Value, body: Graph
+    xp: Namespace, M: Int | None = None, cond: Condition = True, *v_initial: Value, body: Graph
 ) -> tuple[Value, ...]:
     """Run `body(iteration, condition, *state)` at most `M` times and while its first output is true.
 
@@ -23,18 +23,20 @@ def loop(
     """
     count = len(v_initial)
 
-    def step(index: Int, going: Array, state: tuple[Value, ...]) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
+    def step(
+        index: Int, going: Condition, state: tuple[Value, ...]
+    ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
         going = xp.asarray(True) if going is True else going
         results = body(xp.asarray(index, dtype=xp.int64), going, *state)
         return _single(xp, results[0]), results[1 : 1 + count], results[1 + count :]
 
-    state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
+    state, columns = xp.while_loop(step, M, _single(xp, cond), v_initial)
     return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
 
 
-def _single(xp: Namespace, x: Array) -> Array:
-    """An array of one element without its axes."""
-    return x if x.ndim == 0 else xp.reshape(x, ())
+def _single(xp: Namespace, x: Condition) -> Condition:
+    """An array of one element without its axes; a bool as it is."""
+    return x if isinstance(x, bool) or x.ndim == 0 else xp.reshape(x, ())
 
 
 def _none_of(xp: Namespace, type_: Type) -> Array:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from ortlite.graph import Graph
+from ortlite.optimize.cast_like import make_casts
 from ortlite.optimize.dead_code import remove_dead_code
 from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
@@ -33,6 +34,7 @@ class Pass:
 
 
 PASSES: tuple[Pass, ...] = (
+    Pass("CastLikeToCast", BASIC, make_casts),
     Pass("ConstantFolding", BASIC, fold_constants),
     Pass("InlineConstantIf", BASIC, inline_constant_if),
     Pass("EliminateIdentity", BASIC, remove_identities),
