@@ -1,11 +1,12 @@
 """A device for PyTorch that is none: its tensors lie in the CPU's memory, but pass for those of a GPU.
 
-    python tests/sham.py [PATTERN] [--lacking NAME]
+    python tests/sham.py [PATTERN] [--dtypes] [--lacking NAME]
 
 Runs the cases of the ONNX backend suite on it, as TorchExecutionProvider, every session twice: interpreted, then
-specialised. What fails on CUDA because a tensor is on the wrong device, or is of a dtype that CUDA cannot multiply,
-fails here, on any machine. What CUDA computes, and which other dtypes its kernels lack, this cannot tell. A process
-that imports this has a device more for good. `--lacking arange` makes `xp.arange` forget the device, to see it noticed.
+specialised; with `--dtypes` every operator in every dtype instead. What fails on CUDA because a tensor is on the wrong
+device, integers are multiplied, or unsigned ones not just moved, fails here, on any machine. What CUDA computes, and
+which other dtypes its kernels lack, this cannot tell. A process that imports this has a device more for good.
+`--lacking arange` makes `xp.arange` forget the device, to see it noticed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +28,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 import ortlite
 from conformance.__main__ import expected_failures
 from conformance.cases import load_cases, run_case
+from conformance.dtypes import results
 from ortlite import provider as providers
 from ortlite.namespace import Namespace
 from ortlite_torch import TorchExecutionProvider
@@ -35,6 +38,12 @@ NAME = "TorchExecutionProvider"
 DEVICE = torch.device("sham", 0)
 CROSSING = {"aten._to_copy.default", "aten.copy_.default"}
 PRODUCTS = {"addbmm", "addmm", "addmv", "baddbmm", "bmm", "convolution", "dot", "mm", "mv"}  # on CUDA of floats alone
+UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}
+# Of the unsigned integers but uint8, torch's CUDA kernels are sure to have these alone: they look at no value.
+MOVING = set(
+    "_to_copy _unsafe_view alias as_strided cat clone constant_pad_nd copy_ detach diagonal empty_like expand fill_ "
+    "permute repeat select slice split split_with_sizes squeeze stack t transpose unbind unsqueeze view where".split()
+)
 DRAWN = "training_dropout"  # what these give is one draw, the first
 
 
@@ -44,9 +53,14 @@ class Sham(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> Sham:
-        self: Sham = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=DEVICE
+    def __new__(cls, held: torch.Tensor) -> Self:
+        self: Self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
         )
         self.held = held
         return self
@@ -66,7 +80,7 @@ class Watch(TorchDispatchMode):
 
 
 def dispatch(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The operation on the CPU. Raises RuntimeError where its tensors are on two devices, or CUDA has no such product."""
+    """The operation on the CPU. Raises RuntimeError for tensors on two devices, and for dtypes that CUDA lacks."""
     there: list[torch.Tensor] = []
     here: list[torch.Tensor] = []
 
@@ -77,10 +91,12 @@ def dispatch(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     given, words = tree_map(held, args), tree_map(held, kwargs)
     if there and here and str(op) not in CROSSING:
-        raise RuntimeError(f"{op}: tensors of {[tuple(x.shape) for x in here]} are on the CPU, the others on the device")
+        raise RuntimeError(f"{op}: {[tuple(x.shape) for x in here]} are on the CPU, the others on the device")
     name = op._schema.name.partition("::")[2]
     if name in PRODUCTS and not all(x.is_floating_point() or x.is_complex() for x in there):
         raise RuntimeError(f"{op} of {', '.join(str(x.dtype) for x in there)} is not implemented on CUDA")
+    if name not in MOVING and any(x.dtype in UNSIGNED for x in there):
+        raise RuntimeError(f"{op} of {', '.join(str(x.dtype) for x in there)} may not be implemented on CUDA")
     target = words.get("device")
     if target is not None:
         words["device"] = torch.device("cpu")
@@ -158,28 +174,44 @@ class OnSham(TorchExecutionProvider):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pattern", nargs="?", default="")
+    parser.add_argument("--dtypes", action="store_true")
     parser.add_argument("--lacking", default="")
     args = parser.parse_args()
     torch.set_num_threads(1)
     OnSham.lacking = args.lacking
     known = providers._provider_class
     providers._provider_class = lambda name: OnSham if name == NAME else known(name)
+    count, wrong = 0, {}
+    for name, problem in (every_dtype if args.dtypes else suite)(args.pattern):
+        count += 1
+        if problem:
+            wrong[name] = problem
+            print(f"{name}: {' '.join(problem.split())}")
+    print(f"{count} cases, {len(wrong)} wrong")
+    return int(bool(wrong))
+
+
+def suite(pattern: str) -> Iterator[tuple[str, str]]:
+    """Every case of the suite, and what is wrong with it."""
     once = ortlite.InferenceSession.run
 
     def twice(session: Any, *given: Any, **words: Any) -> Any:
         once(session, *given, **words)
         return once(session, *given, **words)
 
-    expected, count, wrong = expected_failures(NAME), 0, 0
-    for name in sorted(name for name in load_cases() if re.search(args.pattern, name)):
+    expected = expected_failures(NAME)
+    for name in sorted(name for name in load_cases() if re.search(pattern, name)):
         ortlite.InferenceSession.run = once if DRAWN in name else twice
-        result = run_case(name, NAME)
-        count += 1
-        if bool(result.error) != (name in expected):
-            wrong += 1
-            print(f"{name}: {' '.join(result.error.split()) or 'passes, though expected to fail'}")
-    print(f"{count} cases, {wrong} wrong")
-    return int(wrong > 0)
+        error = run_case(name, NAME).error
+        yield name, error if name not in expected else "" if error else "passes, though expected to fail"
+
+
+def every_dtype(pattern: str) -> Iterator[tuple[str, str]]:
+    """Every operator in every dtype, and what this device has to say; what they compute is another test's."""
+    warnings.simplefilter("ignore")
+    for (_, op), found in results(pattern, NAME).items():
+        for dtype, problem in found.items():
+            yield f"{op} of {dtype}", problem if "on the CPU, the others" in problem or "on CUDA" in problem else ""
 
 
 if __name__ == "__main__":

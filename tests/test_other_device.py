@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 registration = pytest.importorskip("torch.utils.backend_registration")
 pytestmark = pytest.mark.skipif(
-    not hasattr(registration, "_setup_privateuseone_for_python_backend"), reason="this torch takes no device from Python"
+    not hasattr(registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch takes no device from Python",
 )
 
 
@@ -34,6 +35,12 @@ def test_no_kernel_leaves_the_device():
     status, said = suite()
     assert status == 0, said
     assert int(said.split(" cases, 0 wrong")[0].split()[-1]) > 1500
+
+
+def test_no_dtype_needs_what_cuda_lacks():
+    status, said = suite("--dtypes")
+    assert status == 0, said
+    assert int(said.split(" cases, 0 wrong")[0].split()[-1]) > 1000
 
 
 def test_a_tensor_on_the_wrong_device_is_noticed():

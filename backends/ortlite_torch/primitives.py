@@ -169,7 +169,7 @@ def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """Indexing by one tensor an axis; along one axis the default body is faster."""
     if indices.shape[-1] < 2:
         return default.scatter.gather_nd(xp, data, indices)
-    return data[torch.unbind(indices.to(torch.int64), -1)]
+    return _at(data, torch.unbind(indices.to(torch.int64), -1))
 
 
 def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
@@ -305,6 +305,11 @@ def _as_signed(fn: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
+@_as_signed
+def _at(x: Any, key: tuple[Any, ...]) -> Any:
+    return x[key]
+
+
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     """torch.gather, which does not broadcast."""
     axis %= x.ndim
@@ -359,6 +364,8 @@ NAMES: dict[str, Any] = {
     "unstack": unstack,
     "take": _as_signed(compat.take),
     "take_along_axis": _as_signed(take_along_axis),
+    "tril": _as_signed(compat.tril),
+    "triu": _as_signed(compat.triu),
     "argsort": argsort,
     "fft": SimpleNamespace(**{name: _precise(name) for name in ("fft", "ifft", "rfft", "irfft")}),
 }
