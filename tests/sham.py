@@ -42,7 +42,7 @@ UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}
 # Of the unsigned integers but uint8, torch's CUDA kernels are sure to have these alone: they look at no value.
 MOVING = set(
     "_to_copy _unsafe_view alias as_strided cat clone constant_pad_nd copy_ detach diagonal empty_like expand fill_ "
-    "permute repeat select slice split split_with_sizes squeeze stack t transpose unbind unsqueeze view where".split()
+    "permute repeat select slice split split_with_sizes squeeze stack t transpose unbind unsqueeze view".split()
 )
 DRAWN = "training_dropout"  # what these give is one draw, the first
 

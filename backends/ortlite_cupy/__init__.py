@@ -32,7 +32,8 @@ def nvidia_driver() -> bool:
 class CuPyExecutionProvider(ExecutionProvider):
     """CuPy on the CUDA device `device_id` (option, default 0), on CuPy's current stream.
 
-    Who fills inputs on another stream orders the two. An index out of range wraps around instead of raising: the device does not tell the host.
+    Who fills inputs on another stream orders the two.
+    An index out of range wraps around instead of raising: the device does not tell the host.
     """
 
     name = "CuPyExecutionProvider"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,16 +36,6 @@ DTYPES = (
 AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
 AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
-
-
-@cache
-def _hear_once_of_tf32() -> None:
-    """Some releases from torch 2.9 on warn, once in a process, who reads or sets what `cudnn.flags` does itself."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _ = torch.backends.cudnn.allow_tf32
 
 
 class TorchExecutionProvider(ExecutionProvider):
@@ -171,7 +161,6 @@ class TorchExecutionProvider(ExecutionProvider):
         if self.device.type == "cuda":
             stack.enter_context(torch.cuda.device(self.device))
             short = self.options.get("use_tf32", "0") != "0"
-            _hear_once_of_tf32()
             cudnn = torch.backends.cudnn
             stack.enter_context(
                 cudnn.flags(

@@ -293,13 +293,15 @@ def pieces_matmul(a: Any, b: Any) -> Any:
     return total.to(a.dtype)
 
 
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
 def _as_signed(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function that moves elements, for the unsigned integers too: torch only stores those."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
     @wraps(fn)
     def apply(x: Any, *args: Any, **keywords: Any) -> Any:
-        twin = signed.get(x.dtype)
+        twin = SIGNED.get(x.dtype)
         return fn(x, *args, **keywords) if twin is None else fn(x.view(twin), *args, **keywords).view(x.dtype)
 
     return apply
@@ -339,6 +341,14 @@ def _precise(name: str) -> Callable[..., Any]:
     return apply
 
 
+def where(condition: Any, x: Any, y: Any, /) -> Any:
+    """torch.where, also of the unsigned integers that it does not know on CUDA."""
+    twin = SIGNED.get(getattr(x, "dtype", None)) if getattr(y, "dtype", None) == getattr(x, "dtype", None) else None
+    if twin is None:
+        return compat.where(condition, x, y)
+    return torch.where(condition, x.view(twin), y.view(twin)).view(x.dtype)
+
+
 def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
     """torch.movedim: its other name cannot be vmapped."""
     return torch.movedim(x, source, destination)
@@ -362,6 +372,7 @@ NAMES: dict[str, Any] = {
     "matmul": matmul,
     "moveaxis": moveaxis,
     "unstack": unstack,
+    "where": where,
     "take": _as_signed(compat.take),
     "take_along_axis": _as_signed(take_along_axis),
     "tril": _as_signed(compat.tril),
