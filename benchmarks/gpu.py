@@ -1,11 +1,19 @@
 """What only a machine with an NVIDIA GPU can tell: conformance, borders, streams, and what the libraries gain there.
 
-    python -m benchmarks.gpu [PART ...] [--jobs N] [--timeout S] [--write [FILE]]
+    python -m benchmarks.gpu [PART ...] [--within S] [--jobs N] [--write [FILE]]
 
-Runs from a checkout, installed or not, and without a network: it needs onnx, array-api-compat and array-api-extra, and
-whichever of torch, CuPy and JAX are to be looked at. Every part has a process of its own, since a device that has
-failed once fails in everything after it. `--write` replaces the sections of the parts that ran in benchmarks/GPU.md.
-The exit status is 1 when something failed. `--device cpu` rehearses it all without a GPU.
+Runs from a checkout, installed or not, and without a network: it needs numpy, ml-dtypes, onnx, rich, array-api-compat
+and array-api-extra, and whichever of torch, CuPy and JAX are to be looked at. A machine that has those three has the
+others, but for the last two: carry them as wheels (pure Python, 0.2 MB) and put them on the path:
+
+    pip download --no-deps -d .whl array-api-compat array-api-extra                           # here
+    python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl                 # there
+    PYTHONPATH=/tmp/site python3 -m benchmarks.gpu --within 560 --write "$OUT/GPU.md"
+
+Every part has a process of its own, since a device that has failed once fails in everything after it, and so many
+seconds at most (`--timeout`); with `--within` all parts together have so many, and those that are left over are named:
+ask for them in the next call. `--write` replaces the sections of the parts that ran, in benchmarks/GPU.md or another
+file. The exit status is 1 when something failed. `--device cpu` rehearses it all without a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,12 +40,13 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import permutations
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "benchmarks" / "GPU.md"
+NEEDED = ("numpy", "ml_dtypes", "onnx", "rich", "array_api_compat", "array_api_extra")
 LIBRARIES = ("torch", "cupy", "jax", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -87,6 +97,7 @@ def jax_has_gpu() -> bool:
 
 # conformance
 
+SHOWN = 50  # failures of the suite; after one that the device does not survive, all that follow fail too
 LEAST = {"JAXExecutionProvider": 0.92}  # of the numeric cases; elsewhere 0.95
 
 
@@ -108,7 +119,8 @@ def conformance(name: str, jobs: int, pattern: str = "") -> list[Row]:
             f"{pure} of {len(numeric)} ({pure / max(len(numeric), 1):.1%})",
             bool(pattern) or pure >= LEAST.get(name, 0.95) * len(numeric),
         ),
-        *(Row(f"{name}: {case}", " ".join(error.split())[:300], False) for case, error in sorted(surprises.items())),
+        *(Row(f"{name}: {case}", " ".join(e.split())[:300], False) for case, e in [*surprises.items()][:SHOWN]),
+        *([Row(f"{name}: more cases", str(len(surprises) - SHOWN), False)] if len(surprises) > SHOWN else []),
         *(Row(f"{name}: {case}", "passes, though expected to fail", False) for case in passes),
     ]
 
@@ -193,15 +205,21 @@ def line() -> bytes:
 
 
 def streams(known: Mapping[str, object], rounds: int, size: int = 512, heavy: int = 4096) -> list[Row]:
-    """Inputs that a device is still filling when the model is called: every answer must be of the finished input.
+    """Inputs that a device is still filling when the model is called: all answers must be of the finished input.
 
-    They are filled behind a product of `heavy` × `heavy` matrices.
+    They are filled behind a product of `heavy` × `heavy` matrices. DLPack orders what crosses to another library. In
+    its own, a function computes on the current stream, as the library does, and the caller orders the rest: the
+    control breaks that order, and must give wrong answers, or right ones prove nothing.
     """
     import ortlite
 
     model = line()
     looked: dict[str, Callable[[], Found]] = {}
     if home := known.get("torch"):
+        if home.device.type == "cuda":
+            looked["control: torch, filled on a side stream, called on another"] = lambda: _unordered(
+                ortlite.function(model), home, min(rounds, 50), size, heavy
+            )
         looked["torch, filled on a side stream and called there"] = lambda: _torch_side(
             ortlite.function(model), home, rounds, size, heavy
         )
@@ -243,6 +261,23 @@ def _lists(known: Mapping[str, object]) -> Iterator[list[tuple[str, dict[str, st
 
 def _verdict(wrong: int, rounds: int) -> Found:
     return (f"{wrong} of {rounds} wrong", False) if wrong else f"{rounds} right"
+
+
+def _unordered(fn: Callable, provider, rounds: int, size: int, heavy: int) -> Found:
+    """As `_torch_side`, but on a stream that does not wait for the input's."""
+    import torch
+
+    other = torch.cuda.Stream(provider.device)
+
+    def elsewhere(x):
+        with torch.cuda.stream(other):
+            y = fn(x)
+            x.record_stream(other)  # the memory is safe; its contents are what is not
+        torch.cuda.current_stream().wait_stream(other)
+        return y
+
+    found, ordered = _torch_side(elsewhere, provider, rounds, size, heavy), f"{rounds} right"
+    return (f"{ordered}: the test notices nothing", False) if found == ordered else (found[0], True)
 
 
 def _through(middle, home, stream) -> Callable:
@@ -486,6 +521,9 @@ TITLES = {
 }
 
 
+LEAST_SECONDS = 30  # no part is begun for less
+
+
 def _suite(library: str, a: argparse.Namespace) -> list[Row]:
     """The suite on a library's provider; one row where it is not here."""
     from ortlite.provider import available
@@ -516,8 +554,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
-def run_part(part: str, args: argparse.Namespace, env: Mapping[str, str]) -> list[Row]:
-    """One part in a process of its own; what ends that process is a row."""
+def run_part(part: str, args: argparse.Namespace, env: Mapping[str, str], seconds: float) -> list[Row]:
+    """One part in a process of its own, for so many seconds at most; what ends that process is a row."""
     command = [
         sys.executable,
         "-m",
@@ -530,16 +568,20 @@ def run_part(part: str, args: argparse.Namespace, env: Mapping[str, str]) -> lis
         str(args.jobs),
     ]
     command += ["--rounds", str(args.rounds), "-k", args.pattern]
+    # a session of its own: what the part has started ends with it
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=args.timeout, check=False
-        )
+        out, said = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return [Row(part, f"did not end within {args.timeout} s", False)]
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return [Row(part, f"did not end within {seconds:.0f} s", False)]
     try:
-        return [Row(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+        return [Row(**row) for row in json.loads(out.splitlines()[-1])]
     except (IndexError, ValueError, TypeError):
-        return [Row(part, f"ended with status {done.returncode}: {' '.join(done.stderr.split())[-600:]}", False)]
+        return [Row(part, f"ended with status {child.returncode}: {' '.join(said.split())[-600:]}", False)]
 
 
 def machine() -> str:
@@ -582,7 +624,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--write", nargs="?", type=Path, const=REPORT, help="put the tables into this file")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="processes of the suite")
-    parser.add_argument("--timeout", type=int, default=1800, help="seconds a part may take")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds a part may take")
+    parser.add_argument("--within", type=float, default=float("inf"), help="seconds all parts together may take")
     parser.add_argument("--rounds", type=int, default=1000, help="how often the stream tests call a model")
     parser.add_argument("-k", dest="pattern", default="", help="regular expression: only cases whose name it finds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal without a GPU")
@@ -594,20 +637,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps([asdict(row) for row in PARTS[args.parts[0]](args)]))
         return 0
     if args.device == "cuda" and not nvidia():
-        print("no NVIDIA GPU on this machine", file=sys.stderr)
+        print("no NVIDIA GPU on this machine (see nvidia_driver in backends/ortlite_cupy)", file=sys.stderr)
         return 1
-    failed, sections, where = False, [], machine()
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        print(f"not installed here, and needed: {', '.join(missing)}", file=sys.stderr)
+        return 1
+    failed, left_over, where, end = False, [], machine(), monotonic() + args.within
     with tempfile.TemporaryDirectory() as folder:
         env = environment(Path(folder))
         for part in args.parts or PARTS:
-            rows = run_part(part, args, env)
+            seconds = min(args.timeout, end - monotonic())
+            if seconds < LEAST_SECONDS:
+                left_over.append(part)
+                continue
+            rows = run_part(part, args, env, seconds)
             failed |= not all(row.ok for row in rows)
-            sections.append(section(part, rows, where))
-            print(sections[-1], flush=True)
+            text = section(part, rows, where)
+            print(text, flush=True)
             if args.write:  # at once: what comes later may not come at all
                 old = args.write.read_text() if args.write.exists() else ""
-                args.write.write_text(merged(old, sections[-1:]))
-    return int(failed)
+                args.write.write_text(merged(old, [text]))
+    if left_over:
+        print(f"no time was left for: {' '.join(left_over)}", file=sys.stderr)
+    return int(failed or bool(left_over))
 
 
 def nvidia() -> bool:

@@ -8,15 +8,18 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import parser
 
 import ortlite
 import ortlite_cuda
 import ortlite_cupy
 from benchmarks import gpu, gpu_models
+from conformance.cases import Result
 from ortlite.provider import create, owner, transfer
 from ortlite_cuda import CuPyOnCUDA, TorchOnCUDA
 
@@ -140,17 +143,50 @@ def test_a_part_that_dies_is_a_row():
 
 
 def test_a_process_that_ends_or_hangs_is_a_row(monkeypatch, tmp_path):
-    args = Namespace(device="cpu", jobs=1, rounds=1, pattern="", timeout=60)
+    args = Namespace(device="cpu", jobs=1, rounds=1, pattern="")
     quiet = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys; print('gone', file=sys.stderr, flush=True); os._exit(3)"
     )
-    (row,) = gpu.run_part("borders", args, quiet)
+    (row,) = gpu.run_part("borders", args, quiet, 60)
     assert not row.ok
     assert "ended with status 3: gone" in row.found
-    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
-    args.timeout = 1
-    assert gpu.run_part("borders", args, quiet) == [gpu.Row("borders", "did not end within 1 s", False)]
+    # what hangs has children, who hold its output open
+    (tmp_path / "sitecustomize.py").write_text("import os, time; os.fork(); time.sleep(60)")
+    start = monotonic()
+    assert gpu.run_part("borders", args, quiet, 1) == [gpu.Row("borders", "did not end within 1 s", False)]
+    assert monotonic() - start < 30
+
+
+def test_the_parts_share_the_time_there_is(monkeypatch, capsys, tmp_path):
+    given = []
+
+    def part(name, args, env, seconds):
+        given.append((name, seconds))
+        return [gpu.Row(name, "fine")]
+
+    monkeypatch.setattr(gpu, "run_part", part)
+    report = tmp_path / "GPU.md"
+    rehearsal = ["--device", "cpu", "--write", str(report)]
+    assert gpu.main(["borders", "speed", *rehearsal, "--within", "100", "--timeout", "40"]) == 0
+    assert given == [("borders", 40), ("speed", 40)]
+    assert gpu.main(["gains", *rehearsal, "--within", "20"]) == 1
+    assert "no time was left for: gains" in capsys.readouterr().err
+    assert len(given) == 2
+    assert report.read_text().count("| fine |") == 2
+    monkeypatch.setattr(gpu, "NEEDED", ("numpy", "no_such_package"))
+    assert gpu.main(rehearsal) == 1
+    assert "needed: no_such_package" in capsys.readouterr().err
+
+
+def test_a_control_that_notices_nothing_fails(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    home = create("TorchExecutionProvider", {})
+    monkeypatch.setattr(gpu, "_torch_side", lambda *_: "9 right")
+    assert gpu._unordered(None, home, 9, 4, 4) == ("9 right: the test notices nothing", False)
+    monkeypatch.setattr(gpu, "_torch_side", lambda *_: ("3 of 9 wrong", False))
+    assert gpu._unordered(None, home, 9, 4, 4) == ("3 of 9 wrong", True)
 
 
 def test_the_report_keeps_sections_of_other_parts():
@@ -198,6 +234,16 @@ def test_the_suite_part():
     absent = Namespace(device="cuda", jobs=1, pattern="^test_abs$")
     if not HAS_GPU:
         assert gpu._suite("torch", absent) == [gpu.Row("CUDAExecutionProvider", "skipped: not usable on this machine")]
+
+
+def test_a_device_that_died_does_not_fill_the_report(monkeypatch):
+    dead = [Result(f"case {i:03}", "node", "device-side assert") for i in range(200)]
+    monkeypatch.setattr("conformance.__main__.run_suite", lambda *_: dead)
+    rows = gpu.conformance("StrictExecutionProvider", 1)
+    assert [row.found for row in rows][:2] == ["0 of 200", "200 of 200 (100.0%)"]
+    assert [row.what.partition(": ")[2] for row in (rows[2], rows[-1])] == ["case 000", "more cases"]
+    assert rows[-1].found == "150"
+    assert len(rows) == 53
 
 
 @needs_torch
@@ -288,6 +334,27 @@ def test_values_stay_on_their_device(torch):
     y = ortlite.function(gpu.line())(value)
     assert y.device == value.device
     assert y.tolist() == [[3.0] * 3] * 2
+
+
+@needs_gpu
+def test_recurrent_networks_run_without_a_warning(torch):
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 18]> g (float[T,B,4] x) => (float[T,1,B,3] y)
+        <float[1,12,4] w = {WEIGHTS}, float[1,12,3] r = {RECURRENT}>
+        { y = LSTM <hidden_size = 3> (x, w, r) }""".replace("WEIGHTS", ",".join(["0.1"] * 48))
+        .replace("RECURRENT", ",".join(["0.2"] * 36))).SerializeToString()  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((5, 2, 4), np.float32)
+    (wanted,) = ortlite.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    fn = ortlite.function(model)
+    np.testing.assert_allclose(fn(torch.asarray(x, device="cuda")).cpu(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@needs_gpu
+def test_unsigned_integers_move(torch):
+    x = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    triangle = parser.parse_model("""<ir_version: 8, opset_import: ["": 18]> g (uint16[3,4] x) => (uint16[3,4] y)
+        { y = Trilu (x) }""").SerializeToString()
+    session = ortlite.InferenceSession(triangle, providers=["CUDAExecutionProvider"], fallback="error")
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], np.triu(x))
 
 
 @needs_gpu

@@ -147,7 +147,8 @@ def test_a_condition_that_the_host_knows_reaches_the_kernel_as_a_bool():
         HEAD
         + """g (float[N] x) => (float[N] y) <int64 two = {2}> {
           n = Size(x)  c = Greater(n, two)
-          y = If (c) <then_branch = a () => (float[N] p) { p = Neg(x) }, else_branch = b () => (float[N] q) { q = Abs(x) }>
+          y = If (c) <then_branch = a () => (float[N] p) { p = Neg(x) },
+                      else_branch = b () => (float[N] q) { q = Abs(x) }>
         }"""
     )
     built = pipeline.build(g, [create(STRICT), create(CPU)])

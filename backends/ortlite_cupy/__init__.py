@@ -32,6 +32,7 @@ def nvidia_driver() -> bool:
 class CuPyExecutionProvider(ExecutionProvider):
     """CuPy on the CUDA device `device_id` (option, default 0), on CuPy's current stream.
 
+    Who fills inputs on another stream orders the two.
     An index out of range wraps around instead of raising: the device does not tell the host.
     """
 
@@ -48,9 +49,9 @@ class CuPyExecutionProvider(ExecutionProvider):
     def options_of(cls, array: Any) -> dict[str, str]:
         return {"device_id": str(array.device.id)} if array.device.id else {}
 
-    @cached_property
+    @property
     def device(self) -> Any:
-        """The cupy.cuda.Device."""
+        """The cupy.cuda.Device; a new one each time, for it remembers whom it took over from, in any thread."""
         import cupy
 
         return cupy.cuda.Device(int(self.options.get("device_id", 0)))

@@ -40,7 +40,7 @@ CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
 class TorchExecutionProvider(ExecutionProvider):
-    """PyTorch.
+    """PyTorch; on a CUDA device on the current stream, and who fills inputs on another one orders the two.
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"); `use_tf32`,
     "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime).

@@ -6,7 +6,9 @@ differentiates: torch's own have no second derivatives and none forwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -284,6 +286,17 @@ def _sizes(X: Any, scales: Any, sizes: Any) -> list[int] | None:
     return [int(m) for m in wanted[2:]]
 
 
+@contextmanager
+def _without_advice(x: Any) -> Iterator[None]:
+    """Every call of cuDNN's networks warns that their weights are not one block: here they are gathered anyway."""
+    if not x.is_cuda:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+        yield
+
+
 def _fused(
     run: Callable[..., Any],
     states: int,
@@ -311,7 +324,8 @@ def _fused(
         weights += [W[d][places], R[d][places], biases[0][places], biases[1][places]]
     start = [X.new_zeros(W.shape[0], X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
     x = X.flip(0) if backward else X
-    y, *last = run(x, start if states > 1 else start[0], weights, True, 1, 0.0, False, both, False)
+    with _without_advice(x):
+        y, *last = run(x, start if states > 1 else start[0], weights, True, 1, 0.0, False, both, False)
     y = y.flip(0) if backward else y
     y = y.reshape(*y.shape[:2], W.shape[0], hidden)
     if layout:

@@ -169,7 +169,7 @@ def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """Indexing by one tensor an axis; along one axis the default body is faster."""
     if indices.shape[-1] < 2:
         return default.scatter.gather_nd(xp, data, indices)
-    return data[torch.unbind(indices.to(torch.int64), -1)]
+    return _at(data, torch.unbind(indices.to(torch.int64), -1))
 
 
 def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
@@ -291,16 +291,23 @@ def pieces_matmul(a: Any, b: Any) -> Any:
     return total.to(a.dtype)
 
 
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
 def _as_signed(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function that moves elements, for the unsigned integers too: torch only stores those."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
     @wraps(fn)
     def apply(x: Any, *args: Any, **keywords: Any) -> Any:
-        twin = signed.get(x.dtype)
+        twin = SIGNED.get(x.dtype)
         return fn(x, *args, **keywords) if twin is None else fn(x.view(twin), *args, **keywords).view(x.dtype)
 
     return apply
+
+
+@_as_signed
+def _at(x: Any, key: tuple[Any, ...]) -> Any:
+    return x[key]
 
 
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
@@ -330,6 +337,14 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     return compat.astype(x, dtype, copy=copy)
 
 
+def where(condition: Any, x: Any, y: Any, /) -> Any:
+    """torch.where, also of the unsigned integers that it does not know on CUDA."""
+    twin = SIGNED.get(getattr(x, "dtype", None)) if getattr(y, "dtype", None) == getattr(x, "dtype", None) else None
+    if twin is None:
+        return compat.where(condition, x, y)
+    return torch.where(condition, x.view(twin), y.view(twin)).view(x.dtype)
+
+
 def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
     """torch.movedim: its other name cannot be vmapped."""
     return torch.movedim(x, source, destination)
@@ -354,7 +369,10 @@ NAMES: dict[str, Any] = {
     "matmul": matmul,
     "moveaxis": moveaxis,
     "unstack": unstack,
+    "where": where,
     "take": _as_signed(compat.take),
     "take_along_axis": _as_signed(take_along_axis),
+    "tril": _as_signed(compat.tril),
+    "triu": _as_signed(compat.triu),
     "fft": SimpleNamespace(**{name: _precise(name) for name in ("fft", "ifft", "rfft", "irfft")}),
 }
