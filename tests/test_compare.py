@@ -22,8 +22,8 @@ from ortlite.api.errors import Fail, InvalidArgument
 from ortlite.cli import main
 from ortlite.cli.compare import compare_model, show
 from ortlite.cli.save_model import to_proto
-from ortlite.compare import Tolerance, compare, difference, judge, reduce
-from ortlite.compare.difference import ulps
+from ortlite.compare import ProviderSide, Tolerance, compare, difference, judge, reduce
+from ortlite.compare.difference import BLOCK, furthest, ulps
 from ortlite.ops import registry
 from ortlite_numpy import CPUExecutionProvider
 
@@ -133,6 +133,28 @@ def test_nan_and_infinity_on_one_side(a, b, odd):
     for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
         d = difference(np.array(a, dtype), np.array(b, dtype), Tolerance(1e30, 1e30))
         assert (d.odd, d.exceeds) == (odd, bool(odd))
+
+
+def test_long_arrays_are_compared_in_blocks():
+    a = np.zeros((3, BLOCK), np.float32)
+    b = a.copy()
+    b[0, 5], b[1, 7], b[2, BLOCK - 1] = 1, np.nan, 3
+    d = difference(a, b)
+    assert (d.unequal, d.odd, d.absolute, d.worst, d.size) == (3, 1, 3.0, f"[1, {7}]", 3 * BLOCK)
+    b[1, 7] = 0
+    assert difference(a, b).worst == f"[2, {BLOCK - 1}]"
+    assert difference(a, b, Tolerance(0, 2)).beyond == 1
+    wide = b.astype(np.float64)
+    assert furthest(a, wide) == 3.0
+    wide[0, 0] = np.nan
+    assert furthest(a, wide) == np.inf
+    a[0, 0] = np.nan
+    assert furthest(a, wide) == 3.0
+    a[1, 1] = wide[1, 1] = -np.inf
+    assert furthest(a, wide) == 3.0
+    wide[1, 1] = np.inf
+    assert furthest(a, wide) == np.inf
+    assert furthest(a[:0], wide[:0]) == 0.0
 
 
 def test_integers_booleans_strings_complex():
@@ -268,6 +290,75 @@ def test_a_wrong_kernel_is_found_judged_and_reduced(broken):
     assert small.difference.exceeds
     assert small.difference.relative == pytest.approx(1e-3, rel=0.01)
     assert "1 node, 1 element" in str(small)
+
+
+STEPS = """g (float[4, 12] x, float[3] h) => (float[4, 12] y, float[3] t)
+    <float s = {0.5}, int8 z = {0}> {
+    p = Abs(h)  q = QuantizeLinear(p, s, z)  d = DequantizeLinear(q, s, z)  t = Sqrt(d)
+    e = Exp(x)  y = Tanh(e) }"""
+TIPPING = np.array([1.25, 0.75, 3.0], np.float32)  # 2.5 and 1.5 steps: one more bit in h, and a step tips over
+
+
+def one_bit_more(xp, X):
+    return np.nextafter(np.abs(X), np.float32(np.inf))
+
+
+def test_rounding_does_not_hide_the_node_that_is_wrong(broken):
+    name = broken(Abs=one_bit_more, Tanh=lambda xp, input: xp.tanh(input) * np.float32(1.001))
+    result = compare(data(STEPS, 20), {"x": X, "h": TIPPING}, (CPU, name))
+    assert [row.name for row in result.rows if row.exceeds] == ["q", "d", "t", "y"]
+    assert (result.first.name, result.first.difference.absolute) == ("q", 1.0)
+    assert (result.alone.name, result.alone.node.op_type) == ("y", "Tanh")
+    assert result.alone.further == name.removesuffix("ExecutionProvider")
+    assert result.suspect == "y"
+    assert result.alone.difference.relative == pytest.approx(1e-3, rel=0.01)
+    assert "first beyond tolerance: 'q', made by QuantizeLinear" in str(result)
+    assert "first that differs on what CPU gave it: 'y', made by Tanh, 0.001 apart" in str(result)
+
+
+def test_rounding_alone_is_nobodys_fault(broken):
+    result = compare(data(STEPS, 20), {"x": X, "h": TIPPING}, (CPU, broken(Abs=one_bit_more)))
+    assert [row.name for row in result.rows if row.exceeds] == ["q", "d", "t"]
+    assert result.alone is None
+    assert result.suspect == "q"
+    assert "on what CPU gave it, no node is off by more than rounding" in str(result)
+
+
+def test_what_cancels_leaves_the_rounding_of_large_numbers(broken):
+    text = "g (float[4, 12] x) => (float[4, 12] y) { y = Add(x, x) }"
+    x = np.full((4, 12), 3000, np.float32)
+    x[0, 0] = 0  # one element near zero among large ones: 1e-4 there is their rounding
+    for more, alone in ((1e-4, None), (1.0, "y")):
+        result = compare(data(text), {"x": x}, (CPU, broken(Add=lambda xp, A, B, more=np.float32(more): A + B + more)))
+        assert result.first.name == "y"
+        assert (result.alone and result.alone.name) == alone
+
+
+def test_nodes_that_cannot_run_alone_are_told(broken):
+    class Stubborn(ProviderSide):
+        def run(self, model, feed, names):
+            if any("alone" in name for name in names):
+                raise ValueError("not on my watch")
+            return super().run(model, feed, names)
+
+    result = compare(data(CHAIN), {"x": X}, (CPU, Stubborn(broken(Exp=wrong_exp))))
+    assert result.suspect == result.first.name == "b"
+    assert "whether a node differs on what CPU gave it is not known: not on my watch" in str(result)
+
+
+def test_captures_and_several_outputs_run_alone(broken):
+    text = """g (float[4, 12] x) => (float[4, 12] y, float[?, ?] v)
+        <int64 n = {3}, bool yes = {1}, int64[1] k = {2}> {
+        w = Abs(x)
+        y = Loop (n, yes, x) <body = b (int64 i, bool go, float[4, 12] d) => (bool go2, float[4, 12] e)
+                                       { go2 = Identity(go)  q = Mul(d, w)  e = Exp(q) }>
+        v, j = TopK(w, k) }"""
+    result = compare(data(text), {"x": X * np.float32(0.1)}, (CPU, broken(Exp=wrong_exp)))
+    assert (result.first.name, result.alone.name, result.alone.node.op_type) == ("y", "y", "Loop")
+    assert "that node differs on what CPU gave it, too" in str(result)
+    bad = broken(TopK=lambda xp, X, K, **given: (registry.lookup("", "TopK", 18).fn(xp, X, K, **given)[0] + 1, 0))
+    result = compare(data(text), {"x": X}, (CPU, bad))
+    assert result.alone.name == "v"
 
 
 def test_the_command_writes_what_repeats_it(broken, tmp_path):

@@ -90,11 +90,9 @@ def _fitted(head: Sequence[str], lines: Table, width: int) -> tuple[Sequence[str
 
 
 def reduce_model(found: Found, rtol: float | None, atol: float | None) -> Reduced | None:
-    """The smallest model that still shows the first difference beyond tolerance; None where there is none."""
-    first = found.comparison.first
-    if first is None:
-        return None
-    return reduce(found.model, found.inputs, found.sides, first.name, rtol=rtol, atol=atol)
+    """The smallest model that still shows the first difference, that of one node if one is at fault; else None."""
+    name = found.comparison.suspect
+    return None if name is None else reduce(found.model, found.inputs, found.sides, name, rtol=rtol, atol=atol)
 
 
 def write(out: Console, folder: Path, reduced: Reduced, options: Sequence[str]) -> None:
