@@ -303,8 +303,12 @@ def one_bit_more(xp, X):
     return np.nextafter(np.abs(X), np.float32(np.inf))
 
 
+def wrong_tanh(xp, input):
+    return xp.tanh(input) * np.float32(1.001)
+
+
 def test_rounding_does_not_hide_the_node_that_is_wrong(broken):
-    name = broken(Abs=one_bit_more, Tanh=lambda xp, input: xp.tanh(input) * np.float32(1.001))
+    name = broken(Abs=one_bit_more, Tanh=wrong_tanh)
     result = compare(data(STEPS, 20), {"x": X, "h": TIPPING}, (CPU, name))
     assert [row.name for row in result.rows if row.exceeds] == ["q", "d", "t", "y"]
     assert (result.first.name, result.first.difference.absolute) == ("q", 1.0)
@@ -328,8 +332,9 @@ def test_what_cancels_leaves_the_rounding_of_large_numbers(broken):
     text = "g (float[4, 12] x) => (float[4, 12] y) { y = Add(x, x) }"
     x = np.full((4, 12), 3000, np.float32)
     x[0, 0] = 0  # one element near zero among large ones: 1e-4 there is their rounding
-    for more, alone in ((1e-4, None), (1.0, "y")):
-        result = compare(data(text), {"x": x}, (CPU, broken(Add=lambda xp, A, B, more=np.float32(more): A + B + more)))
+    little, much = (lambda xp, A, B: A + B + np.float32(1e-4)), (lambda xp, A, B: A + B + np.float32(1))
+    for add, alone in ((little, None), (much, "y")):
+        result = compare(data(text), {"x": x}, (CPU, broken(Add=add)))
         assert result.first.name == "y"
         assert (result.alone and result.alone.name) == alone
 
