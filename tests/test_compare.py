@@ -56,6 +56,8 @@ def broken(monkeypatch):
         return name
 
     monkeypatch.setattr(provider, "_provider_class", lambda name: classes.get(name) or known(name))
+    installed = provider.available()
+    monkeypatch.setattr(provider, "available", lambda: [*classes, *installed])
     return register
 
 
@@ -722,3 +724,31 @@ def test_a_side_can_be_anything_that_runs_a_model():
     assert [row.note for row in result.rows] == ["not handed out by zeros", "", ""]
     assert (result.first.name, result.first.further) == ("b", "zeros")
     np.testing.assert_allclose(result.first.errors[1], np.exp(2.0))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["--providers", "CPU", "Strict"],
+        ["--providers=CPU", "Strict"],
+        ["--providers=CPU", "--providers=StrictExecutionProvider"],
+    ],
+)
+def test_providers_may_be_named_shortly(tmp_path, pair):
+    onnx.save(model(CHAIN), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", X)
+    done = invoke(tmp_path / "m.onnx", *pair)
+    assert done.exit_code == 0, done.output
+    assert "made up, as no --input gives them: x float32[4, 12]" in done.output
+    assert "CPU against Strict, 20 values: 20 within tolerance" in done.output
+    given = invoke(tmp_path / "m.onnx", *pair, "--input", f"x={tmp_path / 'x.npy'}")
+    assert "made up" not in given.output
+
+
+def test_a_provider_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    onnx.save(model(CHAIN), tmp_path / "m.onnx")
+    done = invoke(tmp_path / "m.onnx", "--providers", "Tensorrt", "CPU")
+    assert done.exit_code == 1
+    assert re.search(
+        r"^Error: no provider 'Tensorrt' is available here; there are .*Strict.*, CPU$", done.output.strip()
+    )

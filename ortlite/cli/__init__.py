@@ -73,7 +73,11 @@ def demo() -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @given_inputs
 @click.option(
-    "--provider", "providers", multiple=True, metavar="NAME", help="Execution provider, in order; repeatable."
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider, such as Torch, in order; repeatable.",
 )
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Timed runs after the first.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
@@ -103,6 +107,7 @@ class _Comparing(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write the option before its second value, too."""
+        args = [part for a in args for part in (a.split("=", 1) if a.startswith("--providers=") else [a])]
         second = args.index("--providers") + 2 if args.count("--providers") == 1 else len(args)
         alone = any(word.partition("=")[0] == "--against" for word in args)
         if not alone and second < len(args) and not args[second].startswith("-"):
@@ -113,7 +118,10 @@ class _Comparing(click.Command):
 @main.command("compare", cls=_Comparing)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--providers", multiple=True, metavar="A B", help="The two execution providers; with --against one will do."
+    "--providers",
+    multiple=True,
+    metavar="A B",
+    help="The two execution providers, such as Torch JAX; with --against one will do.",
 )
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Compare with its CPU provider, optimisers off.")
 @given_inputs
