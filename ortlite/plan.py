@@ -7,13 +7,16 @@ explicit: the plan is all that happens, and what it does not show does not happe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
+from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
 from ortlite.ops.registry import EMPTY, Kernel, Param
 from ortlite.partition import Partitions
@@ -297,7 +300,7 @@ class _Planner:
     def node(self, index: int, node: Node) -> None:
         place = self.parts.placements[index]
         kernel, provider = place.kernel, self.parts.providers[place.provider]
-        override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
+        override = _overrides(provider).get((kernel.domain, kernel.op_type, kernel.since))
         widen = {} if kernel.storage or kernel.host else provider.widen
         keywords: dict[str, Argument] = {}
         for name, value in node.attributes.items():
@@ -375,6 +378,28 @@ class _Planner:
                 value = np.asarray(value, np.float32 if _has_float(value) else np.int64)
             return Const(provider.from_numpy(value))
         return Const(value)
+
+
+@cache
+def _overrides(provider: ExecutionProvider) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+    """The operators a provider replaces. Raises TypeError where it is no kernel, or one that is called otherwise."""
+    for key, fn in provider.overrides.items():
+        domain, op_type, since = key if isinstance(key, tuple) and len(key) == 3 else ("", key, 0)
+        versions = [kernel for kernel in registry.kernels() if (kernel.domain, kernel.op_type) == (domain, op_type)]
+        kernel = next((kernel for kernel in versions if kernel.since == since), None)
+        if kernel is None:
+            known = ", ".join(str((k.domain, k.op_type, k.since)) for k in versions) or "none of that name"
+            raise TypeError(f"{provider.name} overrides {key!r}; kernels (domain, operator, since): {known}")
+        signature = inspect.signature(fn)
+        needed = [param for param in kernel.inputs if param.default is EMPTY]
+        named = {name: None for name, param in kernel.attributes.items() if param.default is EMPTY}
+        try:
+            signature.bind(None, *needed, **named, **dict.fromkeys(kernel.injected))
+            signature.bind(None, *kernel.inputs, **dict.fromkeys([*kernel.attributes, *kernel.injected]))
+        except TypeError as error:
+            wanted = inspect.signature(kernel.fn)
+            raise TypeError(f"{provider.name} overrides {kernel} with {signature}, not {wanted}: {error}") from None
+    return provider.overrides
 
 
 def _has_float(value: Any) -> bool:

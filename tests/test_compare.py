@@ -363,7 +363,12 @@ def test_captures_and_several_outputs_run_alone(broken):
     result = compare(data(text), {"x": X * np.float32(0.1)}, (CPU, broken(Exp=wrong_exp)))
     assert (result.first.name, result.alone.name, result.alone.node.op_type) == ("y", "y", "Loop")
     assert "that node differs on what CPU gave it, too" in str(result)
-    bad = broken(TopK=lambda xp, X, K, **given: (registry.lookup("", "TopK", 18).fn(xp, X, K, **given)[0] + 1, 0))
+
+    def top_k(xp, X, K=None, **given):
+        values, indices = registry.lookup("", "TopK", 18).fn(xp, X, K, **given)
+        return values + 1, indices
+
+    bad = broken(TopK=top_k)
     result = compare(data(text), {"x": X}, (CPU, bad))
     assert result.alone.name == "v"
 
@@ -752,3 +757,14 @@ def test_a_provider_that_is_not_there_is_named_with_those_that_are(tmp_path):
     assert re.search(
         r"^Error: no provider 'Tensorrt' is available here; there are .*Strict.*, CPU$", done.output.strip()
     )
+
+
+def test_a_node_that_fails_says_on_which_side(broken):
+    def failing(xp, input):
+        raise ValueError("no such luck")
+
+    name = broken(Exp=failing)
+    with pytest.raises(
+        Fail, match=f"{name.removesuffix('ExecutionProvider')}: Non-zero status .* Exp node.*no such luck"
+    ):
+        compare(data(CHAIN), {"x": X}, (CPU, name))

@@ -294,7 +294,11 @@ class InferenceSession:
 
             cpu, places = self._chosen[-1], built.stages.plan.input_providers
             for index, crossing in built.entries.items():
-                values[index] = transfer(values[index], cpu, places[index], crossing)
+                try:
+                    values[index] = transfer(values[index], cpu, places[index], crossing)
+                except Exception as error:
+                    problem = str(error) or type(error).__name__
+                    raise Fail(f"input {graph.inputs[index]!r} cannot go to {places[index].name}: {problem}") from error
         return values
 
     def get_inputs(self) -> list[NodeArg]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
-from ortlite.api.errors import InvalidArgument
+from ortlite.api.errors import InvalidArgument, OrtError
 from ortlite.compare.alone import Alone, first_alone
 from ortlite.compare.difference import Difference, Tolerance, difference
 from ortlite.compare.judge import brief, errors_of, further_off, judge
@@ -190,11 +190,11 @@ def compare(
     names = [name for name in made(graph) if name not in inputs]
     tolerance = Tolerance(rtol, atol)
 
-    left = one.run(model, inputs, names)
+    left = _run(one, model, inputs, names)
     drawn = {name for node in drawing(graph) for name in node.outputs if name in left}
     shared = {**inputs, **{name: left[name] for name in names if name in drawn}}
     rest = [name for name in names if name not in drawn]
-    right = other.run(model, shared, rest)
+    right = _run(other, model, shared, rest)
     judged = judge(model, shared, rest)
 
     producers = {name: node for node in graph.nodes for name in node.outputs if name}
@@ -224,6 +224,16 @@ def compare(
         except Exception as error:  # noqa: BLE001  (whatever a library says of nodes alone; the report says it, too)
             untried = brief(error)
     return Comparison(labels, tuple(rows), elsewhere, alone, untried)
+
+
+def _run(side: Side, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a side computes. Where one of its nodes fails, the error says whose it is."""
+    try:
+        return side.run(model, feed, names)
+    except OrtError as error:
+        if error.node is None:
+            raise
+        raise type(error)(f"{side.name}: {error.text}", error.node) from error
 
 
 def model_of(model: str | os.PathLike[str] | bytes | Model) -> Model:
