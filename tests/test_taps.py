@@ -11,6 +11,7 @@ from onnx import helper, parser
 
 import ortlite
 from ortlite.api.errors import InvalidArgument
+from ortlite.provider import create
 
 TEXT = """<ir_version: 8, opset_import: ["": 18, "my": 1]>
 g (float[N, 4] x, bool c) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> {
@@ -138,3 +139,25 @@ def test_what_is_fed_is_not_computed(provider, truth):
     with pytest.raises(InvalidArgument, match="Unexpected input data type"):
         s.run(["z"], {"layer2_out": X.astype(np.float64), "c": FEED["c"]})
     assert s.run(["layer1_out"], {"x": X, "w": np.zeros(4, np.float32)})[0].tolist() == np.zeros((2, 4)).tolist()
+
+
+def test_parts_and_branches_share_the_weights_on_a_device(monkeypatch):
+    taken = []
+    strict = type(create("StrictExecutionProvider"))
+    known = strict.from_numpy
+    monkeypatch.setattr(strict, "from_numpy", lambda self, array: taken.append(array.shape) or known(self, array))
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N, 3] x, bool c) => (float[N, 3] y)
+    <float[3] w = {1, 2, 3}> {
+      a = Mul(x, w)
+      y = If (c) <then_branch = t () => (float[N, 3] p) { p = Add(a, w) },
+                  else_branch = e () => (float[N, 3] q) { b = Neg(a)  q = Sub(b, w) }> }"""
+    s = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=["StrictExecutionProvider"])
+    assert taken.count((3,)) == 1
+    x = np.ones((2, 3), np.float32)
+    for names in (["a"], ["y", "a"]):
+        s.run(names, {"x": x, "c": np.array(True)})
+    (y,) = s.run(["y"], {"a": x, "c": np.array(False)})
+    assert y.tolist() == [[-2, -3, -4]] * 2
+    assert taken.count((3,)) == 1
+    s.set_providers(["StrictExecutionProvider"])
+    assert taken.count((3,)) == 2

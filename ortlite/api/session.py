@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import warnings
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
+    from ortlite.plan import Moved
     from ortlite.provider import Crossing, ExecutionProvider
 
 __all__ = ["InferenceSession"]
@@ -136,7 +138,8 @@ class InferenceSession:
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
-        whole = self._build(model, chosen, disabled)
+        moved: Moved = {}
+        whole = self._build(model, chosen, disabled, moved)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
         # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
@@ -147,9 +150,12 @@ class InferenceSession:
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
         self._contexts = [provider.context for provider in chosen]
         self._whole = whole
+        self._moved = moved
         self._parts: dict[tuple[frozenset[str], tuple[str, ...]], _Built] = {}
 
-    def _build(self, model: Model, providers: Sequence[ExecutionProvider], disabled: frozenset[str]) -> _Built:
+    def _build(
+        self, model: Model, providers: Sequence[ExecutionProvider], disabled: frozenset[str], moved: Moved
+    ) -> _Built:
         """Take a model, or a part of it, through the pipeline."""
         from ortlite import pipeline
         from ortlite.provider import Crossing
@@ -161,6 +167,7 @@ class InferenceSession:
             disabled=disabled,
             pinned=self._placement,
             check_types=self._sess_options._entries.get("ortlite.check_types") == "1",  # noqa: SLF001
+            moved=moved,
         )
         places = enumerate(stages.plan.input_providers)
         return _Built(stages, {index: Crossing() for index, place in places if place.name != CPU})
@@ -266,7 +273,8 @@ class InferenceSession:
         found = self._parts.get(key)
         if found is None:
             part = replace(self.model, graph=between(graph, list(feed), outputs))
-            found = self._build(part, self._chosen, self._disabled_now)
+            # weights that the whole has on a device are used there; what a part adds goes with it
+            found = self._build(part, self._chosen, self._disabled_now, ChainMap({}, self._moved))
             self._parts[key] = found
             while len(self._parts) > RANGES:
                 self._parts.pop(next(iter(tuple(self._parts))), None)  # other threads may add some
