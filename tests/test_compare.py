@@ -768,3 +768,23 @@ def test_a_node_that_fails_says_on_which_side(broken):
         Fail, match=f"{name.removesuffix('ExecutionProvider')}: Non-zero status .* Exp node.*no such luck"
     ):
         compare(data(CHAIN), {"x": X}, (CPU, name))
+
+
+def test_bodies_and_kernels_shrink_with_their_arrays(broken, tmp_path):
+    text = """g (float[1, 12] x, float[1, 2, 9] p) => (float[1, 12] y, float[1, 3, 5] z)
+        <int64 n = {2}, bool yes = {1}> {
+        y = Loop (n, yes, x) <body = b (int64 i, bool go, float[1, 12] d) => (bool go2, float[1, 12] e)
+                                       { go2 = Identity(go)  q = MatMul(d, w)  e = Tanh(q) }>
+        z = Conv<kernel_shape = [5]>(p, k) }"""
+    proto = model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (12, 12)), ("k", (3, 2, 5))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    feed = {"x": X[:1], "p": rng.standard_normal((1, 2, 9)).astype(np.float32)}
+    conv = registry.lookup("", "Conv", 18).fn
+    name = broken(Tanh=wrong_tanh, Conv=lambda xp, X, W, B=None, **given: conv(xp, X, W, B, **given) * np.float32(1.01))
+    for target, elements in (("y", 4), ("z", 2)):  # d, w, n and yes; p and k
+        small = reduce(proto.SerializeToString(), feed, (CPU, name), target)
+        assert (small.nodes, small.elements) == (1, elements)
+        onnx.checker.check_model(to_proto(small.model), full_check=True)
+        assert compare(to_proto(small.model).SerializeToString(), small.inputs, (CPU, name)).first.name == target
