@@ -231,7 +231,7 @@ class _Search:
 
 
 def _open(node: Node) -> Node:
-    """The node without what says again how large its arrays are: shapes in its bodies, that of a convolution's weights."""
+    """The node without what says again how large its arrays are: shapes in its bodies, that of a kernel."""
     attributes: dict[str, Any] = {}
     for name, value in node.attributes.items():
         if isinstance(value, Graph):
