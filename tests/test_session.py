@@ -357,3 +357,16 @@ def test_a_node_without_a_name_is_shown_by_what_it_computes():
     assert {n.name: n.provider for n in session(MIXED, providers=[STRICT], placement={"w": CPU}).explain().nodes}[
         "w"
     ] == CPU
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"hal": CPU}, "no node is called 'hal' or computes a value of that name; near it: 'half'"),
+        ({"": CPU}, "no node is called ''"),
+        ({"half": "JAXExecutionProvider"}, "'half' is to run on 'JAXExecutionProvider', which is not among"),
+    ],
+)
+def test_a_placement_of_nothing_is_refused(placement, message):
+    with pytest.raises(ValueError, match=message):
+        session(MIXED, providers=[STRICT], placement=placement)

@@ -104,6 +104,7 @@ def test_a_name_is_not_an_expression_first():
     [
         ("layer1_ou", "'layer1_ou'; near it: 'layer1_out'"),
         ("inner", r"'inner' is a value inside the then_branch of node 'iff' \(If\).*only values of the main graph"),
+        ("half", "'half'; near it: 'call/layer2_out/half'"),
         ("qqq", "'qqq'$|'qqq'\\)$"),
     ],
 )

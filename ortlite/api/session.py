@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -386,8 +386,14 @@ def _unknown(graph: Graph, name: Any, how: str = "is called") -> str:
                     "of times: only values of the main graph can be asked for or fed"
                 )
     known = dict.fromkeys([*graph.inputs, *graph.constants, *(o for node in graph.nodes for o in node.outputs if o)])
-    near = get_close_matches(str(name), known, 3)
-    return f"no value {how} {name!r}" + (f"; near it: {', '.join(map(repr, near))}" if near else "")
+    return f"no value {how} {name!r}{_near(str(name), known)}"
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    """Names that are like one that is unknown: what a function called so computes, else what is spelt almost so."""
+    inside = [other for other in known if other.startswith(f"{name}/") or other.endswith(f"/{name}")]
+    near = inside[:3] or get_close_matches(name, known, 3)
+    return f"; near it: {', '.join(map(repr, near))}" if near else ""
 
 
 def _warn_of_ignored(options: SessionOptions | None, keywords: Mapping[str, Any]) -> None:
@@ -403,10 +409,11 @@ def _warn_of_ignored(options: SessionOptions | None, keywords: Mapping[str, Any]
 
 def _check_placement(placement: Mapping[str, str], graph: Graph, providers: Sequence[str]) -> None:
     """Raise ValueError for a name that no node has or computes, and for a provider that the session has not."""
-    names = {name for node in graph.walk() for name in (node.name, *node.outputs)} if placement else set()
+    names = dict.fromkeys(n for node in graph.walk() for n in (node.name, *node.outputs) if n) if placement else {}
     for name, provider in placement.items():
-        if not name or name not in names:
-            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name")
+        if name not in names:
+            near = _near(name, names)
+            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name{near}")
         if provider not in providers:
             raise ValueError(f"placement: {name!r} is to run on {provider!r}, which is not among {list(providers)}")
 
