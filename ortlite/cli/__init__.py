@@ -133,7 +133,7 @@ class _Comparing(click.Command):
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="OUT_DIR",
-    help="Write the smallest model and inputs that still show the first difference.",
+    help="Write the smallest model and inputs that show the difference (of a node by itself, if one does).",
 )
 @click.pass_context
 def compare_libraries(
@@ -151,7 +151,8 @@ def compare_libraries(
     """Run MODEL on two providers and compare every value on the way.
 
     A run of the same kernels in float64 is the judge: "error" is how far each of the two is from that. An If is
-    replaced by the branch it takes.
+    replaced by the branch it takes. Nodes that compute what is beyond tolerance run on the second provider once more,
+    on what the first one gave them: the first that differs even so does not only pass on rounding.
 
     Two elements agree where |a - b| <= atol + rtol * max(|a|, |b|), by default 1e-5 and 1e-4 in float32, 1e-12 and
     1e-10 in float64, 1e-3 and 1e-2 in float16, 1e-2 and 8e-2 in bfloat16. Integers, booleans and strings must be equal;
