@@ -208,10 +208,11 @@ class InferenceSession:
 
         if isinstance(output_names, str):
             raise TypeError("output_names is a sequence of names, not a str")
-        if not isinstance(run_options, RunOptions | None):
-            raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
-        if run_options is not None and run_options.__dict__["terminate"]:
-            raise Fail("Exiting due to terminate flag being set to true.")
+        if run_options is not None:
+            if not isinstance(run_options, RunOptions):
+                raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+            if run_options.__dict__["terminate"]:
+                raise Fail("Exiting due to terminate flag being set to true.")
         wanted = tuple(output_names or self._whole.graph.outputs)
         tapped = () if taps is None else self._tapped([taps] if isinstance(taps, str | re.Pattern) else taps)
         built = self._range(input_feed, (*wanted, *tapped))
