@@ -14,7 +14,7 @@ from ortlite.compile import Program, compile_plan
 from ortlite.graph import Graph, Model
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
-from ortlite.plan import Plan, plan
+from ortlite.plan import Moved, Plan, plan
 from ortlite.provider import CPU, ExecutionProvider, create
 
 __all__ = ["Stages", "build", "evaluate"]
@@ -41,6 +41,7 @@ def build(
     outputs_on_device: bool = False,
     seed: int | None = None,
     check_types: bool = False,
+    moved: Moved | None = None,
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
@@ -48,7 +49,7 @@ def build(
     with ExitStack() as stack:  # constants move to their devices
         for provider in providers:
             stack.enter_context(provider.context())
-        steps = plan(parts, outputs_on_device=outputs_on_device)
+        steps = plan(parts, outputs_on_device=outputs_on_device, moved=moved)
     program = compile_plan(steps, seed=seed, check_types=check_types)
     return Stages(replace(model, graph=graph), parts, steps, program)
 

@@ -7,13 +7,16 @@ explicit: the plan is all that happens, and what it does not show does not happe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
+from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
 from ortlite.ops.registry import EMPTY, Kernel, Param
 from ortlite.partition import Partitions
@@ -29,6 +32,7 @@ __all__ = [
     "Cast",
     "Const",
     "Host",
+    "Moved",
     "Plan",
     "Slot",
     "Step",
@@ -82,6 +86,8 @@ class Body:
 
 
 Argument: TypeAlias = Slot | Host | Const | Body
+# (id of a constant, index of a provider) -> the constant (an id holds as long as its object is held), its copy there
+Moved: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +210,18 @@ class Plan:
         return "\n".join([*lines, f"  return {', '.join(f'%{i}' for i in self.outputs)}"])
 
 
-def plan(parts: Partitions, *, outputs_on_device: bool = False) -> Plan:
+def plan(parts: Partitions, *, outputs_on_device: bool = False, moved: Moved | None = None) -> Plan:
     """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider.
 
-    With `outputs_on_device` they leave on the first provider, where that made them or can hold them.
+    With `outputs_on_device` they leave on the first provider, where that made them or can hold them. `moved` are
+    constants that are on their providers already; those that this plan takes there are added.
     """
     cpu, types = len(parts.providers) - 1, parts.graph.types
     on_device = [
         outputs_on_device and (parts.locations.get(name) == 0 or _holds(parts.providers[0], types.get(name)))
         for name in parts.graph.outputs
     ]
-    return _Planner(parts, {}, {}).plan([0 if there else cpu for there in on_device])
+    return _Planner(parts, {}, {}, {} if moved is None else moved).plan([0 if there else cpu for there in on_device])
 
 
 def _holds(provider: ExecutionProvider, type_: Type | None) -> bool:
@@ -227,8 +234,11 @@ def _holds(provider: ExecutionProvider, type_: Type | None) -> bool:
 class _Planner:
     """The state of one walk over a graph: which slot holds which value on which provider."""
 
-    def __init__(self, parts: Partitions, outer_constants: Mapping[str, Any], outer_types: Mapping[str, Type]):
+    def __init__(
+        self, parts: Partitions, outer_constants: Mapping[str, Any], outer_types: Mapping[str, Type], moved: Moved
+    ):
         self.parts = parts
+        self.moved = moved
         self.graph: Graph = parts.graph
         self.cpu = len(parts.providers) - 1
         self.types: Mapping[str, Type] = {**outer_types, **parts.graph.types}
@@ -281,9 +291,7 @@ class _Planner:
             return self.at[name, where]
         if name in self.known:
             index = self.new(name, where)
-            constant = self.known[name].view()
-            constant.flags.writeable = False  # whoever holds a view of it cannot change it
-            self.constants[index] = self.parts.providers[where].from_numpy(constant)
+            self.constants[index] = self.constant(self.known[name], where)
             return index
         origin = self.parts.locations[name]
         source = self.at[name, origin]
@@ -294,10 +302,19 @@ class _Planner:
         self.steps.append(Transfer(source, target, providers[origin], providers[where], node, name))
         return target
 
+    def constant(self, value: np.ndarray, where: int) -> Any:
+        """A constant on its provider. Branches that read the same weights, and parts of a model, share one copy."""
+        key = id(value), where
+        if key not in self.moved:
+            view = value.view()
+            view.flags.writeable = False  # whoever holds a view of it cannot change it
+            self.moved[key] = value, self.parts.providers[where].from_numpy(view)
+        return self.moved[key][1]
+
     def node(self, index: int, node: Node) -> None:
         place = self.parts.placements[index]
         kernel, provider = place.kernel, self.parts.providers[place.provider]
-        override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
+        override = _overrides(provider).get((kernel.domain, kernel.op_type, kernel.since))
         widen = {} if kernel.storage or kernel.host else provider.widen
         keywords: dict[str, Argument] = {}
         for name, value in node.attributes.items():
@@ -369,7 +386,7 @@ class _Planner:
         if isinstance(value, Graph):
             part = self.parts.subgraphs[index, name]
             constants = {**self.known}
-            body = _Planner(part, constants, self.types).plan([where] * len(value.outputs))
+            body = _Planner(part, constants, self.types, self.moved).plan([where] * len(value.outputs))
             slots = tuple(self.slot(n, self.parts.locations[n], self.graph.nodes[index]) for n in body.captures)
             return Body(body, slots)
         if param.kind == "DType" and isinstance(value, int):
@@ -382,6 +399,28 @@ class _Planner:
                 value = np.asarray(value, np.float32 if _has_float(value) else np.int64)
             return Const(provider.from_numpy(value))
         return Const(value)
+
+
+@cache
+def _overrides(provider: ExecutionProvider) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+    """The operators a provider replaces. Raises TypeError where it is no kernel, or one that is called otherwise."""
+    for key, fn in provider.overrides.items():
+        domain, op_type, since = key if isinstance(key, tuple) and len(key) == 3 else ("", key, 0)
+        versions = [kernel for kernel in registry.kernels() if (kernel.domain, kernel.op_type) == (domain, op_type)]
+        kernel = next((kernel for kernel in versions if kernel.since == since), None)
+        if kernel is None:
+            known = ", ".join(str((k.domain, k.op_type, k.since)) for k in versions) or "none of that name"
+            raise TypeError(f"{provider.name} overrides {key!r}; kernels (domain, operator, since): {known}")
+        signature = inspect.signature(fn)
+        needed = [param for param in kernel.inputs if param.default is EMPTY]
+        named = {name: None for name, param in kernel.attributes.items() if param.default is EMPTY}
+        try:
+            signature.bind(None, *needed, **named, **dict.fromkeys(kernel.injected))
+            signature.bind(None, *kernel.inputs, **dict.fromkeys([*kernel.attributes, *kernel.injected]))
+        except TypeError as error:
+            wanted = inspect.signature(kernel.fn)
+            raise TypeError(f"{provider.name} overrides {kernel} with {signature}, not {wanted}: {error}") from None
+    return provider.overrides
 
 
 def _has_float(value: Any) -> bool:

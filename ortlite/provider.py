@@ -159,13 +159,16 @@ def _entry_points() -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        if point.name in found and found[point.name].value != point.value:
+        used, other = found.get(point.name, point), point
+        if used.value != other.value:
+            if other.dist is not None and other.dist.name == "ortlite":  # nobody takes our providers' names
+                used, other = other, used
             warnings.warn(
-                f"Two plug-ins call themselves {point.name!r}: {found[point.name].value} is used, not {point.value}.",
+                f"Two plug-ins call themselves {point.name!r}: {used.value} is used, not {other.value}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        found.setdefault(point.name, point)
+        found[point.name] = used
     return found
 
 
@@ -177,10 +180,21 @@ def _provider_class(name: str) -> type[ExecutionProvider] | None:
         return None
     try:
         cls: type[ExecutionProvider] = point.load()
+        _check_class(cls, name)
         return cls if cls.is_available() else None
-    except Exception as error:  # noqa: BLE001  (a broken plug-in must not take the others down)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a broken plug-in must not take the others down)
         warnings.warn(f"Provider {name!r} ({point.value}) is skipped: {error!r}", RuntimeWarning, stacklevel=3)
         return None
+
+
+def _check_class(cls: Any, name: str) -> None:
+    """Raise TypeError for what is no provider class of that name, nor stands for one as ortlite_cuda does."""
+    if not callable(cls) or (isinstance(cls, type) and not issubclass(cls, ExecutionProvider)):
+        raise TypeError(f"{cls!r} is no subclass of ortlite.provider.ExecutionProvider")
+    if lacking := [attribute for attribute in ("name", "library", "storage") if not hasattr(cls, attribute)]:
+        raise TypeError(f"it must set {', '.join(lacking)}")
+    if cls.name != name:
+        raise TypeError(f"it calls itself {cls.name!r}, and its entry point {name!r}")
 
 
 def available() -> list[str]:

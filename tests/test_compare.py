@@ -22,8 +22,8 @@ from ortlite.api.errors import Fail, InvalidArgument
 from ortlite.cli import main
 from ortlite.cli.compare import compare_model, show
 from ortlite.cli.save_model import to_proto
-from ortlite.compare import Tolerance, compare, difference, judge, reduce
-from ortlite.compare.difference import ulps
+from ortlite.compare import ProviderSide, Tolerance, compare, difference, judge, reduce
+from ortlite.compare.difference import BLOCK, furthest, ulps
 from ortlite.ops import registry
 from ortlite_numpy import CPUExecutionProvider
 
@@ -56,6 +56,8 @@ def broken(monkeypatch):
         return name
 
     monkeypatch.setattr(provider, "_provider_class", lambda name: classes.get(name) or known(name))
+    installed = provider.available()
+    monkeypatch.setattr(provider, "available", lambda: [*classes, *installed])
     return register
 
 
@@ -133,6 +135,28 @@ def test_nan_and_infinity_on_one_side(a, b, odd):
     for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
         d = difference(np.array(a, dtype), np.array(b, dtype), Tolerance(1e30, 1e30))
         assert (d.odd, d.exceeds) == (odd, bool(odd))
+
+
+def test_long_arrays_are_compared_in_blocks():
+    a = np.zeros((3, BLOCK), np.float32)
+    b = a.copy()
+    b[0, 5], b[1, 7], b[2, BLOCK - 1] = 1, np.nan, 3
+    d = difference(a, b)
+    assert (d.unequal, d.odd, d.absolute, d.worst, d.size) == (3, 1, 3.0, f"[1, {7}]", 3 * BLOCK)
+    b[1, 7] = 0
+    assert difference(a, b).worst == f"[2, {BLOCK - 1}]"
+    assert difference(a, b, Tolerance(0, 2)).beyond == 1
+    wide = b.astype(np.float64)
+    assert furthest(a, wide) == 3.0
+    wide[0, 0] = np.nan
+    assert furthest(a, wide) == np.inf
+    a[0, 0] = np.nan
+    assert furthest(a, wide) == 3.0
+    a[1, 1] = wide[1, 1] = -np.inf
+    assert furthest(a, wide) == 3.0
+    wide[1, 1] = np.inf
+    assert furthest(a, wide) == np.inf
+    assert furthest(a[:0], wide[:0]) == 0.0
 
 
 def test_integers_booleans_strings_complex():
@@ -268,6 +292,85 @@ def test_a_wrong_kernel_is_found_judged_and_reduced(broken):
     assert small.difference.exceeds
     assert small.difference.relative == pytest.approx(1e-3, rel=0.01)
     assert "1 node, 1 element" in str(small)
+
+
+STEPS = """g (float[4, 12] x, float[3] h) => (float[4, 12] y, float[3] t)
+    <float s = {0.5}, int8 z = {0}> {
+    p = Abs(h)  q = QuantizeLinear(p, s, z)  d = DequantizeLinear(q, s, z)  t = Sqrt(d)
+    e = Exp(x)  y = Tanh(e) }"""
+TIPPING = np.array([1.25, 0.75, 3.0], np.float32)  # 2.5 and 1.5 steps: one more bit in h, and a step tips over
+
+
+def one_bit_more(xp, X):
+    return np.nextafter(np.abs(X), np.float32(np.inf))
+
+
+def wrong_tanh(xp, input):
+    return xp.tanh(input) * np.float32(1.001)
+
+
+def test_rounding_does_not_hide_the_node_that_is_wrong(broken):
+    name = broken(Abs=one_bit_more, Tanh=wrong_tanh)
+    result = compare(data(STEPS, 20), {"x": X, "h": TIPPING}, (CPU, name))
+    assert [row.name for row in result.rows if row.exceeds] == ["q", "d", "t", "y"]
+    assert (result.first.name, result.first.difference.absolute) == ("q", 1.0)
+    assert (result.alone.name, result.alone.node.op_type) == ("y", "Tanh")
+    assert result.alone.further == name.removesuffix("ExecutionProvider")
+    assert result.suspect == "y"
+    assert result.alone.difference.relative == pytest.approx(1e-3, rel=0.01)
+    assert "first beyond tolerance: 'q', made by QuantizeLinear" in str(result)
+    assert "first that differs on what CPU gave it: 'y', made by Tanh, 0.001 apart" in str(result)
+
+
+def test_rounding_alone_is_nobodys_fault(broken):
+    result = compare(data(STEPS, 20), {"x": X, "h": TIPPING}, (CPU, broken(Abs=one_bit_more)))
+    assert [row.name for row in result.rows if row.exceeds] == ["q", "d", "t"]
+    assert result.alone is None
+    assert result.suspect == "q"
+    assert "on what CPU gave it, no node is off by more than rounding" in str(result)
+
+
+def test_what_cancels_leaves_the_rounding_of_large_numbers(broken):
+    text = "g (float[4, 12] x) => (float[4, 12] y) { y = Add(x, x) }"
+    x = np.full((4, 12), 3000, np.float32)
+    x[0, 0] = 0  # one element near zero among large ones: 1e-4 there is their rounding
+    little, much = (lambda xp, A, B: A + B + np.float32(1e-4)), (lambda xp, A, B: A + B + np.float32(1))
+    for add, alone in ((little, None), (much, "y")):
+        result = compare(data(text), {"x": x}, (CPU, broken(Add=add)))
+        assert result.first.name == "y"
+        assert (result.alone and result.alone.name) == alone
+
+
+def test_nodes_that_cannot_run_alone_are_told(broken):
+    class Stubborn(ProviderSide):
+        def run(self, model, feed, names):
+            if any("alone" in name for name in names):
+                raise ValueError("not on my watch")
+            return super().run(model, feed, names)
+
+    result = compare(data(CHAIN), {"x": X}, (CPU, Stubborn(broken(Exp=wrong_exp))))
+    assert result.suspect == result.first.name == "b"
+    assert "whether a node differs on what CPU gave it is not known: not on my watch" in str(result)
+
+
+def test_captures_and_several_outputs_run_alone(broken):
+    text = """g (float[4, 12] x) => (float[4, 12] y, float[?, ?] v)
+        <int64 n = {3}, bool yes = {1}, int64[1] k = {2}> {
+        w = Abs(x)
+        y = Loop (n, yes, x) <body = b (int64 i, bool go, float[4, 12] d) => (bool go2, float[4, 12] e)
+                                       { go2 = Identity(go)  q = Mul(d, w)  e = Exp(q) }>
+        v, j = TopK(w, k) }"""
+    result = compare(data(text), {"x": X * np.float32(0.1)}, (CPU, broken(Exp=wrong_exp)))
+    assert (result.first.name, result.alone.name, result.alone.node.op_type) == ("y", "y", "Loop")
+    assert "that node differs on what CPU gave it, too" in str(result)
+
+    def top_k(xp, X, K=None, **given):
+        values, indices = registry.lookup("", "TopK", 18).fn(xp, X, K, **given)
+        return values + 1, indices
+
+    bad = broken(TopK=top_k)
+    result = compare(data(text), {"x": X}, (CPU, bad))
+    assert result.alone.name == "v"
 
 
 def test_the_command_writes_what_repeats_it(broken, tmp_path):
@@ -626,3 +729,62 @@ def test_a_side_can_be_anything_that_runs_a_model():
     assert [row.note for row in result.rows] == ["not handed out by zeros", "", ""]
     assert (result.first.name, result.first.further) == ("b", "zeros")
     np.testing.assert_allclose(result.first.errors[1], np.exp(2.0))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["--providers", "CPU", "Strict"],
+        ["--providers=CPU", "Strict"],
+        ["--providers=CPU", "--providers=StrictExecutionProvider"],
+    ],
+)
+def test_providers_may_be_named_shortly(tmp_path, pair):
+    onnx.save(model(CHAIN), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", X)
+    done = invoke(tmp_path / "m.onnx", *pair)
+    assert done.exit_code == 0, done.output
+    assert "made up, as no --input gives them: x float32[4, 12]" in done.output
+    assert "CPU against Strict, 20 values: 20 within tolerance" in done.output
+    given = invoke(tmp_path / "m.onnx", *pair, "--input", f"x={tmp_path / 'x.npy'}")
+    assert "made up" not in given.output
+
+
+def test_a_provider_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    onnx.save(model(CHAIN), tmp_path / "m.onnx")
+    done = invoke(tmp_path / "m.onnx", "--providers", "Tensorrt", "CPU")
+    assert done.exit_code == 1
+    assert re.search(
+        r"^Error: no provider 'Tensorrt' is available here; there are .*Strict.*, CPU$", done.output.strip()
+    )
+
+
+def test_a_node_that_fails_says_on_which_side(broken):
+    def failing(xp, input):
+        raise ValueError("no such luck")
+
+    name = broken(Exp=failing)
+    with pytest.raises(
+        Fail, match=f"{name.removesuffix('ExecutionProvider')}: Non-zero status .* Exp node.*no such luck"
+    ):
+        compare(data(CHAIN), {"x": X}, (CPU, name))
+
+
+def test_bodies_and_kernels_shrink_with_their_arrays(broken, tmp_path):
+    text = """g (float[1, 12] x, float[1, 2, 9] p) => (float[1, 12] y, float[1, 3, 5] z)
+        <int64 n = {2}, bool yes = {1}> {
+        y = Loop (n, yes, x) <body = b (int64 i, bool go, float[1, 12] d) => (bool go2, float[1, 12] e)
+                                       { go2 = Identity(go)  q = MatMul(d, w)  e = Tanh(q) }>
+        z = Conv<kernel_shape = [5]>(p, k) }"""
+    proto = model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (12, 12)), ("k", (3, 2, 5))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    feed = {"x": X[:1], "p": rng.standard_normal((1, 2, 9)).astype(np.float32)}
+    conv = registry.lookup("", "Conv", 18).fn
+    name = broken(Tanh=wrong_tanh, Conv=lambda xp, X, W, B=None, **given: conv(xp, X, W, B, **given) * np.float32(1.01))
+    for target, elements in (("y", 4), ("z", 2)):  # d, w, n and yes; p and k
+        small = reduce(proto.SerializeToString(), feed, (CPU, name), target)
+        assert (small.nodes, small.elements) == (1, elements)
+        onnx.checker.check_model(to_proto(small.model), full_check=True)
+        assert compare(to_proto(small.model).SerializeToString(), small.inputs, (CPU, name)).first.name == target

@@ -12,6 +12,7 @@ from onnx import parser
 
 import ortlite
 from ortlite import load, optimize, partition, plan
+from ortlite.api.errors import Fail
 from ortlite.compile import compile_plan
 from ortlite.provider import create, transfer
 
@@ -151,3 +152,90 @@ def test_values_cross_element_by_element():
     np.testing.assert_array_equal(back[1][0], x)
     assert back[1][1] is None
     assert transfer({"a": 1}, strict, cpu) == {"a": 1}
+
+
+CLASS = PLUGIN.replace("ToyExecutionProvider", "BadExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("raise SystemExit(3)", "SystemExit"),
+        ("BadExecutionProvider = 3", "3 is no subclass"),
+        ("class BadExecutionProvider:\n    def is_available(): return True", "is no subclass"),
+        (CLASS + "\nBadExecutionProvider = BadExecutionProvider()", "is no subclass"),
+        (CLASS.replace("    storage =", "    other ="), "it must set storage"),
+        (CLASS.replace('    name = "BadExecutionProvider"', ""), "it must set name"),
+        (CLASS.replace('name = "Bad', 'name = "Other'), "it calls itself 'OtherExecutionProvider'"),
+        (CLASS + "\n    @classmethod\n    def is_available(cls): raise OSError('no driver')", "no driver"),
+        (CLASS.replace('library = "array_api_strict"', 'library = "nothing.of_that_name"'), "ModuleNotFoundError"),
+    ],
+)
+def test_what_is_no_provider_warns_and_is_skipped(installed, module, reason):
+    install, run = installed
+    install("bad", module, "BadExecutionProvider = bad:BadExecutionProvider")
+    done = run("""
+        import warnings, ortlite
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert ortlite.get_available_providers()[-1] == "CPUExecutionProvider"
+            assert "BadExecutionProvider" not in ortlite.get_available_providers()
+        print(*(w.message for w in caught))
+    """)
+    assert done.returncode == 0, done.stderr
+    assert "Provider 'BadExecutionProvider' (bad:BadExecutionProvider) is skipped" in done.stdout
+    assert reason in done.stdout
+
+
+def test_nobody_takes_the_name_of_one_of_ours(installed):
+    install, run = installed
+    install("taker", CLASS.replace("Bad", "CPU"), "CPUExecutionProvider = taker:CPUExecutionProvider")
+    done = run("""
+        import warnings, ortlite
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            from ortlite.provider import create
+            assert create("CPUExecutionProvider").library == "numpy"
+        assert "ortlite_numpy:CPUExecutionProvider is used, not taker" in str(caught[0].message), caught
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def same(xp, input):
+    return input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({("", "Exp", 13): same}, r"overrides \('', 'Exp', 13\); kernels .*: \('', 'Exp', 1\)"),
+        ({("", "Expp", 1): same}, "'Expp', 1.*none of that name"),
+        ({"Exp": same}, r"overrides 'Exp'; kernels .*: \('', 'Exp', 1\)"),
+        ({("", "Exp", 1): lambda xp, x, y: x}, r"Exp-1 with \(xp, x, y\), not .*missing a required argument: 'y'"),
+        ({("", "Softmax", 13): same}, "Softmax-13 with .*unexpected keyword argument 'axis'"),
+    ],
+)
+def test_a_replacement_that_replaces_nothing_is_an_error(overrides, message):
+    class Other(type(create("StrictExecutionProvider"))):
+        name = "OtherExecutionProvider"
+        overrides = property(lambda self: given)
+
+    given = overrides
+    graph = load.load(parser.parse_model(TEXT).SerializeToString()).graph
+    parts = partition.partition(graph, [Other(), create("CPUExecutionProvider")])
+    with pytest.raises(
+        TypeError, match=f"OtherExecutionProvider {message}|OtherExecutionProvider overrides.*{message}"
+    ):
+        plan.plan(parts)
+
+
+def test_an_input_that_cannot_go_to_its_provider_is_named(monkeypatch):
+    def full(self, array):
+        raise MemoryError
+
+    session = ortlite.InferenceSession(
+        parser.parse_model(TEXT).SerializeToString(), providers=["StrictExecutionProvider"]
+    )
+    monkeypatch.setattr(type(create("StrictExecutionProvider")), "from_numpy", full)
+    with pytest.raises(Fail, match="input 'x' cannot go to StrictExecutionProvider: MemoryError"):
+        session.run(None, {"x": np.ones(3, np.float32), "s": np.array(["a"])})

@@ -258,3 +258,115 @@ def test_explain_says_who_runs_what_and_what_crosses():
     assert (full.provider, full.reasons) == ("StrictExecutionProvider", ())
     assert [(c.value, c.target) for c in s.explain().copies if c.value == "w"] == [("w", "CPUExecutionProvider")]
     assert "array_api_strict has no float16" in str(s.explain())
+
+
+STRICT, CPU = "StrictExecutionProvider", "CPUExecutionProvider"
+MIXED = """<ir_version: 10, opset_import: ["": 20]>
+g (float16[N] x, string[1] q, float[N] z) => (float16[N] y, string[1] t, float[N] w)
+{ [half] y = Abs(x)  t = StringConcat(q, q)  w = Exp(z) }"""
+LEFT_TO_CPU = (
+    r"\n  half \(Abs\): StrictExecutionProvider: array_api_strict has no float16"
+    r"\n  t \(StringConcat\): .*Python objects"
+)
+
+
+def no_cpu():
+    options = ortlite.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def test_fallback_warns_or_fails_and_names_the_nodes():
+    with pytest.warns(RuntimeWarning, match=f"2 nodes run on the CPU provider:{LEFT_TO_CPU}") as caught:
+        session(MIXED, providers=[STRICT], fallback="warn")
+    assert caught[0].filename == __file__
+    with pytest.raises(Fail, match=f"fallback to CPU EP has been explicitly disabled by the user.{LEFT_TO_CPU}"):
+        session(MIXED, providers=[STRICT], fallback="error")
+    session(ADD, providers=[STRICT], fallback="error")
+    session(MIXED, providers=[STRICT], fallback="error", placement={"half": CPU, "t": CPU})  # as asked
+    with pytest.raises(ValueError, match="fallback is one of allow, warn, error, not 'eror'"):
+        session(fallback="eror")
+
+
+@pytest.mark.parametrize("wanted", ["TensorrtExecutionProvider", "Nope"])
+def test_a_provider_that_is_missing_is_no_reason_to_run_on_the_cpu(wanted):
+    with pytest.warns(UserWarning, match="is not in available"), pytest.raises((Fail, RuntimeError), match=wanted):
+        session(providers=[wanted], fallback="error")
+    with pytest.warns(UserWarning, match="is not in available"), pytest.raises((Fail, RuntimeError), match=wanted):
+        session(providers=[wanted, STRICT], fallback="error")
+    with pytest.warns(UserWarning, match="is not in available"):
+        session(providers=[wanted])
+
+
+def test_a_config_entry_forbids_the_cpu_as_in_onnxruntime():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    data = parser.parse_model(ADD).SerializeToString()
+    theirs = onnxruntime.SessionOptions()
+    theirs.log_severity_level = 4
+    theirs.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for providers, mine, other in ((None, Fail, state.Fail), ([CPU], InvalidArgument, state.InvalidArgument)):
+        with pytest.raises(other) as expected:
+            onnxruntime.InferenceSession(data, theirs, providers=providers)
+        with pytest.raises(mine) as got:
+            ortlite.InferenceSession(data, no_cpu(), providers=providers)
+        assert str(got.value).startswith(str(expected.value).strip())
+    assert ortlite.InferenceSession(data, no_cpu(), providers=[STRICT]).get_providers() == [STRICT, CPU]
+
+
+def test_set_providers_that_fails_leaves_the_session_as_it_was():
+    s = session(MIXED, providers=[CPU], fallback="error")
+    feed = {"x": np.ones(2, np.float16), "q": np.array(["a"]), "z": np.zeros(2, np.float32)}
+    with pytest.raises(Fail, match="half"):
+        s.set_providers([STRICT])
+    with pytest.warns(UserWarning, match="Nope"), pytest.raises(RuntimeError, match="Unknown Provider Type: Nope"):
+        s.set_providers(["Nope"])
+    assert s.get_providers() == [CPU]
+    assert s.get_provider_options() == {CPU: {}}
+    assert {n.provider for n in s.explain().nodes} == {CPU}
+    assert s.run(["w"], feed)[0].tolist() == [1, 1]
+    s = session(MIXED)
+    s.set_providers([STRICT])
+    assert s.get_providers() == [STRICT, CPU]
+    assert s.run(["w"], feed)[0].tolist() == [1, 1]
+
+
+def test_what_has_no_effect_is_said():
+    with pytest.warns(UserWarning, match="no argument 'provider': it is ignored. Did you mean providers?") as caught:
+        session(provider=[STRICT])
+    assert caught[0].filename.endswith("test_session.py")
+    for name, value in (("enable_profiling", True), ("optimized_model_filepath", "out.onnx")):
+        options = ortlite.SessionOptions()
+        setattr(options, name, value)
+        with pytest.warns(UserWarning, match=f"does not read SessionOptions.{name}: no .* is written"):
+            session(sess_options=options)
+    session(disabled_optimizers={"ConstantFolding"}, read_config_from_model=1)  # onnxruntime's
+
+
+def test_options_of_another_library_are_refused():
+    with pytest.raises(TypeError, match=r"sess_options is an ortlite.SessionOptions, not <class 'dict'>"):
+        session(sess_options={})
+    with pytest.raises(TypeError, match=r"run_options is an ortlite.RunOptions, not <class 'dict'>"):
+        session().run(None, {"x": X, "b": B}, {})
+
+
+def test_a_node_without_a_name_is_shown_by_what_it_computes():
+    s = session(MIXED, providers=[STRICT])
+    assert [n.name for n in s.explain().nodes if n.op_type == "Exp"] == ["w"]
+    assert "\nw " in str(s.explain())
+    assert {n.name: n.provider for n in session(MIXED, providers=[STRICT], placement={"w": CPU}).explain().nodes}[
+        "w"
+    ] == CPU
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"hal": CPU}, "no node is called 'hal' or computes a value of that name; near it: 'half'"),
+        ({"": CPU}, "no node is called ''"),
+        ({"half": "JAXExecutionProvider"}, "'half' is to run on 'JAXExecutionProvider', which is not among"),
+    ],
+)
+def test_a_placement_of_nothing_is_refused(placement, message):
+    with pytest.raises(ValueError, match=message):
+        session(MIXED, providers=[STRICT], placement=placement)

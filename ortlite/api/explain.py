@@ -18,7 +18,7 @@ __all__ = ["Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 class NodePlacement:
     """Where one node runs. `reasons` say why each earlier provider does not; `host`: shape arithmetic.
 
-    `pinned`: the session's `placement` asked for it.
+    `name` is that of its first output where the node has none. `pinned`: the session's `placement` asked for it.
     """
 
     name: str
@@ -33,7 +33,8 @@ class NodePlacement:
 class Copy:
     """A value carried from one provider to another.
 
-    `nbytes` is its size in the last run, or before any run what its declared shape gives (None: not known yet);
+    `nbytes` is its size in the last run (of a body that runs several times, in the last of these), or before any run
+    what its declared shape gives (None: not known yet);
     `shared` whether both sides saw the same memory, so that nothing was copied (None: not run yet).
     """
 
@@ -45,7 +46,7 @@ class Copy:
 
     @property
     def copied(self) -> int:
-        """Bytes copied in the last run."""
+        """Bytes copied when it last crossed."""
         return 0 if self.shared is not False or self.nbytes is None else self.nbytes
 
 
@@ -92,15 +93,16 @@ def explain(parts: Partitions, plan: Plan, entries: Mapping[int, Crossing]) -> E
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:
-    """The nodes that run on the CPU provider because no other can; shape arithmetic does not count."""
-    return [n for n in _nodes(parts) if n.provider == CPU and n.reasons and not n.host and not n.pinned]
+    """The nodes that run on the CPU provider because no other can, or was asked; shape arithmetic does not count."""
+    return [n for n in _nodes(parts) if n.provider == CPU and not n.host and not n.pinned]
 
 
 def _nodes(parts: Partitions) -> list[NodePlacement]:
     found = []
     for index, (node, place) in enumerate(zip(parts.graph.nodes, parts.placements, strict=True)):
         name = parts.providers[place.provider].name
-        found.append(NodePlacement(node.name, node.op_type, name, place.host, place.reasons, place.pinned))
+        label = node.name or next(filter(None, node.outputs), "")
+        found.append(NodePlacement(label, node.op_type, name, place.host, place.reasons, place.pinned))
         for attribute in node.subgraphs:
             found.extend(_nodes(parts.subgraphs[index, attribute]))
     return found

@@ -78,7 +78,13 @@ class _Options:
 
 
 class SessionOptions(_Options):
-    """How a session is made. Config entries that ortlite reads are listed in the README."""
+    """How a session is made.
+
+    Config entries that ortlite reads; any other is kept, and has no effect:
+    `session.disable_cpu_ep_fallback` ("1": as onnxruntime, no node may run on the CPU provider),
+    `session.model_external_initializers_file_folder_path`, `optimization.disable_specified_optimizers` (names of
+    `ortlite.optimize.PASSES`, commas between) and `ortlite.check_types` ("1": every output's dtype is checked).
+    """
 
     KIND = "SessionOptions"
     FIELDS: ClassVar[dict[str, Any]] = {

@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.errors import EPFail, Fail, InvalidArgument
@@ -21,13 +23,20 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
-    from ortlite.provider import Crossing
+    from ortlite.plan import Moved
+    from ortlite.provider import Crossing, ExecutionProvider
 
 __all__ = ["InferenceSession"]
 
 log = logging.getLogger("ortlite")
 
 FALLBACK = ("allow", "warn", "error")
+NO_FALLBACK = (
+    "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
+    "explicitly disabled by the user."
+)
+UNREAD = {"enable_profiling": "no profile is written", "optimized_model_filepath": "no model is written"}
+LISTED = 20  # nodes that a message names
 RANGES = 16  # programs for parts of the model that a session keeps
 
 
@@ -55,7 +64,8 @@ class InferenceSession:
 
     Raises TypeError for a source of another type, ValueError for a bad `fallback` or `placement`, and the classes of
     `ortlite.api.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
-    provider with a warning, as in onnxruntime, unless `enable_fallback=0`.
+    provider with a warning, as in onnxruntime, unless `enable_fallback=0`, or `fallback="error"`, or there is a
+    `placement`. Arguments and options that have no effect get a UserWarning.
     """
 
     def __init__(
@@ -73,10 +83,11 @@ class InferenceSession:
             raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
         if fallback not in {None, *FALLBACK}:
             raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
+        if not isinstance(sess_options, SessionOptions | None):
+            raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
+        _warn_of_ignored(sess_options, kwargs)
         self._sess_options = sess_options if sess_options is not None else SessionOptions()
-        entries = self._sess_options._entries  # noqa: SLF001  (options are part of this package)
-        strict = entries.get("session.disable_cpu_ep_fallback") == "1"
-        self._fallback = fallback or ("error" if strict else "allow")
+        self._fallback = fallback or ("error" if self._no_cpu else "allow")
         self._placement = dict(placement or {})
         self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
@@ -85,7 +96,7 @@ class InferenceSession:
         try:
             self._create(providers, provider_options, self._disabled)
         except (ValueError, RuntimeError) as error:
-            if not self._enable_fallback or self._placement:
+            if not self._may_fall_back:
                 raise
             log.warning("EP Error %s when using %s. Falling back to [%r] and retrying.", error, providers, CPU)
             try:
@@ -94,9 +105,27 @@ class InferenceSession:
                 raise second from error
             self._enable_fallback = False
 
+    @property
+    def _may_fall_back(self) -> bool:
+        """Whether a provider that fails as a whole may be replaced by the CPU provider."""
+        return self._enable_fallback and not self._placement and self._fallback != "error"
+
+    @property
+    def _no_cpu(self) -> bool:
+        """Whether the options forbid the CPU provider, even where no other was asked for."""
+        return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"  # noqa: SLF001
+
     def _create(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
-        names, options = check_and_normalize_provider_args(providers, provider_options, get_available_providers())
+        available = get_available_providers()
+        names, options = check_and_normalize_provider_args(providers, provider_options, available)
+        if self._no_cpu and CPU in names:
+            raise InvalidArgument(
+                "Conflicting session configuration: explicitly added the CPU EP to the session, but also disabled "
+                "fallback to the CPU EP via session configuration options."
+            )
         chosen = resolve(names, options)
+        if self._fallback == "error" and (lost := [name for name in names if name not in available]):
+            raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
 
         from ortlite import load  # onnx and the kernels are imported with the first session
 
@@ -108,48 +137,54 @@ class InferenceSession:
         model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
+        disabled |= set(filter(None, listed.split(",")))
+        moved: Moved = {}
+        whole = self._build(model, chosen, disabled, moved)
+        if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
+            self._judge_fallback(whole.stages)
+        # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
         self.model: Model = model  # as loaded
-        self._disabled_now = disabled | set(filter(None, listed.split(",")))
+        self._disabled_now = disabled
         self._chosen = chosen
         self._providers = [provider.name for provider in chosen]
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
         self._contexts = [provider.context for provider in chosen]
-        self._whole = self._build(model)
+        self._whole = whole
+        self._moved = moved
         self._parts: dict[tuple[frozenset[str], tuple[str, ...]], _Built] = {}
-        if len(chosen) > 1 and self._fallback != "allow":
-            self._judge_fallback()
 
-    def _build(self, model: Model) -> _Built:
+    def _build(
+        self, model: Model, providers: Sequence[ExecutionProvider], disabled: frozenset[str], moved: Moved
+    ) -> _Built:
         """Take a model, or a part of it, through the pipeline."""
         from ortlite import pipeline
         from ortlite.provider import Crossing
 
         stages = pipeline.build(
             model,
-            self._chosen,
+            providers,
             level=int(self._sess_options.__dict__["graph_optimization_level"]),
-            disabled=self._disabled_now,
+            disabled=disabled,
             pinned=self._placement,
             defer=self._fallback != "error",
             check_types=self._sess_options._entries.get("ortlite.check_types") == "1",  # noqa: SLF001
+            moved=moved,
         )
         places = enumerate(stages.plan.input_providers)
         return _Built(stages, {index: Crossing() for index, place in places if place.name != CPU})
 
-    def _judge_fallback(self) -> None:
+    def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
         from ortlite.api.explain import fallen_back
 
-        nodes = fallen_back(self._whole.stages.partitions)
+        nodes = fallen_back(stages.partitions)
         if not nodes:
             return
-        listed = "\n".join(f"  {n.name or n.op_type} ({n.op_type}): {'; '.join(n.reasons)}" for n in nodes)
-        text = (
-            "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has "
-            f"been explicitly disabled by the user.\n{listed}"
-        )
+        lines = [f"  {n.name} ({n.op_type}): {'; '.join(n.reasons) or 'no other provider'}" for n in nodes[:LISTED]]
+        lines += [f"  and {len(nodes) - LISTED} more"] if len(nodes) > LISTED else []
+        listed = "\n".join(lines)
         if self._fallback == "error":
-            raise Fail(text)
+            raise Fail(f"{NO_FALLBACK}\n{listed}")
         warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
     def run(
@@ -168,14 +203,17 @@ class InferenceSession:
 
         Any value of the main graph may be asked for by its name, and any may be fed: what only it needs is then not
         computed, and its inputs need not be fed. With `taps`, names or regular expressions that match whole names, the
-        result is (outputs, {name: value}) with every value that one of them means.
+        result is (outputs, {name: value}) with every value that one of them means; constants are meant by name only.
         """
         from ortlite.api.values import to_outside
 
         if isinstance(output_names, str):
             raise TypeError("output_names is a sequence of names, not a str")
-        if run_options is not None and run_options.__dict__["terminate"]:
-            raise Fail("Exiting due to terminate flag being set to true.")
+        if run_options is not None:
+            if not isinstance(run_options, RunOptions):
+                raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+            if run_options.__dict__["terminate"]:
+                raise Fail("Exiting due to terminate flag being set to true.")
         wanted = tuple(output_names or self._whole.graph.outputs)
         tapped = () if taps is None else self._tapped([taps] if isinstance(taps, str | re.Pattern) else taps)
         built = self._range(input_feed, (*wanted, *tapped))
@@ -186,7 +224,7 @@ class InferenceSession:
             try:
                 results = built.stages.program(inputs)
             except EPFail:
-                if not self._enable_fallback:
+                if not self._may_fall_back:
                     raise
                 self.set_providers([CPU])
                 self._enable_fallback = False
@@ -200,14 +238,21 @@ class InferenceSession:
         return outside[: len(wanted)], dict(zip(tapped, outside[len(wanted) :], strict=True))
 
     def _tapped(self, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:
-        """The values that names and regular expressions mean, in the order in which they are computed."""
+        """The values that names and regular expressions mean: constants, then in the order of computation."""
         graph = self.model.graph
-        known = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs if name)]
+        computed = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs if name)]
+        known = [*(name for name in graph.constants if name not in graph.overridable), *computed]
         found: set[str] = set()
         for tap in taps:
-            hits = [name for name in known if name == tap] or [name for name in known if re.fullmatch(tap, name)]
+            if not isinstance(tap, str | re.Pattern):
+                raise TypeError(f"taps are names and regular expressions, not {type(tap)}")
+            try:  # weights are asked for by name: an expression for a layer's values does not mean them
+                hits = [name for name in known if name == tap] or [n for n in computed if re.fullmatch(tap, n)]
+            except re.error as error:
+                raise InvalidArgument(f"taps: {_unknown(graph, tap)} (as a regular expression: {error})") from None
             if not hits:
-                raise InvalidArgument(f"no value is called {tap!r}, and none matches it as a regular expression")
+                pattern = tap.pattern if isinstance(tap, re.Pattern) else tap
+                raise InvalidArgument(f"taps: {_unknown(graph, pattern, 'is called or matches')}")
             found.update(hits)
         return tuple(name for name in known if name in found)
 
@@ -222,17 +267,19 @@ class InferenceSession:
         made = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
         for name in outputs:
             if name not in made and name not in graph.inputs:
-                raise InvalidArgument(f"Invalid output name:{name}")
+                raise InvalidArgument(f"Invalid output name:{name} ({_unknown(graph, name)})")
         for name in feed:
             if name not in made and name not in graph.inputs:
-                raise InvalidArgument(f"Invalid input name: {name}")
+                raise InvalidArgument(f"Invalid input name: {name} ({_unknown(graph, name)})")
         key = frozenset(feed), tuple(dict.fromkeys(outputs))
         found = self._parts.get(key)
         if found is None:
-            found = self._build(replace(self.model, graph=between(graph, list(feed), outputs)))
+            part = replace(self.model, graph=between(graph, list(feed), outputs))
+            # weights that the whole has on a device are used there; what a part adds goes with it
+            found = self._build(part, self._chosen, self._disabled_now, ChainMap({}, self._moved))
             self._parts[key] = found
             while len(self._parts) > RANGES:
-                self._parts.pop(next(iter(self._parts)), None)
+                self._parts.pop(next(iter(tuple(self._parts))), None)  # other threads may add some
         return found
 
     def _inputs(self, built: _Built, feed: Mapping[str, Any]) -> list[Any]:
@@ -257,7 +304,11 @@ class InferenceSession:
 
             cpu, places = self._chosen[-1], built.stages.plan.input_providers
             for index, crossing in built.entries.items():
-                values[index] = transfer(values[index], cpu, places[index], crossing)
+                try:
+                    values[index] = transfer(values[index], cpu, places[index], crossing)
+                except Exception as error:
+                    problem = str(error) or type(error).__name__
+                    raise Fail(f"input {graph.inputs[index]!r} cannot go to {places[index].name}: {problem}") from error
         return values
 
     def get_inputs(self) -> list[NodeArg]:
@@ -326,12 +377,45 @@ class InferenceSession:
         return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.entries)
 
 
+def _unknown(graph: Graph, name: Any, how: str = "is called") -> str:
+    """What to say of a name that no value of the main graph has: what is like it, or where else it is."""
+    for node in graph.nodes:
+        for attribute, body in node.subgraphs.items():
+            if any(name in (*inner.outputs, *inner.inputs) for inner in body.walk()):
+                owner = f"node {node.name!r}" if node.name else f"the node that computes {node.outputs[0]!r}"
+                return (
+                    f"{name!r} is a value inside the {attribute} of {owner} ({node.op_type}), which may run any number "
+                    "of times: only values of the main graph can be asked for or fed"
+                )
+    known = dict.fromkeys([*graph.inputs, *graph.constants, *(o for node in graph.nodes for o in node.outputs if o)])
+    return f"no value {how} {name!r}{_near(str(name), known)}"
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    """Names that are like one that is unknown: what a function called so computes, else what is spelt almost so."""
+    inside = [other for other in known if other.startswith(f"{name}/") or other.endswith(f"/{name}")]
+    near = inside[:3] or get_close_matches(name, known, 3)
+    return f"; near it: {', '.join(map(repr, near))}" if near else ""
+
+
+def _warn_of_ignored(options: SessionOptions | None, keywords: Mapping[str, Any]) -> None:
+    """Say what was asked for and has no effect."""
+    for name in keywords.keys() - {"enable_fallback", "read_config_from_model", "disabled_optimizers"}:
+        near = get_close_matches(name, ["providers", "provider_options", "sess_options", "fallback", "placement"], 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        warnings.warn(f"InferenceSession has no argument {name!r}: it is ignored.{hint}", UserWarning, stacklevel=3)
+    for name, consequence in UNREAD.items():
+        if options is not None and options.__dict__[name]:
+            warnings.warn(f"ortlite does not read SessionOptions.{name}: {consequence}.", UserWarning, stacklevel=3)
+
+
 def _check_placement(placement: Mapping[str, str], graph: Graph, providers: Sequence[str]) -> None:
     """Raise ValueError for a name that no node has or computes, and for a provider that the session has not."""
-    names = {name for node in graph.walk() for name in (node.name, *node.outputs)} if placement else set()
+    names = dict.fromkeys(n for node in graph.walk() for n in (node.name, *node.outputs) if n) if placement else {}
     for name, provider in placement.items():
-        if not name or name not in names:
-            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name")
+        if name not in names:
+            near = _near(name, names)
+            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name{near}")
         if provider not in providers:
             raise ValueError(f"placement: {name!r} is to run on {provider!r}, which is not among {list(providers)}")
 

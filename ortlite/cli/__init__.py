@@ -73,7 +73,11 @@ def demo() -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @given_inputs
 @click.option(
-    "--provider", "providers", multiple=True, metavar="NAME", help="Execution provider, in order; repeatable."
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider, such as Torch, in order; repeatable.",
 )
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Timed runs after the first.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
@@ -103,6 +107,7 @@ class _Comparing(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write the option before its second value, too."""
+        args = [part for a in args for part in (a.split("=", 1) if a.startswith("--providers=") else [a])]
         second = args.index("--providers") + 2 if args.count("--providers") == 1 else len(args)
         alone = any(word.partition("=")[0] == "--against" for word in args)
         if not alone and second < len(args) and not args[second].startswith("-"):
@@ -113,7 +118,10 @@ class _Comparing(click.Command):
 @main.command("compare", cls=_Comparing)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--providers", multiple=True, metavar="A B", help="The two execution providers; with --against one will do."
+    "--providers",
+    multiple=True,
+    metavar="A B",
+    help="The two execution providers, such as Torch JAX; with --against one will do.",
 )
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Compare with its CPU provider, optimisers off.")
 @given_inputs
@@ -125,7 +133,7 @@ class _Comparing(click.Command):
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="OUT_DIR",
-    help="Write the smallest model and inputs that still show the first difference.",
+    help="Write the smallest model and inputs that show the difference (of a node by itself, if one does).",
 )
 @click.pass_context
 def compare_libraries(
@@ -143,7 +151,8 @@ def compare_libraries(
     """Run MODEL on two providers and compare every value on the way.
 
     A run of the same kernels in float64 is the judge: "error" is how far each of the two is from that. An If is
-    replaced by the branch it takes.
+    replaced by the branch it takes. Nodes that compute what is beyond tolerance run on the second provider once more,
+    on what the first one gave them: the first that differs even so does not only pass on rounding.
 
     Two elements agree where |a - b| <= atol + rtol * max(|a|, |b|), by default 1e-5 and 1e-4 in float32, 1e-12 and
     1e-10 in float64, 1e-3 and 1e-2 in float16, 1e-2 and 8e-2 in bfloat16. Integers, booleans and strings must be equal;

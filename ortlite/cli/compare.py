@@ -14,9 +14,9 @@ import onnx
 
 from ortlite import dtypes
 from ortlite.api.values import NodeArg
-from ortlite.cli.inputs import gather
+from ortlite.cli.inputs import gather, provider_name
 from ortlite.cli.peer import OnnxruntimeSide
-from ortlite.cli.report import table
+from ortlite.cli.report import describe, table
 from ortlite.cli.save_model import to_proto
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
@@ -38,6 +38,7 @@ class Found:
 
     model: Model
     inputs: dict[str, Any]
+    made_up: tuple[str, ...]
     sides: tuple[Side, Side]
     comparison: Comparison
 
@@ -52,14 +53,16 @@ def compare_model(
     atol: float | None,
 ) -> Found:
     """Compare two providers, or one and onnxruntime (`peer`), on a model. Raises ValueError as `ortlite run` does."""
+    names = [provider_name(name) for name in providers]
     model = load(path)
     graph = model.graph
     args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
     defaults = [NodeArg.of(n, graph.types.get(n)) for n in graph.overridable]
     inputs = gather(args, defaults, files, shapes)
-    one: Side = ProviderSide(providers[0])
-    other: Side = OnnxruntimeSide(path, model) if peer else ProviderSide(providers[1])
-    return Found(model, inputs, (one, other), compare(model, inputs, (one, other), rtol=rtol, atol=atol))
+    one, *rest = (ProviderSide(name) for name in names)
+    other: Side = OnnxruntimeSide(path, model) if peer else rest[0]
+    made_up = tuple(name for name in inputs if name not in files)
+    return Found(model, inputs, made_up, (one, other), compare(model, inputs, (one, other), rtol=rtol, atol=atol))
 
 
 def show(out: Console, found: Found, everything: bool) -> None:
@@ -70,6 +73,10 @@ def show(out: Console, found: Found, everything: bool) -> None:
         title = "values" if everything else f"{len(rows)} of {len(comparison.rows)} values (--all shows all)"
         head, lines = comparison.table(rows)
         table(out, title, *(_fitted(head, lines, out.width) if out.is_terminal else (head, lines)))
+    if found.made_up:
+        kinds = [f"{name} {''.join(describe(found.inputs[name])[:2])}".strip() for name in found.made_up]
+        line = f"made up, as no --input gives them: {', '.join(kinds)}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in comparison.summary():
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -90,11 +97,9 @@ def _fitted(head: Sequence[str], lines: Table, width: int) -> tuple[Sequence[str
 
 
 def reduce_model(found: Found, rtol: float | None, atol: float | None) -> Reduced | None:
-    """The smallest model that still shows the first difference beyond tolerance; None where there is none."""
-    first = found.comparison.first
-    if first is None:
-        return None
-    return reduce(found.model, found.inputs, found.sides, first.name, rtol=rtol, atol=atol)
+    """The smallest model that still shows the first difference, that of one node if one is at fault; else None."""
+    name = found.comparison.suspect
+    return None if name is None else reduce(found.model, found.inputs, found.sides, name, rtol=rtol, atol=atol)
 
 
 def write(out: Console, folder: Path, reduced: Reduced, options: Sequence[str]) -> None:

@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
+from ortlite.api.providers import get_available_providers
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["gather", "make_up", "parse_shapes", "read"]
+__all__ = ["gather", "make_up", "parse_shapes", "provider_name", "read"]
+
+
+def provider_name(given: str) -> str:
+    """The available provider of that name, "ExecutionProvider" at its end or not. Raises ValueError where none is."""
+    available = get_available_providers()
+    for name in (given, f"{given}ExecutionProvider"):
+        if name in available:
+            return name
+    listed = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
+    raise ValueError(f"no provider {given!r} is available here; there are {listed}")
 
 
 def gather(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
-from ortlite.cli.inputs import gather
+from ortlite.cli.inputs import gather, provider_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +40,9 @@ def run_model(
     path: Path, files: Mapping[str, str], shapes: Mapping[str, str], providers: Sequence[str], runs: int
 ) -> Result:
     """Run a model once and then `runs` times. Raises ValueError for inputs it does not have; otherwise as a session."""
+    names = [provider_name(name) for name in providers]
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            session = InferenceSession(path, providers=list(providers) or None)
-        except UserWarning as warning:  # a session would go on without the provider: here somebody waits for it
-            raise ValueError(str(warning)) from None
+    session = InferenceSession(path, providers=names or None)
     created = time.perf_counter() - start
     feed = gather(session.get_inputs(), session.get_overridable_initializers(), files, shapes)
     times = []

@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan
+from math import isnan
 from typing import Any
 
-from ortlite.api.errors import InvalidArgument
+from ortlite.api.errors import InvalidArgument, OrtError
+from ortlite.compare.alone import Alone, first_alone
 from ortlite.compare.difference import Difference, Tolerance, difference
-from ortlite.compare.judge import Judgement, judge, wide_value
+from ortlite.compare.judge import brief, errors_of, further_off, judge
 from ortlite.compare.sides import ProviderSide, Side, drawing, made, unfolded
 from ortlite.graph import Model
 from ortlite.load import load
@@ -19,7 +20,6 @@ from ortlite.load import load
 __all__ = ["HEAD", "Comparison", "Row", "compare", "model_of", "side_of"]
 
 SHOWN, WORST = 10, 5  # rows beyond tolerance, and within it, that a report shows
-MARGIN = 2.0  # one is further off than the other when its error is so many times as large
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,25 @@ class Row:
 class Comparison:
     """Every value that the nodes of a model compute, in topological order, on two `sides`.
 
-    `elsewhere` counts, by side, the values that a provider leaves to the CPU provider.
+    `elsewhere` counts, by side, the values that a provider leaves to the CPU provider. `alone` is the first value
+    beyond tolerance that differs even where its node gets the same on both sides; `untried` says why nobody knows.
     """
 
     sides: tuple[str, str]
     rows: tuple[Row, ...]
     elsewhere: Mapping[str, int]
+    alone: Alone | None = None
+    untried: str = ""
 
     @property
     def first(self) -> Row | None:
         """The first value beyond tolerance."""
         return next((row for row in self.rows if row.exceeds), None)
+
+    @property
+    def suspect(self) -> str | None:
+        """Where to look: the value of `alone`, else of `first`."""
+        return self.alone.name if self.alone else self.first.name if self.first else None
 
     def notable(self) -> tuple[Row, ...]:
         """The first values beyond tolerance, those that could not be compared, and the worst within it."""
@@ -67,7 +75,7 @@ class Comparison:
         notes = [row for row in self.rows if row.note][:WORST]
         within = [row for row in self.rows if row.difference and not row.exceeds and row.difference.unequal]
         worst = sorted(within, key=lambda row: -row.difference.excess if row.difference else 0.0)[:WORST]
-        chosen = {row.name for row in (*beyond, *notes, *worst)}
+        chosen = {row.name for row in (*beyond, *notes, *worst)} | {self.suspect}
         return tuple(row for row in self.rows if row.name in chosen)
 
     def table(self, rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -118,9 +126,23 @@ class Comparison:
             lines.append(f"not judged: {reasons}{tail}")
         if self.first is not None:
             who = f"; {self.first.further} is further off from float64" if self.first.further else ""
-            node = f" (node {self.first.node!r})" if self.first.node else ""
-            lines.append(f"first beyond tolerance: {self.first.name!r}, made by {self.first.op_type}{node}{who}")
+            made_by = _made_by(self.first.name, self.first.op_type, self.first.node)
+            lines += [f"first beyond tolerance: {made_by}{who}", self._cause()]
         return lines
+
+    def _cause(self) -> str:
+        """Whether one node is at fault."""
+        given = f"on what {self.sides[0]} gave it"
+        if self.untried:
+            return f"whether a node differs {given} is not known: {self.untried}"
+        if self.alone is None:
+            return f"{given}, no node is off by more than rounding"
+        a, d = self.alone, self.alone.difference
+        same = self.first is not None and a.name == self.first.name
+        what = "that node differs" if same else f"first that differs {given}: "
+        what += f" {given}, too: " if same else f"{_made_by(a.name, a.node.op_type, a.node.name)}, "
+        who = f"; {a.further} is further off from float64" if a.further else ""
+        return f"{what}{d.problem or f'{d.absolute:.3g} apart'}{who}"
 
     def __str__(self) -> str:
         head, rows = self.table(self.notable())
@@ -130,6 +152,10 @@ class Comparison:
 
 
 HEAD = ("", "value", "operator", "type", "absolute", "relative", "ULP", "beyond")
+
+
+def _made_by(name: str, op_type: str, node: str) -> str:
+    return f"{name!r}, made by {op_type}" + (f" (node {node!r})" if node else "")
 
 
 def _number(value: float) -> str:
@@ -148,8 +174,9 @@ def compare(
 
     Two elements agree where |a - b| <= atol + rtol · max(|a|, |b|); the defaults depend on the dtype. What nodes that
     draw random numbers compute is not compared: the second side, and the judge, get what the first one drew. An If is
-    replaced by the branch that it takes on the first side. Raises ValueError for other than two providers, and what a
-    session does for wrong inputs and failing nodes.
+    replaced by the branch that it takes on the first side. Nodes that compute what is beyond tolerance then run on the
+    second side once more, each on what the first side gave it. Raises ValueError for other than two providers, and what
+    a session does for wrong inputs and failing nodes.
     """
     if len(providers) != 2:
         raise ValueError(f"two providers are compared, not {len(providers)}")
@@ -163,11 +190,11 @@ def compare(
     names = [name for name in made(graph) if name not in inputs]
     tolerance = Tolerance(rtol, atol)
 
-    left = one.run(model, inputs, names)
+    left = _run(one, model, inputs, names)
     drawn = {name for node in drawing(graph) for name in node.outputs if name in left}
     shared = {**inputs, **{name: left[name] for name in names if name in drawn}}
     rest = [name for name in names if name not in drawn]
-    right = other.run(model, shared, rest)
+    right = _run(other, model, shared, rest)
     judged = judge(model, shared, rest)
 
     producers = {name: node for node in graph.nodes for name in node.outputs if name}
@@ -183,34 +210,30 @@ def compare(
             rows.append(Row(name, node.op_type, node.name, None, note=note))
             continue
         found = difference(left[name], right[name], tolerance)
-        errors = _errors(left[name], right[name], judged, name)
-        further = _further(errors, labels) if found.unequal or found.problem else ""
+        truth = judged.values.get(name)
+        errors = None if name not in judged.values else errors_of(left[name], right[name], truth)
+        further = further_off(errors, labels) if found.unequal or found.problem else ""
         unjudged = judged.reasons.get(name, "")
         rows.append(Row(name, node.op_type, node.name, found, errors, further, "", unjudged))
     elsewhere = {s.name: len(s.elsewhere(model)) for s in (one, other) if isinstance(s, ProviderSide)}
-    return Comparison(labels, tuple(rows), elsewhere)
+    alone, untried = None, ""
+    del right, judged  # large models
+    if beyond := {row.name for row in rows if row.exceeds}:
+        try:
+            alone = first_alone(model, other, {**left, **shared}, beyond, tolerance, labels)
+        except Exception as error:  # noqa: BLE001  (whatever a library says of nodes alone; the report says it, too)
+            untried = brief(error)
+    return Comparison(labels, tuple(rows), elsewhere, alone, untried)
 
 
-def _errors(a: Any, b: Any, judged: Judgement, name: str) -> tuple[float, float] | None:
-    if name not in judged.values:
-        return None
-    truth = judged.values[name]
-    return _distance(a, truth), _distance(b, truth)
-
-
-def _distance(value: Any, truth: Any) -> float:
-    """The largest |value - truth|; for text how many differ, infinite where NaN or the shape does."""
-    found = difference(wide_value(value), truth)
-    if found.problem or found.odd:
-        return inf
-    return float(found.unequal) if isnan(found.absolute) else found.absolute
-
-
-def _further(errors: tuple[float, float] | None, sides: tuple[str, str]) -> str:
-    if errors is None:
-        return ""
-    a, b = errors
-    return sides[0] if a > MARGIN * b else sides[1] if b > MARGIN * a else ""
+def _run(side: Side, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a side computes. Where one of its nodes fails, the error says whose it is."""
+    try:
+        return side.run(model, feed, names)
+    except OrtError as error:
+        if error.node is None:
+            raise
+        raise type(error)(f"{side.name}: {error.text}", error.node) from error
 
 
 def model_of(model: str | os.PathLike[str] | bytes | Model) -> Model:

@@ -13,7 +13,9 @@ import numpy as np
 from ortlite import dtypes
 from ortlite.dtypes import DType
 
-__all__ = ["DEFAULTS", "Difference", "Tolerance", "difference", "ulps"]
+__all__ = ["DEFAULTS", "Difference", "Tolerance", "difference", "furthest", "ulps"]
+
+BLOCK = 1 << 15  # elements that are compared at once: what they need on the way stays in the cache
 
 # dtype -> (rtol, atol): more than another order of summation costs in a deep model, less than a wrong formula: a
 # thousand roundings of float32, ten of the halves, two of the narrower floats. Whatever is not floating must be equal.
@@ -147,40 +149,72 @@ def _tensors(a: np.ndarray, b: np.ndarray, dtype: DType, tolerance: Tolerance) -
         a, b = (x.view(half) for x in (a, b))
         parts = (*(parts or (1,)), 2)
     a, b = a.reshape(-1), b.reshape(-1)
-    rtol, atol = tolerance.of(dtype)
-    steps: int | None = None
-    odd = np.zeros(a.shape, bool)
+    limits = tolerance.of(dtype)
     with np.errstate(all="ignore"):
-        if dtype.kind == "S":
-            distance = (a != b).astype(np.float64)
-            size = np.ones_like(distance)
-            atol = 0.0
-        elif dtype.kind in "fc":
-            distance, size, odd = _floats(a, b)
-            steps = int(ulps(a, b).max(initial=0))
-        else:
-            distance, size = _integers(a, b)
-        allowed = atol + rtol * size
-        excess = np.where(distance == 0, 0.0, np.where(np.isinf(distance), inf, distance / allowed))
-        relative = np.where(distance == 0, 0.0, np.where(np.isinf(distance), inf, distance / size))
-        missing = np.isnan(distance)
-        excess[missing] = inf
-    worst = None
-    if excess.max(initial=0.0) > 0:  # of those that exceed alike, without tolerance infinitely, the one furthest apart
-        worst = int(np.where(excess == excess.max(), np.where(missing, inf, distance), -1.0).argmax())
-    known = ~missing
+        blocks = [
+            _block(a[start : start + BLOCK], b[start : start + BLOCK], start, dtype, limits)
+            for start in range(0, a.size, BLOCK)
+        ]
+    worst = max(blocks, key=lambda block: block.worst, default=_Block())
+    text = dtype.kind == "S"
     return Difference(
         dtype.name,
         shape,
-        nan if dtype.kind == "S" else float(distance[known].max(initial=0.0)),
-        nan if dtype.kind == "S" else float(relative[known].max(initial=0.0)),
-        steps,
+        nan if text else max((block.absolute for block in blocks), default=0.0),
+        nan if text else max((block.relative for block in blocks), default=0.0),
+        max((block.ulps for block in blocks), default=0) if dtype.kind in "fc" else None,
         a.size if dtype.kind != "c" else a.size // 2,
-        int((excess > 0).sum()),
+        sum(block.unequal for block in blocks),
+        sum(block.beyond for block in blocks),
+        sum(block.odd for block in blocks),
+        worst.worst[0],
+        "" if not worst.unequal else _place(worst.place, parts, dtype),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What Difference says, of some neighbouring elements; `worst` is (excess, distance) at `place`."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    ulps: int = 0
+    unequal: int = 0
+    beyond: int = 0
+    odd: int = 0
+    worst: tuple[float, float] = (0.0, 0.0)
+    place: int = 0
+
+
+def _block(a: np.ndarray, b: np.ndarray, start: int, dtype: DType, limits: tuple[float, float]) -> _Block:
+    differ = np.flatnonzero(a != b)
+    if dtype.kind in "fc":  # NaN differs from itself
+        differ = differ[~(np.isnan(a[differ]) & np.isnan(b[differ]))]
+    if not differ.size:
+        return _Block()
+    a, b = a[differ], b[differ]
+    (rtol, atol), steps, odd = limits, 0, 0
+    if dtype.kind == "S":
+        distance, size, atol = np.ones(a.shape), np.ones(a.shape), 0.0
+    elif dtype.kind in "fc":
+        distance, size, odd = _floats(a, b)
+        steps = int(ulps(a, b).max())
+    else:
+        distance, size = _integers(a, b)
+    missing = np.isnan(distance)
+    excess = np.where(np.isinf(distance) | missing, inf, distance / (atol + rtol * size))
+    relative = np.where(np.isinf(distance), inf, distance / size)
+    # of those that exceed alike, without tolerance infinitely, the one furthest apart
+    worst = int(np.where(excess == excess.max(), np.where(missing, inf, distance), -1.0).argmax())
+    return _Block(
+        float(distance[~missing].max(initial=0.0)),
+        float(relative[~missing].max(initial=0.0)),
+        steps,
+        differ.size,
         int((excess > 1).sum()),
-        int(odd.sum()),
-        float(excess.max(initial=0.0)),
-        "" if worst is None else _place(worst, parts, dtype),
+        odd,
+        (float(excess[worst]), inf if missing[worst] else float(distance[worst])),
+        start + int(differ[worst]),
     )
 
 
@@ -189,13 +223,24 @@ def _place(index: int, shape: tuple[int, ...], dtype: DType) -> str:
     return str(place[:-1] if dtype.kind == "c" else place)
 
 
-def _floats(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """|a - b| (NaN where one side is NaN), max(|a|, |b|), and where one side only is NaN, or the infinities differ."""
+def furthest(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest |a - b| of two arrays of floats of one shape; infinite where one side only is NaN or infinite."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    most = 0.0
+    with np.errstate(all="ignore"):
+        for start in range(0, a.size, BLOCK):
+            x, y = (part[start : start + BLOCK].astype(np.float64) for part in (a, b))
+            distance = np.abs(x - y)
+            distance[(x == y) | (np.isnan(x) & np.isnan(y))] = 0.0
+            most = max(most, np.nan_to_num(distance, copy=False, nan=inf, posinf=inf).max())
+    return float(most)
+
+
+def _floats(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """|a - b| (NaN where one side is NaN) and max(|a|, |b|) of numbers that differ; how many are no distance apart."""
     x, y = a.astype(np.float64), b.astype(np.float64)
-    both = np.isnan(x) & np.isnan(y)
-    distance = np.where((x == y) | both, 0.0, np.abs(x - y))
-    odd = (np.isnan(x) != np.isnan(y)) | ((np.isinf(x) | np.isinf(y)) & (x != y) & ~both)
-    return distance, np.maximum(np.abs(x), np.abs(y)), odd
+    distance = np.abs(x - y)
+    return distance, np.maximum(np.abs(x), np.abs(y)), int((~np.isfinite(x) | ~np.isfinite(y)).sum())
 
 
 def _integers(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

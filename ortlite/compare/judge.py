@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isnan
 from typing import Any
 
 import numpy as np
 
 from ortlite import dtypes, provider
 from ortlite.api.values import to_outside
+from ortlite.compare.difference import difference, furthest
 from ortlite.compare.sides import values_of
 from ortlite.compile import Program, compile_plan
 from ortlite.dtypes import DType
@@ -25,8 +27,9 @@ from ortlite.partition import partition
 from ortlite.plan import plan
 from ortlite.provider import CPU
 
-__all__ = ["Judgement", "judge", "wide_value", "widened"]
+__all__ = ["Judgement", "brief", "errors_of", "further_off", "judge", "wide_value", "widened"]
 
+MARGIN = 2.0  # one is further off than the other when its error is so many times as large
 WIDE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
 
 
@@ -49,7 +52,7 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
             found, reasons = _trace(program, inputs)
             values = dict(zip(found, to_outside(list(found.values())), strict=True))
     except Exception as error:  # noqa: BLE001  (a model that has no float64 form has no judge, and that is all)
-        return Judgement({}, dict.fromkeys(names, f"no float64 form: {_brief(error)}"))
+        return Judgement({}, dict.fromkeys(names, f"no float64 form: {brief(error)}"))
     reasons |= {name: "its kernel computes in float32" for name, value in values.items() if _narrow(value)}
     return Judgement({name: value for name, value in values.items() if name not in reasons}, reasons)
 
@@ -69,7 +72,7 @@ def _trace(program: Program, inputs: Sequence[Any]) -> tuple[dict[str, Any], dic
             arguments = [a.read(slots) for a in step.arguments]
             result = step.fn(*arguments, **{n: a.read(slots) for n, a in step.keywords})
         except Exception as error:  # noqa: BLE001  (whatever a kernel says of values it was not written for)
-            reason = str(error.args[0]) if lost is not None else f"fails in float64: {_brief(error)}"
+            reason = str(error.args[0]) if lost is not None else f"fails in float64: {brief(error)}"
             missing |= {slot: reason for slot in step.outputs if slot is not None}
             continue
         for slot, value in zip(step.outputs, result if step.multiple else (result,), strict=False):
@@ -80,7 +83,8 @@ def _trace(program: Program, inputs: Sequence[Any]) -> tuple[dict[str, Any], dic
     return values, {name: missing[slot] for name, slot in outputs.items() if slot in missing}
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """An exception in a line that fits into a report."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 100 else text[:97] + "..."
 
@@ -149,3 +153,27 @@ def _attribute(kernel: registry.Kernel | None, name: str, value: Any) -> Any:
     if name == "to" and value in {"FLOAT", "FLOAT16"}:  # Cast-1 spells it
         return "DOUBLE"
     return value
+
+
+def errors_of(a: Any, b: Any, truth: Any) -> tuple[float, float]:
+    """How far the values of the two sides are from the judge's."""
+    return _distance(a, truth), _distance(b, truth)
+
+
+def _distance(value: Any, truth: Any) -> float:
+    """The largest |value - truth|; for text how many differ, infinite where NaN or the shape does."""
+    value = wide_value(value)
+    if all(isinstance(x, np.ndarray) and x.dtype == np.float64 for x in (value, truth)) and value.shape == truth.shape:
+        return furthest(value, truth)
+    found = difference(value, truth)
+    if found.problem or found.odd:
+        return inf
+    return float(found.unequal) if isnan(found.absolute) else found.absolute
+
+
+def further_off(errors: tuple[float, float] | None, sides: tuple[str, str]) -> str:
+    """The side that is further off, "" where neither is or nobody can tell."""
+    if errors is None:
+        return ""
+    a, b = errors
+    return sides[0] if a > MARGIN * b else sides[1] if b > MARGIN * a else ""

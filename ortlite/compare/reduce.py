@@ -24,6 +24,7 @@ from ortlite.ops import registry
 __all__ = ["Reduced", "reduce"]
 
 TRIALS = 1000
+CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"}  # the kernel's shape is that of W
 PIECES = 16  # an axis is not cut into more pieces than this at once
 Item = TypeVar("Item")
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -184,7 +185,7 @@ class _Search:
             name=f"{whole.name}, {self.name}",
             inputs=tuple(inputs),
             outputs=(self.name,),
-            nodes=kept,
+            nodes=tuple(map(_open, kept)),
             constants={n: c for n, c in whole.constants.items() if n in read and n not in inputs},
             types={**whole.types, **bare},
         )
@@ -227,6 +228,18 @@ class _Search:
                     arrays = trial
                     break
         return _with(graph, feed, arrays)
+
+
+def _open(node: Node) -> Node:
+    """The node without what says again how large its arrays are: shapes in its bodies, that of a kernel."""
+    attributes: dict[str, Any] = {}
+    for name, value in node.attributes.items():
+        if isinstance(value, Graph):
+            types = {n: TensorType(t.dtype) if type(t) is TensorType else t for n, t in value.types.items()}
+            attributes[name] = value.with_nodes(tuple(map(_open, value.nodes)), types=types)
+        elif not (name == "kernel_shape" and node.op_type in CONVOLUTIONS):
+            attributes[name] = value
+    return replace(node, attributes=attributes)
 
 
 def _taken(arrays: Arrays, places: Places, indices: Sequence[int]) -> dict[str, np.ndarray]:
