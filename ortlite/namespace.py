@@ -66,14 +66,18 @@ def build(
     """Make the namespace of one library.
 
     `library` is its Array API module, `dtypes` maps logical names to native dtypes, `primitives` are
-    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names.
+    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names. Raises TypeError for
+    a replacement of what is no primitive.
     """
+    defaults = default_primitives()
+    if unknown := primitives.keys() - defaults.keys() - OPTIONAL.keys():
+        raise TypeError(f"no primitives: {', '.join(sorted(unknown))}; there are {', '.join(sorted(defaults))}")
     public = {name: getattr(library, name) for name in dir(library) if not name.startswith("_")}
     # extensions may be loaded on demand, out of sight of dir()
     public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
     public["astype"] = partial(_astype, library.astype)
     xp = Namespace(library.__name__, public | dict(names or {}))
-    for name, fn in (default_primitives() | dict(primitives)).items():
+    for name, fn in (defaults | dict(primitives)).items():
         xp.__dict__[name] = partial(fn, xp)
 
     by_native = {native: name for name, native in dtypes.items()}

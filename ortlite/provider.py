@@ -266,6 +266,8 @@ def transfer(value: Any, source: ExecutionProvider, target: ExecutionProvider, c
 
 
 def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> Any:
+    import numpy as np
+
     if target.name == CPU:
         if source.traced(value):
             raise ValueError(
@@ -278,4 +280,4 @@ def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> 
             return target.from_dlpack(value)
         except (BufferError, TypeError, ValueError, RuntimeError):
             value = source.to_numpy(value)
-    return target.from_numpy(value)
+    return target.from_numpy(np.asarray(value))  # NumPy makes numbers of arrays without axes
