@@ -586,6 +586,16 @@ def test_torch_compile_says_what_it_cannot_decide(torch):
         torch.func.vmap(function(CONTROL))(torch.ones(3, 2))
 
 
+def test_an_array_is_asked_once_whose_it_is(monkeypatch, torch):
+    fn, params = function(MLP, params=True, provider="TorchExecutionProvider")
+    x, asked = torch.from_numpy(X[:, [0, 1, 1]]), []
+    fn(params, x)
+    owner = ortlite.provider.owner
+    monkeypatch.setattr(ortlite.provider, "owner", lambda array: asked.append(array) or owner(array))
+    fn(params, x)
+    assert len(asked) == len(params) + 1
+
+
 SCALED = """<ir_version: 10, opset_import: ["": 20]>
 g (float[N] x) => (float[N] y) { n = Size(x)  m = Cast <to = 1> (n)  y = Mul(x, m) }"""
 

@@ -180,8 +180,8 @@ def _function(model: _Function) -> Callable[..., Any]:
             for context in {cpu.name: cpu, where.name: where}.values():
                 stack.enter_context(context.context(gradients=True))
             given = [
-                _enter(name, value, model.model.graph.types.get(name), where, target)
-                for name, value, target in zip(model.model.graph.inputs, values, targets, strict=True)
+                _enter(name, value, owned, model.model.graph.types.get(name), where, target)
+                for name, value, owned, target in zip(model.model.graph.inputs, values, owners, targets, strict=True)
             ]
             results = _leave(program(given))
         return results[0] if len(results) == 1 else results
@@ -214,19 +214,17 @@ def _leave(value: Any) -> Any:
     return np.asarray(value) if isinstance(value, np.generic) else value
 
 
-def _owners(value: Any) -> set[ExecutionProvider]:
-    """The providers of the arrays in a value, NumPy's left out: NumPy arrays go anywhere."""
-    found = {
-        provider.owner(leaf) for leaf in _leaves(value) if hasattr(leaf, "shape") and not isinstance(leaf, np.generic)
-    }
-    return {p for p in found if p is not None and p.name != CPU}
+def _owners(value: Any) -> dict[int, ExecutionProvider]:
+    """The provider of every array in a value, by the array's id. Not of NumPy's, which go anywhere."""
+    arrays = [x for x in _leaves(value) if hasattr(x, "shape") and not isinstance(x, np.ndarray | np.generic)]
+    return {id(x): found for x in arrays if (found := provider.owner(x)) is not None and found.name != CPU}
 
 
-def _one(names: Sequence[str], owners: Sequence[set[ExecutionProvider]]) -> ExecutionProvider | None:
+def _one(names: Sequence[str], owners: Sequence[dict[int, ExecutionProvider]]) -> ExecutionProvider | None:
     """The provider all arrays belong to. Raises InvalidArgument where there are several."""
     first: dict[ExecutionProvider, str] = {}
     for name, found in zip(names, owners, strict=True):
-        for one in found:
+        for one in found.values():
             first.setdefault(one, name)
     if len(first) > 1:
         listed = ", ".join(f"{name!r} is on {one!r}" for one, name in first.items())
@@ -234,15 +232,25 @@ def _one(names: Sequence[str], owners: Sequence[set[ExecutionProvider]]) -> Exec
     return next(iter(first), None)
 
 
-def _enter(name: str, value: Any, type_: Any, where: ExecutionProvider, target: ExecutionProvider) -> Any:
-    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument."""
+def _enter(
+    name: str,
+    value: Any,
+    owned: Mapping[int, ExecutionProvider],
+    type_: Any,
+    where: ExecutionProvider,
+    target: ExecutionProvider,
+) -> Any:
+    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument.
+
+    `owned` has the ids of the arrays in it that are `where`'s.
+    """
     if isinstance(type_, OptionalType):
         type_ = type_.element
     if value is None or isinstance(value, dict):
         return value
     if isinstance(value, tuple | list) and not isinstance(type_, TensorType):
-        return tuple(_enter(name, item, getattr(type_, "element", None), where, target) for item in value)
-    mine = where.name != CPU and hasattr(value, "shape") and provider.owner(value) is where
+        return tuple(_enter(name, item, owned, getattr(type_, "element", None), where, target) for item in value)
+    mine = id(value) in owned
     source = where if mine else provider.create(CPU)
     if not mine:
         value = _numpy(name, value, type_)
