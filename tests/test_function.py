@@ -586,6 +586,42 @@ def test_torch_compile_says_what_it_cannot_decide(torch):
         torch.func.vmap(function(CONTROL))(torch.ones(3, 2))
 
 
+COUNT = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, M] x) => (float[N, M] y)
+<float zero = {0}, float one = {1}, int64[1] last = {1}>
+{ shape = Shape(x)  m = Gather(shape, last)  f = Cast <to = 1> (m)  s = Squeeze(f)  r = Range(zero, s, one)
+  y = Mul(x, r) }"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_tracers_leave_alone_what_shapes_decide(torch):
+    """A length that goes to the device and comes back as the bound of a Range."""
+    torch._dynamo.reset()
+    fn, x = function(COUNT), torch.from_numpy(X)
+    want = [[0, 2], [0, 4]]
+    assert fn(x).tolist() == want
+    assert torch.compile(fn, fullgraph=True, backend="aot_eager")(x).tolist() == want
+    assert torch.func.vmap(fn)(x[None]).tolist() == [want]
+    assert torch.func.jvp(fn, (x,), (x,))[1].tolist() == want
+    assert torch.func.grad(lambda x: fn(x).sum())(x).tolist() == [[0, 1], [0, 1]]
+    assert fn(x).tolist() == want
+
+
+def test_jax_tracers_leave_alone_what_shapes_decide(jax):
+    fn, x = function(COUNT), jax.numpy.asarray(X)
+    assert jax.jit(fn)(x).tolist() == fn(x).tolist() == [[0, 2], [0, 4]]
+    assert jax.vmap(fn)(x[None]).tolist() == [[[0, 2], [0, 4]]]
+    assert jax.jit(jax.grad(lambda x: fn(x).sum()))(x).tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compiles_inputs_of_any_name(torch):
+    torch._dynamo.reset()
+    fn = function("""<ir_version: 8, opset_import: ["": 18]> g (float[N] "x:0") => (float[N] y) { y = Neg("x:0") }""")
+    y = torch.compile(lambda x: fn(**{"x:0": x}), fullgraph=True, backend="aot_eager")(torch.from_numpy(V))
+    close(y, -V)
+
+
 def test_an_array_is_asked_once_whose_it_is(monkeypatch, torch):
     fn, params = function(MLP, params=True, provider="TorchExecutionProvider")
     x, asked = torch.from_numpy(X[:, [0, 1, 1]]), []

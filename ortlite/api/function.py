@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -169,8 +169,8 @@ class _Function:
 def _function(model: _Function) -> Callable[..., Any]:
     cpu = provider.create(CPU)
 
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        values = model.bind(args, kwargs)
+    def compute(args: tuple[Any, ...], names: tuple[str, ...], named: tuple[Any, ...]) -> Any:
+        values = model.bind(args, dict(zip(names, named, strict=True)))
         owners = [_owners(value) for value in values]
         where = _one(model.model.graph.inputs, owners) or model.home
         prepared = model.on(where)
@@ -190,7 +190,7 @@ def _function(model: _Function) -> Callable[..., Any]:
     opaque = provider.traceable(compute)
 
     def fn(*args: Any, **kwargs: Any) -> Any:
-        return opaque(*args, **kwargs)
+        return opaque(args, tuple(kwargs), tuple(kwargs.values()))  # tracers write code, in which "x:0" is no keyword
 
     _own_code(fn)
     fn.__name__ = fn.__qualname__ = model.model.graph.name or "model"
@@ -258,7 +258,8 @@ def _enter(
         value = _of_type(name, value, type_, source)
         check_shape(name, value, type_)
     try:
-        return provider.transfer(value, source, target)
+        with nullcontext() if mine or target is source else target.eager():  # what is known beside tracers stays known
+            return provider.transfer(value, source, target)
     except ValueError as error:
         raise InvalidArgument(f"input {name!r}: {error}") from error
 
