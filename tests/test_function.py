@@ -340,6 +340,41 @@ def test_torch_gradient_to_parameters(torch):
     assert cost({name: p - 0.01 * grads[name] for name, p in params.items()}) < cost(params)
 
 
+INNER = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x, bool c, bool d) => (float[2] y)
+<float[2] v = {1, 1}>
+{
+  y = If (c) <
+    then_branch = then () => (float[2] a) <float[2] w = {2, 3}> {
+      p = Mul(x, w)
+      a = If (d) <
+        then_branch = inner () => (float[2] e) <float[2] u = {4, 5}> { q = Mul(p, w)  e = Mul(q, u) },
+        else_branch = other () => (float[2] f) { f = Identity(p) }
+      >
+    },
+    else_branch = otherwise () => (float[2] b) <float[2] w = {6, 7}> { r = Mul(x, w)  b = Mul(r, v) }
+  >
+}"""
+
+
+def test_parameters_in_branches_are_parameters(torch):
+    fn, params = function(INNER, params=True, provider="TorchExecutionProvider")
+    assert {name: p.tolist() for name, p in params.items()} == {"v": [1, 1], "w": [2, 3], "u": [4, 5], "w_2": [6, 7]}
+    x, plain = torch.tensor([1.0, 1]), function(INNER)
+    slopes = {
+        (True, True): {"w": [16, 30], "u": [4, 9]},
+        (True, False): {"w": [1, 1]},
+        (False, False): {"v": [6, 7], "w_2": [1, 1]},
+    }
+    for (c, d), expected in slopes.items():
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        y = fn(leaves, x, c, d)
+        want = run(model(INNER), x=x.numpy(), c=np.array(c), d=np.array(d))[0].tolist()
+        assert y.tolist() == plain(x, c, d).tolist() == want
+        y.sum().backward()
+        assert {name: p.grad.tolist() for name, p in leaves.items() if p.grad is not None} == expected
+
+
 # torch
 
 

@@ -48,7 +48,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
 
     def _build(self) -> tuple[Container[str], dict[str, Any]]:
         """Make the function. Returns the names of the parameters, and the values of parameters and buffers."""
-        model = load.load(self._source)
+        model = function.gathered(load.load(self._source))
         trained = function.parameters(model.graph)
         names = (*trained, *function.statistics(model.graph))
         self._fn, tensors = function.lifted(model, names, "TorchExecutionProvider")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -17,9 +18,10 @@ from ortlite.api.session import InferenceSession
 from ortlite.api.values import check_shape
 from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
+from ortlite.optimize.rewrite import rename_graph, within
 from ortlite.provider import CPU, ExecutionProvider
 
-__all__ = ["function", "lifted", "parameters", "statistics"]
+__all__ = ["function", "gathered", "lifted", "parameters", "statistics"]
 
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
@@ -53,8 +55,40 @@ def function(
     of a wrong dtype, rank or dimension.
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
+    if params:
+        source = gathered(source)
     fn, values = lifted(source, parameters(source.graph) if params else (), provider)
     return (fn, values) if params else fn
+
+
+def gathered(model: Model) -> Model:
+    """The model, the float constants of all its subgraphs those of the main graph: only these can be given.
+
+    They keep their names; where two branches have a name in common, the second one's gets a number.
+    """
+    return replace(model, graph=_gathered(model.graph))
+
+
+def _gathered(graph: Graph) -> Graph:
+    constants, types = dict(graph.constants), dict(graph.types)
+    own = {*graph.inputs, *constants, *(name for node in graph.nodes for name in node.outputs)}
+    read = {name for node in graph.walk() for name in (*node.reads(), *node.outputs)}
+
+    def bared(branch: Graph) -> Graph:
+        branch, names = _gathered(branch), {}
+        for name, value in branch.constants.items():
+            if value.ndim and dtypes.of_numpy(value.dtype).kind == "f":
+                new = name
+                if name in own:
+                    new = next(n for i in count(2) if (n := f"{name}_{i}") not in own | read)
+                own.add(new)
+                names[name], constants[new] = new, value
+                if name in branch.types:
+                    types[new] = branch.types[name]
+        left = {name: value for name, value in branch.constants.items() if name not in names}
+        return rename_graph(replace(branch, constants=left, captures=(*branch.captures, *names)), names)
+
+    return replace(within(graph, bared), constants=constants, types=types)
 
 
 def lifted(
