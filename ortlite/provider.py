@@ -259,7 +259,8 @@ def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> 
         if source.traced(value):
             raise ValueError(
                 f"the values of {value.dtype}{list(value.shape)} are needed on the host, but {source.library} is "
-                "tracing: pass them as a NumPy array or a Python number, or keep the node on one library"
+                "tracing: pass them as a NumPy array or, where it traces NumPy's too, as Python numbers, or keep the "
+                "node on one library"
             )
         return source.to_numpy(value)
     if source.name != CPU:

@@ -46,13 +46,14 @@ def function(
     `fn` computes in that library, on the device the arrays live on, and returns its arrays: one where the model has one
     output, else a tuple in graph order; sequences are tuples. Nothing is copied on the way: a result may share memory
     with an argument. It may be differentiated, vmapped and compiled. NumPy arrays and Python numbers may stand among
-    the arrays of another library; what decides a shape must be one of them where the library traces.
+    the arrays of another library; what decides a shape must be one of them where the library traces, and a number for
+    torch.compile, which traces NumPy's arrays as its own.
 
     With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
-    floating-point tensor of rank 1 or more that the model holds to its value. `provider`, a name or (name, options),
-    says which library the parameters come in, and which one computes where all arguments are NumPy arrays
-    (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an argument
-    of a wrong dtype, rank or dimension.
+    floating-point tensor of rank 1 or more that the model and its subgraphs hold to its value. `provider`, a name or
+    (name, options), says which library the parameters come in, and which one computes where all arguments are NumPy
+    arrays (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an
+    argument of a wrong dtype, rank or dimension.
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
     if params:
