@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -22,7 +23,7 @@ from ortlite.graph import Node, TensorType, Type
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
-from ortlite.provider import transfer
+from ortlite.provider import CPU, ExecutionProvider, transfer
 
 __all__ = ["Bound", "Program", "compile_plan"]
 
@@ -116,7 +117,8 @@ class Program:
     `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off. `xp`, when
     given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it
     and its `bare` takes out those that a kernel reads as Python objects.
-    Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next.
+    Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next,
+    and what depends on nothing that it traces is computed outside of the trace.
     """
 
     def __init__(
@@ -248,22 +250,43 @@ class _Binding:
 
 def _bind(step: Step, binding: _Binding) -> Bound:
     if isinstance(step, Transfer):
-        carry = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
+        away = step.origin if step.destination.name == CPU else step.destination
+        move = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
         if binding.xp is not None:
-            carry = partial(_carry, binding.xp, carry)
+            move = partial(_carry, binding.xp, move)
+        carry = _beside_tracers(move, away, binding)
         return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
     if isinstance(step, Cast):
-        cast = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
+        to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
+        cast = _beside_tracers(to, step.provider, binding)
         return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
         keywords.append(("rng", ReadSeed(_seeds(step, binding.seed))))
     elsewhere = binding.xp is not None
-    fn = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
+    fn: Callable[..., Any] = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
     if step.kernel.host_result:
         fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
+    if all(not isinstance(reader, ReadBody | ReadSeed) for _, reader in keywords):
+        fn = _beside_tracers(fn, step.provider, binding)
     return Bound(fn, readers, tuple(keywords), step.outputs, step.kernel.multiple, step.free, step.node, step)
+
+
+def _beside_tracers(fn: Callable[..., Any], provider: ExecutionProvider, binding: _Binding) -> Callable[..., Any]:
+    """A step that, where it depends on nothing that a library traces, is computed: a shape may depend on it."""
+    if binding.specialises or binding.xp is not None or provider.name == CPU:
+        return fn
+
+    def step(*args: Any, **keywords: Any) -> Any:
+        with nullcontext() if _traced(provider, (*args, *keywords.values())) else provider.eager():
+            return fn(*args, **keywords)
+
+    return step
+
+
+def _traced(provider: ExecutionProvider, value: Any) -> bool:
+    return any(_traced(provider, item) for item in value) if isinstance(value, tuple) else provider.traced(value)
 
 
 def _reader(argument: Argument, binding: _Binding) -> Reader:

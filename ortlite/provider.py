@@ -86,11 +86,10 @@ class ExecutionProvider:
         return None
 
     @classmethod
-    def of(cls, array: Any) -> ExecutionProvider | None:
-        """The provider of `array`'s library, on `array`'s device; None for an array of another library."""
+    def holds(cls, kind: type) -> bool:
+        """Whether `kind` is a type of this library's arrays. Asked once a type."""
         packages = cls.packages or (cls.library,)
-        mine = any(base.__module__.partition(".")[0] in packages for base in type(array).__mro__[:-1])
-        return create(cls.name, cls.options_of(array)) if mine else None
+        return any(base.__module__.partition(".")[0] in packages for base in kind.__mro__[:-1])
 
     @classmethod
     def options_of(cls, array: Any) -> dict[str, str]:
@@ -216,13 +215,17 @@ def create(name: str, options: Mapping[str, str] | None = None) -> ExecutionProv
     return _shared(name, tuple(sorted((options or {}).items())))
 
 
+@cache
+def _holder(kind: type) -> type[ExecutionProvider] | None:
+    classes = (_provider_class(name) for name in (CPU, *available()[:-1]))
+    return next((cls for cls in classes if cls is not None and cls.holds(kind)), None)
+
+
 def owner(array: Any) -> ExecutionProvider | None:
     """The provider that computes in `array`'s library on `array`'s device, or None when nobody knows its type."""
-    for name in (CPU, *available()[:-1]):
-        cls = _provider_class(name)
-        if cls is not None and (found := cls.of(array)) is not None:
-            return found
-    return None
+    kind: Any = type(array)
+    cls = _holder(kind)
+    return None if cls is None else create(cls.name, cls.options_of(array))
 
 
 def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -272,7 +275,8 @@ def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> 
         if source.traced(value):
             raise ValueError(
                 f"the values of {value.dtype}{list(value.shape)} are needed on the host, but {source.library} is "
-                "tracing: pass them as a NumPy array or a Python number, or keep the node on one library"
+                "tracing: pass them as a NumPy array or, where it traces NumPy's too, as Python numbers, or keep the "
+                "node on one library"
             )
         return source.to_numpy(value)
     if source.name != CPU:

@@ -79,7 +79,7 @@ def test_it_answers_for_the_class_it_would_make(usable):
     usable("cupy")
     assert ortlite_cuda.CUDAExecutionProvider.library == "cupy"
     assert ortlite_cuda.CUDAExecutionProvider.name == "CUDAExecutionProvider"
-    assert ortlite_cuda.CUDAExecutionProvider.of(np.zeros(1)) is None
+    assert not ortlite_cuda.CUDAExecutionProvider.holds(np.ndarray)
     usable("torch", "cupy")
     assert ortlite_cuda.CUDAExecutionProvider.library == "torch"
     assert ortlite_cuda.CUDAExecutionProvider.traceable == TorchOnCUDA.traceable

@@ -340,6 +340,41 @@ def test_torch_gradient_to_parameters(torch):
     assert cost({name: p - 0.01 * grads[name] for name, p in params.items()}) < cost(params)
 
 
+INNER = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x, bool c, bool d) => (float[2] y)
+<float[2] v = {1, 1}>
+{
+  y = If (c) <
+    then_branch = then () => (float[2] a) <float[2] w = {2, 3}> {
+      p = Mul(x, w)
+      a = If (d) <
+        then_branch = inner () => (float[2] e) <float[2] u = {4, 5}> { q = Mul(p, w)  e = Mul(q, u) },
+        else_branch = other () => (float[2] f) { f = Identity(p) }
+      >
+    },
+    else_branch = otherwise () => (float[2] b) <float[2] w = {6, 7}> { r = Mul(x, w)  b = Mul(r, v) }
+  >
+}"""
+
+
+def test_parameters_in_branches_are_parameters(torch):
+    fn, params = function(INNER, params=True, provider="TorchExecutionProvider")
+    assert {name: p.tolist() for name, p in params.items()} == {"v": [1, 1], "w": [2, 3], "u": [4, 5], "w_2": [6, 7]}
+    x, plain = torch.tensor([1.0, 1]), function(INNER)
+    slopes = {
+        (True, True): {"w": [16, 30], "u": [4, 9]},
+        (True, False): {"w": [1, 1]},
+        (False, False): {"v": [6, 7], "w_2": [1, 1]},
+    }
+    for (c, d), expected in slopes.items():
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        y = fn(leaves, x, c, d)
+        want = run(model(INNER), x=x.numpy(), c=np.array(c), d=np.array(d))[0].tolist()
+        assert y.tolist() == plain(x, c, d).tolist() == want
+        y.sum().backward()
+        assert {name: p.grad.tolist() for name, p in leaves.items() if p.grad is not None} == expected
+
+
 # torch
 
 
@@ -578,12 +613,140 @@ def test_torch_compiles_loops_of_known_length_and_lists_of_numbers(torch, backen
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_compile_says_what_it_cannot_decide(torch):
+def test_torch_says_what_it_cannot_decide(torch):
     torch._dynamo.reset()
-    with pytest.raises(Exception, match=r"(?s)If.*what decides a branch or a loop has no value under a trace"):
-        torch.compile(function(CONTROL), fullgraph=True, backend="aot_eager")(torch.ones(2))
-    with pytest.raises(Exception, match="what decides a branch or a loop has no value under a trace"):
-        torch.func.vmap(function(CONTROL))(torch.ones(3, 2))
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y)
+    <float ten = {10}, int64 most = {99}, bool yes = {1}>
+    { y = Loop (most, yes, x) <body = body (int64 i, bool c, float[N] v) => (bool d, float[N] w)
+      { w = Add(v, v)  s = ReduceSum <keepdims = 0> (w)  d = Less(s, ten) }> }"""
+    fn, x = function(text), torch.ones(2)
+    assert fn(x).tolist() == [8, 8]
+    with pytest.raises(Exception, match=r"(?s)Loop.*what decides a branch or a loop has no value under a trace"):
+        torch.compile(fn, fullgraph=True, backend="aot_eager")(x)
+    with pytest.raises(Fail, match=r"(?s)Loop.*what decides a branch or a loop has no value under a trace"):
+        torch.func.vmap(fn)(x[None])
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x, float[2] z) => (float[2] y, float[2] t)
+<float zero = {0}, float[2] w = {3, 4}>
+{
+  total = ReduceSum <keepdims = 0> (x)
+  positive = Greater(total, zero)
+  y, t = If (positive) <
+    then_branch = then () => (float[2] a, float[2] c)
+    <float[2] k = {5, 6}> { u = Mul(z, w)  a = Mul(u, k)  c = Neg(x) },
+    else_branch = otherwise () => (float[2] b, float[2] d) { b = Identity(x)  d = Mul(x, x) }
+  >
+}"""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compiles_both_branches(torch, backend):
+    torch._dynamo.reset()
+    fn = function(BRANCHES)
+    compiled = torch.compile(fn, fullgraph=True, backend=backend)
+    for sign in (1, -1):
+        seen = []
+        for call in (compiled, fn):
+            x, z = (torch.tensor(v, requires_grad=True) for v in ([sign * 1.0, sign * 2.0], [7.0, 8.0]))
+            y, t = call(x, z)
+            (y.sum() + t.sum()).backward()
+            seen.append([y.tolist(), t.tolist(), x.grad.tolist(), (0 * z if z.grad is None else z.grad).tolist()])
+        assert seen[0] == seen[1]
+        assert seen[0][:2] == ([[105, 192], [-1, -2]] if sign > 0 else [[-1, -2], [1, 4]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_vmaps_both_branches(torch):
+    torch._dynamo.reset()
+    fn = function(BRANCHES)
+    x, z = torch.tensor([[1.0, 2], [-1, -2]]), torch.tensor([[7.0, 8], [7, 8]])
+    for call in (torch.func.vmap(fn), torch.compile(torch.func.vmap(fn), fullgraph=True, backend="aot_eager")):
+        y, t = call(x, z)
+        assert y.tolist() == [[105, 192], [-1, -2]]
+        assert t.tolist() == [[-1, -2], [1, 4]]
+    slopes = torch.func.vmap(torch.func.grad(lambda x, z: fn(x, z)[0].sum(), (0, 1)))(x, z)
+    assert [g.tolist() for g in slopes] == [[[0, 0], [1, 1]], [[15, 24], [0, 0]]]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strict", [True, False])
+def test_torch_exports_both_branches(torch, strict):
+    class Model(torch.nn.Module):
+        def forward(self, x, z):
+            return fn(x, z)
+
+    torch._dynamo.reset()
+    fn, x, z = function(BRANCHES), torch.tensor([1.0, 2]), torch.tensor([7.0, 8])
+    exported = torch.export.export(Model(), (x, z), strict=strict).module()
+    for sign in (1, -1):
+        assert [v.tolist() for v in exported(sign * x, z)] == [v.tolist() for v in fn(sign * x, z)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_says_where_branches_differ(torch):
+    torch._dynamo.reset()
+    fn = function("""<ir_version: 8, opset_import: ["": 18]> g (float[2] x, bool c) => (float[N] y)
+    { y = If (c) <
+      then_branch = then () => (float[M] a) { a = Concat <axis = 0> (x, x) },
+      else_branch = otherwise () => (float[K] b) { b = Neg(x) }> }""")
+    x, c = torch.ones(2), torch.tensor(True)
+    assert fn(x, c).tolist() == [1, 1, 1, 1]
+    message = r"(?s)If node.*the branches give float32\[4\] and float32\[2\]; they must agree where torch traces"
+    with pytest.raises(Fail, match=message):
+        torch.func.vmap(fn, (None, 0))(x, c[None])
+    with pytest.raises(Exception, match=message):
+        torch.compile(fn, fullgraph=True, backend="aot_eager")(x, c)
+    y = torch.compile(lambda x: fn(x, False), fullgraph=True, backend="aot_eager")(x)
+    assert y.tolist() == [-1, -1]
+
+
+COUNT = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, M] x) => (float[N, M] y)
+<float zero = {0}, float one = {1}, int64[1] last = {1}>
+{ shape = Shape(x)  m = Gather(shape, last)  f = Cast <to = 1> (m)  s = Squeeze(f)  r = Range(zero, s, one)
+  y = Mul(x, r) }"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_tracers_leave_alone_what_shapes_decide(torch):
+    """A length that goes to the device and comes back as the bound of a Range."""
+    torch._dynamo.reset()
+    fn, x = function(COUNT), torch.from_numpy(X)
+    want = [[0, 2], [0, 4]]
+    assert fn(x).tolist() == want
+    assert torch.compile(fn, fullgraph=True, backend="aot_eager")(x).tolist() == want
+    assert torch.func.vmap(fn)(x[None]).tolist() == [want]
+    assert torch.func.jvp(fn, (x,), (x,))[1].tolist() == want
+    assert torch.func.grad(lambda x: fn(x).sum())(x).tolist() == [[0, 1], [0, 1]]
+    assert fn(x).tolist() == want
+
+
+def test_jax_tracers_leave_alone_what_shapes_decide(jax):
+    fn, x = function(COUNT), jax.numpy.asarray(X)
+    assert jax.jit(fn)(x).tolist() == fn(x).tolist() == [[0, 2], [0, 4]]
+    assert jax.vmap(fn)(x[None]).tolist() == [[[0, 2], [0, 4]]]
+    assert jax.jit(jax.grad(lambda x: fn(x).sum()))(x).tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compiles_inputs_of_any_name(torch):
+    torch._dynamo.reset()
+    fn = function("""<ir_version: 8, opset_import: ["": 18]> g (float[N] "x:0") => (float[N] y) { y = Neg("x:0") }""")
+    y = torch.compile(lambda x: fn(**{"x:0": x}), fullgraph=True, backend="aot_eager")(torch.from_numpy(V))
+    close(y, -V)
+
+
+def test_an_array_is_asked_once_whose_it_is(monkeypatch, torch):
+    fn, params = function(MLP, params=True, provider="TorchExecutionProvider")
+    x, asked = torch.from_numpy(X[:, [0, 1, 1]]), []
+    fn(params, x)
+    owner = ortlite.provider.owner
+    monkeypatch.setattr(ortlite.provider, "owner", lambda array: asked.append(array) or owner(array))
+    fn(params, x)
+    assert len(asked) == len(params) + 1
 
 
 SCALED = """<ir_version: 10, opset_import: ["": 20]>

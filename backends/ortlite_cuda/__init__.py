@@ -25,8 +25,8 @@ class TorchOnCUDA(TorchExecutionProvider):
         return nvidia_driver() and _built_for_cuda()
 
     @classmethod
-    def of(cls, array: Any) -> ExecutionProvider | None:
-        return None  # TorchExecutionProvider knows torch's tensors, on every device
+    def holds(cls, kind: type) -> bool:
+        return False  # TorchExecutionProvider knows torch's tensors, on every device
 
     @cached_property
     def device(self) -> Any:
@@ -41,8 +41,8 @@ class CuPyOnCUDA(CuPyExecutionProvider):
     name = "CUDAExecutionProvider"
 
     @classmethod
-    def of(cls, array: Any) -> ExecutionProvider | None:
-        return None  # CuPyExecutionProvider knows CuPy's arrays, on every device
+    def holds(cls, kind: type) -> bool:
+        return False  # CuPyExecutionProvider knows CuPy's arrays, on every device
 
 
 LIBRARIES: dict[str, type[ExecutionProvider]] = {"torch": TorchOnCUDA, "cupy": CuPyOnCUDA}  # the first choice first

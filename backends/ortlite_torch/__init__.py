@@ -152,10 +152,13 @@ class TorchExecutionProvider(ExecutionProvider):
         return wrapped
 
     def eager(self) -> AbstractContextManager[Any]:
+        from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
         from torch.utils._python_dispatch import _disable_current_modes
 
-        context: AbstractContextManager[Any] = _disable_current_modes()
-        return context
+        stack = ExitStack()  # leaves torch.compile, and vmap, grad and jvp
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(temporarily_clear_interpreter_stack())
+        return stack
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import torch

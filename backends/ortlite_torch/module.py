@@ -18,10 +18,10 @@ __all__ = ["Module"]
 class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is not looked into
     """`Module(model)` of a path, the bytes of a model or a session; it is called as `ortlite.function(model)` is.
 
-    Its parameters are the model's float tensors of rank 1 or more, its buffers the means and variances of batch
-    normalisations, both under their ONNX names. Dots in these lead into submodules, as in the torch model that was
-    exported: its `state_dict()` loads. (Where torch has a name for itself, such as `type`, ours gets an underscore.)
-    The tensors are copies of the model's. It computes what was exported, in `train()` as in `eval()`.
+    Its parameters are the float tensors of rank 1 or more of the model and its subgraphs, its buffers the means and
+    variances of batch normalisations, both under their ONNX names. Dots in these lead into submodules, as in the torch
+    model that was exported: its `state_dict()` loads. (Where torch has a name for itself, such as `type`, ours gets an
+    underscore.) The tensors are copies of the model's. It computes what was exported, in `train()` as in `eval()`.
 
     A copy or a pickle holds the bytes of the model, or the path to its file, which must then still be there. Raises
     what `ortlite.function` raises.
@@ -48,7 +48,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
 
     def _build(self) -> tuple[Container[str], dict[str, Any]]:
         """Make the function. Returns the names of the parameters, and the values of parameters and buffers."""
-        model = load.load(self._source)
+        model = function.gathered(load.load(self._source))
         trained = function.parameters(model.graph)
         names = (*trained, *function.statistics(model.graph))
         self._fn, tensors = function.lifted(model, names, "TorchExecutionProvider")

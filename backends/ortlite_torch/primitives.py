@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import wraps
 from math import prod
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes, is_in_torch_dispatch_mode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace
@@ -24,6 +26,7 @@ from ortlite.namespace import Namespace
 Pads = Sequence[tuple[int, int]]
 
 compat: Any = array_api_compat.torch
+functorch: Any = torch._C._functorch  # noqa: SLF001  (torch has no public name for it)
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -243,23 +246,69 @@ def gradient(xp: Namespace, body: Any, inputs: Sequence[Any], count: int) -> tup
     return found
 
 
+def _real(x: Any) -> bool:
+    """Whether a tensor has values, unlike those that torch.compile and torch.export look with."""
+    return type(x) in {torch.Tensor, torch.nn.Parameter}
+
+
 def known(xp: Namespace, x: Any) -> Any:
     """The element; None for what torch.compile and vmap look with. A constant of the model is known to them too."""
     if not isinstance(x, torch.Tensor):
         return default.control.known(xp, x)
-    real = type(x) in {torch.Tensor, torch.nn.Parameter}
-    try:
-        with _disable_current_modes() if real and is_in_torch_dispatch_mode() else nullcontext():
-            return default.control.known(xp, x)
-    except RuntimeError:  # of fake tensors, and of those with a batch behind them
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return None
+        x = functorch.get_unwrapped(x)  # of grad and jvp, which look at values
+    if not _real(x):
         return None
+    with _disable_current_modes() if is_in_torch_dispatch_mode() else nullcontext():
+        return default.control.known(xp, x)
+
+
+def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) -> Any:
+    """One branch where the predicate is known; torch.cond under torch.compile and export, which is told the captures.
+
+    Under vmap both run, and torch.where chooses: torch.cond gives back the first result alone.
+    """
+    if known(xp, pred) is not None:
+        return default.control.cond(xp, pred, then, otherwise, *operands)
+    pred = pred.reshape(())
+    if torch._C._are_functorch_transforms_active():  # noqa: SLF001  (torch has no public name for it)
+        (yes, spec), (no, other) = tree_flatten(then(*operands)), tree_flatten(otherwise(*operands))
+        _agree([yes, no], spec == other)
+        return tree_unflatten([torch.where(pred, a, b) for a, b in zip(yes, no, strict=True)], spec)
+    read, places = tree_flatten((then.captures, otherwise.captures, operands))
+    traced = {id(x): x for x in read if isinstance(x, torch.Tensor) and not _real(x)}
+    found: list[Any] = []
+
+    def branch(which: int, fn: Any) -> Callable[..., Any]:
+        def run(*tensors: Any) -> Any:
+            given = dict(zip(traced, tensors, strict=True))
+            bound = tree_unflatten([given.get(id(x), x) for x in read], places)
+            results, spec = tree_flatten(replace(fn, captures=bound[which])(*bound[2]))
+            found.append((results, spec))
+            _agree([found[0][0], results], found[0][1] == spec)
+            return tuple(x.clone() for x in results)  # torch.cond refuses what shares memory with its operands
+
+        return run
+
+    results = torch.ops.higher_order.cond(pred, branch(0, then), branch(1, otherwise), tuple(traced.values()))
+    return tree_unflatten(list(results), found[0][1])
+
+
+def _agree(results: Sequence[Sequence[Any]], same: bool) -> None:
+    """Raises ValueError where two branches differ in more than values."""
+    yes, no = ([f"{str(x.dtype)[6:]}{list(x.shape)}" if hasattr(x, "dtype") else str(x) for x in r] for r in results)
+    if not same or yes != no or any(not isinstance(x, torch.Tensor) for x in results[0]):
+        listed = f"{', '.join(yes)} and {', '.join(no)}"
+        raise ValueError(f"the branches give {listed}; they must agree where torch traces the condition")
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
         bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, fmod, sigmoid, softmax, einsum, gather_nd,
-        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known,
+        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, cond,
     )
 }  # fmt: skip
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -17,9 +18,10 @@ from ortlite.api.session import InferenceSession
 from ortlite.api.values import check_shape
 from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
+from ortlite.optimize.rewrite import rename_graph, within
 from ortlite.provider import CPU, ExecutionProvider
 
-__all__ = ["function", "lifted", "parameters", "statistics"]
+__all__ = ["function", "gathered", "lifted", "parameters", "statistics"]
 
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
@@ -44,17 +46,50 @@ def function(
     `fn` computes in that library, on the device the arrays live on, and returns its arrays: one where the model has one
     output, else a tuple in graph order; sequences are tuples. Nothing is copied on the way: a result may share memory
     with an argument. It may be differentiated, vmapped and compiled. NumPy arrays and Python numbers may stand among
-    the arrays of another library; what decides a shape must be one of them where the library traces.
+    the arrays of another library; what decides a shape must be one of them where the library traces, and a number for
+    torch.compile, which traces NumPy's arrays as its own.
 
     With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
-    floating-point tensor of rank 1 or more that the model holds to its value. `provider`, a name or (name, options),
-    says which library the parameters come in, and which one computes where all arguments are NumPy arrays
-    (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an argument
-    of a wrong dtype, rank or dimension.
+    floating-point tensor of rank 1 or more that the model and its subgraphs hold to its value. `provider`, a name or
+    (name, options), says which library the parameters come in, and which one computes where all arguments are NumPy
+    arrays (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an
+    argument of a wrong dtype, rank or dimension.
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
+    if params:
+        source = gathered(source)
     fn, values = lifted(source, parameters(source.graph) if params else (), provider)
     return (fn, values) if params else fn
+
+
+def gathered(model: Model) -> Model:
+    """The model, the float constants of all its subgraphs those of the main graph: only these can be given.
+
+    They keep their names; where two branches have a name in common, the second one's gets a number.
+    """
+    return replace(model, graph=_gathered(model.graph))
+
+
+def _gathered(graph: Graph) -> Graph:
+    constants, types = dict(graph.constants), dict(graph.types)
+    own = {*graph.inputs, *constants, *(name for node in graph.nodes for name in node.outputs)}
+    read = {name for node in graph.walk() for name in (*node.reads(), *node.outputs)}
+
+    def bared(branch: Graph) -> Graph:
+        branch, names = _gathered(branch), {}
+        for name, value in branch.constants.items():
+            if value.ndim and dtypes.of_numpy(value.dtype).kind == "f":
+                new = name
+                if name in own:
+                    new = next(n for i in count(2) if (n := f"{name}_{i}") not in own | read)
+                own.add(new)
+                names[name], constants[new] = new, value
+                if name in branch.types:
+                    types[new] = branch.types[name]
+        left = {name: value for name, value in branch.constants.items() if name not in names}
+        return rename_graph(replace(branch, constants=left, captures=(*branch.captures, *names)), names)
+
+    return replace(within(graph, bared), constants=constants, types=types)
 
 
 def lifted(
@@ -169,8 +204,8 @@ class _Function:
 def _function(model: _Function) -> Callable[..., Any]:
     cpu = provider.create(CPU)
 
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        values = model.bind(args, kwargs)
+    def compute(args: tuple[Any, ...], names: tuple[str, ...], named: tuple[Any, ...]) -> Any:
+        values = model.bind(args, dict(zip(names, named, strict=True)))
         owners = [_owners(value) for value in values]
         where = _one(model.model.graph.inputs, owners) or model.home
         prepared = model.on(where)
@@ -180,8 +215,8 @@ def _function(model: _Function) -> Callable[..., Any]:
             for context in {cpu.name: cpu, where.name: where}.values():
                 stack.enter_context(context.context(gradients=True))
             given = [
-                _enter(name, value, model.model.graph.types.get(name), where, target)
-                for name, value, target in zip(model.model.graph.inputs, values, targets, strict=True)
+                _enter(name, value, owned, model.model.graph.types.get(name), where, target)
+                for name, value, owned, target in zip(model.model.graph.inputs, values, owners, targets, strict=True)
             ]
             results = _leave(program(given))
         return results[0] if len(results) == 1 else results
@@ -190,7 +225,7 @@ def _function(model: _Function) -> Callable[..., Any]:
     opaque = provider.traceable(compute)
 
     def fn(*args: Any, **kwargs: Any) -> Any:
-        return opaque(*args, **kwargs)
+        return opaque(args, tuple(kwargs), tuple(kwargs.values()))  # tracers write code, in which "x:0" is no keyword
 
     _own_code(fn)
     fn.__name__ = fn.__qualname__ = model.model.graph.name or "model"
@@ -214,19 +249,17 @@ def _leave(value: Any) -> Any:
     return np.asarray(value) if isinstance(value, np.generic) else value
 
 
-def _owners(value: Any) -> set[ExecutionProvider]:
-    """The providers of the arrays in a value, NumPy's left out: NumPy arrays go anywhere."""
-    found = {
-        provider.owner(leaf) for leaf in _leaves(value) if hasattr(leaf, "shape") and not isinstance(leaf, np.generic)
-    }
-    return {p for p in found if p is not None and p.name != CPU}
+def _owners(value: Any) -> dict[int, ExecutionProvider]:
+    """The provider of every array in a value, by the array's id. Not of NumPy's, which go anywhere."""
+    arrays = [x for x in _leaves(value) if hasattr(x, "shape") and not isinstance(x, np.ndarray | np.generic)]
+    return {id(x): found for x in arrays if (found := provider.owner(x)) is not None and found.name != CPU}
 
 
-def _one(names: Sequence[str], owners: Sequence[set[ExecutionProvider]]) -> ExecutionProvider | None:
+def _one(names: Sequence[str], owners: Sequence[dict[int, ExecutionProvider]]) -> ExecutionProvider | None:
     """The provider all arrays belong to. Raises InvalidArgument where there are several."""
     first: dict[ExecutionProvider, str] = {}
     for name, found in zip(names, owners, strict=True):
-        for one in found:
+        for one in found.values():
             first.setdefault(one, name)
     if len(first) > 1:
         listed = ", ".join(f"{name!r} is on {one!r}" for one, name in first.items())
@@ -234,15 +267,25 @@ def _one(names: Sequence[str], owners: Sequence[set[ExecutionProvider]]) -> Exec
     return next(iter(first), None)
 
 
-def _enter(name: str, value: Any, type_: Any, where: ExecutionProvider, target: ExecutionProvider) -> Any:
-    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument."""
+def _enter(
+    name: str,
+    value: Any,
+    owned: Mapping[int, ExecutionProvider],
+    type_: Any,
+    where: ExecutionProvider,
+    target: ExecutionProvider,
+) -> Any:
+    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument.
+
+    `owned` has the ids of the arrays in it that are `where`'s.
+    """
     if isinstance(type_, OptionalType):
         type_ = type_.element
     if value is None or isinstance(value, dict):
         return value
     if isinstance(value, tuple | list) and not isinstance(type_, TensorType):
-        return tuple(_enter(name, item, getattr(type_, "element", None), where, target) for item in value)
-    mine = where.name != CPU and hasattr(value, "shape") and provider.owner(value) is where
+        return tuple(_enter(name, item, owned, getattr(type_, "element", None), where, target) for item in value)
+    mine = id(value) in owned
     source = where if mine else provider.create(CPU)
     if not mine:
         value = _numpy(name, value, type_)
@@ -250,7 +293,8 @@ def _enter(name: str, value: Any, type_: Any, where: ExecutionProvider, target: 
         value = _of_type(name, value, type_, source)
         check_shape(name, value, type_)
     try:
-        return provider.transfer(value, source, target)
+        with nullcontext() if mine or target is source else target.eager():  # what is known beside tracers stays known
+            return provider.transfer(value, source, target)
     except ValueError as error:
         raise InvalidArgument(f"input {name!r}: {error}") from error
 

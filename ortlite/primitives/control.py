@@ -30,7 +30,9 @@ def _decided(xp: Namespace, x: Any) -> Any:
     """What `known` says. Raises UndecidedError where it says nothing."""
     value = xp.known(x)
     if value is None:
-        raise UndecidedError("what decides a branch or a loop has no value under a trace")
+        raise UndecidedError(
+            "what decides a branch or a loop has no value under a trace; if it is an input, give it as a Python number"
+        )
     return value
 
 

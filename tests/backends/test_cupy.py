@@ -35,7 +35,7 @@ provider, numpy = create("CuPyExecutionProvider"), create(CPU)
 
 def run(code, start=START):
     """Run code in a process where the stand-in is what `import cupy` finds."""
-    path = os.pathsep.join(map(str, (STANDIN, ROOT, ROOT / "tests")))
+    path = os.pathsep.join(map(str, (STANDIN, ROOT, ROOT / "backends", ROOT / "tests")))
     env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | {"PYTHONPATH": path}
     script = start + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
