@@ -66,8 +66,8 @@ def build(
     """Make the namespace of one library.
 
     `library` is its Array API module, `dtypes` maps logical names to native dtypes, `primitives` are
-    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names. Raises TypeError for
-    a replacement of what is no primitive.
+    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names. Raises TypeError
+    for a replacement of what is no primitive.
     """
     defaults = default_primitives()
     if unknown := primitives.keys() - defaults.keys() - OPTIONAL.keys():

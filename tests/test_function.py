@@ -763,3 +763,15 @@ def test_a_size_that_enters_the_arithmetic_crosses_to_the_tracer(torch, jax):
         array = jax.numpy.asarray(x.numpy())
         close(jax.jit(jax.grad(lambda v: fn(v).sum()))(array), np.full(count, count))
         close(jax.vmap(fn)(array[None]), count * array[None])
+
+
+def test_an_empty_list_is_of_any_dtype_and_what_nobody_reads_goes_nowhere(torch):
+    total = function("""<ir_version: 8, opset_import: ["": 18]> g (float[2] x, int64[N] axes) => (float[?] y)
+    { y = ReduceSum(x, axes) }""")
+    assert total(V[:2], []).tolist() == [3]
+    like = function("""<ir_version: 10, opset_import: ["": 20]> g (float[2] x, float16[N] like) => (float16[2] y)
+    { y = CastLike(x, like) }""")
+    y = torch.func.vmap(like)(torch.ones(3, 2), torch.ones(3, 1, dtype=torch.float16))
+    assert y.dtype == torch.float16
+    with pytest.raises(InvalidArgument, match="like"):
+        like(torch.ones(2), torch.ones(1))

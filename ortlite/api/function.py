@@ -149,10 +149,11 @@ def _create(given: str | tuple[str, dict[str, str]] | None) -> ExecutionProvider
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A model on one provider: its program for values, and the one for what a tracer looks with."""
+    """A model on one provider: its program for values, that for what a tracer looks with, inputs that nobody reads."""
 
     concrete: programs.Program
     traced: programs.Program
+    unread: frozenset[str]
 
 
 class _Function:
@@ -172,7 +173,10 @@ class _Function:
                 chosen = (where,) if where is cpu else (where, cpu)
                 stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True)
                 plain = programs.compile_plan(stages.plan, specialises=False)
-            found = self.prepared.setdefault(where, _Prepared(stages.program, plain))
+            graph = stages.model.graph
+            read = {name for node in graph.nodes for name in node.reads()} | set(graph.outputs)
+            prepared = _Prepared(stages.program, plain, frozenset(graph.inputs) - read)
+            found = self.prepared.setdefault(where, prepared)
         return found
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -214,9 +218,10 @@ def _function(model: _Function) -> Callable[..., Any]:
         with ExitStack() as stack:
             for context in {cpu.name: cpu, where.name: where}.values():
                 stack.enter_context(context.context(gradients=True))
+            graph = model.model.graph
             given = [
-                _enter(name, value, owned, model.model.graph.types.get(name), where, target)
-                for name, value, owned, target in zip(model.model.graph.inputs, values, owners, targets, strict=True)
+                _enter(name, value, owned, graph.types.get(name), where, None if name in prepared.unread else target)
+                for name, value, owned, target in zip(graph.inputs, values, owners, targets, strict=True)
             ]
             results = _leave(program(given))
         return results[0] if len(results) == 1 else results
@@ -273,9 +278,9 @@ def _enter(
     owned: Mapping[int, ExecutionProvider],
     type_: Any,
     where: ExecutionProvider,
-    target: ExecutionProvider,
+    target: ExecutionProvider | None,
 ) -> Any:
-    """An argument as the program takes it: of the declared dtype, on `target`. Raises InvalidArgument.
+    """An argument as the program takes it: of the declared dtype, on `target` if anywhere. Raises InvalidArgument.
 
     `owned` has the ids of the arrays in it that are `where`'s.
     """
@@ -292,6 +297,8 @@ def _enter(
     if isinstance(type_, TensorType):
         value = _of_type(name, value, type_, source)
         check_shape(name, value, type_)
+    if target is None:
+        return value
     try:
         with nullcontext() if mine or target is source else target.eager():  # what is known beside tracers stays known
             return provider.transfer(value, source, target)
@@ -308,7 +315,7 @@ def _numpy(name: str, value: Any, type_: Any) -> np.ndarray:
     if array.dtype.kind in "OUS":
         fits = type_.dtype.kind == "S"
     else:
-        fits = order[array.dtype.kind] <= order.get(type_.dtype.kind, -1)
+        fits = not array.size or order[array.dtype.kind] <= order.get(type_.dtype.kind, -1)
     if not fits:
         raise InvalidArgument(f"input {name!r} is {type_.ort}, not {type(value).__name__} {value!r}")
     return array.astype(dtypes.to_numpy(type_.dtype), copy=False)

@@ -26,9 +26,10 @@ def loop(
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        going = xp.asarray(True) if going is True else going
-        results = body(xp.asarray(index, dtype=xp.int64), going, *state)
-        return _single(xp, results[0]), results[1 : 1 + count], results[1 + count :]
+        given = xp.asarray(True) if going is True else going
+        results = body(xp.asarray(index, dtype=xp.int64), given, *state)
+        going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
+        return going, results[1 : 1 + count], results[1 + count :]
 
     state, columns = xp.while_loop(step, M, _single(xp, cond), v_initial)
     return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
