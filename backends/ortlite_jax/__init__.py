@@ -78,6 +78,8 @@ class JAXExecutionProvider(ExecutionProvider):
             return jax.device_put(jax.dlpack.from_dlpack(array), self.device)
 
     def pointer(self, array: Any) -> int | None:
+        if self.traced(array):  # what from_numpy gives under jax.jit has no memory yet
+            return None
         address: int = array.unsafe_buffer_pointer()
         return address
 

@@ -511,3 +511,26 @@ def test_long_tables_are_taken_in_at_once(xp, values):
     made = xp.asarray(values, dtype=xp.int32)
     assert time.perf_counter() - start < 0.5
     assert (made.shape, made.dtype, int(made[-1])) == ((100_000,), jnp.int32, 99_999)
+
+
+PLACES = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N] x) => (float[N] y)
+<int64 zero = {0}, int64 one = {1}>
+{ n = Size(x)  places = Range(zero, n, one)  f = Cast <to = 1> (places)  y = Mul(f, x) }"""
+
+
+def test_a_model_that_computes_an_array_on_the_host_under_transforms():
+    fn = ortlite.function(parser.parse_model(PLACES).SerializeToString())
+    x = np.array([3, 1, 4, 1], np.float32)
+    traces = []
+
+    @jax.jit
+    def traced(x):
+        traces.append(x)
+        return fn(x)
+
+    for _ in range(3):
+        np.testing.assert_array_equal(traced(jnp.asarray(x)), x * np.arange(4))
+    assert len(traces) == 1
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), np.arange(4))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(fn))(jnp.stack([x, -x]))[1], -x * np.arange(4))
