@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -109,6 +110,11 @@ class Bound:
         """Whether the result depends on nothing but the arguments."""
         return not any(isinstance(a, ReadSeed | ReadBody) for _, a in self.keywords)
 
+    def eager(self) -> AbstractContextManager[Any]:
+        """Entered to compute the step while its library may be tracing."""
+        step = self.step
+        return (step.destination if isinstance(step, Transfer) else step.provider).eager()
+
 
 class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
@@ -117,6 +123,7 @@ class Program:
     given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it
     and its `bare` takes out those that a kernel reads as Python objects.
     Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next.
+    Only what follows from shapes is computed there, so that it may decide shapes and branches.
     """
 
     def __init__(
@@ -133,6 +140,7 @@ class Program:
         self.check = check
         self.seed = seed
         self.specialises = specialises and check is None and xp is None
+        self.traced = not specialises and xp is None
         binding = _Binding(seed, check, xp, specialises)
         self.steps = tuple(_bind(step, binding) for step in plan.steps)
         self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
@@ -144,6 +152,10 @@ class Program:
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run. Raises what run.node_error makes of a kernel's exception."""
+        if self.traced:
+            from ortlite import specialise
+
+            return run.interpret(self, inputs, static=specialise.static_slots(self, inputs))[0]
         key = self.signature(inputs) if self.specialises else None
         if key is None:
             return run.interpret(self, inputs)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.errors import Fail, OrtError
@@ -16,10 +17,11 @@ __all__ = ["interpret", "node_error"]
 
 
 def interpret(
-    program: Program, inputs: Sequence[Any], record: Collection[int] = ()
+    program: Program, inputs: Sequence[Any], record: Collection[int] = (), static: Collection[int] = ()
 ) -> tuple[tuple[Any, ...], dict[int, Any]]:
     """Run every step in order. Returns the outputs, and the values of the slots in `record`.
 
+    What makes slots in `static` alone is computed even where the library is tracing.
     Raises what `node_error` makes of a step's exception.
     """
     slots: list[Any] = [None] * program.plan.slots
@@ -29,8 +31,11 @@ def interpret(
         slots[slot] = value
     recorded = {slot: slots[slot] for slot in record if slots[slot] is not None}
     for step in program.steps:
+        now = static and all(slot in static for slot in step.outputs if slot is not None)
         try:
-            result = step.fn(*[a.read(slots) for a in step.arguments], **{n: a.read(slots) for n, a in step.keywords})
+            with step.eager() if now else nullcontext():
+                keywords = {n: a.read(slots) for n, a in step.keywords}
+                result = step.fn(*[a.read(slots) for a in step.arguments], **keywords)
         except Exception as error:
             values = [a.read(slots) for a in step.arguments if hasattr(a, "index")]
             raise node_error(step, values, error) from error

@@ -63,7 +63,8 @@ class JAXExecutionProvider(ExecutionProvider):
         import jax
 
         array = np.asarray(array)
-        with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
+        # values that are there stay there, under jax.jit too; shares what is contiguous and starts at 64 bytes
+        with jax.enable_x64(True), self.eager():
             return jax.device_put(
                 array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), self.device
             )

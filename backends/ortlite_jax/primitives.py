@@ -137,7 +137,8 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 def known(xp: Namespace, x: Any) -> Any:
     """Under jax.grad alone values are there; under jax.jit and jax.vmap they are not."""
     try:
-        return default.control.known(xp, x)
+        with jax.ensure_compile_time_eval():
+            return default.control.known(xp, x)
     except jax.errors.ConcretizationTypeError:
         return None
 
