@@ -157,7 +157,8 @@ SLICES = "on the CPU, images go to the default body, which is faster there"
 REASONS = {
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
-    ("jax", "conv"): "on the CPU, groups, 1 × 1 and few windows go to the default body, which is faster there",
+    ("jax", "conv"): "on the CPU, groups, small kernels and few windows go to the default body, which is faster there",
+    ("jax", "scatter_nd"): "products go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "known": "under a tracer there may be no value to know",
     "cond": "a tracer must see the branch",

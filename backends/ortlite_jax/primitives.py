@@ -38,7 +38,7 @@ def conv(
             return _by_channel(xp, x, w, windows, strides=strides, pads=pads, dilations=dilations)
         # of few windows XLA would spend more on turning the weights round than on the products
         few = x.shape[0] * prod(windows) <= 2 * w.shape[0]
-        if groups > 1 or few or prod(size) == 1:
+        if groups > 1 or few or prod(size) <= 3:
             return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
     return lax.conv_general_dilated(
         x, w, tuple(strides), list(pads), rhs_dilation=tuple(dilations), feature_group_count=groups,
