@@ -44,6 +44,7 @@ ONE_THREAD["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 
 ONE = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
 TWO = {"strides": (2, 2), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
+HOLES = {"strides": (1, 1), "pads": ((2, 2), (2, 2)), "dilations": (2, 2)}
 LINE = {"strides": (2,), "pads": ((1, 1),), "dilations": (1,)}
 BORDER = ((0, 0), (0, 0), (1, 1), (1, 1))
 
@@ -82,8 +83,21 @@ PRIMITIVES = {
     "pad": {"constant": lambda: ((floats(1, 64, 56, 56), BORDER), {}),
             "reflect": lambda: ((floats(1, 64, 56, 56), BORDER, "reflect"), {})},
     "conv": {"3 × 3": lambda: ((floats(1, 64, 56, 56), floats(64, 64, 3, 3)), ONE),
+             "3 × 3, batch of 8": lambda: ((floats(8, 128, 28, 28), floats(128, 128, 3, 3)), ONE),
+             "3 × 3, few windows": lambda: ((floats(1, 512, 7, 7), floats(512, 512, 3, 3)), ONE),
+             "3 × 3, dilated": lambda: ((floats(1, 64, 56, 56), floats(64, 64, 3, 3)), HOLES),
+             "7 × 7 by 2": lambda: ((floats(1, 3, 224, 224), floats(64, 3, 7, 7)), {**TWO, "pads": ((3, 3), (3, 3))}),
+             "1 × 1": lambda: ((floats(1, 256, 56, 56), floats(64, 256, 1, 1)), {**ONE, "pads": ((0, 0), (0, 0))}),
+             "3, sound": lambda: ((floats(1, 80, 3000), floats(384, 80, 3)), {**LINE, "strides": (1,)}),
+             "4 groups": lambda: ((floats(1, 128, 28, 28), floats(128, 32, 3, 3)), {**ONE, "groups": 4}),
              "depthwise": lambda: ((floats(1, 64, 56, 56), floats(64, 1, 3, 3)), {**ONE, "groups": 64})},
-    "conv_transpose": {"4 × 4 by 2": lambda: ((floats(1, 64, 28, 28), floats(64, 32, 4, 4)), TWO)},
+    "conv_transpose": {
+        "4 × 4 by 2": lambda: ((floats(1, 64, 28, 28), floats(64, 32, 4, 4)), TWO),
+        "2 × 2 by 2": lambda: (
+            (floats(1, 64, 56, 56), floats(64, 64, 2, 2)), {**TWO, "pads": ((0, 0), (0, 0))}),
+        "16 by 8, sound": lambda: (
+            (floats(1, 256, 100), floats(256, 128, 16)), {**LINE, "strides": (8,), "pads": ((4, 4),)}),
+    },
     "max_pool": {"3 × 3 by 2": lambda: ((floats(1, 64, 112, 112), (3, 3)), TWO),
                  "3 by 2, sound": lambda: ((floats(4, 64, 4096), (3,)), LINE),
                  "whole image": lambda: ((floats(1, 512, 7, 7), (7, 7)), {**ONE, "pads": ((0, 0), (0, 0))})},
@@ -143,6 +157,8 @@ SLICES = "on the CPU, images go to the default body, which is faster there"
 REASONS = {
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
+    ("jax", "conv"): "on the CPU, groups, small kernels and few windows go to the default body, which is faster there",
+    ("jax", "scatter_nd"): "products go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "known": "under a tracer there may be no value to know",
     "cond": "a tracer must see the branch",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -22,88 +24,47 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     return x.view(dtype)
 
 
+MOST_SLICES = 64  # of the input in a convolution that is written out: XLA takes its time to compile each
+
+
 def conv(
     xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
 ) -> Any:
-    """lax.conv_general_dilated; the default body channel by channel, where XLA's is several times slower on the CPU."""
-    if groups > 1 and groups == x.shape[1]:
-        return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+    """lax.conv_general_dilated; on the CPU something else where XLA's is slower, forwards or backwards."""
+    size = w.shape[2:]
+    if jax.default_backend() == "cpu" and prod(size) <= MOST_SLICES:
+        windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
+        if 1 < groups == x.shape[1]:
+            return _by_channel(xp, x, w, windows, strides=strides, pads=pads, dilations=dilations)
+        # of few windows XLA would spend more on turning the weights round than on the products
+        few = x.shape[0] * prod(windows) <= 2 * w.shape[0]
+        if groups > 1 or few or prod(size) <= 3:
+            return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
     return lax.conv_general_dilated(
         x, w, tuple(strides), list(pads), rhs_dilation=tuple(dilations), feature_group_count=groups,
         precision=lax.Precision.HIGHEST,
     )  # fmt: skip
 
 
-def conv_transpose(
-    xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
-) -> Any:
-    """lax.conv_general_dilated over `x` with zeros between its elements, the kernel turned round."""
-    (c, m), size = w.shape[:2], w.shape[2:]
-    kernel = jnp.swapaxes(jnp.reshape(w, (groups, c // groups, m, *size)), 1, 2)
-    kernel = jnp.flip(jnp.reshape(kernel, (groups * m, c // groups, *size)), tuple(range(2, w.ndim)))
-    reach = [(k - 1) * d for k, d in zip(size, dilations, strict=True)]
-    around = [(r - lo, r - hi) for r, (lo, hi) in zip(reach, pads, strict=True)]
-    return lax.conv_general_dilated(
-        x, kernel, (1,) * len(size), around, lhs_dilation=tuple(strides), rhs_dilation=tuple(dilations),
-        feature_group_count=groups, precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
-
-
-def max_pool(
+def _by_channel(
     xp: Namespace,
     x: Any,
-    size: Sequence[int],
+    w: Any,
+    windows: Sequence[int],
     *,
     strides: Sequence[int],
     pads: Pads,
     dilations: Sequence[int],
-    indices: bool = False,
-) -> tuple[Any, Any]:
-    """lax.reduce_window; axis by axis for positions, and for windows with holes, which have no gradient in JAX."""
-    least = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    if not indices and all(d == 1 for d in dilations):
-        return _windows(x, least, lax.max, size, strides, pads, dilations), None
-    x = default.window.padded(xp, x, pads, least)
-    where = None
-    for axis in range(len(size) - 1, -1, -1):  # of equals, the first along the last axis in the first row
-        n, k, s, d = x.shape[2 + axis], size[axis], strides[axis], dilations[axis]
-        starts = np.arange(max((n - (k - 1) * d - 1) // s + 1, 0)) * s
-        x, where = (_spread(v, starts[:, None] + np.arange(k) * d, 2 + axis) for v in (x, where))
-        if indices:
-            first = jnp.expand_dims(argmax(x, axis=3 + axis), 3 + axis)
-            x = jnp.take_along_axis(x, first, axis=3 + axis)
-            later = 0 if where is None else jnp.take_along_axis(where, first, axis=3 + axis)
-            x, where = jnp.squeeze(x, 3 + axis), jnp.squeeze(first * prod(size[axis + 1 :]) + later, 3 + axis)
-        else:
-            x = jnp.max(x, axis=3 + axis)
-    return x, where
-
-
-def _spread(x: Any, places: np.ndarray, axis: int) -> Any:
-    """The elements at `places` (a matrix) along `axis`, which becomes two."""
-    if x is None:
-        return None
-    found = jnp.take(x, places.reshape(-1), axis=axis, mode="clip")
-    return jnp.reshape(found, (*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
-
-
-def sum_pool(
-    xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
-    """lax.reduce_window."""
-    return _windows(x, 0, lax.add, size, strides, pads, dilations)
-
-
-def _windows(
-    x: Any, start: Any, fold: Any, size: Sequence[int], strides: Sequence[int], pads: Pads, dilations: Sequence[int]
-) -> Any:
-    if any(n < 0 for pair in pads for n in pair):  # which have no gradient
-        crop = [(min(lo, 0), min(hi, 0), 0) for lo, hi in ((0, 0), (0, 0), *pads)]
-        x, pads = lax.pad(x, np.asarray(start, x.dtype), crop), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
-    return lax.reduce_window(
-        x, np.asarray(start, x.dtype), fold, (1, 1, *size), (1, 1, *strides), ((0, 0), (0, 0), *pads),
-        window_dilation=(1, 1, *dilations),
-    )  # fmt: skip
+    """A group for each channel: products summed over the positions of the kernel, which XLA makes one loop of."""
+    (n, c), m, size = x.shape[:2], w.shape[0], w.shape[2:]
+    x = jnp.expand_dims(default.window.padded(xp, x, pads), 2)
+    w = jnp.reshape(w, (c, m // c, *size, *(1,) * len(size)))
+    slices = default.window.window_slices(windows, size, strides, dilations)
+    places = zip(np.ndindex(*size), slices, strict=True)
+    products = (x[(..., *key)] * w[(slice(None), slice(None), *position)] for position, key in places)
+    total = reduce(jnp.add, products)
+    return jnp.reshape(total, (n, m, *windows))
 
 
 def erf(xp: Namespace, x: Any) -> Any:
@@ -130,27 +91,35 @@ def _at(data: Any, key: Any, updates: Any, reduction: str) -> Any:
 
 
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
-    """Indexed updates; the default body for products, which JAX does not differentiate."""
+    """Indexed updates."""
     if reduction == "mul":
-        return default.scatter.scatter_flat(xp, data, places, updates, reduction)
+        return _multiplied(xp, data, places, updates)
     return _at(data, places, updates, reduction)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _multiplied(xp: Namespace, data: Any, places: Any, updates: Any) -> Any:
+    """Indexed products, of which JAX has no derivative: that of the default body."""
+    return data.at[places].multiply(updates)
+
+
+def _tangent(xp: Namespace, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    (data, places, updates), (along_data, _, along_updates) = primals, tangents
+
+    def product(data: Any, updates: Any) -> Any:
+        return default.scatter.scatter_flat(xp, data, places, updates, "mul")
+
+    return jax.jvp(product, (data, updates), (along_data, along_updates))
+
+
+_multiplied.defjvp(_tangent)
+
+
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    """Indexed updates; the default body for products and for no index at all."""
+    """Indexed updates of whole rows; the default body for products and for no index at all."""
     if reduction == "mul" or not indices.shape[-1]:
         return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
     return _at(data, tuple(jnp.moveaxis(indices, -1, 0)), updates, reduction)
-
-
-def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
-    """Indexed updates; the default body for products."""
-    if reduction == "mul":
-        return default.scatter.scatter(xp, data, indices, updates, axis, reduction)
-    shape = indices.shape
-    key = [jnp.arange(n).reshape([-1 if i == d else 1 for i in range(data.ndim)]) for d, n in enumerate(shape)]
-    key[axis] = indices
-    return _at(data, tuple(key), updates, reduction)
 
 
 def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
@@ -168,7 +137,8 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 def known(xp: Namespace, x: Any) -> Any:
     """Under jax.grad alone values are there; under jax.jit and jax.vmap they are not."""
     try:
-        return default.control.known(xp, x)
+        with jax.ensure_compile_time_eval():
+            return default.control.known(xp, x)
     except jax.errors.ConcretizationTypeError:
         return None
 
@@ -332,11 +302,16 @@ def divide(x1: Any, x2: Any) -> Any:
     return jnp.divide(x1, x2)
 
 
+def asarray(obj: Any, /, **keywords: Any) -> Any:
+    """Buffers, and lists of numbers, by way of NumPy: JAX takes in element by element what is no array, 15 µs each."""
+    numbers = isinstance(obj, list | tuple) and all(type(v) in {bool, int, float} for v in obj)
+    return jnp.asarray(np.asarray(obj) if numbers or isinstance(obj, array) else obj, **keywords)
+
+
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, conv_transpose, max_pool, sum_pool, erf, fmod, trunc_divide, scatter, scatter_flat, scatter_nd,
-        top_k, known, cond, while_loop, scan,
+        bit_view, conv, erf, fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, cond, while_loop, scan,
     )
 }  # fmt: skip
-NAMES: dict[str, Any] = {"argmax": argmax, "argmin": argmin, "divide": divide}
+NAMES: dict[str, Any] = {"asarray": asarray, "argmax": argmax, "argmin": argmin, "divide": divide}

@@ -203,6 +203,8 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
 
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
     """torch.scatter and torch.scatter_reduce."""
+    if _lacking(data, reduction):
+        return default.scatter.scatter_flat(xp, data, places, updates, reduction)
     return scatter(xp, data, places, updates, 0, reduction)
 
 

@@ -15,7 +15,7 @@ def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Grap
 
 @op("Loop", storage=True, dynamic=True)
 def loop(
-    xp: Namespace, M: Int | None = None, cond: Condition = True, *v_initial: Value, body: Graph
+    xp: Namespace, M: Int | None = None, cond: Condition | None = None, *v_initial: Value, body: Graph
 ) -> tuple[Value, ...]:
     """Run `body(iteration, condition, *state)` at most `M` times and while its first output is true.
 
@@ -31,7 +31,7 @@ def loop(
         going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
         return going, results[1 : 1 + count], results[1 + count :]
 
-    state, columns = xp.while_loop(step, M, _single(xp, cond), v_initial)
+    state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
     return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
 
 

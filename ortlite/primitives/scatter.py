@@ -45,9 +45,8 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     width = prod(data.shape[depth:])
     places = xp.reshape(_flat_places(xp, indices, data.shape[:depth]), (-1, 1))
     places = places * width + xp.reshape(xp.arange(width, dtype=xp.int64), (1, -1))
-    flat = scatter_flat(
-        xp, xp.reshape(data, (rows * width,)), xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction
-    )
+    flat = xp.reshape(data, (rows * width,))
+    flat = xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
     return xp.reshape(flat, data.shape)
 
 
@@ -64,7 +63,7 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
             index = xp.reshape(index, tuple(-1 if i == dim else 1 for i in range(data.ndim)))
         places = places * size + index
     flat = xp.reshape(data, (-1,))
-    flat = scatter_flat(xp, flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
+    flat = xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
     return xp.reshape(flat, data.shape)
 
 

@@ -1,13 +1,15 @@
 """Convolutions and pooling over windows of (N, C, *spatial) arrays.
 
-All take strides, dilations and pads, one entry a spatial axis (a pair for pads). The default bodies loop over
-the positions of the kernel alone: each is one strided slice of the padded input.
+All take strides, dilations and pads, one entry a spatial axis (a pair for pads). The default bodies loop
+over positions in a window alone, those of `conv` over all, those of pooling axis by axis: each is one strided slice of
+the padded input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from itertools import chain, product
 from math import prod
 from typing import Any
 
@@ -84,30 +86,43 @@ def conv_transpose(
 
     out = (spatial - 1) · stride + (size - 1) · dilation + 1, less the `pads`; a negative pad extends it.
     """
-    size = w.shape[2:]
-    for axis, stride in enumerate(strides, 2):
-        x = _spread(xp, x, axis, stride)
-    c, m = w.shape[0], w.shape[1]
-    kernel = xp.reshape(w, (groups, c // groups, m, *size))
-    kernel = xp.permute_dims(kernel, (0, 2, 1, *range(3, 3 + len(size))))
-    kernel = xp.flip(xp.reshape(kernel, (groups * m, c // groups, *size)), axis=tuple(range(2, 2 + len(size))))
-    reach = [(k - 1) * d for k, d in zip(size, dilations, strict=True)]
-    around = [(r - lo, r - hi) for r, (lo, hi) in zip(reach, pads, strict=True)]
-    ones = (1,) * len(size)
-    return xp.conv(
-        padded(xp, x, around), kernel, strides=ones, pads=[(0, 0)] * len(size), dilations=dilations, groups=groups
-    )
+    rank, n = w.ndim - 2, x.shape[0]
+    lengths = zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
+    full = [max((n - 1) * s + (k - 1) * d + 1, 0) for n, s, k, d in lengths]
+    if any(s > 1 for s in strides):
+        for axis, dilation in enumerate(dilations, 2):
+            w = _spread(xp, w, axis, dilation)
+        dilations = (1,) * rank
+    # Of `stride` neighbours in the result each has its own part of the kernel, every stride-th element: it is a
+    # convolution that makes them as channels, which then go between each other. No zeros are multiplied.
+    (c, m), size = w.shape[:2], w.shape[2:]
+    parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
+    w = padded(xp, w, [(0, p * s - k) for p, s, k in zip(parts, strides, size, strict=True)])
+    w = xp.reshape(w, (groups, c // groups, m, *chain.from_iterable(zip(parts, strides, strict=True))))
+    w = xp.permute_dims(w, (0, 2, *range(4, 4 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)))
+    kernel = xp.reshape(w, (groups * m * prod(strides), c // groups, *parts))
+    kernel = xp.flip(kernel, axis=tuple(range(2, 2 + rank)))
+    reach = [(p - 1) * d for p, d in zip(parts, dilations, strict=True)]
+    none = [(0, 0)] * rank
+    before = [(r - lo, r - hi) if s == 1 else (r, r) for r, s, (lo, hi) in zip(reach, strides, pads, strict=True)]
+    y = xp.conv(padded(xp, x, before), kernel, strides=(1,) * rank, pads=none, dilations=dilations, groups=groups)
+    out = y.shape[2:]
+    y = xp.reshape(y, (n, groups * m, *strides, *out))
+    y = xp.permute_dims(y, (0, 1, *chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))))
+    y = xp.reshape(y, (n, groups * m, *(o * s for o, s in zip(out, strides, strict=True))))
+    ends = zip(strides, pads, full, y.shape[2:], strict=True)
+    return padded(xp, y, [(0, 0) if s == 1 else (-lo, f - hi - o) for s, (lo, hi), f, o in ends])
 
 
-def _spread(xp: Namespace, x: Any, axis: int, stride: int) -> Any:
-    """`x` with `stride` - 1 zeros between neighbours along `axis`."""
-    if stride == 1 or x.shape[axis] < 2:
+def _spread(xp: Namespace, x: Any, axis: int, gap: int) -> Any:
+    """`x` with `gap` - 1 zeros between neighbours along `axis`."""
+    if gap == 1 or x.shape[axis] < 2:
         return x
     shape = x.shape
     x = xp.expand_dims(x, axis=axis + 1)
-    x = xp.pad(x, [(0, stride - 1) if i == axis + 1 else (0, 0) for i in range(x.ndim)])
-    x = xp.reshape(x, (*shape[:axis], shape[axis] * stride, *shape[axis + 1 :]))
-    return x[(*(slice(None),) * axis, slice(0, (shape[axis] - 1) * stride + 1), ...)]
+    x = xp.pad(x, [(0, gap - 1) if i == axis + 1 else (0, 0) for i in range(x.ndim)])
+    x = xp.reshape(x, (*shape[:axis], shape[axis] * gap, *shape[axis + 1 :]))
+    return x[(*(slice(None),) * axis, slice(0, (shape[axis] - 1) * gap + 1), ...)]
 
 
 def max_pool(
@@ -124,29 +139,57 @@ def max_pool(
 
     Padding never wins; of equals the first does.
     """
-    out = output_shape(x.shape[2:], size, strides, dilations, pads)
     floating = xp.isdtype(x.dtype, "real floating")
     x = padded(xp, x, pads, float("-inf") if floating else xp.iinfo(x.dtype).min)
-    best = where = None
-    for number, key in enumerate(window_slices(out, size, strides, dilations)):
-        here = x[(slice(None), slice(None), *key)]
-        if best is None:
-            best, where = here, xp.zeros(here.shape, dtype=xp.int64) if indices else None
-            continue
-        if indices:
-            where = xp.where(here > best, xp.asarray(number, dtype=xp.int64), where)
-        best = xp.maximum(best, here)
-    return best, where
+    if not indices:
+        return _fold(xp.max, xp.maximum, x, size, strides, dilations), None
+    where = None
+    for axis in reversed(range(len(size))):  # of equals in the first row the first: rows are compared last
+        rows = list(_along(x, axis, size, strides, dilations))
+        places = None if where is None else list(_along(where, axis, size, strides, dilations))
+        x = rows[0]
+        where = xp.zeros(x.shape, dtype=xp.int64) if places is None else places[0]
+        for number in range(1, size[axis]):
+            first = number * prod(size[axis + 1 :])
+            here = xp.asarray(first, dtype=xp.int64) if places is None else places[number] + first
+            where = xp.where(rows[number] > x, here, where)
+            x = xp.maximum(x, rows[number])
+    return x, where
 
 
 def sum_pool(
     xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
     """The sum of every window."""
-    out = output_shape(x.shape[2:], size, strides, dilations, pads)
-    x = padded(xp, x, pads)
-    total = None
-    for key in window_slices(out, size, strides, dilations):
-        here = x[(slice(None), slice(None), *key)]
-        total = here if total is None else total + here
-    return total
+    return _fold(partial(xp.sum, dtype=x.dtype), xp.add, padded(xp, x, pads), size, strides, dilations)
+
+
+def _fold(
+    whole: Callable[..., Any],
+    pair: Callable[[Any, Any], Any],
+    x: Any,
+    size: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> Any:
+    """Every window combined: axes along which there is one window by `whole`, the others one by one by `pair`."""
+    out = output_shape(x.shape[2:], size, strides, dilations, [(0, 0)] * len(size))
+    single = [axis for axis, n in enumerate(out) if n == 1]
+    if single:
+        reach = [
+            slice(0, (k - 1) * d + 1, d) if n == 1 else slice(None)
+            for n, k, d in zip(out, size, dilations, strict=True)
+        ]
+        x = whole(x[(slice(None), slice(None), *reach)], axis=tuple(axis + 2 for axis in single), keepdims=True)
+    for axis in reversed(range(len(size))):
+        if axis not in single:
+            x = reduce(pair, _along(x, axis, size, strides, dilations))
+    return x
+
+
+def _along(x: Any, axis: int, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Iterator[Any]:
+    """For each position of the windows along one spatial axis, what they show there."""
+    k, s, d = [size[axis]], [strides[axis]], [dilations[axis]]
+    out = output_shape([x.shape[axis + 2]], k, s, d, [(0, 0)])
+    for (key,) in window_slices(out, k, s, d):
+        yield x[(*(slice(None),) * (axis + 2), key, ...)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from array import array
 from functools import partial
 
 import ml_dtypes
@@ -513,3 +515,56 @@ def test_what_is_narrower_than_a_byte_is_left_to_numpy():
     assert "jax has no int4" in session.explain().nodes[0].reasons[0]
     got = ortlite.function(parser.parse_model(text).SerializeToString())(jax.numpy.asarray(x))
     assert got.astype(int).tolist() == [0, 1, -8, 7, 0]
+
+
+@pytest.mark.parametrize("values", [list(range(100_000)), array("q", range(100_000))], ids=["list", "buffer"])
+def test_long_tables_are_taken_in_at_once(xp, values):
+    """JAX takes in lists and buffers element by element: more than a second for these."""
+    xp.asarray([1], dtype=xp.int32)
+    start = time.process_time()
+    made = xp.asarray(values, dtype=xp.int32)
+    assert time.process_time() - start < 0.3
+    assert (made.shape, made.dtype, int(made[-1])) == ((100_000,), jnp.int32, 99_999)
+
+
+PLACES = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N] x) => (float[N] y)
+<int64 zero = {0}, int64 one = {1}>
+{ n = Size(x)  places = Range(zero, n, one)  f = Cast <to = 1> (places)  y = Mul(f, x) }"""
+
+
+def test_a_model_that_computes_an_array_on_the_host_under_transforms():
+    fn = ortlite.function(parser.parse_model(PLACES).SerializeToString())
+    x = np.array([3, 1, 4, 1], np.float32)
+    traces = []
+
+    @jax.jit
+    def traced(x):
+        traces.append(x)
+        return fn(x)
+
+    for _ in range(3):
+        np.testing.assert_array_equal(traced(jnp.asarray(x)), x * np.arange(4))
+    assert len(traces) == 1
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), np.arange(4))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(fn))(jnp.stack([x, -x]))[1], -x * np.arange(4))
+
+
+SHAPES = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, M] x) => (float[A] y)
+<int64 zero = {0}, int64 one = {1}, int64[1] ones = {1}, float half = {0.5}>
+{ n = Size(x)  f = Cast <to = 1> (n)  f2 = Mul(f, half)  f3 = Floor(f2)  i = Cast <to = 7> (f3)
+  steps = Range(zero, i, one)  flat = Gather(steps, zero)  r = Range(flat, i, one)
+  two = Greater(i, one)
+  z = If (two) <then_branch = t () => (float[A, B] a) { a = Neg(x) }, else_branch = e () => (float[A] b) { b = ReduceSum <keepdims = 0> (x) }>
+  rank = Shape(z)  last = Size(rank)  flatten = Equal(last, ones)
+  y = If (flatten) <then_branch = t () => (float[A] c) { c = Identity(z) }, else_branch = e () => (float[A] d) { shape = Constant <value_ints = [-1]> ()  d = Reshape(z, shape) }> }"""  # noqa: E501
+
+
+def test_shapes_decide_under_a_trace_whatever_they_were_computed_with():
+    """A count through floats, a branch by a shape, and a branch by the shape of what a branch gave."""
+    fn = ortlite.function(parser.parse_model(SHAPES).SerializeToString())
+    x = draw(3, 2).astype("float32")
+    np.testing.assert_array_equal(jax.jit(fn)(x), -x.reshape(-1))
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), -np.ones_like(x))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(fn))(x[None]), -x.reshape(1, -1))
