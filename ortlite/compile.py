@@ -2,7 +2,8 @@
 
 A Program runs in two ways. *Interpreted*, by the loop of run.py: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are
-one straight-line Python function. A signature is specialised when it comes up the second time.
+one straight-line Python function. A signature is specialised when it comes up the second time; the first time already
+where a library compiles and can tell shapes without a run.
 """
 
 from __future__ import annotations
@@ -156,8 +157,12 @@ class Program:
             with self._lock:
                 self._seen[key] = None
                 _bound(self._seen, SEEN)
-            return run.interpret(self, inputs)[0]
-        outputs, fast = self.specialise(inputs)
+            fast = self.ahead(inputs)
+            if fast is None:
+                return run.interpret(self, inputs)[0]
+            outputs = fast(*inputs)
+        else:
+            outputs, fast = self.specialise(inputs)
         with self._lock:
             self._fast[key] = fast
             _bound(self._fast, CACHE)
@@ -180,6 +185,15 @@ class Program:
             else:
                 key.append(_form(value))
         return None if _UNKNOWN in key else tuple(key)
+
+    def ahead(self, inputs: Sequence[Any]) -> Callable[..., tuple[Any, ...]] | None:
+        """The function for inputs of a signature that comes up first; None where none is compiled before a run."""
+        compiling = {b.step.provider for b in self.steps if isinstance(b.step, Call) and b.step.provider.compiles}
+        if len(compiling) != 1:
+            return None
+        from ortlite import specialise
+
+        return specialise.ahead(self, inputs, *compiling)
 
     def specialise(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[..., tuple[Any, ...]]]:
         """Run once, and make the straight-line function for inputs of this signature."""

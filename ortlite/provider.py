@@ -147,6 +147,10 @@ class ExecutionProvider:
         """Whether `compile` does something."""
         return False
 
+    def outline(self, fn: Callable[..., Any], *arrays: Any) -> bool:
+        """Call `fn` with arrays that have shapes and dtypes, but no values; False where the library has none such."""
+        return False
+
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Hand a pure function of arrays, which returns a tuple of them, to the library's compiler."""
         return fn

@@ -9,6 +9,7 @@ provider that has a compiler become a function of their own, which goes to that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -17,10 +18,10 @@ import numpy as np
 
 from ortlite import run
 from ortlite.compile import KEY_ELEMENTS, Bound, Program, ReadBody, ReadConst, Reader, ReadHost, ReadSeed, ReadSlot
-from ortlite.plan import Call, Cast
+from ortlite.plan import Call, Cast, Step
 from ortlite.provider import ExecutionProvider
 
-__all__ = ["generate", "static_slots"]
+__all__ = ["ahead", "generate", "static_slots"]
 
 BAKED_BYTES = 1 << 24  # a larger static value is computed in every run instead of being kept
 
@@ -52,6 +53,40 @@ def static_slots(program: Program, inputs: Sequence[Any]) -> set[int]:
 
 def _host_slots(bound: Bound) -> list[int]:
     return [a.index for a in bound.arguments if isinstance(a, ReadHost)]
+
+
+def ahead(
+    program: Program, inputs: Sequence[Any], provider: ExecutionProvider
+) -> Callable[..., tuple[Any, ...]] | None:
+    """The function for inputs of this signature, before any run; None where only a run tells what is static.
+
+    Run one by one, the steps would be compiled one by one, which takes a library longer than all of them at once.
+    """
+    static = static_slots(program, inputs)
+    plan = program.plan
+    needed: set[int | None] = set(static)
+    steps: list[Step] = []  # that lead to what is static
+    for step in reversed(plan.steps):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.reads())
+            steps.append(step)
+    outlined = Program(replace(plan, steps=tuple(reversed(steps)), outputs=()), specialises=False)
+    host = (np.ndarray, np.generic)
+    away = [i for i, value in enumerate(inputs) if hasattr(value, "shape") and not isinstance(value, host)]
+    values: dict[int, Any] = {}
+
+    def outline(*arrays: Any) -> tuple[()]:
+        given = list(inputs)
+        for index, array in zip(away, arrays, strict=True):
+            given[index] = array
+        values.update(run.interpret(outlined, given, static)[1])
+        return ()
+
+    try:
+        known = provider.outline(outline, *(inputs[index] for index in away))
+    except Exception:  # noqa: BLE001  (the run that follows tells of which node)
+        return None
+    return generate(program, values) if known else None
 
 
 def generate(program: Program, values: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:

@@ -568,3 +568,23 @@ def test_shapes_decide_under_a_trace_whatever_they_were_computed_with():
     np.testing.assert_array_equal(jax.jit(fn)(x), -x.reshape(-1))
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), -np.ones_like(x))
     np.testing.assert_array_equal(jax.jit(jax.vmap(fn))(x[None]), -x.reshape(1, -1))
+
+
+def test_a_signature_is_compiled_when_it_comes_up_first():
+    """And no step before it by itself: shapes on the way are told without a run; what needs values is run first."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N, M] x) => (float[A, B] y, string[C] t)
+    { z = Exp(x)  s = Shape(z)  n = Size(z)  f = Cast<to = 1>(n)  w = Mul(z, f)  y = Expand(w, s)
+      t = Cast<to = 8>(s) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[NAME])
+    x = draw(2, 3).astype("float32")
+    for made, size in enumerate((3, 2, 3), start=1):
+        y, t = session.run(None, {"x": x[:, :size]})
+        np.testing.assert_allclose(y, np.exp(x[:, :size]) * (2 * size), rtol=1e-6)
+        assert t.tolist() == ["2", str(size)]
+        assert len(session.stages.program._fast) == min(made, 2)
+    unknown = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[A] y)
+    { i = NonZero(x)  s = Shape(i)  y = ConstantOfShape(s) }"""
+    session = ortlite.InferenceSession(parser.parse_model(unknown).SerializeToString(), providers=[NAME])
+    for values in ([1, 0, 2], [0, 0, 1]):
+        (y,) = session.run(None, {"x": np.array(values, np.float32)})
+        assert y.shape == (1, np.count_nonzero(values))
