@@ -153,12 +153,13 @@ OPERATORS = {
 RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample calls its modes below opset 20
 
 # Why something is replaced that need not be faster, on one library or all; what has no case cannot be measured.
-SLICES = "on the CPU, images go to the default body, which is faster there"
+SLICES = "for CUDA: on the CPU, images go to the default body"
 REASONS = {
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
     ("jax", "conv"): "on the CPU, groups, small kernels and few windows go to the default body, which is faster there",
     ("jax", "scatter_nd"): "products go to the default body, and by it to scatter_flat",
+    ("numpy", "scatter_nd"): "reductions go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "known": "under a tracer there may be no value to know",
     "cond": "a tracer must see the branch",

@@ -38,7 +38,7 @@ class ExecutionProvider:
     `name` is what users write in `providers=[...]`; `library` the module that must be installed, and
     `storage` the logical dtypes the library can hold. `widen` maps those it can hold but not compute in to
     the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
-    library's array types are defined in (default: `library` alone).
+    library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not told).
     """
 
     name: ClassVar[str]
@@ -46,9 +46,14 @@ class ExecutionProvider:
     storage: ClassVar[frozenset[str]]
     widen: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[tuple[str, ...]] = ()
+    option_names: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})
+        if self.option_names is not None and (unknown := self.options.keys() - self.option_names):
+            known = ", ".join(sorted(self.option_names))
+            text = f"{self.name} has no option {', '.join(sorted(unknown))}, which is ignored; it has {known}"
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options or ''})"

@@ -19,6 +19,7 @@ class TorchOnCUDA(TorchExecutionProvider):
     """PyTorch on a CUDA device (option `device_id`, default 0)."""
 
     name = "CUDAExecutionProvider"
+    option_names = None  # programs come with those of onnxruntime
 
     @classmethod
     def is_available(cls) -> bool:
@@ -39,6 +40,7 @@ class CuPyOnCUDA(CuPyExecutionProvider):
     """CuPy on a CUDA device (option `device_id`, default 0)."""
 
     name = "CUDAExecutionProvider"
+    option_names = None
 
     @classmethod
     def holds(cls, kind: type) -> bool:

@@ -39,6 +39,7 @@ class CuPyExecutionProvider(ExecutionProvider):
     name = "CuPyExecutionProvider"
     library = "cupy"
     storage = frozenset(DTYPES)
+    option_names: ClassVar[frozenset[str] | None] = frozenset({"device_id"})
     widen: ClassVar[dict[str, str]] = {"float16": "float32", "bfloat16": "float32"}
 
     @classmethod

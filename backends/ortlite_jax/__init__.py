@@ -33,6 +33,7 @@ class JAXExecutionProvider(ExecutionProvider):
     library = "jax"
     packages = ("jax", "jaxlib")
     storage = frozenset(DTYPES + NARROW_FLOATS)
+    option_names = frozenset({"device", "jit"})
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
 
     @cached_property

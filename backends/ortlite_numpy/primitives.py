@@ -138,35 +138,24 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     return result
 
 
-def _combine(result: np.ndarray, key: Any, updates: Any, reduction: str) -> None:
-    if reduction == "none":
-        result[key] = updates
-    else:
-        ADDS[reduction].at(result, key, updates)
-
-
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
-    """Assignment by index; reductions by ufunc.at."""
+    """Assignment by index; reductions by ufunc.at, which the narrow types lack."""
+    if reduction != "none" and data.dtype.kind not in "biufcO":
+        return default.scatter.scatter_flat(xp, data, places, updates, reduction)
     result = data.copy()
-    _combine(result, places, updates, reduction)
+    if reduction == "none":
+        result[places] = updates
+    else:
+        ADDS[reduction].at(result, places, updates)
     return result
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    """Assignment by index; reductions by ufunc.at."""
-    if data.dtype.kind not in "biufcO":  # the narrow types lack ufunc.at
+    """Assignment by index of whole rows."""
+    if reduction != "none":
         return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
     result = data.copy()
-    _combine(result, tuple(np.moveaxis(indices, -1, 0)), updates, reduction)
-    return result
-
-
-def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
-    """Assignment by index; reductions by ufunc.at."""
-    result = data.copy()
-    key = [np.arange(n).reshape([-1 if i == d else 1 for i in range(data.ndim)]) for d, n in enumerate(indices.shape)]
-    key[axis % data.ndim] = indices
-    _combine(result, tuple(key), updates, reduction)
+    result[tuple(np.moveaxis(indices, -1, 0))] = updates
     return result
 
 
@@ -208,7 +197,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, scatter, top_k, random_uniform,
+        bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
 }  # fmt: skip

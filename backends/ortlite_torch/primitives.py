@@ -57,11 +57,6 @@ def _fits(x: Any, size: Sequence[int], ranks: Any) -> bool:
     return len(size) in ranks and x.dtype.is_floating_point and 0 not in x.shape
 
 
-def _sliced(x: Any, size: Sequence[int], windows: Sequence[int]) -> bool:
-    """Whether the default body is faster: on the CPU, unlike torch's loops over images, its slices are vectorised."""
-    return 0 in windows or (x.device.type == "cpu" and prod(windows) > prod(size))
-
-
 def _own_padding(size: Sequence[int], pads: Pads) -> list[int] | None:
     """What torch's pools can pad by themselves: the same on both sides, up to half a window."""
     fits = all(lo == hi and 0 <= lo <= k // 2 for k, (lo, hi) in zip(size, pads, strict=True))
@@ -106,7 +101,8 @@ def max_pool(
 ) -> tuple[Any, Any]:
     """F.max_pool1d to F.max_pool3d; the default body where positions are asked for, and where it is faster."""
     windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
-    if indices or not _fits(x, size, MAX_POOL) or (len(size) > 1 and _sliced(x, size, windows)) or 0 in windows:
+    slow = x.device.type == "cpu" and len(size) > 1  # torch's loops over images are: slices are vectorised
+    if indices or slow or not _fits(x, size, MAX_POOL) or 0 in windows:
         return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
     own = _own_padding(size, pads)
     x = _around(x, pads, float("-inf")) if own is None else x
@@ -118,7 +114,8 @@ def sum_pool(
 ) -> Any:
     """F.avg_pool2d and F.avg_pool3d with a divisor of 1; the default body where it is faster."""
     windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
-    if not _fits(x, size, SUM_POOL) or any(d != 1 for d in dilations) or _sliced(x, size, windows):
+    slow = x.device.type == "cpu"  # as in max_pool
+    if slow or not _fits(x, size, SUM_POOL) or any(d != 1 for d in dilations) or 0 in windows:
         return default.window.sum_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations)
     own = _own_padding(size, pads)
     x = _around(x, pads) if own is None else x

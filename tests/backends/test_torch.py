@@ -453,3 +453,8 @@ def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose(
     np.testing.assert_array_equal(on_numpy, ortlite.InferenceSession(model).run(None, {"x": x})[0])
     np.testing.assert_allclose(on_torch, on_numpy, rtol=1e-5, atol=1e-6)
     assert torch.func.grad(lambda v: ortlite.function(model)(v).sum())(torch.from_numpy(x)).shape == x.shape
+
+
+def test_an_option_that_torch_has_not_is_named():
+    with pytest.warns(UserWarning, match="no option devise, which is ignored; it has compile, device, use_tf32"):
+        create("TorchExecutionProvider", {"devise": "cpu"})
