@@ -38,7 +38,8 @@ class ExecutionProvider:
     `name` is what users write in `providers=[...]`; `library` the module that must be installed, and
     `storage` the logical dtypes the library can hold. `widen` maps those it can hold but not compute in to
     the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
-    library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not told).
+    library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not
+    told).
     """
 
     name: ClassVar[str]
