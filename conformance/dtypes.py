@@ -1,9 +1,10 @@
 """Every operator in every dtype that its schema allows, checked against the same kernel in float64 or int64.
 
-    python -m conformance.dtypes [-k PATTERN] [--provider P]
+    python -m conformance.dtypes [-k PATTERN] [--provider P] [--every]
 
 An example of each operator (from the ONNX suite, or from EXAMPLES below) is converted to each dtype of each type
 variable, run in a session, and compared with the kernel itself on wide values. Writes conformance/DTYPES.md.
+With `--every` a provider must run every example that NumPy runs, not just one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -435,7 +437,20 @@ def _problem(schema: onnx.defs.OpSchema, example: Example, provider: str) -> str
     return ""
 
 
-def results(pattern: str, provider: str) -> dict[tuple[str, str], dict[str, str]]:
+def _first_problem(schema: onnx.defs.OpSchema, tried: Sequence[Example], provider: str, every: bool) -> str:
+    problem = "no example shows it"
+    for example in tried:
+        problem = _problem(schema, example, provider)
+        if every:
+            if problem and not _problem(schema, example, CPU):
+                return problem
+            problem = ""
+        elif not problem:
+            break
+    return problem
+
+
+def results(pattern: str, provider: str, every: bool = False) -> dict[tuple[str, str], dict[str, str]]:
     """(domain, operator) -> dtype -> "" when all is well, else what went wrong."""
     known = examples()
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -452,11 +467,7 @@ def results(pattern: str, provider: str) -> dict[tuple[str, str], dict[str, str]
                 tried = [MADE[schema.name](dtype)]
             else:
                 tried = [instance(schema, e, variable, dtype) for e in known.get((schema.domain, schema.name), ())]
-            problem = f"no example shows {variable}"
-            for example in tried[:TRIES]:
-                problem = _problem(schema, example, provider)
-                if not problem:
-                    break
+            problem = _first_problem(schema, tried[:TRIES], provider, every)
             row[dtype.name] = row.get(dtype.name) or (problem and f"{variable}: {problem}")
     return found
 
@@ -486,8 +497,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance.dtypes", description=__doc__.split("\n")[0])
     parser.add_argument("-k", dest="pattern", default="", help="regular expression: only operators whose name it finds")
     parser.add_argument("--provider", default=CPU)
+    parser.add_argument("--every", action="store_true", help="every example that NumPy runs, not the first that runs")
     args = parser.parse_args()
-    found = results(args.pattern, args.provider)
+    if args.every and args.provider == CPU:
+        parser.error("--every compares another provider with NumPy")
+    found = results(args.pattern, args.provider, args.every)
     bad = [(f"{name} {dtype}", error) for (_, name), row in found.items() for dtype, error in row.items() if error]
     for what, error in bad:
         print(f"FAIL {what}: {error}", file=sys.stderr)

@@ -129,6 +129,7 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     if (
         mode in BORDERS
         and x.dtype.is_floating_point
+        and x.dtype.itemsize > 1
         and x.ndim in {3, 4, 5}
         and 0 not in x.shape
         and not any(map(any, widths[:2]))
@@ -183,8 +184,9 @@ def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any
 
 
 def _lacking(data: Any, reduction: str) -> bool:
-    """What torch.scatter_reduce lacks: booleans, and a product's derivative forwards, which it says is 0."""
-    return (reduction != "none" and data.dtype == torch.bool) or (reduction == "mul" and forwards())
+    """What torch.scatter_reduce lacks: booleans, an order of complex numbers, and a product's derivative forwards."""
+    unordered = data.dtype.is_complex and reduction in {"max", "min"}
+    return (reduction != "none" and data.dtype == torch.bool) or unordered or (reduction == "mul" and forwards())
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
@@ -418,6 +420,7 @@ NAMES: dict[str, Any] = {
     "moveaxis": moveaxis,
     "unstack": unstack,
     "where": where,
+    "flip": _as_signed(compat.flip),
     "take": _as_signed(compat.take),
     "take_along_axis": _as_signed(take_along_axis),
     "tril": _as_signed(compat.tril),

@@ -32,11 +32,15 @@ def gemm(
 ) -> Array:
     """`alpha` · A' B' + `beta` · C: A' (M, K) and B' (K, N) transposed on request, C broadcast to (M, N)."""
     y = matrix_product(xp, A.T if transA else A, B.T if transB else B)
-    if alpha != 1.0:
-        y = xp.astype(y * alpha, A.dtype)
-    if C is None or beta == 0.0:
-        return y
-    return y + (C if beta == 1.0 else xp.astype(C * beta, A.dtype))
+    y = _scaled(xp, y, alpha)
+    return y if C is None or beta == 0.0 else y + _scaled(xp, C, beta)
+
+
+def _scaled(xp: Namespace, x: Array, factor: float) -> Array:
+    """`x` · `factor`; integers by way of float64, truncated."""
+    if factor == 1.0:
+        return x
+    return x * factor if xp.isdtype(x.dtype, "real floating") else xp.astype(xp.astype(x, xp.float64) * factor, x.dtype)
 
 
 @op("Gemm")

@@ -34,8 +34,16 @@ def resize_axes(
     roi: dict[int, tuple[float, float]] | None = None,
     extrapolation: float = 0.0,
 ) -> Array:
-    """Resample the axes in `sizes`. Floats keep their dtype, other dtypes go through float32 and are truncated."""
+    """Resample the axes in `sizes`. Floats keep their dtype, integers go through float32 and are truncated.
+
+    Raises ValueError for strings between which something is to be found.
+    """
     dtype = x.dtype
+    if rule.mode != "nearest" and xp.isdtype(dtype, "complex floating"):
+        real = resize_axes(xp, xp.real(x), sizes, scales, rule, roi, extrapolation)
+        return real + 1j * resize_axes(xp, xp.imag(x), sizes, scales, rule, roi)
+    if rule.mode != "nearest" and xp.dtype_name(dtype) == "string":
+        raise ValueError(f"there is nothing between two strings: the mode must be nearest, not {rule.mode!r}")
     if rule.mode != "nearest" and not xp.isdtype(dtype, "real floating"):
         x = xp.astype(x, xp.float32)
     outside = None

@@ -103,7 +103,9 @@ def grid_sample_16(
 
 
 def _real(xp: Namespace, image: Array) -> object:
-    return image.dtype if xp.isdtype(image.dtype, "real floating") else xp.float32
+    if xp.isdtype(image.dtype, "real floating"):
+        return image.dtype
+    return xp.float64 if xp.dtype_name(image.dtype) == "complex128" else xp.float32
 
 
 def _cubic_weights(xp: Namespace, t: Array, a: float = -0.75) -> list[Array]:
@@ -132,7 +134,7 @@ def _cubic_sample(xp: Namespace, image: Array, coordinates: list[Array], padding
             weight = w if weight is None else weight * w
             place = bases[axis] + float(step - 1)
             places.append(xp.expand_dims(_inside(xp, place, n, padding, align), axis=1))
-        part = interpolate(xp, image, [xp.astype(p, image.dtype) for p in places])
+        part = interpolate(xp, image, [xp.astype(p, _real(xp, image)) for p in places])
         part = part * xp.astype(xp.expand_dims(xp.expand_dims(weight, axis=1), axis=1), image.dtype)
         total = part if total is None else total + part
     return total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -77,7 +79,7 @@ def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction:
         return data
     order = xp.argsort(places, stable=True)
     places, updates = xp.take(places, order), xp.take(updates, order)
-    combine = {"none": None, "add": xp.add, "mul": xp.multiply, "max": xp.maximum, "min": xp.minimum}[reduction]
+    combine = _combination(xp, reduction, data.dtype)
     count = places.shape[0]
     if combine is not None:
         reach = 1
@@ -95,3 +97,25 @@ def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction:
     hit = (xp.take(places, slots) == targets) & xp.take(last, slots)
     found = xp.take(updates, slots)
     return xp.where(hit, found if combine is None else combine(data, found), data)
+
+
+def _combination(xp: Namespace, reduction: str, dtype: Any) -> Callable[[Any, Any], Any] | None:
+    """What makes one of two elements; None where the later one stays.
+
+    The standard adds no booleans and does not order complex numbers: theirs is the order of their parts, as in NumPy.
+    """
+    if reduction == "none":
+        return None
+    if xp.isdtype(dtype, "bool"):
+        either: Callable[[Any, Any], Any] = xp.logical_or if reduction in {"add", "max"} else xp.logical_and
+        return either
+    if xp.isdtype(dtype, "complex floating") and reduction in {"max", "min"}:
+        return partial(_outer, xp, reduction == "max")
+    plain: dict[str, Callable[[Any, Any], Any]]
+    plain = {"add": xp.add, "mul": xp.multiply, "max": xp.maximum, "min": xp.minimum}
+    return plain[reduction]
+
+
+def _outer(xp: Namespace, largest: bool, a: Any, b: Any) -> Any:
+    above = (xp.real(a) > xp.real(b)) | ((xp.real(a) == xp.real(b)) & (xp.imag(a) > xp.imag(b)))
+    return xp.where(above, a, b) if largest else xp.where(above, b, a)

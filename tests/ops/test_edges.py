@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from opcheck import PROVIDERS, check, make_model, run_op
 
 from ortlite import dtypes
+from ortlite.api.errors import Fail
 
 R = np.random.default_rng(0)
 NAN, INF = float("nan"), float("inf")
@@ -426,3 +427,29 @@ def test_pads_of_several_turns(mode):
     check("Pad", x, np.array([8, 7]), mode=mode, opset=19, expected=np.pad(x, (8, 7), mode))
     with pytest.raises(Exception, match=r"the_node.*empty axis"):
         run_op("Pad", x[:0], np.array([1, 0]), mode=mode, opset=19)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize(
+    ("op", "more", "attributes"),
+    [
+        ("Resize", [None, np.array([1, 1, 2, 0.6], np.float32)], {"mode": "linear"}),
+        ("Resize", [None, np.array([1, 1, 2, 0.6], np.float32)], {"mode": "cubic"}),
+        ("Resize", [np.array([0, 0, -0.5, 0, 1, 1, 1.5, 1], np.float32), np.array([1, 1, 2, 1], np.float32)],
+         {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 7.0}),
+        ("GridSample", [np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 3, 4, 2)], {"mode": "cubic"}),
+        ("GridSample", [np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 3, 4, 2)], {"mode": "linear"}),
+    ],
+)  # fmt: skip
+def test_complex_images_are_sampled_part_by_part(op, more, attributes, dtype):
+    real, imaginary = (np.sin(np.arange(40.0) * k).reshape(1, 1, 5, 8).astype(dtype(0).real.dtype) for k in (1, 2))
+    outside = {**attributes, **({"extrapolation_value": 0.0} if op == "Resize" else {})}
+    (x,), (y,) = run_op(op, real, *more, **attributes), run_op(op, imaginary, *more, **outside)
+    check(op, (real + 1j * imaginary).astype(dtype), *more, **attributes, expected=(x + 1j * y).astype(dtype))
+
+
+def test_there_is_nothing_between_two_strings():
+    words = np.array([["a", "b"]], object)
+    check("Resize", words, None, np.array([1, 2], np.float32), expected=np.array([["a", "a", "b", "b"]], object))
+    with pytest.raises(Fail, match="there is nothing between two strings"):
+        run_op("Resize", words, None, np.array([1, 2], np.float32), mode="linear")
