@@ -100,6 +100,13 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def gradients(session: nox.Session) -> None:
+    """The gradient of every operator on PyTorch, JAX and our own tape, beside finite differences; 20 minutes."""
+    session.install("-e", ".[all,torch,jax]", *group("test"), env=CONSTRAINED)
+    session.run("python", "-m", "conformance.gradients", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the README's table says, beside onnxruntime, each engine in its own process."""
     session.install("-e", ".[all]", *group("test"))

@@ -138,6 +138,8 @@ class Program:
         self.specialises = specialises and check is None and xp is None
         binding = _Binding(seed, check, xp, specialises)
         self.steps = tuple(_bind(step, binding) for step in plan.steps)
+        compilers = {s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiles}
+        self.compiler = next(iter(compilers)) if len(compilers) == 1 else None
         self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
         self._seen: dict[Any, None] = {}
         self._lock = threading.Lock()
@@ -153,20 +155,37 @@ class Program:
         fast = self._fast.get(key)
         if fast is not None:
             return fast(*inputs)
+        if self.compiler is not None:
+            return self._compiled(key, inputs)
         if key not in self._seen:
             with self._lock:
                 self._seen[key] = None
                 _bound(self._seen, SEEN)
-            fast = self.ahead(inputs)
-            if fast is None:
-                return run.interpret(self, inputs)[0]
-            outputs = fast(*inputs)
-        else:
-            outputs, fast = self.specialise(inputs)
+            return run.interpret(self, inputs)[0]
+        return self._specialised(key, inputs)
+
+    def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
+        from ortlite import specialise
+
         with self._lock:
-            self._fast[key] = fast
-            _bound(self._fast, CACHE)
+            fast = self._fast.get(key)
+            if fast is None and (fast := specialise.ahead(self, inputs)) is not None:
+                outputs = fast(*inputs)
+                self._keep(key, fast)
+                return outputs
+        return self._specialised(key, inputs) if fast is None else fast(*inputs)
+
+    def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run once more step by step, for a faster program to keep."""
+        outputs, fast = self.specialise(inputs)
+        with self._lock:
+            self._keep(key, fast)
         return outputs
+
+    def _keep(self, key: Any, fast: Callable[..., tuple[Any, ...]]) -> None:
+        self._fast[key] = fast
+        _bound(self._fast, CACHE)
 
     def closure(self, captures: Sequence[Any]) -> Closure:
         """The program as a function of its formal inputs alone."""
@@ -185,15 +204,6 @@ class Program:
             else:
                 key.append(_form(value))
         return None if _UNKNOWN in key else tuple(key)
-
-    def ahead(self, inputs: Sequence[Any]) -> Callable[..., tuple[Any, ...]] | None:
-        """The function for inputs of a signature that comes up first; None where none is compiled before a run."""
-        compiling = {b.step.provider for b in self.steps if isinstance(b.step, Call) and b.step.provider.compiles}
-        if len(compiling) != 1:
-            return None
-        from ortlite import specialise
-
-        return specialise.ahead(self, inputs, *compiling)
 
     def specialise(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[..., tuple[Any, ...]]]:
         """Run once, and make the straight-line function for inputs of this signature."""

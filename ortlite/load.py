@@ -399,6 +399,10 @@ def _read_node(
     nodes: list[Node],
 ) -> None:
     """Append what one node of the file becomes: a node, a constant, or the inlined nodes of a function."""
+    if not (isinstance(proto.op_type, str) and isinstance(proto.domain, str)):  # protobuf gives back what is not UTF-8
+        raise InvalidGraph(
+            f"This is an invalid model. Node {proto.name!r}: {proto.domain!r}, {proto.op_type!r} is no operator's name."
+        )
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     key = (proto.domain, proto.op_type, proto.overload)
     attributes = [_resolve(a, scope) for a in proto.attribute]

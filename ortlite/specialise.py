@@ -55,9 +55,7 @@ def _host_slots(bound: Bound) -> list[int]:
     return [a.index for a in bound.arguments if isinstance(a, ReadHost)]
 
 
-def ahead(
-    program: Program, inputs: Sequence[Any], provider: ExecutionProvider
-) -> Callable[..., tuple[Any, ...]] | None:
+def ahead(program: Program, inputs: Sequence[Any]) -> Callable[..., tuple[Any, ...]] | None:
     """The function for inputs of this signature, before any run; None where only a run tells what is static.
 
     Run one by one, the steps would be compiled one by one, which takes a library longer than all of them at once.
@@ -83,7 +81,7 @@ def ahead(
         return ()
 
     try:
-        known = provider.outline(outline, *(inputs[index] for index in away))
+        known = program.compiler is not None and program.compiler.outline(outline, *(inputs[index] for index in away))
     except Exception:  # noqa: BLE001  (the run that follows tells of which node)
         return None
     return generate(program, values) if known else None
@@ -235,6 +233,8 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
     if not isinstance(step, Call | Cast) or not bound.pure or any(slot not in baked for slot in _host_slots(bound)):
         return None
     if isinstance(step, Call) and (step.kernel.dynamic or step.kernel.host or step.kernel.host_result):
+        return None
+    if isinstance(step, Call) and step.node.op_type == "Identity":  # a compiler would copy what it hands on
         return None
     return step.provider if step.provider.compiles else None
 

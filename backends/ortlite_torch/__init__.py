@@ -145,12 +145,9 @@ class TorchExecutionProvider(ExecutionProvider):
     def traced(self, array: Any) -> bool:
         import torch
 
-        if not isinstance(array, torch.Tensor):
-            return False
-        if type(array) not in {torch.Tensor, torch.nn.Parameter}:
-            return True  # fake, functional: what torch.compile and torch.export look with
-        wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(array)  # noqa: SLF001  (it has no public name)
-        return wrapped
+        from ortlite_torch.primitives import functorch, symbolic
+
+        return isinstance(array, torch.Tensor) and (symbolic(array) or functorch.is_functorch_wrapped_tensor(array))
 
     def eager(self) -> AbstractContextManager[Any]:
         from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack

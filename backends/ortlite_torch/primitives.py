@@ -16,6 +16,8 @@ from typing import Any
 import array_api_compat.torch
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes, is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -247,9 +249,9 @@ def gradient(xp: Namespace, body: Any, inputs: Sequence[Any], count: int) -> tup
     return found
 
 
-def _real(x: Any) -> bool:
-    """Whether a tensor has values, unlike those that torch.compile and torch.export look with."""
-    return type(x) in {torch.Tensor, torch.nn.Parameter}
+def symbolic(x: Any) -> bool:
+    """Whether it has no values: it is what torch.compile and torch.export look with."""
+    return isinstance(x, FakeTensor | FunctionalTensor) or torch._is_functional_tensor(x)  # noqa: SLF001
 
 
 def known(xp: Namespace, x: Any) -> Any:
@@ -260,7 +262,7 @@ def known(xp: Namespace, x: Any) -> Any:
         if functorch.is_batchedtensor(x):
             return None
         x = functorch.get_unwrapped(x)  # of grad and jvp, which look at values
-    if not _real(x):
+    if symbolic(x):
         return None
     with _disable_current_modes() if is_in_torch_dispatch_mode() else nullcontext():
         return default.control.known(xp, x)
@@ -279,7 +281,7 @@ def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) ->
         _agree([yes, no], spec == other)
         return tree_unflatten([torch.where(pred, a, b) for a, b in zip(yes, no, strict=True)], spec)
     read, places = tree_flatten((then.captures, otherwise.captures, operands))
-    traced = {id(x): x for x in read if isinstance(x, torch.Tensor) and not _real(x)}
+    traced = {id(x): x for x in read if isinstance(x, torch.Tensor) and symbolic(x)}
     found: list[Any] = []
 
     def branch(which: int, fn: Any) -> Callable[..., Any]:
