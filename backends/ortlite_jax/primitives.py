@@ -90,8 +90,14 @@ def _at(data: Any, key: Any, updates: Any, reduction: str) -> Any:
     return {"none": place.set, "add": place.add, "max": place.max, "min": place.min}[reduction](updates)
 
 
+def _of_booleans(data: Any, reduction: str) -> str:
+    """JAX adds and multiplies no booleans: or is the larger of two, and the smaller."""
+    return {"add": "max", "mul": "min"}.get(reduction, reduction) if data.dtype == jnp.bool_ else reduction
+
+
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
     """Indexed updates."""
+    reduction = _of_booleans(data, reduction)
     if reduction == "mul":
         return _multiplied(xp, data, places, updates)
     return _at(data, places, updates, reduction)
@@ -117,6 +123,7 @@ _multiplied.defjvp(_tangent)
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
     """Indexed updates of whole rows; the default body for products and for no index at all."""
+    reduction = _of_booleans(data, reduction)
     if reduction == "mul" or not indices.shape[-1]:
         return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
     return _at(data, tuple(jnp.moveaxis(indices, -1, 0)), updates, reduction)
