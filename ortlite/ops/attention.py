@@ -49,9 +49,10 @@ def guarded_softmax(xp: Namespace, scores: Array) -> Array:
     """Softmax over the last axis; a row of -inf alone, which attends to nothing, gives zeros."""
     if not scores.shape[-1]:
         return scores
-    empty = xp.max(scores, axis=-1, keepdims=True) == float("-inf")
-    weights = xp.softmax(xp.where(empty, xp.zeros_like(scores), scores), -1)
-    return xp.where(empty, xp.zeros_like(weights), weights)
+    top = xp.max(scores, axis=-1, keepdims=True)
+    weights = xp.exp(scores - xp.where(top == float("-inf"), xp.zeros_like(top), top))
+    total = xp.sum(weights, axis=-1, keepdims=True, dtype=weights.dtype)
+    return weights / xp.where(total == 0.0, xp.ones_like(total), total)
 
 
 def _visible(
