@@ -109,8 +109,10 @@ PRIMITIVES = {
     **{name: _scattered(name) for name in ("scatter", "scatter_flat", "scatter_nd")},
     "top_k": {"10 of 1024": lambda: ((floats(256, 1024), 10, 1, True, True), {}),
               "50 of 50000": lambda: ((floats(4, 50_000), 50, 1, True, True), {})},
-    "random_uniform": {"1024 × 1024": lambda: ((7, (1024, 1024), "float32"), {})},
-    "random_normal": {"1024 × 1024": lambda: ((7, (1024, 1024), "float32"), {})},
+    "random_uniform": {"1024 × 1024": lambda: ((7, (1024, 1024), "float32"), {}),
+                       "64": lambda: ((7, (64,), "float32"), {})},
+    "random_normal": {"1024 × 1024": lambda: ((7, (1024, 1024), "float32"), {}),
+                      "64": lambda: ((7, (64,), "float32"), {})},
     "gradient": {"two layers of 256": lambda: ((_body(), (floats(64, 256), floats(256, 256)), 2), {})},
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from conformance.cases import Result, load_cases, run_case
 from ortlite.provider import CPU
 
 HERE = Path(__file__).parent
+LUCK = "draws"  # how the reason begins where a pass is one, too: one draw in some hundreds is the expected one
 
 
 def expected_failures(provider: str) -> dict[str, str]:
@@ -70,7 +71,7 @@ def main() -> int:
     surprises = {n: e for n, e in failed.items() if n not in expected}
     for name, error in sorted(surprises.items()):
         console.print(f"FAIL {name}: {error[:600]}", markup=False, highlight=False)
-    passes = sorted(expected.keys() - failed.keys())
+    passes = sorted(n for n, why in expected.items() if n not in failed and not why.startswith(LUCK))
     for name in passes:
         console.print(f"PASS, though expected to fail: {name} ({expected[name]})", markup=False, highlight=False)
     slowest = ", ".join(f"{r.name} {r.seconds:.2f} s" for r in sorted(results, key=lambda r: -r.seconds)[:3])

@@ -29,6 +29,7 @@ def expect(tmp_path, monkeypatch):
     [
         ("test_bernoulli_seed  draws\n", 0, "1 passed, 1 failed (1 expected)"),
         ("", 1, "FAIL test_bernoulli_seed"),
+        ("test_bernoulli_seed  draws\ntest_abs  draws: it may be lucky\n", 0, "1 passed, 1 failed (1 expected)"),
         (
             "# comment\ntest_bernoulli_seed  draws\ntest_abs  no reason\n",
             1,
