@@ -102,7 +102,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def gradients(session: nox.Session) -> None:
-    """The gradient of every operator on PyTorch, JAX and our own tape, beside finite differences; 20 minutes."""
+    """The gradient of every operator on PyTorch, JAX and our own tape, beside finite differences."""
     session.install("-e", ".[all,torch,jax]", *group("test"), env=CONSTRAINED)
     session.run("python", "-m", "conformance.gradients", *session.posargs)
 
