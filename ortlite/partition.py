@@ -92,10 +92,11 @@ def partition(
     at_hand = demanded if inputs_at is None else set()  # a subgraph gets its inputs on its device
     host = set(outer_host)
     constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
+    known = _Host(host, constants, wanted, at_hand)
     placed: list[Placement] = []
     for node in graph.nodes:
         pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
-        place = _place(node, providers, types, _Host(host, constants, wanted, at_hand), pin, defer)
+        place = _place(node, providers, types, known, pin, defer)
         placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))
@@ -220,8 +221,10 @@ class _Host:
 def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], known: _Host) -> bool:
     """Whether a node combines host values: arrays of them, or anything into what the host wants."""
     wanted = not known.wanted.isdisjoint(node.outputs)
-    near = known.values | known.demanded if wanted else known.values
-    if node.subgraphs or not near.intersection(node.inputs) or not (near | known.constants).issuperset(node.reads()):
+    near = [n in known.values or (wanted and n in known.demanded) for n in node.reads()]
+    if node.subgraphs or not any(near):
+        return False
+    if not all(here or n in known.constants for here, n in zip(near, node.reads(), strict=True)):
         return False
     arrays = [name for i, name in enumerate(node.inputs) if name and not getattr(kernel.param(i), "host", True)]
     return bool(arrays or wanted) and all(_is_host_kind(types.get(n)) for n in (*arrays, *filter(None, node.outputs)))
@@ -233,7 +236,6 @@ def _is_host_kind(type_: Type | None) -> bool:
 
 def _wanted(graph: Graph) -> set[str]:
     """Values that are a host parameter, or from which integer arithmetic computes one."""
-    direct: set[str] = set()
     wanted: set[str] = set()
     for node in reversed(graph.nodes):
         kernel = registry.lookup(node.domain, node.op_type, node.opset)
@@ -241,8 +243,7 @@ def _wanted(graph: Graph) -> set[str]:
             continue
         if kernel.host_result is None and not node.subgraphs and wanted.intersection(node.outputs):
             wanted.update(name for name in node.inputs if name and _is_host_kind(graph.types.get(name)))
-        direct.update(n for i, n in enumerate(node.inputs) if n and getattr(kernel.param(i), "host", False))
+        wanted.update(n for i, n in enumerate(node.inputs) if n and getattr(kernel.param(i), "host", False))
         for subgraph in node.subgraphs.values():
-            direct.update(_wanted(subgraph).intersection(subgraph.captures))
-        wanted.update(direct)
+            wanted.update(_wanted(subgraph).intersection(subgraph.captures))
     return wanted

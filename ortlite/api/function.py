@@ -78,7 +78,7 @@ def _gathered(graph: Graph) -> Graph:
     def bared(branch: Graph) -> Graph:
         branch, names = _gathered(branch), {}
         for name, value in branch.constants.items():
-            if value.ndim and dtypes.of_numpy(value.dtype).kind == "f":
+            if _trainable(value):
                 new = name
                 if name in own:
                     new = next(n for i in count(2) if (n := f"{name}_{i}") not in own | read)
@@ -90,6 +90,11 @@ def _gathered(graph: Graph) -> Graph:
         return rename_graph(replace(branch, constants=left, captures=(*branch.captures, *names)), names)
 
     return replace(within(graph, bared), constants=constants, types=types)
+
+
+def _trainable(value: np.ndarray) -> bool:
+    """Whether a constant is a float of rank 1 or more."""
+    return value.ndim > 0 and dtypes.of_numpy(value.dtype).kind == "f"
 
 
 def lifted(
@@ -113,7 +118,7 @@ def statistics(graph: Graph) -> tuple[str, ...]:
 
 def _arrays(graph: Graph, read: set[str], wanted: Callable[[str, int], bool]) -> tuple[str, ...]:
     """Float constants of rank 1 or more in `read`, or read as arrays, by `wanted` inputs (operator, position) alone."""
-    kept = {name for name, c in graph.constants.items() if c.ndim and dtypes.of_numpy(c.dtype).kind == "f"}
+    kept = {name for name, value in graph.constants.items() if _trainable(value)}
     for node in graph.walk():
         kernel = registry.lookup(node.domain, node.op_type, node.opset)
         for position, name in enumerate(node.inputs):
