@@ -398,15 +398,14 @@ def samples(provider, small: bool = False) -> dict[str, Callable[[Callable], obj
 
 def gains(known: Mapping[str, object], runs: int = 30, small: bool = False) -> list[Row]:
     """Every primitive that a provider replaces, beside the default body on the same library and device."""
-    from ortlite.namespace import default_primitives
+    from ortlite.primitives import DEFAULTS
 
     rows = []
-    defaults = default_primitives()
     for library, provider in known.items():
         wait = waiter(library, provider)
 
         def one(name: str, call: Callable, p=provider, wait=wait) -> Found:
-            own, default = getattr(p.xp, name), partial(defaults[name], p.xp)
+            own, default = getattr(p.xp, name), partial(DEFAULTS[name], p.xp)
             with p.context():
                 mine, theirs = (np.asarray(p.to_numpy(call(f))) for f in (own, default))
                 ours, body = (milliseconds(lambda f=f: call(f), wait, runs) for f in (own, default))
@@ -416,7 +415,7 @@ def gains(known: Mapping[str, object], runs: int = 30, small: bool = False) -> l
         with provider.context():
             calls = samples(provider, small)
         for name, call in calls.items():
-            if getattr(provider.xp, name).func is not defaults[name]:
+            if getattr(provider.xp, name).func is not DEFAULTS[name]:
                 rows.append(attempt(f"{library} {name}", lambda n=name, c=call: one(n, c)))
     return rows
 

@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
 from ortlite import provider
-from ortlite.namespace import default_primitives
 from ortlite.ops import registry
+from ortlite.primitives import DEFAULTS
 
 HERE = Path(__file__).parent
 R = np.random.default_rng(0)
@@ -306,7 +306,6 @@ def measure(where, pattern):
     """The rows of one provider, worst first."""
     if absent := missing(where):
         raise SystemExit(f"{where.name}: no case in benchmarks/overrides.py for {', '.join(absent)}")
-    defaults = default_primitives()
     rows = []
     with where.context(), np.errstate(all="ignore"):
         for key, fn in (*replaced(where)[0].items(), *replaced(where)[1].items()):
@@ -317,7 +316,7 @@ def measure(where, pattern):
             for case, make in cases_of(key).items():
                 if isinstance(key, str):
                     args, keywords = make()
-                    original, args = defaults[key], arrays(where, args)
+                    original, args = DEFAULTS[key], arrays(where, args)
                 else:
                     original, args, keywords = operator_call(where, key, *make())
                 calls = [runner(where, f, args, keywords) for f in (original, fn)]

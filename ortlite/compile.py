@@ -1,217 +1,212 @@
-"""Stage 5: Plan -> Program: kernels bound to callables, and programs specialised to input signatures.
+"""Stage 5: Plan -> Program: bound steps, and the functions specialised to the signatures that come up.
 
 A Program runs in two ways. *Interpreted*, by the loop of run.py: any shapes. *Specialised*: what depends on shapes
-and on small host inputs alone was computed once and is baked in, and the steps that remain are
-one straight-line Python function. A signature is specialised when it comes up the second time; the first time already
-where a library compiles and can tell shapes without a run.
+and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
+Python function. A signature is specialised when it comes up the second time; the first time already where a library
+compiles and can tell shapes without a run. While the cache is full, a signature must come up often before it takes
+the place of another (`Signatures`), so that changing shapes cost no more than interpreting them.
 """
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ortlite import dtypes, run
-from ortlite.graph import Node, TensorType, Type
+from ortlite import run, specialise
+from ortlite.graph import Type
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import HOST
-from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
-from ortlite.provider import CPU, ExecutionProvider, transfer
+from ortlite.plan import Call, Plan
+from ortlite.specialise import KEY_ELEMENTS
+from ortlite.steps import Binding, OnStep, bind
 
-__all__ = ["Bound", "Program", "compile_plan"]
+__all__ = ["Budget", "Closure", "Program", "Signatures", "compile_plan"]
 
-CACHE = 16  # specialised programs kept per graph
-SEEN = 256  # signatures remembered as "came up once"
-KEY_ELEMENTS = 64  # a host input with more elements than this is not part of a signature
+Function: TypeAlias = Callable[..., tuple[Any, ...]]
 
-
-@dataclass(frozen=True, slots=True)
-class ReadSlot:
-    """Run-time form of plan.Slot."""
-
-    index: int
-
-    def read(self, slots: Sequence[Any]) -> Any:
-        """The value."""
-        return slots[self.index]
+BAKED_BYTES = 1 << 26  # of the arrays that all specialised functions of a session hold, besides the model's constants
+KEPT = 16  # specialised functions a program keeps
+SEEN = 256  # signatures it counts
+PATIENCE = 16  # times that a signature comes up before it takes the place of another
 
 
-@dataclass(frozen=True, slots=True)
-class ReadHost:
-    """Run-time form of plan.Host: `convert` makes the Python object."""
+@dataclass(slots=True)
+class Budget:
+    """Bytes that baked values may still take. One for all programs of a session."""
 
-    index: int
-    convert: Callable[[Any], Any]
+    left: int = BAKED_BYTES
 
-    def read(self, slots: Sequence[Any]) -> Any:
-        """The value, converted."""
-        return self.convert(slots[self.index])
-
-
-@dataclass(frozen=True, slots=True)
-class ReadConst:
-    """Run-time form of plan.Const."""
-
-    value: Any
-
-    def read(self, slots: Sequence[Any]) -> Any:
-        """The constant."""
-        return self.value
+    def take(self, values: Mapping[int, Any]) -> dict[int, Any]:
+        """Those of `values` that fit, the smallest first."""
+        kept: dict[int, Any] = {}
+        for slot, value in sorted(values.items(), key=lambda item: specialise.baked_bytes(item[1])):
+            if (size := specialise.baked_bytes(value)) > self.left:
+                break
+            self.left -= size
+            kept[slot] = value
+        return kept
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBody:
-    """A subgraph as a callable of its formal inputs, its captures read when the step runs."""
-
-    program: Program
-    captures: tuple[int, ...]
-
-    def read(self, slots: Sequence[Any]) -> Any:
-        """The callable."""
-        return self.program.closure([slots[index] for index in self.captures])
+@dataclass(slots=True)
+class _Entry:
+    function: Function
+    bytes: int
+    hits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSeed:
-    """A fresh 63-bit seed for each run of a random node."""
+@dataclass(slots=True)
+class Signatures:
+    """The specialised functions of a program by signature, and how often other signatures came up.
 
-    draw: Callable[[], int]
+    At most `KEPT` functions. A signature gets one when it comes up the second time. While all places are taken, it must
+    come up `PATIENCE` times, and twice as often as the function that was used least; uses are counted from new whenever
+    `SEEN` signatures without a function have come up. A program that sees more signatures than it can keep thus goes on
+    with those it has, and interprets the others.
+    """
 
-    def read(self, slots: Sequence[Any]) -> Any:
-        """The seed."""
-        return self.draw()
+    budget: Budget
+    entries: dict[Any, _Entry] = field(default_factory=dict)
+    seen: dict[Any, int] = field(default_factory=dict)
+    misses: int = 0
 
+    def get(self, key: Any) -> Function | None:
+        """The function of a signature."""
+        entry = self.entries.get(key)
+        if entry is None:
+            return None
+        entry.hits += 1
+        return entry.function
 
-Reader: TypeAlias = ReadSlot | ReadHost | ReadConst | ReadBody | ReadSeed
+    def wants(self, key: Any) -> bool:
+        """Count a signature that has no function; whether it should get one now."""
+        self.misses += 1
+        if self.misses > SEEN:
+            self.misses = 1
+            if len(self.entries) >= KEPT:
+                self.seen = {}
+                for entry in list(self.entries.values()):
+                    entry.hits = 0
+        count = self.seen[key] = self.seen.get(key, 0) + 1
+        if len(self.entries) < KEPT:
+            while len(self.seen) > SEEN:
+                self.seen.pop(next(iter(self.seen)))
+            return count > 1
+        return count >= PATIENCE and count > 2 * min(entry.hits for entry in list(self.entries.values()))
 
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A step ready to run: `fn(*arguments, **keywords)`, then its result into `outputs`."""
-
-    fn: Callable[..., Any]
-    arguments: tuple[Reader, ...]
-    keywords: tuple[tuple[str, Reader], ...]
-    outputs: tuple[int | None, ...]
-    multiple: bool
-    free: tuple[int, ...]
-    node: Node | None
-    step: Step
-
-    @property
-    def pure(self) -> bool:
-        """Whether the result depends on nothing but the arguments."""
-        return not any(isinstance(a, ReadSeed | ReadBody) for _, a in self.keywords)
+    def keep(self, key: Any, function: Function, size: int) -> None:
+        """Keep a function, which holds `size` bytes, in the place of the one used least if there is no other."""
+        if len(self.entries) >= KEPT and key not in self.entries:
+            least = min(self.entries, key=lambda other: self.entries[other].hits)
+            self.budget.left += self.entries.pop(least).bytes
+        self.entries[key] = _Entry(function, size)
+        self.seen.pop(key, None)
 
 
 class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
 
-    `check`, when given, sees every step's outputs (tests assert dtypes with it) and turns specialising off. `xp`, when
-    given, is the namespace that all kernels compute in, instead of their providers'; its `lift` takes arrays into it
-    and its `bare` takes out those that a kernel reads as Python objects.
-    Without `specialises` every run is interpreted: what is computed while a library traces is of no use to the next,
-    and what depends on nothing that it traces is computed outside of the trace.
+    `xp`, when given, is the namespace that all kernels compute in, instead of their providers'. With
+    `specialises=False` every run is interpreted. Use it under a tracer: values computed during a trace must not be
+    cached, and steps without traced inputs run eagerly.
     """
 
     def __init__(
         self,
         plan: Plan,
         seed: int | None = None,
-        check: Callable[[Bound, list[Any]], None] | None = None,
         xp: Namespace | None = None,
         specialises: bool = True,
+        budget: Budget | None = None,
     ):
         if xp is not None:
             plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
         self.plan = plan
-        self.check = check
         self.seed = seed
-        self.specialises = specialises and check is None and xp is None
-        binding = _Binding(seed, check, xp, specialises)
-        self.steps = tuple(_bind(step, binding) for step in plan.steps)
-        compilers = {s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiles}
-        self.compiler = next(iter(compilers)) if len(compilers) == 1 else None
-        self._fast: dict[Any, Callable[..., tuple[Any, ...]]] = {}
-        self._seen: dict[Any, None] = {}
+        self.specialises = specialises and xp is None
+        self.budget = budget or Budget()
+        self._under_tracer = not specialises
+        self.steps = bind(plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer))
+        self.compiles = len({s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiles}) == 1
+        self._signatures = Signatures(self.budget)
         self._lock = threading.Lock()
 
-    def __str__(self) -> str:
-        return f"program of {self.plan.name}: {len(self.steps)} steps, {len(self._fast)} specialised"
+    def _like(self, plan: Plan, xp: Namespace | None) -> Program:
+        """A program of a subgraph, or of this plan again."""
+        return Program(plan, self.seed, xp, not self._under_tracer, self.budget)
 
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """Run. Raises what run.node_error makes of a kernel's exception."""
-        key = self.signature(inputs) if self.specialises else None
+    def __str__(self) -> str:
+        specialised = len(self._signatures.entries)
+        return f"program of {self.plan.name}: {len(self.steps)} steps, {specialised} specialised"
+
+    def __call__(self, inputs: Sequence[Any], on_step: OnStep | None = None) -> tuple[Any, ...]:
+        """Run; interpreted where `on_step` wants to run the steps. Raises what run.node_error makes of an exception."""
+        key = self.signature(inputs) if self.specialises and on_step is None else None
         if key is None:
-            return run.interpret(self, inputs)[0]
-        fast = self._fast.get(key)
-        if fast is not None:
-            return fast(*inputs)
-        if self.compiler is not None:
+            return run.interpret(self.plan, self.steps, inputs, on_step)
+        function = self._signatures.get(key)
+        if function is not None:
+            return function(*inputs)
+        if self.compiles:
             return self._compiled(key, inputs)
-        if key not in self._seen:
-            with self._lock:
-                self._seen[key] = None
-                _bound(self._seen, SEEN)
-            return run.interpret(self, inputs)[0]
-        return self._specialised(key, inputs)
+        with self._lock:
+            wanted = self._signatures.wants(key)
+        return self._specialised(key, inputs) if wanted else run.interpret(self.plan, self.steps, inputs)
 
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
-        from ortlite import specialise
-
         with self._lock:
-            fast = self._fast.get(key)
-            if fast is None and (fast := specialise.ahead(self, inputs)) is not None:
-                outputs = fast(*inputs)
-                self._keep(key, fast)
-                return outputs
-        return self._specialised(key, inputs) if fast is None else fast(*inputs)
+            function = self._signatures.get(key)
+            if function is None:
+                values = specialise.outlined_values(self.plan, self.steps, inputs)
+                if values is not None:
+                    return self._keep(key, values)(*inputs)
+        return self._specialised(key, inputs) if function is None else function(*inputs)
 
     def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """Run once more step by step, for a faster program to keep."""
-        outputs, fast = self.specialise(inputs)
+        """Run once more step by step, for a faster function to keep."""
+        given = list(inputs)
+        for position in self.plan.shape_inputs:  # a baked value may be a view of one, whose memory is the caller's
+            if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
+                given[position] = given[position].copy()
+        static = specialise.static_slots(self.plan, self.steps, given)
+        values: dict[int, Any] = {}
+        outputs = run.interpret(self.plan, self.steps, given, specialise.recorder(static, values))
         with self._lock:
-            self._keep(key, fast)
+            self._keep(key, values)
         return outputs
 
-    def _keep(self, key: Any, fast: Callable[..., tuple[Any, ...]]) -> None:
-        self._fast[key] = fast
-        _bound(self._fast, CACHE)
+    def _keep(self, key: Any, values: Mapping[int, Any]) -> Function:
+        """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
+        baked = self.budget.take(values)
+        function = specialise.generate(self.plan, self.steps, baked)
+        self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
+        return function
 
-    def closure(self, captures: Sequence[Any]) -> Closure:
+    def closure(self, captures: Sequence[Any], on_step: OnStep | None = None) -> Closure:
         """The program as a function of its formal inputs alone."""
-        return Closure(self, tuple(captures))
+        return Closure(self, tuple(captures), on_step)
+
+    def on(self, xp: Namespace) -> Program:
+        """The same program, its kernels computing in another namespace."""
+        return self._like(self.plan, xp)
 
     def signature(self, inputs: Sequence[Any]) -> Any:
         """Shapes and dtypes of the inputs, and the values of those that decide shapes; None: not to be cached."""
+        shape_inputs = self.plan.shape_inputs
         key: list[Any] = []
         for index, value in enumerate(inputs):
-            if (
-                index in self.plan.demanded
-                and isinstance(value, np.ndarray | np.generic)
-                and value.size <= KEY_ELEMENTS
-            ):
-                key.append((value.dtype, value.shape, tuple(value.reshape(-1).tolist())))
+            if index in shape_inputs and isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
+                # bytes tell -0.0 from 0.0, and a NaN is itself; of text they are addresses
+                content = tuple(value.reshape(-1).tolist()) if value.dtype == object else value.tobytes()
+                key.append((value.dtype, value.shape, content))
+            elif (form := _form(value)) is not _UNKNOWN:
+                key.append(form)
             else:
-                key.append(_form(value))
-        return None if _UNKNOWN in key else tuple(key)
-
-    def specialise(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[..., tuple[Any, ...]]]:
-        """Run once, and make the straight-line function for inputs of this signature."""
-        from ortlite import specialise
-
-        static = specialise.static_slots(self, inputs)
-        outputs, values = run.interpret(self, inputs, static)
-        return outputs, specialise.generate(self, values)
+                return None
+        return tuple(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +215,15 @@ class Closure:
 
     program: Program
     captures: tuple[Any, ...]
+    on_step: OnStep | None = None
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        return self.program((*inputs, *self.captures))
+        """Run the subgraph."""
+        return self.program((*inputs, *self.captures), self.on_step)
 
     def on(self, xp: Namespace) -> Closure:
-        """The same subgraph, its kernels computing in another namespace."""
-        program = Program(self.program.plan, self.program.seed, None, xp, self.program.specialises)
-        return Closure(program, tuple(map(xp.lift, self.captures)))
+        """The same subgraph, its kernels computing in another namespace, unseen by `on_step`."""
+        return Closure(self.program.on(xp), tuple(map(xp.lift, self.captures)))
 
     @property
     def types(self) -> tuple[Type | None, ...]:
@@ -240,141 +236,19 @@ _UNKNOWN: Any = ("?",)
 
 def _form(value: Any) -> Any:
     """What of a value goes into a signature."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return (value.dtype, tuple(shape))
     if value is None:
         return None
-    if isinstance(value, tuple):
-        forms = tuple(map(_form, value))
-        return _UNKNOWN if _UNKNOWN in forms else forms
-    shape = getattr(value, "shape", None)
-    return _UNKNOWN if shape is None else (value.dtype, tuple(shape))
-
-
-def _bound(cache: dict[Any, Any], limit: int) -> None:
-    """Forget the oldest entries beyond `limit`."""
-    while len(cache) > limit:
-        cache.pop(next(iter(cache)))
+    if not isinstance(value, tuple) or len(value) > KEY_ELEMENTS:  # to walk over a sequence may take longer than a run
+        return _UNKNOWN
+    forms = tuple(map(_form, value))
+    return _UNKNOWN if _UNKNOWN in forms else forms
 
 
 def compile_plan(
-    plan: Plan, *, seed: int | None = None, check_types: bool = False, specialises: bool = True
+    plan: Plan, *, seed: int | None = None, specialises: bool = True, budget: Budget | None = None
 ) -> Program:
-    """Bind a plan's kernels. `seed` makes random operators repeat; `check_types` asserts every output's dtype."""
-    return Program(plan, seed, _check_types if check_types else None, specialises=specialises)
-
-
-@dataclass(frozen=True, slots=True)
-class _Binding:
-    """What every step of a program is bound with; see Program."""
-
-    seed: int | None
-    check: Any
-    xp: Namespace | None
-    specialises: bool
-
-
-def _bind(step: Step, binding: _Binding) -> Bound:
-    if isinstance(step, Transfer):
-        away = step.origin if step.destination.name == CPU else step.destination
-        move = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
-        if binding.xp is not None:
-            move = partial(_carry, binding.xp, move)
-        carry = _beside_tracers(move, away, binding)
-        return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
-    if isinstance(step, Cast):
-        to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
-        cast = _beside_tracers(to, step.provider, binding)
-        return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
-    readers = tuple(_reader(a, binding) for a in step.arguments)
-    keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
-    if "rng" in step.kernel.injected:
-        keywords.append(("rng", ReadSeed(_seeds(step, binding.seed))))
-    elsewhere = binding.xp is not None
-    fn: Callable[..., Any] = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
-    if step.kernel.host_result:
-        fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
-    if all(not isinstance(reader, ReadBody | ReadSeed) for _, reader in keywords):
-        fn = _beside_tracers(fn, step.provider, binding)
-    return Bound(fn, readers, tuple(keywords), step.outputs, step.kernel.multiple, step.free, step.node, step)
-
-
-def _beside_tracers(fn: Callable[..., Any], provider: ExecutionProvider, binding: _Binding) -> Callable[..., Any]:
-    """A step that, where it depends on nothing that a library traces, is computed: a shape may depend on it."""
-    if binding.specialises or binding.xp is not None or provider.name == CPU:
-        return fn
-
-    def step(*args: Any, **keywords: Any) -> Any:
-        with nullcontext() if _traced(provider, (*args, *keywords.values())) else provider.eager():
-            return fn(*args, **keywords)
-
-    return step
-
-
-def _traced(provider: ExecutionProvider, value: Any) -> bool:
-    return any(_traced(provider, item) for item in value) if isinstance(value, tuple) else provider.traced(value)
-
-
-def _reader(argument: Argument, binding: _Binding) -> Reader:
-    if isinstance(argument, Slot):
-        return ReadSlot(argument.index)
-    if isinstance(argument, Host):
-        convert = HOST[argument.kind]
-        return ReadHost(argument.index, convert if binding.xp is None else partial(_bare, binding.xp, convert))
-    if isinstance(argument, Body):
-        program = Program(argument.plan, binding.seed, binding.check, binding.xp, binding.specialises)
-        return ReadBody(program, argument.captures)
-    assert isinstance(argument, Const)
-    return ReadConst(argument.value)
-
-
-def _bare(xp: Namespace, convert: Callable[[Any], Any], value: Any) -> Any:
-    return convert(xp.bare(value))
-
-
-def _seeds(step: Call, seed: int | None) -> Callable[[], int]:
-    """A node's stream of seeds: from its seed attribute (the first seed), else from the session's, else the system."""
-    given = step.node.attributes.get("seed")
-    if given is not None:
-        later = random.Random(f"node {given}")  # noqa: S311
-        draws = chain([int(given)], iter(partial(later.getrandbits, 63), None))
-        return partial(next, draws)
-    source = random.Random()  # noqa: S311
-    if seed is not None:
-        source.seed(f"session {seed} node {', '.join(step.node.outputs)}")  # wherever the node stands
-    return partial(source.getrandbits, 63)
-
-
-def _carry(xp: Namespace, carry: Callable[[Any], Any], value: Any) -> Any:
-    """What comes from the host, into the namespace; everything else is in it, wherever its node was placed."""
-    return xp.lift(carry(value)) if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _cast(xp: Any, dtype: Any, value: Any) -> Any:
-    return value if value is None else xp.astype(value, dtype)
-
-
-def _host_result(fn: Callable[..., Any], dtype: np.dtype[Any], *args: Any, **keywords: Any) -> np.ndarray:
-    return np.asarray(fn(*args, **keywords), dtype)
-
-
-def _check_types(step: Bound, values: list[Any]) -> None:
-    """Under test: every output has the dtype that its schema says."""
-    if not isinstance(step.step, Call):
-        return
-    provider, kernel = step.step.provider, step.step.kernel
-    for name, type_, slot, value in zip(step.step.node.outputs, step.step.types, step.outputs, values, strict=True):
-        if slot is None or value is None or not isinstance(type_, TensorType) or not hasattr(value, "dtype"):
-            continue
-        wanted = _computed(type_, step.step)
-        if kernel.host_result or isinstance(value, np.ndarray | np.generic):
-            actual = dtypes.of_numpy(value.dtype).name
-        else:
-            actual = provider.xp.dtype_name(value.dtype)
-        if actual != wanted:
-            raise AssertionError(f"{kernel} on {provider.name}: output {name!r} is {actual}, the schema says {wanted}")
-
-
-def _computed(type_: Type, step: Call) -> str:
-    """The dtype a kernel's output has before it is narrowed back."""
-    assert isinstance(type_, TensorType)
-    widen = {} if step.kernel.storage or step.kernel.host or step.kernel.host_result else step.provider.widen
-    return widen.get(type_.dtype.name, type_.dtype.name)
+    """Bind a plan's kernels. `seed` makes random operators repeat; `budget` is shared by the programs of a session."""
+    return Program(plan, seed, specialises=specialises, budget=budget)

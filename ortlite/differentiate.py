@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ortlite.api.errors import InvalidGraph
+from ortlite.errors import InvalidGraph
 from ortlite.graph import Graph, Node, Type, leading_to
 
 if TYPE_CHECKING:

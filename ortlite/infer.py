@@ -7,10 +7,9 @@ true. A type that cannot be told is None, and whatever depends on it is decided 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ortlite import dtypes
-from ortlite.api.errors import Fail, InvalidGraph
+from ortlite.errors import Fail, InvalidGraph
 from ortlite.graph import Graph, MapType, Node, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.ops import registry
 from ortlite.schema import Schema
@@ -308,15 +307,3 @@ def _about(node: Node, problem: str) -> str:
     return (
         f"This is an invalid model. In Node, ({node.name!r}, {node.op_type}, {node.domain!r}): {node}, Error {problem}"
     )
-
-
-def describe(value: Any) -> str:
-    """A value's dtype and shape in a few letters, for messages."""
-    if value is None:
-        return "absent"
-    if isinstance(value, tuple):
-        return f"sequence of {len(value)}"
-    if isinstance(value, dict):
-        return f"map of {len(value)}"
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ if shape is None else f"{value.dtype}{list(shape)}"

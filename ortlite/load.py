@@ -1,8 +1,8 @@
 """Stage 1: an ONNX file becomes a Graph. The only module that imports onnx.
 
 Model-local functions are inlined, Constant nodes become constants, external data is memory-mapped, old
-spellings are normalised (`DROPPED`), nodes are brought into topological order, and every value gets the type that
-its producer's schema gives it.
+spellings are normalised (`schema.DROPPED`), nodes are brought into topological order, and every value gets the type
+that its producer's schema gives it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,22 @@ import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, numpy_helper
 
-from ortlite import differentiate, dtypes, infer
-from ortlite.api import errors
-from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+from ortlite import differentiate, dtypes, errors, infer, schema
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.ops import registry
-from ortlite.schema import Formal, Schema
 
-__all__ = ["load", "schema"]
+__all__ = ["load"]
 
 log = logging.getLogger("ortlite")
-
-# Attributes that never meant anything to an inference runtime: hints of the first opsets about memory and
-# training. They are dropped, so that kernels need not name them.
-DROPPED = {("", "consumed_inputs")}
 
 
 def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = None) -> Model:
@@ -119,44 +112,6 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
             f"Current official support for domain ai.onnx is till opset {newest}."
         )
     return opsets
-
-
-@cache
-def schema(domain: str, op_type: str, opset: int) -> Schema | None:
-    """The schema in force for an operator at an opset, or None when onnx knows none."""
-    try:
-        found = onnx.defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
-    option = onnx.defs.OpSchema.FormalParameterOption
-
-    def formal(p: Any) -> Formal:
-        return Formal(p.name, p.type_str, p.option == option.Optional, p.option == option.Variadic, p.is_homogeneous)
-
-    defaults = {
-        name: helper.get_attribute_value(a.default_value) if a.default_value.type else None
-        for name, a in found.attributes.items()
-    }
-    return Schema(
-        domain,
-        op_type,
-        found.since_version,
-        tuple(map(formal, found.inputs)),
-        tuple(map(formal, found.outputs)),
-        found.min_input,
-        found.max_input,
-        found.max_output,
-        {name: _plain(value) for name, value in defaults.items()},
-        frozenset(name for name, a in found.attributes.items() if a.required and (domain, name) not in DROPPED),
-        {c.type_param_str: frozenset(c.allowed_type_strs) for c in found.type_constraints},
-        found.deprecated,
-    )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass
@@ -412,7 +367,7 @@ def _read_node(
     opset = scope.opsets.get(domain)
     if opset is None and domain == "":
         raise Fail(f"This is an invalid model. Node {proto.name!r} ({proto.op_type}): no opset import for ai.onnx.")
-    found = schema(domain, proto.op_type, opset or 1)
+    found = schema.lookup(domain, proto.op_type, opset or 1)
     kernel = registry.lookup(domain, proto.op_type, opset or 1)
     if found is None and kernel is None:
         raise _unknown(proto, domain, opset)
@@ -430,7 +385,7 @@ def _read_node(
     inputs = tuple(map(scope.rename, proto.input))
     given = [types.get(name) for name in inputs]
     values = {a.name: _attribute(a, scope, types, proto.op_type, given) for a in attributes if a is not None}
-    values = {n: v for n, v in values.items() if (domain, n) not in DROPPED}
+    values = {n: v for n, v in values.items() if (domain, n) not in schema.DROPPED}
     captures = {n for v in values.values() if isinstance(v, Graph) for n in v.captures}
     outputs = list(map(scope.rename, proto.output))
     while outputs and not outputs[-1]:

@@ -18,39 +18,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ortlite.dtypes import DType, by_name
+from ortlite.primitives import DEFAULTS
+from ortlite.primitives.base import Namespace
 
-__all__ = ["OPTIONAL", "Namespace", "build", "default_primitives"]
+__all__ = ["OPTIONAL", "Namespace", "build"]
 
 OPTIONAL = {
     "bit_view": "bit_view(x, dtype): the same bytes seen as another dtype of the same width",
     "linalg": "the standard's linear algebra extension",
     "fft": "the standard's Fourier extension",
 }
-
-
-class Namespace:
-    """One library's namespace. A bag of names: reading one is one dictionary look-up."""
-
-    def __init__(self, library: str, names: Mapping[str, Any]):
-        self.__dict__.update(names)
-        self.library = library
-
-    def __repr__(self) -> str:
-        return f"<Namespace of {self.library}>"
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-
-
-def default_primitives() -> dict[str, Callable[..., Any]]:
-    """Name -> default body (`fn(xp, ...)`) of every primitive."""
-    from ortlite import primitives
-
-    return {name: getattr(module, name) for module in primitives.MODULES for name in module.__all__}
 
 
 def _astype(astype: Callable[..., Any], x: Any, dtype: Any) -> Any:
@@ -69,15 +49,14 @@ def build(
     replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names. Raises TypeError
     for a replacement of what is no primitive.
     """
-    defaults = default_primitives()
-    if unknown := primitives.keys() - defaults.keys() - OPTIONAL.keys():
-        raise TypeError(f"no primitives: {', '.join(sorted(unknown))}; there are {', '.join(sorted(defaults))}")
+    if unknown := primitives.keys() - DEFAULTS.keys() - OPTIONAL.keys():
+        raise TypeError(f"no primitives: {', '.join(sorted(unknown))}; there are {', '.join(sorted(DEFAULTS))}")
     public = {name: getattr(library, name) for name in dir(library) if not name.startswith("_")}
     # extensions may be loaded on demand, out of sight of dir()
     public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
     public["astype"] = partial(_astype, library.astype)
-    xp = Namespace(library.__name__, public | dict(names or {}))
-    for name, fn in (defaults | dict(primitives)).items():
+    xp = Namespace(library.__name__, {**public, **(names or {}), "defaults": DEFAULTS})
+    for name, fn in (DEFAULTS | dict(primitives)).items():
         xp.__dict__[name] = partial(fn, xp)
 
     by_native = {native: name for name, native in dtypes.items()}

@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from ortlite.api import errors
+from ortlite import errors
 from ortlite.differentiate import GRADIENT
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, TensorType, Type
@@ -45,7 +45,7 @@ class Placement:
 class Partitions:
     """A graph with a placement for every node and a location (an index into `providers`) for every value.
 
-    The last provider is the CPU provider; host values live there. `demanded` are the graph inputs whose
+    The last provider is the CPU provider; host values live there. `shape_inputs` are the graph inputs whose
     *values* decide shapes or other host parameters, so that a specialised program depends on them.
     """
 
@@ -53,7 +53,7 @@ class Partitions:
     providers: tuple[ExecutionProvider, ...]
     placements: tuple[Placement, ...]
     locations: Mapping[str, int]
-    demanded: frozenset[str]
+    shape_inputs: frozenset[str]
     subgraphs: Mapping[tuple[int, str], Partitions]
 
     def __str__(self) -> str:
@@ -88,8 +88,8 @@ def partition(
     cpu = len(providers) - 1
     types = {**(outer_types or {}), **graph.types}
     wanted = _wanted(graph)
-    demanded = wanted.intersection(graph.inputs)
-    at_hand = demanded if inputs_at is None else set()  # a subgraph gets its inputs on its device
+    shape_inputs = wanted.intersection(graph.inputs)
+    at_hand = shape_inputs if inputs_at is None else set()  # a subgraph gets its inputs on its device
     host = set(outer_host)
     constants = {name for name, value in graph.constants.items() if value.size <= SMALL and value.dtype.kind in "iubO"}
     known = _Host(host, constants, wanted, at_hand)
@@ -109,7 +109,7 @@ def partition(
         locations[name] = cpu if inputs_at is None else inputs_at
     if inputs_at is None:  # a model's input arrives where its first reader runs
         for node, place in zip(reversed(graph.nodes), reversed(placements), strict=True):
-            locations |= {n: place.provider for n in node.reads() if n in graph.inputs and n not in demanded}
+            locations |= {n: place.provider for n in node.reads() if n in graph.inputs and n not in shape_inputs}
     subgraphs: dict[tuple[int, str], Partitions] = {}
     for index, (node, place) in enumerate(zip(graph.nodes, placements, strict=True)):
         for name in filter(None, node.outputs):
@@ -123,7 +123,7 @@ def partition(
             )
     for name in graph.constants:
         locations.setdefault(name, cpu)
-    return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(demanded), subgraphs)
+    return Partitions(graph, tuple(providers), tuple(placements), locations, frozenset(shape_inputs), subgraphs)
 
 
 def _place(
@@ -215,13 +215,13 @@ class _Host:
     values: set[str]
     constants: set[str]
     wanted: set[str]
-    demanded: set[str]
+    shape_inputs: set[str]
 
 
 def _is_host_node(node: Node, kernel: Kernel, types: Mapping[str, Type], known: _Host) -> bool:
     """Whether a node combines host values: arrays of them, or anything into what the host wants."""
     wanted = not known.wanted.isdisjoint(node.outputs)
-    near = [n in known.values or (wanted and n in known.demanded) for n in node.reads()]
+    near = [n in known.values or (wanted and n in known.shape_inputs) for n in node.reads()]
     if node.subgraphs or not any(near):
         return False
     if not all(here or n in known.constants for here, n in zip(near, node.reads(), strict=True)):

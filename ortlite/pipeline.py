@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ortlite.compile import Program, compile_plan
-from ortlite.graph import Graph, Model
+from ortlite.compile import Budget, Program, compile_plan
+from ortlite.graph import Model
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
-from ortlite.plan import Moved, Plan, plan
-from ortlite.provider import CPU, ExecutionProvider, create
+from ortlite.plan import DeviceConstants, Plan, plan
+from ortlite.provider import ExecutionProvider
 
-__all__ = ["Stages", "build", "evaluate"]
+__all__ = ["Stages", "build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,8 @@ def build(
     defer: bool = True,
     outputs_on_device: bool = False,
     seed: int | None = None,
-    check_types: bool = False,
-    moved: Moved | None = None,
+    device_constants: DeviceConstants | None = None,
+    budget: Budget | None = None,
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
@@ -49,13 +48,6 @@ def build(
     with ExitStack() as stack:  # constants move to their devices
         for provider in providers:
             stack.enter_context(provider.context())
-        steps = plan(parts, outputs_on_device=outputs_on_device, moved=moved)
-    program = compile_plan(steps, seed=seed, check_types=check_types)
+        steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=device_constants)
+    program = compile_plan(steps, seed=seed, budget=budget)
     return Stages(replace(model, graph=graph), parts, steps, program)
-
-
-def evaluate(graph: Graph, inputs: Sequence[Any] = ()) -> tuple[Any, ...]:
-    """Run a graph once on the CPU provider, interpreted: what constant folding does."""
-    cpu = create(CPU)
-    with cpu.context():
-        return compile_plan(plan(partition(graph, (cpu,))))(inputs)

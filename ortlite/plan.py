@@ -31,8 +31,8 @@ __all__ = [
     "Call",
     "Cast",
     "Const",
+    "DeviceConstants",
     "Host",
-    "Moved",
     "Plan",
     "Slot",
     "Step",
@@ -87,7 +87,7 @@ class Body:
 
 Argument: TypeAlias = Slot | Host | Const | Body
 # (id of a constant, index of a provider) -> the constant (an id holds as long as its object is held), its copy there
-Moved: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
+DeviceConstants: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ Step: TypeAlias = Call | Cast | Transfer
 class Plan:
     """Steps over `slots` slots. `constants` are preloaded; `inputs` and `captures` are filled by the caller.
 
-    `demanded` are positions of inputs whose values decide host parameters. Outputs live on the CPU provider for a
+    `shape_inputs` are positions of inputs whose values decide host parameters. Outputs live on the CPU provider for a
     model, and where the node is for a subgraph.
     """
 
@@ -191,7 +191,7 @@ class Plan:
     outputs: tuple[int, ...]
     constants: Mapping[int, Any]
     captures: tuple[str, ...]
-    demanded: frozenset[int]
+    shape_inputs: frozenset[int]
     input_providers: tuple[ExecutionProvider, ...]
     output_providers: tuple[ExecutionProvider, ...]
     output_types: tuple[Type | None, ...] = ()
@@ -210,18 +210,21 @@ class Plan:
         return "\n".join([*lines, f"  return {', '.join(f'%{i}' for i in self.outputs)}"])
 
 
-def plan(parts: Partitions, *, outputs_on_device: bool = False, moved: Moved | None = None) -> Plan:
+def plan(
+    parts: Partitions, *, outputs_on_device: bool = False, device_constants: DeviceConstants | None = None
+) -> Plan:
     """Lay a partitioned model out as steps. Inputs arrive where they live, outputs leave on the CPU provider.
 
-    With `outputs_on_device` they leave on the first provider, where that made them or can hold them. `moved` are
-    constants that are on their providers already; those that this plan takes there are added.
+    With `outputs_on_device` they leave on the first provider, where that made them or can hold them.
+    `device_constants` are constants that are on their providers already; those that this plan takes there are added.
     """
     cpu, types = len(parts.providers) - 1, parts.graph.types
     on_device = [
         outputs_on_device and (parts.locations.get(name) == 0 or _holds(parts.providers[0], types.get(name)))
         for name in parts.graph.outputs
     ]
-    return _Planner(parts, {}, {}, {} if moved is None else moved).plan([0 if there else cpu for there in on_device])
+    there = {} if device_constants is None else device_constants
+    return _Planner(parts, {}, {}, there).plan([0 if device else cpu for device in on_device])
 
 
 def _holds(provider: ExecutionProvider, type_: Type | None) -> bool:
@@ -235,10 +238,14 @@ class _Planner:
     """The state of one walk over a graph: which slot holds which value on which provider."""
 
     def __init__(
-        self, parts: Partitions, outer_constants: Mapping[str, Any], outer_types: Mapping[str, Type], moved: Moved
+        self,
+        parts: Partitions,
+        outer_constants: Mapping[str, Any],
+        outer_types: Mapping[str, Type],
+        device_constants: DeviceConstants,
     ):
         self.parts = parts
-        self.moved = moved
+        self.device_constants = device_constants
         self.graph: Graph = parts.graph
         self.cpu = len(parts.providers) - 1
         self.types: Mapping[str, Type] = {**outer_types, **parts.graph.types}
@@ -266,7 +273,7 @@ class _Planner:
             outputs=tuple(outputs),
             constants={slot: value for slot, value in self.constants.items() if slot in read},
             captures=self.captures,
-            demanded=frozenset(i for i, name in enumerate(self.graph.inputs) if name in self.parts.demanded),
+            shape_inputs=frozenset(i for i, name in enumerate(self.graph.inputs) if name in self.parts.shape_inputs),
             input_providers=tuple(
                 self.parts.providers[self.parts.locations[n]] for n in (*self.graph.inputs, *self.captures)
             ),
@@ -305,11 +312,11 @@ class _Planner:
     def constant(self, value: np.ndarray, where: int) -> Any:
         """A constant on its provider. Branches that read the same weights, and parts of a model, share one copy."""
         key = id(value), where
-        if key not in self.moved:
+        if key not in self.device_constants:
             view = value.view()
             view.flags.writeable = False  # whoever holds a view of it cannot change it
-            self.moved[key] = value, self.parts.providers[where].from_numpy(view)
-        return self.moved[key][1]
+            self.device_constants[key] = value, self.parts.providers[where].from_numpy(view)
+        return self.device_constants[key][1]
 
     def node(self, index: int, node: Node) -> None:
         place = self.parts.placements[index]
@@ -386,7 +393,7 @@ class _Planner:
         if isinstance(value, Graph):
             part = self.parts.subgraphs[index, name]
             constants = {**self.known}
-            body = _Planner(part, constants, self.types, self.moved).plan([where] * len(value.outputs))
+            body = _Planner(part, constants, self.types, self.device_constants).plan([where] * len(value.outputs))
             slots = tuple(self.slot(n, self.parts.locations[n], self.graph.nodes[index]) for n in body.captures)
             return Body(body, slots)
         if param.kind == "DType" and isinstance(value, int):

@@ -1,65 +1,104 @@
-"""Stage 6: Program + inputs -> outputs. The loop that interprets a program, and nothing else."""
+"""Stage 6: bound steps + inputs -> outputs. The loop that interprets a plan, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ortlite.api.errors import Fail, OrtError
-from ortlite.infer import describe
+import numpy as np
 
-if TYPE_CHECKING:
-    from ortlite.compile import Bound, Program
-    from ortlite.graph import Node
+from ortlite import dtypes
+from ortlite.errors import Fail, OrtError, describe
+from ortlite.graph import TensorType
+from ortlite.plan import Call, Plan
+from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
 
-__all__ = ["interpret", "node_error"]
+__all__ = ["check_types", "interpret", "node_error", "step"]
 
 
 def interpret(
-    program: Program, inputs: Sequence[Any], record: Collection[int] = ()
-) -> tuple[tuple[Any, ...], dict[int, Any]]:
-    """Run every step in order. Returns the outputs, and the values of the slots in `record`.
+    plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any], on_step: OnStep | None = None
+) -> tuple[Any, ...]:
+    """Run every step in order and return the plan's outputs.
 
-    Raises what `node_error` makes of a step's exception.
+    `on_step(bound, values)`, when given, takes the place of `step`: it sees each bound step and the values of all
+    slots before and after, and runs the step itself, by calling `step`. Raises what `node_error` makes of a step's
+    exception.
     """
-    slots: list[Any] = [None] * program.plan.slots
-    for index, value in program.plan.constants.items():
-        slots[index] = value
-    for slot, value in zip(program.plan.inputs, inputs, strict=True):
-        slots[slot] = value
-    recorded = {slot: slots[slot] for slot in record if slots[slot] is not None}
-    for step in program.steps:
-        try:
-            result = step.fn(*[a.read(slots) for a in step.arguments], **{n: a.read(slots) for n, a in step.keywords})
-        except Exception as error:
-            values = [a.read(slots) for a in step.arguments if hasattr(a, "index")]
-            raise node_error(step, values, error) from error
-        for output, value in zip(step.outputs, result if step.multiple else (result,), strict=False):
-            if output is not None:
-                slots[output] = value
-                if output in record:
-                    recorded[output] = value
-        if program.check is not None:
-            program.check(step, [None if i is None else slots[i] for i in step.outputs])
-        for index in step.free:
-            slots[index] = None
-    return tuple(slots[index] for index in program.plan.outputs), recorded
+    values: list[Any] = [None] * plan.slots
+    for slot, value in plan.constants.items():
+        values[slot] = value
+    for slot, value in zip(plan.inputs, inputs, strict=True):
+        values[slot] = value
+    run_step = on_step or step
+    for bound in steps:
+        run_step(bound, values)
+        for slot in bound.free:
+            values[slot] = None
+    return tuple(values[slot] for slot in plan.outputs)
 
 
-def node_error(step: Bound, values: Sequence[Any], error: Exception) -> OrtError:
-    """The error of a session for an exception in a step: names the node, its operator and what it was given."""
+def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None:
+    """Run one step: read its arguments from `values`, put its results there. Subgraphs run their steps by `on_step`."""
+    try:
+        result = bound.fn(
+            *[reader.read(values) for reader in bound.arguments],
+            **{name: reader.read(values, on_step) for name, reader in bound.keywords},
+        )
+        if not bound.multiple:
+            result = (result,)
+        elif len(result) < len(bound.outputs):
+            raise ValueError(f"the kernel has {len(result)} outputs, and the node {len(bound.outputs)}")
+    except Exception as error:
+        raise node_error(bound, values, error) from error
+    for slot, value in zip(bound.outputs, result, strict=False):
+        if slot is not None:
+            values[slot] = value
+
+
+def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: Exception) -> OrtError:
+    """The error of a session for an exception in a step: names the node, its operator and its inputs.
+
+    `values` are those of the slots that the step reads, by slot.
+    """
     if isinstance(error, OrtError):  # from a subgraph, which has named its node already
         return error
-    node: Node | None = step.node
+    node = bound.node
     if node is None:
-        return Fail(f"value {getattr(step.step, 'value', '')!r}: {error}")
-    given = ", ".join(
-        f"{name}: {describe(value)}" for name, value in zip(filter(None, node.inputs), values, strict=False)
+        return Fail(f"value {getattr(bound.step, 'value', '')!r}: {error}")
+    inputs = ", ".join(
+        f"{name}: {describe(reader.value if isinstance(reader, ReadConst) else values[reader.index])}"
+        for name, reader in zip(node.inputs, bound.arguments, strict=False)
+        if name and isinstance(reader, ReadConst | ReadSlot | ReadHost)
     )
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     problem = str(error) or type(error).__name__
     return Fail(
         f"Non-zero status code returned while running {operator} node. Name:'{node.name}' "
-        f"Status Message: {problem} (inputs {given or 'none'}; opset {node.opset})",
+        f"Status Message: {problem} (inputs {inputs or 'none'}; opset {node.opset})",
         node,
     )
+
+
+def check_types(bound: Bound, values: list[Any]) -> None:
+    """An `on_step` for tests: asserts that every output has the dtype that its schema says."""
+    step(bound, values, check_types)
+    if not isinstance(bound.step, Call):
+        return
+    provider, kernel = bound.step.provider, bound.step.kernel
+    for name, type_, slot in zip(bound.step.node.outputs, bound.step.types, bound.outputs, strict=True):
+        value = None if slot is None else values[slot]
+        if value is None or not isinstance(type_, TensorType) or not hasattr(value, "dtype"):
+            continue
+        if kernel.host_result or isinstance(value, np.ndarray | np.generic):
+            actual = dtypes.of_numpy(value.dtype).name
+        else:
+            actual = provider.xp.dtype_name(value.dtype)
+        if actual != (wanted := _computed(type_, bound.step)):
+            raise AssertionError(f"{kernel} on {provider.name}: output {name!r} is {actual}, the schema says {wanted}")
+
+
+def _computed(type_: TensorType, call: Call) -> str:
+    """The dtype a kernel's output has before it is narrowed back."""
+    widen = {} if call.kernel.storage or call.kernel.host or call.kernel.host_result else call.provider.widen
+    return widen.get(type_.dtype.name, type_.dtype.name)

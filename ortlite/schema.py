@@ -1,16 +1,24 @@
-"""What ONNX says about an operator, as plain data: `load` fills these in, every later stage may read them."""
+"""What ONNX says about an operator, as plain data. Beside load/ and save, the only module that imports onnx."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-__all__ = ["Formal", "Schema"]
+import onnx
+from onnx import helper
+
+__all__ = ["DROPPED", "FormalParameter", "Schema", "lookup"]
+
+# Attributes that never meant anything to an inference runtime: hints of the first opsets about memory and
+# training. They are dropped, so that kernels need not name them.
+DROPPED = {("", "consumed_inputs")}
 
 
 @dataclass(frozen=True, slots=True)
-class Formal:
+class FormalParameter:
     """A formal input or output. `type` is a type variable of the schema or a type such as `tensor(int64)`."""
 
     name: str
@@ -27,8 +35,8 @@ class Schema:
     domain: str
     op_type: str
     since: int
-    inputs: tuple[Formal, ...]
-    outputs: tuple[Formal, ...]
+    inputs: tuple[FormalParameter, ...]
+    outputs: tuple[FormalParameter, ...]
     min_inputs: int
     max_inputs: int
     max_outputs: int
@@ -37,10 +45,50 @@ class Schema:
     variables: Mapping[str, frozenset[str]]
     deprecated: bool = False
 
-    def input(self, position: int) -> Formal:
+    def input(self, position: int) -> FormalParameter:
         """The formal input at `position`; the last one repeats when it is variadic."""
         return self.inputs[min(position, len(self.inputs) - 1)]
 
-    def output(self, position: int) -> Formal:
+    def output(self, position: int) -> FormalParameter:
         """The formal output at `position`; the last one repeats when it is variadic."""
         return self.outputs[min(position, len(self.outputs) - 1)]
+
+
+@cache
+def lookup(domain: str, op_type: str, opset: int) -> Schema | None:
+    """The schema in force for an operator at an opset, or None when onnx knows none."""
+    try:
+        found = onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+    option = onnx.defs.OpSchema.FormalParameterOption
+
+    def formal(p: Any) -> FormalParameter:
+        return FormalParameter(
+            p.name, p.type_str, p.option == option.Optional, p.option == option.Variadic, p.is_homogeneous
+        )
+
+    defaults = {
+        name: helper.get_attribute_value(a.default_value) if a.default_value.type else None
+        for name, a in found.attributes.items()
+    }
+    return Schema(
+        domain,
+        op_type,
+        found.since_version,
+        tuple(map(formal, found.inputs)),
+        tuple(map(formal, found.outputs)),
+        found.min_input,
+        found.max_input,
+        found.max_output,
+        {name: _plain(value) for name, value in defaults.items()},
+        frozenset(name for name, a in found.attributes.items() if a.required and (domain, name) not in DROPPED),
+        {c.type_param_str: frozenset(c.allowed_type_strs) for c in found.type_constraints},
+        found.deprecated,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

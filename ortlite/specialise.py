@@ -1,15 +1,15 @@
-"""The second half of stage 5: a program for one signature, as one straight-line Python function.
+"""Stage 5, second half: a plan at one signature, as one straight-line Python function.
 
 Which slots are *static* (their value follows from the signature) and which have a static *shape* is decided on
-the plan; the static values are recorded in one interpreted run and baked in. What then remains is written
-out as Python source, one line a step, because at small sizes the cost of a step is what users feel. Neighbours on a
+the plan; the static values come from one interpreted run and are baked in. The steps that remain are written
+out as Python source, one line each, because at small sizes the cost of a step is what users feel. Neighbours on a
 provider that has a compiler become a function of their own, which goes to that compiler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -17,114 +17,134 @@ from typing import Any
 import numpy as np
 
 from ortlite import run
-from ortlite.compile import KEY_ELEMENTS, Bound, Program, ReadBody, ReadConst, Reader, ReadHost, ReadSeed, ReadSlot
-from ortlite.plan import Call, Cast, Step
+from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import ExecutionProvider
+from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 
-__all__ = ["ahead", "generate", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "baked_bytes", "generate", "outlined_values", "static_slots"]
 
-BAKED_BYTES = 1 << 24  # a larger static value is computed in every run instead of being kept
+KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
 
 
-def static_slots(program: Program, inputs: Sequence[Any]) -> set[int]:
+def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> set[int]:
     """Slots whose value every run with inputs of this signature gives again."""
-    plan = program.plan
     values = set(plan.constants)
     shapes = set(plan.constants) | set(plan.inputs)
-    for position in plan.demanded:
+    for position in plan.shape_inputs:
         value = inputs[position]
         if isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
             values.add(plan.inputs[position])
     static: set[int] = set()
-    for bound in program.steps:
+    for bound in steps:
         reads = bound.step.reads()
         outputs = [slot for slot in bound.outputs if slot is not None]
         call = bound.step if isinstance(bound.step, Call) else None
-        dynamic = call is not None and call.kernel.dynamic
         from_shapes = call is not None and call.kernel.host_result is not None and shapes.issuperset(reads)
         if bound.pure and (values.issuperset(reads) or from_shapes):
             static.update(outputs)
             values.update(outputs)
             shapes.update(outputs)
-        elif bound.pure and shapes.issuperset(reads) and values.issuperset(_host_slots(bound)) and not dynamic:
+        elif (
+            bound.pure
+            and shapes.issuperset(reads)
+            and values.issuperset(bound.host_slots)
+            and not (call is not None and call.kernel.dynamic)
+        ):
             shapes.update(outputs)
     return static
 
 
-def _host_slots(bound: Bound) -> list[int]:
-    return [a.index for a in bound.arguments if isinstance(a, ReadHost)]
+def outlined_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:
+    """The values of the static slots, before any run; None where only a run tells them.
 
-
-def ahead(program: Program, inputs: Sequence[Any]) -> Callable[..., tuple[Any, ...]] | None:
-    """The function for inputs of this signature, before any run; None where only a run tells what is static.
-
-    Run one by one, the steps would be compiled one by one, which takes a library longer than all of them at once.
+    An eager first run would make the library compile every step separately, which is slower than compiling all of
+    them at once.
     """
-    static = static_slots(program, inputs)
-    plan = program.plan
+    static = static_slots(plan, steps, inputs)
     needed: set[int | None] = set(static)
-    steps: list[Step] = []  # that lead to what is static
-    for step in reversed(plan.steps):
-        if not needed.isdisjoint(step.outputs):
-            needed.update(step.reads())
-            steps.append(step)
-    outlined = Program(replace(plan, steps=tuple(reversed(steps)), outputs=()), specialises=False)
-    host = (np.ndarray, np.generic)
-    away = [i for i, value in enumerate(inputs) if hasattr(value, "shape") and not isinstance(value, host)]
-    values: dict[int, Any] = {}
+    leading: list[Bound] = []  # the steps that lead to what is static
+    for bound in reversed(steps):
+        if not needed.isdisjoint(bound.outputs):
+            needed.update(bound.step.reads())
+            leading.append(replace(bound, free=()))
+    leading.reverse()
+    compiler = next((step.provider for step in plan.steps if isinstance(step, Call) and step.provider.compiles), None)
+    away = [i for i, value in enumerate(inputs) if _is_array(value)]
+    found: dict[int, Any] = {}
 
     def outline(*arrays: Any) -> tuple[()]:
         given = list(inputs)
         for index, array in zip(away, arrays, strict=True):
             given[index] = array
-        values.update(run.interpret(outlined, given, static)[1])
+        run.interpret(replace(plan, outputs=()), leading, given, recorder(static, found))
         return ()
 
     try:
-        known = program.compiler is not None and program.compiler.outline(outline, *(inputs[index] for index in away))
+        known = compiler is not None and compiler.outline(outline, *(inputs[index] for index in away))
     except Exception:  # noqa: BLE001  (the run that follows tells of which node)
         return None
-    return generate(program, values) if known else None
+    return found if known else None
 
 
-def generate(program: Program, values: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
-    """Write the function of the program's inputs in which the slots of `values` are constants."""
-    baked = dict(program.plan.constants)
-    baked |= {slot: value for slot, value in values.items() if _size(value) <= BAKED_BYTES}
-    for value in baked.values():
+def recorder(slots: set[int], found: dict[int, Any]) -> Callable[[Bound, list[Any]], None]:
+    """An `on_step` that notes the values of `slots` in `found`."""
+
+    def on_step(bound: Bound, values: list[Any]) -> None:
+        run.step(bound, values)
+        found.update((slot, values[slot]) for slot in bound.outputs if slot is not None and slot in slots)
+
+    return on_step
+
+
+def generate(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
+    """Write the function of the plan's inputs in which the slots of `values` are constants."""
+    baked = {**plan.constants, **values}
+    for value in values.values():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False
-    writer = _Writer(program, baked)
-    return writer.function(_live(program, baked))
+    return _Writer(plan, baked).function(_live(plan, steps, baked))
 
 
-def _size(value: Any) -> int:
+def baked_bytes(value: Any) -> int:
+    """The memory that a baked value holds."""
     if isinstance(value, tuple):
-        return sum(map(_size, value))
-    nbytes = getattr(value, "nbytes", None)
-    return 0 if nbytes is None else int(nbytes)
+        return sum(map(baked_bytes, value))
+    return int(getattr(value, "nbytes", 0))
 
 
-def _live(program: Program, baked: Mapping[int, Any]) -> list[tuple[Bound, list[int]]]:
-    """The steps that still have to run, each with the slots that nobody reads after it."""
-    needed = set(program.plan.outputs)
-    keep = needed | set(program.plan.inputs) | baked.keys()
-    live: list[tuple[Bound, list[int]]] = []
-    for bound in reversed(program.steps):
-        if not any(slot in needed and slot not in baked for slot in bound.outputs if slot is not None):
+def _live(plan: Plan, steps: Sequence[Bound], baked: Mapping[int, Any]) -> list[Bound]:
+    """The steps that still have to run; each frees the slots that no later one reads."""
+    needed = set(plan.outputs)
+    keep = needed | set(plan.inputs) | baked.keys()
+    live: list[Bound] = []
+    for bound in reversed(steps):
+        outputs = {slot for slot in bound.outputs if slot is not None}
+        if not any(slot in needed and slot not in baked for slot in outputs):
             continue
-        touched = {*bound.step.reads(), *(slot for slot in bound.outputs if slot is not None)}
-        free = sorted(slot for slot in touched if slot not in needed and slot not in keep)
+        touched = {*bound.step.reads(), *outputs}
+        live.append(replace(bound, free=tuple(sorted(touched - needed - keep))))
         needed |= touched
-        live.append((bound, free))
     return live[::-1]
 
 
-class _Writer:
-    """Collects the source lines of one function and the objects that its names stand for."""
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """A function as source. `bounds[i]` is the step that line i comes from."""
 
-    def __init__(self, program: Program, baked: Mapping[int, Any]):
-        self.program = program
+    head: str
+    lines: list[str]
+    bounds: list[Bound | None]
+
+    def add(self, line: str, bound: Bound | None = None) -> None:
+        self.lines.append(f"    {line}")
+        self.bounds.append(bound)
+
+
+class _Writer:
+    """Collects the source of one program and the objects that its names stand for."""
+
+    def __init__(self, plan: Plan, baked: Mapping[int, Any]):
+        self.plan = plan
         self.baked = baked
         self.names: dict[str, Any] = {}
         self.by_id: dict[int, str] = {}
@@ -159,78 +179,80 @@ class _Writer:
             return repr(value)
         return self.name(value, "c")
 
-    def function(self, live: Sequence[tuple[Bound, list[int]]]) -> Callable[..., tuple[Any, ...]]:
-        main = [f"def specialised({', '.join(f'v{i}' for i in self.program.plan.inputs)}):"]
-        lines: list[str] = []  # of the regions; the main function follows them
-        where: list[tuple[list[str], int, Bound]] = []
-        regions: dict[str, ExecutionProvider] = {}
-        for provider, group in groupby(live, lambda item: _compiler(item[0], self.baked)):
+    def function(self, live: Sequence[Bound]) -> Callable[..., tuple[Any, ...]]:
+        main = _Code(f"def specialised({', '.join(f'v{i}' for i in self.plan.inputs)}):", [], [])
+        regions: dict[str, tuple[ExecutionProvider, _Code]] = {}
+        for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked)):
             steps = list(group)
-            body = main
-            if provider is not None:
-                name = f"region{len(regions)}"
-                regions[name] = provider
-                given, made = self.border([bound for bound, _ in steps], live)
-                body = lines
-                body.append(f"def {name}({', '.join(given)}):")
-                main.append(f"    {', '.join(made)}, = {name}({', '.join(given)})")
-            for bound, free in steps:
-                start = len(body)
-                body.extend(f"    {line}" for line in self.step(bound))
-                where.extend((body, number, bound) for number in range(start, len(body)))
-                if free and provider is None:
-                    body.append(f"    del {', '.join(f'v{slot}' for slot in free)}")
-            if provider is not None:
-                body.append(f"    return ({', '.join(made)},)")
-                outside = {*given, *made}
-                if gone := [f"v{slot}" for _, free in steps for slot in free if f"v{slot}" in outside]:
-                    main.append(f"    del {', '.join(gone)}")
-        outputs = "".join(f"{self.slot(slot)}, " for slot in self.program.plan.outputs)
-        main.append(f"    return ({outputs})")
-        first = {id(lines): 1, id(main): 1 + len(lines)}
-        bounds = {first[id(body)] + number: bound for body, number, bound in where}
+            if provider is None:
+                for bound in steps:
+                    self.step(bound, main)
+                    if bound.free:
+                        main.add(f"del {', '.join(f'v{slot}' for slot in bound.free)}")
+                continue
+            name = f"region{len(regions)}"
+            given, made = self.border(steps, live)
+            code = _Code(f"def {name}({', '.join(given)}):", [], [])
+            for bound in steps:
+                self.step(bound, code)
+            code.add(f"return ({', '.join(made)},)")
+            regions[name] = provider, code
+            main.add(f"{', '.join(made)}, = {name}({', '.join(given)})")
+            outside = {*given, *made}
+            if gone := [f"v{slot}" for bound in steps for slot in bound.free if f"v{slot}" in outside]:
+                main.add(f"del {', '.join(gone)}")
+        main.add(f"return ({''.join(f'{self.slot(slot)}, ' for slot in self.plan.outputs)})")
+        lines: list[str] = []
+        bounds: list[Bound | None] = []  # of line 1, 2, ...
+        for code in (*(code for _, code in regions.values()), main):
+            lines += [code.head, *code.lines]
+            bounds += [None, *code.bounds]
         scope = dict(self.names)
-        file = f"<{self.program.plan.name}, specialised>"
-        exec(compile("\n".join([*lines, *main]), file, "exec"), scope)  # noqa: S102
-        scope |= {name: provider.compile(scope[name]) for name, provider in regions.items()}
+        file = f"<{self.plan.name!r}, specialised>"  # a name may hold anything, a NUL too
+        exec(compile("\n".join(lines), file, "exec"), scope)  # noqa: S102
+        scope |= {name: provider.compile(scope[name]) for name, (provider, _) in regions.items()}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
 
-    def border(self, region: Sequence[Bound], live: Sequence[tuple[Bound, list[int]]]) -> tuple[list[str], list[str]]:
-        """What a region reads from outside, constants included, and what of its results somebody else reads."""
+    def border(self, region: Sequence[Bound], live: Sequence[Bound]) -> tuple[list[str], list[str]]:
+        """What a region reads from outside, constants included, and which of its results are read outside of it."""
         inside = {id(bound) for bound in region}
         reads = dict.fromkeys(slot for bound in region for slot in bound.step.reads())
         made = dict.fromkeys(slot for bound in region for slot in bound.outputs if slot is not None)
-        wanted = {slot for bound, _ in live if id(bound) not in inside for slot in bound.step.reads()}
-        wanted.update(self.program.plan.outputs)
+        wanted = {slot for bound in live if id(bound) not in inside for slot in bound.step.reads()}
+        wanted.update(self.plan.outputs)
         arrays = [
             slot for slot in reads if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
         ]
         return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in made if slot in wanted]
 
-    def step(self, bound: Bound) -> list[str]:
+    def step(self, bound: Bound, code: _Code) -> None:
         given = [self.argument(a) for a in bound.arguments]
         given += [f"{name}={self.argument(a)}" for name, a in bound.keywords]
         fn, first = bound.fn, ""
         if isinstance(bound.step, Call) and bound.step.kernel.host_result is None:
             fn, first = bound.step.kernel.body, self.name(bound.step.provider.xp, "x")  # saves a partial's call
         call = f"{self.name(fn, 'k')}({', '.join([first, *given] if first else given)})"
-        outputs = bound.outputs
         if not bound.multiple:
-            return [f"v{outputs[0]} = {call}"]
-        wanted = [(position, slot) for position, slot in enumerate(outputs) if slot is not None]
+            code.add(f"v{bound.outputs[0]} = {call}", bound)
+            return
+        wanted = [(position, slot) for position, slot in enumerate(bound.outputs) if slot is not None]
         if len(wanted) == 1:
-            return [f"v{wanted[0][1]} = {call}[{wanted[0][0]}]"]
-        return [f"t = {call}", *(f"v{slot} = t[{position}]" for position, slot in wanted)]
+            code.add(f"v{wanted[0][1]} = {call}[{wanted[0][0]}]", bound)
+            return
+        code.add(f"t = {call}", bound)
+        for position, slot in wanted:
+            code.add(f"v{slot} = t[{position}]", bound)
 
 
 def _is_array(value: Any) -> bool:
+    """Whether a value is an array of a library that is not NumPy."""
     return hasattr(value, "shape") and not isinstance(value, np.ndarray | np.generic)
 
 
 def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | None:
     """The provider whose compiler gets the step; None where it has none, or where the step needs values to run."""
     step = bound.step
-    if not isinstance(step, Call | Cast) or not bound.pure or any(slot not in baked for slot in _host_slots(bound)):
+    if not isinstance(step, Call | Cast) or not bound.pure or any(slot not in baked for slot in bound.host_slots):
         return None
     if isinstance(step, Call) and (step.kernel.dynamic or step.kernel.host or step.kernel.host_result):
         return None
@@ -240,7 +262,7 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
 
 
 def _with_node_errors(
-    fn: Callable[..., tuple[Any, ...]], file: str, steps: Mapping[int, Bound], baked: Mapping[int, Any]
+    fn: Callable[..., tuple[Any, ...]], file: str, bounds: Sequence[Bound | None], baked: Mapping[int, Any]
 ) -> Callable[..., tuple[Any, ...]]:
     """The function, its exceptions told as those of the node whose line raised them."""
 
@@ -249,11 +271,11 @@ def _with_node_errors(
             return fn(*inputs)
         except Exception as error:
             trace = next((t for t in _innermost_first(error) if t.tb_frame.f_code.co_filename == file), None)
-            if trace is None or trace.tb_lineno not in steps:
+            bound = None if trace is None else bounds[trace.tb_lineno - 1]
+            if trace is None or bound is None:
                 raise
-            bound, local = steps[trace.tb_lineno], trace.tb_frame.f_locals
-            slots = {slot: local.get(f"v{slot}", baked.get(slot)) for slot in bound.step.reads()}
-            values = [slots[a.index] for a in bound.arguments if isinstance(a, ReadSlot | ReadHost)]
+            local = trace.tb_frame.f_locals
+            values = {slot: local.get(f"v{slot}", baked.get(slot)) for slot in bound.step.reads()}
             raise run.node_error(bound, values, error) from error
 
     call.source = fn  # type: ignore[attr-defined]  # for those who want to read it

@@ -18,13 +18,13 @@ from rich.console import Console
 
 import ortlite
 from ortlite import load, provider
-from ortlite.api.errors import Fail, InvalidArgument
 from ortlite.cli import main
 from ortlite.cli.compare import compare_model, show
-from ortlite.cli.save_model import to_proto
 from ortlite.compare import ProviderSide, Tolerance, compare, difference, judge, reduce
 from ortlite.compare.difference import BLOCK, furthest, ulps
+from ortlite.errors import Fail, InvalidArgument
 from ortlite.ops import registry
+from ortlite.save import to_proto
 from ortlite_numpy import CPUExecutionProvider
 
 CPU = "CPUExecutionProvider"

@@ -9,8 +9,8 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite.api.errors import Fail, InvalidArgument
 from ortlite.cli import digits
+from ortlite.errors import Fail, InvalidArgument
 
 ADD = """<ir_version: 8, opset_import: ["": 18]>
 g (float[N, 2] x, float[2] b) => (float[N, 2] y) { y = Add(x, b) }"""

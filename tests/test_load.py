@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import ortlite
-from ortlite import load, pipeline
-from ortlite.api.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
+from ortlite import load
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
+from ortlite.evaluate import evaluate
 
 ADD = '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { [n] y = Add(x, x) }'
 
@@ -253,6 +254,6 @@ def test_an_operator_without_a_kernel_is_inlined_with_its_defaults(monkeypatch):
     ).graph
     assert "ThresholdedRelu" not in {node.op_type for node in graph.nodes}
     x = np.array([-2.0, 0.5, 2.0, 3.0], np.float32)
-    outputs = pipeline.evaluate(graph, [x])
+    outputs = evaluate(graph, [x])
     for alpha, y in zip((1.0, 2.5), outputs, strict=True):
         np.testing.assert_array_equal(y, np.where(x > alpha, x, 0))

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import overrides
 from ortlite import provider
-from ortlite.namespace import OPTIONAL, default_primitives
+from ortlite.namespace import OPTIONAL
 from ortlite.ops import registry
+from ortlite.primitives import DEFAULTS
 
 
 def shape_of(fn):
@@ -20,11 +21,10 @@ def shape_of(fn):
 
 @pytest.mark.parametrize("name", provider.available())
 def test_replacements_take_what_they_replace(name):
-    defaults = default_primitives()
     primitives, operators = overrides.replaced(provider.create(name))
     for key, fn in primitives.items():
         if key not in OPTIONAL:
-            assert shape_of(fn) == shape_of(defaults[key]), f"{key} of {name}"
+            assert shape_of(fn) == shape_of(DEFAULTS[key]), f"{key} of {name}"
     for (domain, op, since), fn in operators.items():
         kernel = registry.lookup(domain, op, since)
         assert kernel is not None, f"{op} of {name}"

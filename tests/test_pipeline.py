@@ -8,6 +8,7 @@ from onnx import parser
 
 import ortlite
 from ortlite import load, pipeline
+from ortlite.compile import KEPT, SEEN, Budget
 from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
 from ortlite.plan import Call, Host, Transfer, plan
@@ -74,7 +75,7 @@ def test_a_node_that_cannot_be_folded_fails_when_it_runs():
         k=np.ones(2, np.float32),
     )
     stages = pipeline.build(g, [create(CPU)])
-    with pytest.raises(ortlite.api.errors.Fail, match="'bad'"):
+    with pytest.raises(ortlite.errors.Fail, match="'bad'"):
         stages.program([np.ones(1, np.float32)])
 
 
@@ -173,8 +174,8 @@ def test_specialised_programs_bake_shapes_in():
     for size in ((2, 3), (2, 3), (2, 3), (4, 5), (2, 3)):
         x = np.arange(size[0] * size[1], dtype=np.float32).reshape(size) - 3
         np.testing.assert_array_equal(program([x])[0], np.maximum(x, 0).reshape(-1))
-    assert len(program._fast) == 1  # (4, 5) came up only once
-    (fast,) = program._fast.values()
+    assert len(program._signatures.entries) == 1  # (4, 5) came up only once
+    (fast,) = (entry.function for entry in program._signatures.entries.values())
     assert "Shape" not in fast.source.__code__.co_names
     assert fast.source.__code__.co_consts.count((6,)) == 1
 
@@ -186,7 +187,7 @@ def test_a_program_specialises_on_the_values_of_host_inputs():
     x = np.arange(6, dtype=np.float32)
     for shape in ([2, 3], [2, 3], [3, 2], [2, 3], [3, 2], [3, 2]):
         assert program([x, np.array(shape)])[0].shape == tuple(shape)
-    assert len(program._fast) == 2
+    assert len(program._signatures.entries) == 2
 
 
 def test_a_data_dependent_shape_is_not_baked_in():
@@ -199,14 +200,62 @@ def test_a_data_dependent_shape_is_not_baked_in():
         assert s.tolist() == [1, sum(values)]
 
 
-def test_the_cache_of_signatures_is_bounded():
-    from ortlite import compile as compile_stage
+def specialisations(monkeypatch):
+    """Counts the functions that are generated from here on."""
+    from ortlite import specialise
 
+    made = []
+    generate = specialise.generate
+    monkeypatch.setattr(specialise, "generate", lambda *args: made.append(1) or generate(*args))
+    return made
+
+
+@pytest.mark.parametrize("sizes", [KEPT, KEPT + 1, 3 * KEPT, 2 * SEEN])
+@pytest.mark.parametrize("order", ["rotation", "random"])
+def test_the_cache_of_signatures_does_not_thrash(sizes, order, monkeypatch):
+    made = specialisations(monkeypatch)
     program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
-    for size in range(2 * compile_stage.CACHE):
-        for _ in range(2):
-            program([np.ones(size, np.float32)])
-    assert len(program._fast) == compile_stage.CACHE
+    feeds = [np.ones(size, np.float32) for size in range(sizes)]
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        for index in range(sizes) if order == "rotation" else random.permutation(sizes):
+            x = feeds[index]
+            np.testing.assert_array_equal(program([x])[0], -x)
+    assert len(program._signatures.entries) <= KEPT
+    assert len(made) <= 2 * KEPT
+
+
+def test_new_shapes_take_the_place_of_those_that_come_no_more(monkeypatch):
+    made = specialisations(monkeypatch)
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    for phase in range(3):
+        for _ in range(2 * SEEN):
+            for size in range(KEPT):
+                program([np.ones(100 * phase + size, np.float32)])
+        kept = {key[0][1][0] for key in program._signatures.entries}
+        assert kept == {100 * phase + size for size in range(KEPT)}
+    assert len(made) == 3 * KEPT
+
+
+def test_baked_values_keep_within_the_budget_of_a_session():
+    text = HEAD + "g (float[N] x) => (float[?] y) { s = Shape(x)  c = ConstantOfShape(s)  y = Neg(c) }"
+    budget = Budget(50_000)
+    program = pipeline.build(graph(text), [create(CPU)], budget=budget).program
+    for size in range(1000, 1000 + 2 * KEPT):
+        for _ in range(3):
+            y = program([np.zeros(size, np.float32)])[0]
+            assert y.shape == (size,)
+            assert not y.any()
+    held = sum(entry.bytes for entry in program._signatures.entries.values())
+    assert 0 < held <= 50_000
+    assert budget.left == 50_000 - held
+
+
+def test_sequences_are_part_of_a_signature_while_they_are_short():
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    x = np.ones(2, np.float32)
+    assert program.signature([(x, x)]) == program.signature([(x, -x)]) != program.signature([(x,)])
+    assert program.signature([(x,) * 1000]) is None
 
 
 LOOP = (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import ortlite
-from ortlite.api import errors
+from ortlite import errors
 
 CPU = "CPUExecutionProvider"
 INSTALLED = ["StrictExecutionProvider"] + [

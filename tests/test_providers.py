@@ -12,8 +12,8 @@ from onnx import parser
 
 import ortlite
 from ortlite import load, optimize, partition, plan
-from ortlite.api.errors import Fail
 from ortlite.compile import compile_plan
+from ortlite.errors import Fail
 from ortlite.provider import create, transfer
 
 TEXT = """<ir_version: 8, opset_import: ["": 20]> g (float[3] x, string[1] s) => (float[3] y, string[1] t)

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from ortlite import load, pipeline
-from ortlite.api.errors import Fail
+from ortlite.errors import Fail
 from ortlite.partition import partition
 from ortlite.plan import Transfer, plan
 from ortlite.provider import create
@@ -95,7 +95,7 @@ def test_an_error_within_a_region_names_the_node():
     )
     good, bad = np.ones(3, np.float32), np.ones(4, np.float32)
     run(stages, provider, X, good)
-    (fast,) = stages.program._fast.values()
+    (fast,) = (entry.function for entry in stages.program._signatures.entries.values())
     with pytest.raises(Fail, match=r"(?s)'culprit'.*a: .*float32\[2, 3\], k: .*float32\[4\]"):
         fast(provider.from_numpy(X), provider.from_numpy(bad))
 

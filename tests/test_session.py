@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 import ortlite
-from ortlite.api.errors import Fail, InvalidArgument
+from ortlite.errors import Fail, InvalidArgument
 
 ADD = """<ir_version: 8, opset_import: ["": 18]>
 g (float[N, 2] x, float[2] b) => (float[N, 2] y) { y = Add(x, b) }"""

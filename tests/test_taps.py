@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, parser
 
 import ortlite
-from ortlite.api.errors import InvalidArgument
+from ortlite.errors import InvalidArgument
 from ortlite.provider import create
 
 TEXT = """<ir_version: 8, opset_import: ["": 18, "my": 1]>

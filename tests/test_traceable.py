@@ -18,7 +18,7 @@ import pytest
 from onnx import helper
 
 from conformance.dtypes import MADE, Example, examples, instance, pairs
-from ortlite import dtypes, load
+from ortlite import dtypes
 from ortlite.graph import TensorType
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
@@ -97,7 +97,7 @@ class Call:
 def _attributes(kernel: registry.Kernel, node: onnx.NodeProto) -> tuple[tuple[str, Any], ...]:
     found = []
     for attribute in node.attribute:
-        value = load._plain(helper.get_attribute_value(attribute))
+        value = schema._plain(helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None

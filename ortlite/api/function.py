@@ -13,9 +13,9 @@ import numpy as np
 
 from ortlite import compile as programs
 from ortlite import dtypes, load, pipeline, provider
-from ortlite.api.errors import InvalidArgument
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import check_shape
+from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
 from ortlite.optimize.rewrite import rename_graph, within

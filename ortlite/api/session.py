@@ -13,17 +13,18 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ortlite.api.errors import EPFail, Fail, InvalidArgument
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
+from ortlite.errors import EPFail, Fail, InvalidArgument
 from ortlite.provider import CPU
 
 if TYPE_CHECKING:
     from ortlite.api.explain import Explanation
     from ortlite.api.values import ModelMetadata, NodeArg
+    from ortlite.compile import Budget
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
-    from ortlite.plan import Moved
+    from ortlite.plan import DeviceConstants
     from ortlite.provider import Crossing, ExecutionProvider
 
 __all__ = ["InferenceSession"]
@@ -63,7 +64,7 @@ class InferenceSession:
     name of a node, or of a value it computes, to the provider that must run it.
 
     Raises TypeError for a source of another type, ValueError for a bad `fallback` or `placement`, and the classes of
-    `ortlite.api.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
+    `ortlite.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
     provider with a warning, as in onnxruntime, unless `enable_fallback=0`, or `fallback="error"`, or there is a
     `placement`. Arguments and options that have no effect get a UserWarning.
     """
@@ -138,8 +139,12 @@ class InferenceSession:
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
-        moved: Moved = {}
-        whole = self._build(model, chosen, disabled, moved)
+        from ortlite.compile import Budget
+        from ortlite.run import check_types
+
+        device_constants: DeviceConstants = {}
+        budget = Budget()
+        whole = self._build(model, chosen, disabled, device_constants, budget)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
         # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
@@ -150,11 +155,18 @@ class InferenceSession:
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
         self._contexts = [provider.context for provider in chosen]
         self._whole = whole
-        self._moved = moved
+        self._device_constants = device_constants
+        self._budget = budget
+        self._on_step = check_types if entries.get("ortlite.check_types") == "1" else None
         self._parts: dict[tuple[frozenset[str], tuple[str, ...]], _Built] = {}
 
     def _build(
-        self, model: Model, providers: Sequence[ExecutionProvider], disabled: frozenset[str], moved: Moved
+        self,
+        model: Model,
+        providers: Sequence[ExecutionProvider],
+        disabled: frozenset[str],
+        device_constants: DeviceConstants,
+        budget: Budget,
     ) -> _Built:
         """Take a model, or a part of it, through the pipeline."""
         from ortlite import pipeline
@@ -167,8 +179,8 @@ class InferenceSession:
             disabled=disabled,
             pinned=self._placement,
             defer=self._fallback != "error",
-            check_types=self._sess_options._entries.get("ortlite.check_types") == "1",  # noqa: SLF001
-            moved=moved,
+            device_constants=device_constants,
+            budget=budget,
         )
         places = enumerate(stages.plan.input_providers)
         return _Built(stages, {index: Crossing() for index, place in places if place.name != CPU})
@@ -222,7 +234,7 @@ class InferenceSession:
             for context in self._contexts:
                 stack.enter_context(context())
             try:
-                results = built.stages.program(inputs)
+                results = built.stages.program(inputs, self._on_step)
             except EPFail:
                 if not self._may_fall_back:
                     raise
@@ -276,7 +288,8 @@ class InferenceSession:
         if found is None:
             part = replace(self.model, graph=between(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
-            found = self._build(part, self._chosen, self._disabled_now, ChainMap({}, self._moved))
+            device_constants = ChainMap({}, self._device_constants)
+            found = self._build(part, self._chosen, self._disabled_now, device_constants, self._budget)
             self._parts[key] = found
             while len(self._parts) > RANGES:
                 self._parts.pop(next(iter(tuple(self._parts))), None)  # other threads may add some

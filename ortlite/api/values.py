@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
-from ortlite.api.errors import InvalidArgument
+from ortlite.errors import InvalidArgument
 from ortlite.graph import MapType, OptionalType, SequenceType, TensorType, Type
 
 __all__ = ["ModelMetadata", "NodeArg", "check_shape", "to_inside", "to_outside"]

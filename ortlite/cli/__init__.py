@@ -26,7 +26,7 @@ class _Failures(click.Group):
     """Errors of models and inputs as one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from ortlite.api.errors import OrtError
+        from ortlite.errors import OrtError
 
         try:
             return super().invoke(ctx)

@@ -17,10 +17,10 @@ from ortlite.api.values import NodeArg
 from ortlite.cli.inputs import gather, provider_name
 from ortlite.cli.peer import OnnxruntimeSide
 from ortlite.cli.report import describe, table
-from ortlite.cli.save_model import to_proto
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
+from ortlite.save import to_proto
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from ortlite import dtypes
-from ortlite.cli.save_model import to_proto
 from ortlite.graph import Model, TensorType, Type, between
+from ortlite.save import to_proto
 
 __all__ = ["OnnxruntimeSide"]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
-from ortlite.api.errors import InvalidArgument, OrtError
 from ortlite.compare.alone import Alone, first_alone
 from ortlite.compare.difference import Difference, Tolerance, difference
 from ortlite.compare.judge import brief, errors_of, further_off, judge
 from ortlite.compare.sides import ProviderSide, Side, drawing, made, unfolded
+from ortlite.errors import InvalidArgument, OrtError
 from ortlite.graph import Model
 from ortlite.load import load
 

@@ -14,18 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ortlite import dtypes, provider
+from ortlite import dtypes, run, schema
 from ortlite.api.values import to_outside
 from ortlite.compare.difference import difference, furthest
 from ortlite.compare.sides import values_of
-from ortlite.compile import Program, compile_plan
 from ortlite.dtypes import DType
+from ortlite.evaluate import evaluate
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
-from ortlite.load import schema
 from ortlite.ops import registry
-from ortlite.partition import partition
-from ortlite.plan import plan
-from ortlite.provider import CPU
+from ortlite.plan import Call
+from ortlite.steps import Bound, OnStep
 
 __all__ = ["Judgement", "brief", "errors_of", "further_off", "judge", "wide_value", "widened"]
 
@@ -45,45 +43,39 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
     """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
     try:
         graph = widened(between(model.graph, list(feed), names))
-        cpu = provider.create(CPU)
-        with cpu.context():
-            program = compile_plan(plan(partition(graph, (cpu,))), seed=0, specialises=False)
-            inputs = values_of(graph, {name: wide_value(value) for name, value in feed.items()})
-            found, reasons = _trace(program, inputs)
-            values = dict(zip(found, to_outside(list(found.values())), strict=True))
+        inputs = values_of(graph, {name: wide_value(value) for name, value in feed.items()})
+        reasons: dict[str, str] = {}
+        outputs = evaluate(graph, inputs, seed=0, on_step=_tolerant(reasons))
+        found = {name: value for name, value in zip(graph.outputs, outputs, strict=True) if name not in reasons}
+        values = dict(zip(found, to_outside(list(found.values())), strict=True))
     except Exception as error:  # noqa: BLE001  (a model that has no float64 form has no judge, and that is all)
         return Judgement({}, dict.fromkeys(names, f"no float64 form: {brief(error)}"))
     reasons |= {name: "its kernel computes in float32" for name, value in values.items() if _narrow(value)}
     return Judgement({name: value for name, value in values.items() if name not in reasons}, reasons)
 
 
-def _trace(program: Program, inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of the program's outputs by name, and why some are missing: what needs a failing step's results."""
-    names = program.plan.names
-    slots: list[Any] = [None] * program.plan.slots
-    for index, value in (*program.plan.constants.items(), *zip(program.plan.inputs, inputs, strict=True)):
-        slots[index] = value
-    missing: dict[int, str] = {}
-    for step in program.steps:
-        lost = next((slot for slot in step.step.reads() if slot in missing), None)
+def _tolerant(reasons: dict[str, str]) -> OnStep:
+    """An `on_step` that goes on after a step that fails; `reasons` says by name which values are missing, and why."""
+    missing: dict[int, str] = {}  # slot -> name
+
+    def on_step(bound: Bound, values: list[Any]) -> None:
+        lost = next((missing[slot] for slot in bound.step.reads() if slot in missing), None)
         try:
             if lost is not None:
-                raise LookupError(f"needs {names.get(lost)!r}")
-            arguments = [a.read(slots) for a in step.arguments]
-            result = step.fn(*arguments, **{n: a.read(slots) for n, a in step.keywords})
+                raise LookupError(f"needs {lost!r}")
+            run.step(bound, values)
         except Exception as error:  # noqa: BLE001  (whatever a kernel says of values it was not written for)
-            reason = str(error.args[0]) if lost is not None else f"fails in float64: {brief(error)}"
-            missing |= {slot: reason for slot in step.outputs if slot is not None}
-            continue
-        for slot, value in zip(step.outputs, result if step.multiple else (result,), strict=False):
-            if slot is not None:
-                slots[slot] = value
-    outputs = {names[slot]: slot for slot in program.plan.outputs}
-    values = {name: slots[slot] for name, slot in outputs.items() if slot not in missing}
-    return values, {name: missing[slot] for name, slot in outputs.items() if slot in missing}
+            reason = str(error.args[0]) if lost is not None else f"fails in float64: {brief(error.__cause__ or error)}"
+            names = bound.step.node.outputs if isinstance(bound.step, Call) else (lost or "",) * len(bound.outputs)
+            for name, slot in zip(names, bound.outputs, strict=True):
+                if slot is not None:
+                    missing[slot] = name
+                    reasons.setdefault(name, reason)
+
+    return on_step
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """An exception in a line that fits into a report."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 100 else text[:97] + "..."
@@ -128,7 +120,7 @@ def _type(type_: Type) -> Type:
 
 def _node(node: Node) -> Node:
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
-    known = schema(node.domain, node.op_type, node.opset)
+    known = schema.lookup(node.domain, node.op_type, node.opset)
     attributes: dict[str, Any] = {}
     if known is not None and kernel is not None:  # dtypes that are not written but meant: LayerNormalization's stash
         for name, param in kernel.attributes.items():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.dtypes import of_numpy
+from ortlite.evaluate import evaluate
 from ortlite.graph import Graph, Node, TensorType
 from ortlite.ops import registry
 from ortlite.optimize.rewrite import within
@@ -61,8 +62,6 @@ def _foldable(node: Node) -> bool:
 
 def _evaluate(graph: Graph, nodes: list[Node], known: Mapping[str, Any]) -> dict[str, Any]:
     """Run nodes on NumPy; those that fail are left to fail at run time, where the error can say more."""
-    from ortlite import pipeline
-
     while nodes:
         reads = {name for node in nodes for name in node.reads()}
         made = {name for node in nodes for name in node.outputs if name}
@@ -78,7 +77,7 @@ def _evaluate(graph: Graph, nodes: list[Node], known: Mapping[str, Any]) -> dict
             },
         )
         try:
-            return dict(zip(part.outputs, pipeline.evaluate(part), strict=True))
+            return dict(zip(part.outputs, evaluate(part), strict=True))
         except Exception as error:  # noqa: BLE001  (whatever a kernel raises)
             failed = getattr(error, "node", None)
             log.debug("not folded: %s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["cond", "known", "scan", "while_loop"]
 

@@ -13,7 +13,7 @@ from functools import partial
 from math import log, prod
 from typing import Any
 
-from ortlite.namespace import Namespace, default_primitives
+from ortlite.primitives.base import Namespace
 
 __all__ = ["gradient"]
 
@@ -183,7 +183,7 @@ def _tape(xp: Namespace) -> Namespace:
         vars(tape)[name] = Namespace(name, wrapped)
     for name, rule in RULES.items():
         vars(tape)[name] = partial(_recorded, tape, xp, vars(xp).get(name, partial(_getitem, xp)), rule)
-    for name, fn in default_primitives().items():
+    for name, fn in xp.defaults.items():
         vars(tape)[name] = partial(fn, tape)
     vars(tape).update(lift=partial(_lift, tape), bare=_read, unstack=partial(_unstack, tape))
     vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["einsum", "integer_matmul", "softmax"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["erf", "fmod", "sigmoid", "trunc_divide"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["random_normal", "random_uniform"]
 

@@ -7,7 +7,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["gather_nd", "one_hot", "scatter", "scatter_flat", "scatter_nd"]
 

@@ -13,7 +13,7 @@ from itertools import chain, product
 from math import prod
 from typing import Any
 
-from ortlite.namespace import Namespace
+from ortlite.primitives.base import Namespace
 
 __all__ = ["conv", "conv_transpose", "max_pool", "sum_pool"]
 

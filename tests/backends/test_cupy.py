@@ -95,11 +95,10 @@ def test_primitives_compute_what_their_defaults_do():
     run("""
         from itertools import product
         from functools import partial
-        from ortlite.namespace import default_primitives
+        from ortlite.primitives import DEFAULTS
         from ortlite_cupy import primitives
 
         rng = np.random.default_rng(1)
-        defaults = default_primitives()
         seen = set()
 
         def host(v):
@@ -114,7 +113,7 @@ def test_primitives_compute_what_their_defaults_do():
             seen.add(name)
             before = [device(a) for a in args]
             mine = host(getattr(provider.xp, name)(*before, **keywords))
-            wanted = defaults[name](numpy.xp, *args, **keywords)
+            wanted = DEFAULTS[name](numpy.xp, *args, **keywords)
             mine, wanted = (v if isinstance(v, tuple) else (v,) for v in (mine, wanted))
             for m, w in zip(mine, wanted, strict=True):
                 if w is None:

@@ -581,7 +581,7 @@ def test_a_signature_is_compiled_when_it_comes_up_first():
         y, t = session.run(None, {"x": x[:, :size]})
         np.testing.assert_allclose(y, np.exp(x[:, :size]) * (2 * size), rtol=1e-6)
         assert t.tolist() == ["2", str(size)]
-        assert len(session.stages.program._fast) == min(made, 2)
+        assert len(session.stages.program._signatures.entries) == min(made, 2)
     unknown = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[A] y)
     { i = NonZero(x)  s = Shape(i)  y = ConstantOfShape(s) }"""
     session = ortlite.InferenceSession(parser.parse_model(unknown).SerializeToString(), providers=[NAME])

@@ -13,6 +13,7 @@ from onnx import parser
 import ortlite
 from ortlite import dtypes, namespace
 from ortlite.ops import registry
+from ortlite.primitives import DEFAULTS
 from ortlite.provider import create
 
 torch = pytest.importorskip("torch")
@@ -256,7 +257,7 @@ def compare(got, wanted, rtol=1e-10, atol=1e-12):
 
 def default(name, args, keywords):
     with np.errstate(all="ignore"):
-        return namespace.default_primitives()[name](PLAIN, *args, **keywords)
+        return DEFAULTS[name](PLAIN, *args, **keywords)
 
 
 def torch_provider(device):

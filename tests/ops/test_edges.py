@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from opcheck import PROVIDERS, check, make_model, run_op
 
 from ortlite import dtypes
-from ortlite.api.errors import Fail
+from ortlite.errors import Fail
 
 R = np.random.default_rng(0)
 NAN, INF = float("nan"), float("inf")

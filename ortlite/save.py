@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+from ortlite import schema
 from ortlite.differentiate import GRADIENT
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
-from ortlite.load import schema
 
 __all__ = ["to_proto"]
 
@@ -51,7 +51,7 @@ def _opsets(nodes: Iterable[Node]) -> dict[str, int]:
 
 
 def _since(node: Node, opset: int) -> int | None:
-    known = schema(node.domain, node.op_type, opset)
+    known = schema.lookup(node.domain, node.op_type, opset)
     return None if known is None else known.since
 
 

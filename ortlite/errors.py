@@ -1,0 +1,111 @@
+"""onnxruntime's exception classes, with its codes, names and message form.
+
+They derive from Exception alone, as onnxruntime's do: a program that catches RuntimeError around a
+session does not catch these there, and must not here. Everything in ortlite may import this module; it imports nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "DeviceReset", "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
+    "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound",
+    "NotImplemented", "OrtError", "RuntimeException", "describe",
+]  # fmt: skip
+
+
+class OrtError(Exception):
+    """Base of the classes below.
+
+    `str(e)` is `[ONNXRuntimeError] : code : NAME : text`, `e.text` the text alone, and `e.node` the graph's node that
+    failed, when one did.
+    """
+
+    code: ClassVar[int]
+    label: ClassVar[str]
+
+    def __init__(self, text: str, node: Any = None):
+        super().__init__(f"[ONNXRuntimeError] : {self.code} : {self.label} : {text}")
+        self.text = text
+        self.node = node
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.text,)
+
+
+class Fail(OrtError):
+    code, label = 1, "FAIL"
+
+
+class InvalidArgument(OrtError):
+    code, label = 2, "INVALID_ARGUMENT"
+
+
+class NoSuchFile(OrtError):
+    code, label = 3, "NO_SUCHFILE"
+
+
+class NoModel(OrtError):
+    code, label = 4, "NO_MODEL"
+
+
+class EngineError(OrtError):
+    code, label = 5, "ENGINE_ERROR"
+
+
+class RuntimeException(OrtError):
+    code, label = 6, "RUNTIME_EXCEPTION"
+
+
+class InvalidProtobuf(OrtError):
+    code, label = 7, "INVALID_PROTOBUF"
+
+
+class ModelLoaded(OrtError):
+    code, label = 8, "MODEL_LOADED"
+
+
+class NotImplemented(OrtError):  # noqa: A001  (onnxruntime's name)
+    code, label = 9, "NOT_IMPLEMENTED"
+
+
+class InvalidGraph(OrtError):
+    code, label = 10, "INVALID_GRAPH"
+
+
+class EPFail(OrtError):
+    code, label = 11, "EP_FAIL"
+
+
+class ModelLoadCanceled(OrtError):
+    code, label = 12, "MODEL_LOAD_CANCELED"
+
+
+class ModelRequiresCompilation(OrtError):
+    code, label = 13, "MODEL_REQUIRES_COMPILATION"
+
+
+class NotFound(OrtError):
+    code, label = 14, "NOT_FOUND"
+
+
+class DeviceReset(OrtError):
+    code, label = 15, "DEVICE_RESET"
+
+
+def describe(value: Any) -> str:
+    """A value in a few letters, for messages: dtype and shape of an array, a short Python object itself."""
+    if value is None:
+        return "absent"
+    if isinstance(value, dict):
+        return f"map of {len(value)}"
+    if isinstance(value, tuple) and any(hasattr(item, "shape") for item in value):
+        return f"sequence of {len(value)}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{value.dtype}{list(shape)}"
+    text = repr(value)
+    if len(text) <= 60:
+        return text
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else type(value).__name__
