@@ -18,7 +18,7 @@ import pytest
 from onnx import helper
 
 from conformance.dtypes import MADE, Example, examples, instance, pairs
-from ortlite import dtypes
+from ortlite import dtypes, schema
 from ortlite.graph import TensorType
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
