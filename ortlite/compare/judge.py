@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes, run, schema
+from ortlite.api.feed import feed_of
 from ortlite.api.values import to_outside
 from ortlite.compare.difference import difference, furthest
-from ortlite.compare.sides import values_of
 from ortlite.dtypes import DType
 from ortlite.evaluate import evaluate
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
@@ -43,7 +43,7 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
     """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
     try:
         graph = widened(between(model.graph, list(feed), names))
-        inputs = values_of(graph, {name: wide_value(value) for name, value in feed.items()})
+        inputs = feed_of(graph).values({name: wide_value(value) for name, value in feed.items()})
         reasons: dict[str, str] = {}
         outputs = evaluate(graph, inputs, seed=0, on_step=_tolerant(reasons))
         found = {name: value for name, value in zip(graph.outputs, outputs, strict=True) if name not in reasons}
