@@ -162,6 +162,8 @@ def _bind(step: Step, binding: Binding) -> Bound:
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
         keywords.append(("rng", ReadSeed(_seeds(step, binding.seed))))
+    if "memo" in step.kernel.injected:
+        keywords.append(("memo", ReadConst({})))
     elsewhere = binding.xp is not None
     fn: Callable[..., Any] = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
     if step.kernel.host_result:
