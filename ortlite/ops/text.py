@@ -10,7 +10,7 @@ import numpy as np
 from ortlite.namespace import Namespace
 from ortlite.ops._choice import one_of
 from ortlite.ops._remember import remember
-from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
+from ortlite.ops.annotations import Array, Flag, Floats, Int, Ints, Text, Texts
 from ortlite.ops.registry import op
 
 
@@ -46,7 +46,7 @@ def string_normalizer(
     X: Array,
     *,
     case_change_action: Text = "NONE",
-    is_case_sensitive: Int = 0,
+    is_case_sensitive: Flag = 0,
     locale: Text = "",
     stopwords: Texts | None = None,
 ) -> Array:
