@@ -164,6 +164,7 @@ REASONS = {
     ("numpy", "scatter_nd"): "reductions go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "known": "under a tracer there may be no value to know",
+    "readable": "only values in the host's memory can be looked at in passing",
     "cond": "a tracer must see the branch",
     "while_loop": "a tracer must see the loop",
     "scan": "a tracer must see the loop",

@@ -247,11 +247,16 @@ def _precise(name: str) -> Callable[..., Any]:
     return apply
 
 
+def readable(xp: Namespace, x: Any) -> bool:
+    """On the device it never is."""
+    return False
+
+
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
         bit_view, integer_matmul, erf, sigmoid, fmod, pad, conv, conv_transpose, max_pool, sum_pool, gather_nd,
-        scatter_flat, scatter, scatter_nd,
+        scatter_flat, scatter, scatter_nd, readable,
     )
 }  # fmt: skip
 NAMES: dict[str, Any] = {

@@ -150,6 +150,11 @@ def known(xp: Namespace, x: Any) -> Any:
         return None
 
 
+def readable(xp: Namespace, x: Any) -> bool:
+    """In the host's memory, and no tracer."""
+    return not isinstance(x, jax.Array) or not (isinstance(x, jax.core.Tracer) or x.device.platform != "cpu")
+
+
 def _staged() -> bool:
     """Whether JAX only looks at what is done with values, whatever they are: under jax.jit, not under jax.grad."""
     return isinstance(jnp.zeros(()), jax.core.Tracer)
@@ -318,7 +323,8 @@ def asarray(obj: Any, /, **keywords: Any) -> Any:
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, erf, fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, cond, while_loop, scan,
+        bit_view, conv, erf, fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, readable, cond, while_loop,
+        scan,
     )
 }  # fmt: skip
 NAMES: dict[str, Any] = {"asarray": asarray, "argmax": argmax, "argmin": argmin, "divide": divide}

@@ -268,6 +268,14 @@ def known(xp: Namespace, x: Any) -> Any:
         return default.control.known(xp, x)
 
 
+def readable(xp: Namespace, x: Any) -> bool:
+    """In the host's memory, and no tensor of torch.compile, torch.export or torch.func."""
+    if not isinstance(x, torch.Tensor):
+        return True
+    traced = torch.compiler.is_compiling() or symbolic(x) or functorch.is_functorch_wrapped_tensor(x)
+    return not traced and x.device.type == "cpu" and not is_in_torch_dispatch_mode()
+
+
 def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) -> Any:
     """One branch where the predicate is known; torch.cond under torch.compile and export, which is told the captures.
 
@@ -311,7 +319,7 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
         bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, fmod, sigmoid, softmax, einsum, gather_nd,
-        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, cond,
+        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, readable, cond,
     )
 }  # fmt: skip
 

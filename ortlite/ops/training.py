@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import require_shape
 from ortlite.ops._choice import one_of
 from ortlite.ops.activation import log_softmax
 from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
@@ -31,7 +32,13 @@ def negative_log_likelihood_loss(
     one_of("reduction", reduction, "none", "sum", "mean")
     if input.shape[:1] + input.shape[2:] != target.shape:
         raise ValueError(f"target {tuple(target.shape)} does not fit input {tuple(input.shape)}")
-    place = xp.astype(xp.clip(target, 0, max(input.shape[1] - 1, 0)), xp.int64)
+    classes = input.shape[1]
+    require_shape("weight", weight, classes)
+    if prod(target.shape) and xp.readable(target):
+        counts = (target >= 0) & (target < classes)
+        if not bool(xp.all(counts if ignore_index is None else counts | (target == ignore_index))):
+            raise ValueError(f"targets must lie from 0 to {classes - 1}, or be ignore_index ({ignore_index})")
+    place = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
     picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(place, axis=1), axis=1), axis=1)
     if weight is None:
         share = xp.ones_like(picked)

@@ -186,7 +186,7 @@ def _tape(xp: Namespace) -> Namespace:
     for name, fn in xp.defaults.items():
         vars(tape)[name] = partial(fn, tape)
     vars(tape).update(lift=partial(_lift, tape), bare=_read, unstack=partial(_unstack, tape))
-    vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape))
+    vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape), readable=lambda x: xp.readable(_bare(x)))
     return tape
 
 

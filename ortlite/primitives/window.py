@@ -36,7 +36,7 @@ def window_slices(
     """For each position of the kernel, what the windows show there: slices of the padded spatial axes."""
     for position in product(*map(range, size)):
         yield tuple(
-            slice(k * d, k * d + (n - 1) * s + 1 if n else k * d, s)
+            slice(k * d, k * d + (n - 1) * s + 1, s) if n else slice(0, 0)
             for k, n, s, d in zip(position, out, strides, dilations, strict=True)
         )
 
