@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from math import log, prod
+from math import log, pi, prod, sqrt
 from typing import Any
 
 from ortlite.primitives.base import Namespace
+from ortlite.primitives.scatter import scatter_flat
+from ortlite.primitives.window import first_max_pool
 
 __all__ = ["gradient"]
 
@@ -184,9 +186,11 @@ def _tape(xp: Namespace) -> Namespace:
     for name, rule in RULES.items():
         vars(tape)[name] = partial(_recorded, tape, xp, vars(xp).get(name, partial(_getitem, xp)), rule)
     for name, fn in xp.defaults.items():
-        vars(tape)[name] = partial(fn, tape)
+        if name not in RULES:
+            vars(tape)[name] = partial(fn, tape)
     vars(tape).update(lift=partial(_lift, tape), bare=_read, unstack=partial(_unstack, tape))
-    vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape))
+    own: dict[str, Any] = {"cumulative_prod": _cumulative_prod, "max_pool": _max_pool, "scatter_flat": _scatter_flat}
+    vars(tape).update({name: partial(fn, tape) for name, fn in own.items()})
     return tape
 
 
@@ -264,14 +268,33 @@ def _binary(first: Callable[..., Any], second: Callable[..., Any]) -> Rule:
     return rule
 
 
-def _share(xp: Namespace, a: Any, b: Any, y: Any) -> Any:
-    """Whose the extremum was: 1, 0, or a half each."""
-    return xp.astype(a == y, y.dtype) * (1.0 - 0.5 * xp.astype(a == b, y.dtype))
+def _larger(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
+    """For the extremum of two: it goes to the one that it was, a half to each of equals."""
+
+    def back(x: Any, g: Any) -> Any:
+        return _like(xp, _within(xp, xp.where(a == b, g * 0.5, g), x == y), x)
+
+    return [partial(back, a), partial(back, b)]
+
+
+def _pow_base(xp: Namespace, a: Any, b: Any, y: Any) -> Any:
+    constant = b == 0  # a^-1 may be infinite
+    return b * xp.pow(a, xp.where(constant, xp.ones_like(b), b - 1))
+
+
+def _leaky_relu(xp: Namespace, x: Any, slope: Any, y: Any) -> Any:
+    one = xp.ones_like(y)
+    return xp.where(x > 0, one, one * slope)
+
+
+def _within(xp: Namespace, g: Any, where: Any) -> Any:
+    """A gradient where it flows, else 0: a product with 0 would keep what is not finite."""
+    return xp.where(where, g, xp.zeros_like(g))
 
 
 def _pow_exponent(xp: Namespace, a: Any, b: Any, y: Any) -> Any:
     positive = a > 0
-    return y * xp.where(positive, xp.log(xp.where(positive, a, xp.ones_like(y))), xp.zeros_like(y))
+    return xp.where(positive, y * xp.log(xp.where(positive, a, xp.ones_like(y))), xp.zeros_like(y))
 
 
 def _axes(x: Any, axis: Any) -> tuple[int, ...]:
@@ -296,8 +319,9 @@ def _mean(xp: Namespace, y: Any, x: Any, *, axis: Any = None, keepdims: bool = F
 
 def _extremum(xp: Namespace, y: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> list[Any]:
     def back(g: Any) -> Any:
-        hit = xp.astype(x == _kept(xp, y, x, axis), x.dtype)
-        return hit * _kept(xp, g, x, axis) / xp.sum(hit, axis=_axes(x, axis), keepdims=True)
+        hit = x == _kept(xp, y, x, axis)
+        count = xp.sum(xp.astype(hit, x.dtype), axis=_axes(x, axis), keepdims=True)
+        return _within(xp, xp.broadcast_to(_kept(xp, g, x, axis) / count, x.shape), hit)
 
     return [back]
 
@@ -347,11 +371,11 @@ def _where(xp: Namespace, y: Any, condition: Any, a: Any, b: Any) -> list[Any]:
 
 def _clip(xp: Namespace, y: Any, x: Any, min: Any = None, max: Any = None) -> list[Any]:
     def beyond(g: Any, bound: Any, where: Any) -> Any:
-        return _like(xp, xp.where(where, g, xp.zeros_like(g)), bound)
+        return _like(xp, _within(xp, g, where), bound)
 
     crossed = False if min is None or max is None else min > max  # then it is the maximum everywhere
     return [
-        lambda g: g * xp.astype(x == y, y.dtype),
+        lambda g: _within(xp, g, x == y),
         lambda g: beyond(g, min, x < min if crossed is False else (x < min) & ~crossed),
         lambda g: beyond(g, max, x > max if crossed is False else (x > max) | crossed),
     ]
@@ -403,6 +427,32 @@ def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **k
     return tape.moveaxis(y, -1, where)
 
 
+def _max_pool(
+    tape: Namespace, x: Any, size: Sequence[int], *, indices: bool = False, **windows: Any
+) -> tuple[Any, Any]:
+    """Of equals in a window the first gets the gradient."""
+    places = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
+    return first_max_pool(tape, x, size, **windows), _lift(tape, places)
+
+
+def _scatter_flat(tape: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+    """The default body, but for extrema, of which all equals have the same share."""
+    if reduction not in {"max", "min"}:
+        return scatter_flat(tape, data, places, updates, reduction)
+    xp = tape.inner
+    return _recorded(tape, xp, xp.scatter_flat, _scattered_extremum, data, places, updates, reduction)
+
+
+def _scattered_extremum(xp: Namespace, y: Any, data: Any, places: Any, updates: Any, reduction: str) -> list[Any]:
+    kept, taken = data == y, updates == xp.take(y, places)
+    count = xp.scatter_flat(xp.astype(kept, y.dtype), places, xp.astype(taken, y.dtype), "add")
+    return [
+        lambda g: _within(xp, g / count, kept),
+        lambda g: None,
+        lambda g: _within(xp, xp.take(g / count, places), taken),
+    ]
+
+
 def _flip(xp: Namespace, y: Any, x: Any, *, axis: Any = None) -> list[Any]:
     return [lambda g: xp.flip(g, axis=axis)]
 
@@ -439,12 +489,14 @@ RULES: dict[str, Rule] = {
     "subtract": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: -1.0),
     "multiply": _binary(lambda xp, a, b, y: b, lambda xp, a, b, y: a),
     "divide": _binary(lambda xp, a, b, y: 1.0 / b, lambda xp, a, b, y: -y / b),
-    "pow": _binary(lambda xp, a, b, y: b * xp.pow(a, b - 1), _pow_exponent),
-    "maximum": _binary(_share, lambda xp, a, b, y: _share(xp, b, a, y)),
-    "minimum": _binary(_share, lambda xp, a, b, y: _share(xp, b, a, y)),
+    "pow": _binary(_pow_base, _pow_exponent),
+    "maximum": _larger,
+    "minimum": _larger,
     "atan2": _binary(lambda xp, a, b, y: b / (a * a + b * b), lambda xp, a, b, y: -a / (a * a + b * b)),
     "logaddexp": _binary(lambda xp, a, b, y: xp.exp(a - y), lambda xp, a, b, y: xp.exp(b - y)),
     "remainder": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: -xp.floor(a / b)),
+    "fmod": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: -xp.trunc(a / b)),
+    "leaky_relu": _binary(_leaky_relu, lambda xp, a, b, y: xp.where(a > 0, xp.zeros_like(a), a)),
     "copysign": _binary(lambda xp, a, b, y: xp.sign(a) * xp.sign(y), lambda xp, a, b, y: 0.0),
     "hypot": _binary(lambda xp, a, b, y: a / y, lambda xp, a, b, y: b / y),
     "negative": _unary(lambda xp, x, y: -1.0),
@@ -468,6 +520,10 @@ RULES: dict[str, Rule] = {
     "sinh": _unary(lambda xp, x, y: xp.cosh(x)),
     "cosh": _unary(lambda xp, x, y: xp.sinh(x)),
     "tanh": _unary(lambda xp, x, y: 1.0 - y * y),
+    "sigmoid": _unary(lambda xp, x, y: y * (1.0 - y)),
+    "erf": _unary(lambda xp, x, y: xp.exp(-x * x) * (2 / sqrt(pi))),
+    "relu": lambda xp, y, x: [lambda g: _within(xp, g, x > 0)],
+    "hardtanh": lambda xp, y, x, low, high: [lambda g: _within(xp, g, (x > low) & (x < high))],
     "asinh": _unary(lambda xp, x, y: 1.0 / xp.sqrt(x * x + 1.0)),
     "acosh": _unary(lambda xp, x, y: 1.0 / xp.sqrt(x * x - 1.0)),
     "atanh": _unary(lambda xp, x, y: 1.0 / (1.0 - x * x)),
