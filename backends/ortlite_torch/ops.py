@@ -20,27 +20,10 @@ from ortlite.ops import attention as attend
 from ortlite.ops import resize as resample
 from ortlite.ops._choice import one_of
 from ortlite.ops.shape import normal_axis
-from ortlite_torch.primitives import forwards
+from ortlite_torch.primitives import differentiated
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
-
-
-def differentiated(*tensors: Any) -> bool:
-    """Whether somebody takes, or may later take, derivatives by one of `tensors`, which can be None."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        return True
-    return forwards() or torch._C._are_functorch_transforms_active()  # noqa: SLF001  (torch has no public name for it)
-
-
-def relu(xp: Namespace, X: Any) -> Any:
-    """torch.relu."""
-    return torch.relu(X)
-
-
-def leaky_relu(xp: Namespace, X: Any, *, alpha: float = 0.01) -> Any:
-    """F.leaky_relu."""
-    return F.leaky_relu(X, alpha)
 
 
 def prelu(xp: Namespace, X: Any, slope: Any) -> Any:
@@ -512,8 +495,6 @@ def qlinear_matmul(
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
-    ("", "Relu", 1): relu,
-    ("", "LeakyRelu", 1): leaky_relu,
     ("", "PRelu", 7): prelu,
     ("", "Elu", 1): elu,
     ("", "Celu", 12): celu,

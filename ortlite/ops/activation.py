@@ -15,20 +15,20 @@ from ortlite.ops.shape import folded_axes, normal_axis
 @op("Relu")
 def relu(xp: Namespace, X: Array) -> Array:
     """`X` where it is above 0, else 0."""
-    return xp.maximum(X, xp.asarray(0, dtype=X.dtype))
+    return xp.relu(X)
 
 
 @op("LeakyRelu")
 def leaky_relu(xp: Namespace, X: Array, *, alpha: Float = 0.01) -> Array:
     """`X` where it is not below 0, else `alpha` · `X`."""
-    return xp.maximum(X, X * alpha) if 0 < alpha <= 1 else xp.where(X < 0, X * alpha, X)
+    return xp.leaky_relu(X, alpha)
 
 
 @op("PRelu", since=7)
 def prelu(xp: Namespace, X: Array, slope: Array) -> Array:
     """`X` where it is not below 0, else `slope` · `X`. Raises ValueError when `slope` cannot be broadcast to `X`."""
     require_broadcast("slope", slope, X.shape)
-    return xp.where(X < 0, X * slope, X)
+    return xp.leaky_relu(X, slope)
 
 
 @op("PRelu")
@@ -48,7 +48,7 @@ def thresholded_relu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
 @op("Elu")
 def elu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
     """`X` where it is not below 0, else `alpha` · (e^X - 1)."""
-    return xp.clip(X, 0.0, None) + xp.expm1(xp.clip(X, None, 0.0)) * alpha
+    return xp.relu(X) + xp.expm1(xp.clip(X, None, 0.0)) * alpha
 
 
 @op("Celu", since=12)
@@ -78,7 +78,7 @@ def sigmoid(xp: Namespace, X: Array) -> Array:
 @op("HardSigmoid")
 def hard_sigmoid(xp: Namespace, X: Array, *, alpha: Float = 0.2, beta: Float = 0.5) -> Array:
     """`alpha` · `X` + `beta`, held between 0 and 1."""
-    return xp.clip(X * alpha + beta, 0.0, 1.0)
+    return xp.hardtanh(X * alpha + beta, 0.0, 1.0)
 
 
 @op("HardSwish", since=14)

@@ -219,7 +219,7 @@ def lp_normalization(xp: Namespace, input: Array, *, axis: Int = -1, p: Int = 2)
     if p == 1:
         norm = xp.sum(xp.abs(input), axis=axis, keepdims=True, dtype=input.dtype)
     else:
-        norm = xp.sqrt(xp.sum(xp.square(input), axis=axis, keepdims=True, dtype=input.dtype))
+        norm = xp.root(xp.sum(xp.square(input), axis=axis, keepdims=True, dtype=input.dtype))
     zero = norm == 0
     return xp.where(zero, xp.zeros_like(input), input / xp.where(zero, xp.ones_like(norm), norm))
 
@@ -243,4 +243,4 @@ def lrn(xp: Namespace, X: Array, *, alpha: Float = 1e-4, beta: Float = 0.75, bia
 def mean_variance_normalization(xp: Namespace, X: Array, *, axes: Ints = (0, 2, 3)) -> Array:
     """Subtract the mean over `axes` and divide by the standard deviation (plus 1e-9)."""
     mean, var = _moments(xp, X, distinct_axes(axes, X.ndim), keepdims=True)
-    return (X - mean) / (xp.sqrt(var) + 1e-9)
+    return (X - mean) / (xp.root(var) + 1e-9)

@@ -121,13 +121,15 @@ def average_pool(
 
 
 def _power_mean(xp: Namespace, total: Array, p: float) -> Array:
-    return xp.sqrt(total) if p == 2 else xp.pow(total, xp.asarray(1 / p, dtype=total.dtype))
+    return total if p == 1 else xp.root(total, 1 / p)
 
 
 def _powers(xp: Namespace, X: Array, p: float) -> Array:
     if p == 2:
         return xp.square(X)
-    return xp.abs(X) if p == 1 else xp.pow(xp.abs(X), xp.asarray(p, dtype=X.dtype))
+    if p == 1:
+        return xp.abs(X)
+    return xp.root(xp.abs(X), p) if p < 1 else xp.pow(xp.abs(X), xp.asarray(p, dtype=X.dtype))
 
 
 @op("LpPool", since=2)
@@ -174,7 +176,8 @@ def global_average_pool(xp: Namespace, X: Array) -> Array:
 @op("GlobalMaxPool")
 def global_max_pool(xp: Namespace, X: Array) -> Array:
     """The maximum over all positions, kept as axes of length 1."""
-    return xp.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
+    spatial, one = X.shape[2:], (1,) * (X.ndim - 2)
+    return xp.max_pool(X, spatial, strides=one, pads=[(0, 0)] * len(one), dilations=one)[0]
 
 
 @op("GlobalLpPool")

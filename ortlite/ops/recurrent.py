@@ -35,17 +35,17 @@ ALPHA_BETA: dict[str, tuple[float | None, float | None]] = {
 def activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
     """The activation of that name, whatever its case, with its alpha and beta."""
     functions: dict[str, Activation] = {
-        "relu": lambda x: xp.clip(x, 0.0, None),
+        "relu": xp.relu,
         "tanh": xp.tanh,
         "sigmoid": xp.sigmoid,
         "softsign": lambda x: x / (1.0 + xp.abs(x)),
         "softplus": lambda x: xp.logaddexp(x, xp.zeros_like(x)),
         "affine": lambda x: x * a + b,
-        "leakyrelu": lambda x: xp.where(x < 0, x * a, x),
+        "leakyrelu": lambda x: xp.leaky_relu(x, a),
         "thresholdedrelu": lambda x: xp.where(x > a, x, xp.zeros_like(x)),
         "scaledtanh": lambda x: xp.tanh(x * b) * a,
-        "hardsigmoid": lambda x: xp.clip(x * a + b, 0.0, 1.0),
-        "elu": lambda x: xp.where(x < 0, xp.expm1(xp.clip(x, None, 0.0)) * a, x),
+        "hardsigmoid": lambda x: xp.hardtanh(x * a + b, 0.0, 1.0),
+        "elu": lambda x: xp.where(x > 0, x, xp.expm1(xp.clip(x, None, 0.0)) * a),
     }
     return functions[name.lower()]
 

@@ -79,7 +79,7 @@ def _through_float(xp: Namespace, x: Array, fold: Fold, axes: tuple[int, ...], k
 
 
 def _norm(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    return _through_float(xp, x, lambda n, v, a, k: n.sqrt(_sum(n, v * v, a, k)), axes, keepdims)
+    return _through_float(xp, x, lambda n, v, a, k: n.root(_sum(n, v * v, a, k)), axes, keepdims)
 
 
 def _log_sum(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -90,7 +90,10 @@ def _log_sum_exp(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool)
     def fold(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
         top = _max(xp, x, axes, True)
         top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # inf - inf would be NaN
-        total = xp.log(_sum(xp, xp.exp(x - top), axes, True)) + top
+        total = _sum(xp, xp.exp(x - top), axes, True)
+        none = total == 0  # of -inf alone: the logarithm's derivative there would be infinite
+        total = xp.log(xp.where(none, xp.ones_like(total), total)) + top
+        total = xp.where(none, xp.full_like(total, float("-inf")), total)
         return total if keepdims else xp.squeeze(total, axis=axes)
 
     return _through_float(xp, x, fold, axes, keepdims)

@@ -100,7 +100,7 @@ def adagrad(
     for x, gradient, squares in _groups(inputs, 3):
         g = x * norm_coefficient + gradient
         total = squares + g * g
-        rows.append((x - g * rate / (xp.sqrt(total) + epsilon), total))
+        rows.append((x - g * rate / (xp.root(total) + epsilon), total))
     return _in_order(rows)
 
 
@@ -123,7 +123,7 @@ def adam(
         g = x * norm_coefficient + gradient
         v = mean * alpha + g * (1 - alpha)
         h = square * beta + g * g * (1 - beta)
-        rows.append(((x - v * rate / (xp.sqrt(h) + epsilon)) * (1 - norm_coefficient_post), v, h))
+        rows.append(((x - v * rate / (xp.root(h) + epsilon)) * (1 - norm_coefficient_post), v, h))
     return _in_order(rows)
 
 
@@ -146,6 +146,9 @@ def gradient(xp: Namespace, *Inputs: Array, body: Graph, xs: Texts, y: Text, zs:
     """The gradients of `y` to the values `xs`, at `Inputs`, the values of `xs` and `zs`.
 
     `body` computes `y` from these: the loader finds it in the graph around the node. Of a `y` with several elements
-    it is the gradient of their sum.
+    it is the gradient of their sum. Raises ValueError where one of `xs` holds no floats.
     """
+    for name, x in zip(xs, Inputs, strict=False):
+        if not xp.isdtype(x.dtype, "real floating"):
+            raise ValueError(f"{name!r} in xs is {xp.dtype_name(x.dtype)}: gradients go to floats alone; name it in zs")
     return tuple(xp.gradient(body, Inputs, len(xs)))

@@ -38,7 +38,7 @@ def _unfold(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
 
 def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
     if padding == "border":
-        return xp.clip(x, 0.0, float(n - 1))
+        return xp.hardtanh(x, 0.0, float(n - 1))
     if padding == "reflection":
         low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
         span = high - low
@@ -48,7 +48,7 @@ def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
         turns = xp.floor(folded / span)
         rest = folded - turns * span
         odd = xp.remainder(turns, xp.full_like(turns, 2.0)) != 0
-        return xp.clip(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
+        return xp.hardtanh(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
     return x
 
 

@@ -157,6 +157,22 @@ def max_pool(
     return x, where
 
 
+def first_max_pool(
+    xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
+) -> Any:
+    """The maximum of every window, picked: of equals the first has the derivative, where `max_pool` may share it."""
+
+    def whole(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+        for along in reversed(axis):
+            x = xp.take_along_axis(x, xp.argmax(x, axis=along, keepdims=True), axis=along)
+        return x
+
+    def pair(first: Any, second: Any) -> Any:
+        return xp.where((second > first) | xp.isnan(second), second, first)
+
+    return _fold(whole, pair, padded(xp, x, pads, float("-inf")), size, strides, dilations)
+
+
 def sum_pool(
     xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
