@@ -136,16 +136,10 @@ def test_a_name_that_a_branch_defines_is_not_given_to_what_it_reads():
 
 def test_an_if_in_the_branch_taken_is_inlined_too():
     inner = BRANCHES % "p = Abs(a)"
-    g = model(
-        f"g (float[2] a) => (float[2] w) {{ w = If (c) <then_branch = o () => (float[2] y) {{ {inner} }},"
-        " else_branch = n () => (float[2] r) { r = Exp(a) }> }",
-        c=np.array(True),
-    )
-    outer = model(
-        f"""g (float[2] a) => (float[2] w) {{ w = If (c) <then_branch = o () => (float[2] y)
-        <bool d = {{1}}> {{ {inner.replace("(c)", "(d)")} }}, else_branch = n () => (float[2] r) {{ r = Exp(a) }}> }}""",
-        c=np.array(True),
-    )
+    around = """g (float[2] a) => (float[2] w) {
+        w = If (c) <then_branch = o () => (float[2] y) %s, else_branch = n () => (float[2] r) { r = Exp(a) }> }"""
+    g = model(around % f"{{ {inner} }}", c=np.array(True))
+    outer = model(around % f"<bool d = {{1}}> {{ {inner.replace('(c)', '(d)')} }}", c=np.array(True))
     for each in (g, outer):
         assert operators(optimize(inline_constant_if(each.graph))) == ["Abs"]
         assert run(each, [-1, 2])[0].tolist() == [1, 2]
@@ -213,6 +207,8 @@ def test_a_chain_is_folded_without_holding_it():
 
 BIG, ONE = np.array([1 << 16, 1 << 16]), np.ones((1, 1), np.float32)
 DOUBLES = "z0 = Neg(k) " + " ".join(f"z{i + 1} = Concat<axis = 0>(z{i}, z{i})" for i in range(40)) + " z = Neg(z40)"
+MANY = " ".join(f"z{i} = ConstantOfShape(row)" for i in range(99))
+MANY += f" z = Sum({', '.join(f'z{i}' for i in range(99))})"
 BOMBS = {
     "Expand": "z = Expand(k, n)",
     "ConstantOfShape": "z = ConstantOfShape(n)",
@@ -227,14 +223,15 @@ BOMBS = {
     "window": "z = HannWindow(many)",
     "EyeLike": "a = ConstantOfShape(n)  z = EyeLike(a)",
     "Concat": DOUBLES,
-    "many": " ".join(f"z{i} = ConstantOfShape(row)" for i in range(99)) + f" z = Sum({', '.join(f'z{i}' for i in range(99))})",
+    "many": MANY,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_of_constants_is_left_to_run_time(name):
     constants = {"k": ONE, "n": BIG, "row": np.array([1, 1 << 18]), "zero": np.array(0), "one": np.array(1),
-                 "many": np.array(1 << 34), "pads": np.array([1 << 16] * 4), "values": np.zeros(2, np.float32)}  # fmt: skip
+                 "many": np.array(1 << 34), "pads": np.array([1 << 16] * 4),
+                 "values": np.zeros(2, np.float32)}  # fmt: skip
     g = folding(BOMBS[name] + "  y = Add(x, z)", **constants)
     optimize(g.graph)
     tracemalloc.start()
