@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [SHAPE ...]
 
-1 is linear, 2 quadratic. Times are the least of a few; the peer is onnxruntime, where it runs the shape.
+1 is linear, 2 quadratic. Times are the least of a few, in seconds of one processor; the peer is onnxruntime, where it runs the shape.
 """
 
 from __future__ import annotations
@@ -313,16 +313,19 @@ SHAPES = {
 
 
 def session(engine: str, data: bytes):
-    return importlib.import_module(engine).InferenceSession(data, providers=["CPUExecutionProvider"])
+    module = importlib.import_module(engine)
+    options = module.SessionOptions()
+    options.intra_op_num_threads = 1
+    return module.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def least(fn: Callable[[], object], repeats: int = 3) -> float:
-    """The least time of a few calls; of one, where that takes long."""
+def least(fn: Callable[[], object], repeats: int = 5) -> float:
+    """The least time of a few calls; of one, where that takes long. Of this process: other work does not count."""
     times: list[float] = []
     while len(times) < repeats and sum(times) < 2:
-        start = time.perf_counter()
+        start = time.process_time()
         fn()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
