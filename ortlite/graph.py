@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ortlite.dtypes import DType
 
@@ -95,6 +95,7 @@ class MapType:
         return f"map({self.key.ort},{self.value.ort})"
 
 
+_T = TypeVar("_T")
 Type: TypeAlias = TensorType | SequenceType | OptionalType | MapType
 
 
@@ -172,6 +173,10 @@ class Graph:
             yield node
             for graph in node.subgraphs.values():
                 yield from graph.walk()
+
+    def captured(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Those of the `values` around a subgraph that it captures."""
+        return {name: values[name] for name in self.captures if name in values}
 
     def with_nodes(self, nodes: tuple[Node, ...], **changes: Any) -> Graph:
         """The same graph with other nodes (and other fields)."""

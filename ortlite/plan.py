@@ -252,9 +252,11 @@ class _Planner:
         self.device_constants = device_constants
         self.graph: Graph = parts.graph
         self.cpu = len(parts.providers) - 1
-        self.types: Mapping[str, Type] = {**outer_types, **parts.graph.types}
-        self.known: dict[str, np.ndarray] = {n: v for n, v in outer_constants.items() if n in self.graph.captures}
-        self.known |= {n: v for n, v in self.graph.constants.items() if n not in self.graph.overridable}
+        self.types: Mapping[str, Type] = {**self.graph.captured(outer_types), **self.graph.types}
+        self.known: dict[str, np.ndarray] = self.graph.captured(outer_constants)
+        self.known |= self.graph.constants
+        for name in self.graph.overridable:
+            del self.known[name]
         self.captures = tuple(name for name in self.graph.captures if name not in outer_constants)
         self.steps: list[Step] = []
         self.constants: dict[int, Any] = {}
@@ -404,8 +406,7 @@ class _Planner:
             )
         if isinstance(value, Graph):
             part = self.parts.subgraphs[index, name]
-            constants = {**self.known}
-            body = _Planner(part, constants, self.types, self.device_constants).plan([where] * len(value.outputs))
+            body = _Planner(part, self.known, self.types, self.device_constants).plan([where] * len(value.outputs))
             slots = tuple(self.slot(n, self.parts.locations[n], self.graph.nodes[index]) for n in body.captures)
             return Body(body, slots)
         if param.kind == "DType" and isinstance(value, int):

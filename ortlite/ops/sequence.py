@@ -38,7 +38,7 @@ def sequence_insert(xp: Namespace, input_sequence: Arrays, tensor: Array, positi
     """The sequence with `tensor` before `position`, by default at the end."""
     length = len(input_sequence)
     place = length if position is None or position == length else _place(position, length)
-    return (*input_sequence[:place], tensor, *input_sequence[place:])
+    return input_sequence[:place] + (tensor,) + input_sequence[place:]  # noqa: RUF005  (copies once, unpacking thrice)
 
 
 @op("SequenceErase", since=11, storage=True)
