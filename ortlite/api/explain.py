@@ -69,7 +69,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where the nodes run, those of subgraphs included, the crossings between providers, and the session's providers."""
+    """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers."""
 
     nodes: tuple[NodePlacement, ...]
     copies: tuple[Copy, ...]
