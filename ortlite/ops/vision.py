@@ -324,7 +324,7 @@ def max_roi_pool(xp: Namespace, X: Array, rois: Array, *, pooled_shape: Ints, sp
     return xp.where((some[0][:, :, None] & some[1][:, None, :])[:, None, :, :], y, xp.zeros_like(y))
 
 
-@op("NonMaxSuppression", since=10, dynamic=True)
+@op("NonMaxSuppression", since=10, data_dependent_shape=True)
 def non_max_suppression(
     xp: Namespace,
     boxes: Array,

@@ -113,7 +113,7 @@ KNOWN = examples()
 def test_shapes(key):
     kernel = registry.lookup(*key, 99)
     why = next(filter(None, map(depends, KNOWN[key])), "")
-    assert not why or kernel.dynamic, why
+    assert not why or kernel.data_dependent_shape, why
 
 
 def test_the_search_finds_those_that_are_marked():
