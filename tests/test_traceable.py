@@ -47,6 +47,8 @@ class Body:
     def on(self, xp: Any) -> Body:
         return replace(self, xp=xp)
 
+    input_types = (None, None)
+
     @property
     def types(self) -> tuple[TensorType, ...]:
         return (TensorType(dtypes.by_name("float32"), ()),) * self.outputs

@@ -226,11 +226,13 @@ def slice_(
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
         n = data.shape[axis]
         places = steps_along(n, start, end, step)
-        if step > 0:
-            key[axis] = slice(places.start, max(places.start, places.stop), step)
+        if not places:  # whatever the step: not every library turns round what is empty
+            key[axis] = slice(0, 0)
+        elif step > 0:
+            key[axis] = slice(places.start, places.stop, min(step, n))  # longer ones overflow in strides
         else:  # not every library counts backwards: forwards in the mirrored axis
-            key[axis] = slice(n - 1 - places.start, max(n - 1 - places.start, n - 1 - places.stop), -step)
-    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0)
+            key[axis] = slice(n - 1 - places.start, n - 1 - places.stop, min(-step, n))
+    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0 and key[axis].stop)
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
