@@ -10,8 +10,18 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ortlite import schema
-from ortlite.differentiate import GRADIENT
-from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.graph import (
+    GRADIENT,
+    Graph,
+    MapType,
+    Model,
+    Node,
+    OptionalType,
+    SequenceType,
+    SparseType,
+    TensorType,
+    Type,
+)
 
 __all__ = ["to_proto"]
 

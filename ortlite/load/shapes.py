@@ -1,0 +1,67 @@
+"""Shapes that cannot fit together: what onnx's own shape inference finds before a model runs, as onnxruntime does.
+
+Only what is certain counts: attributes, constants, and the shapes of the model's inputs, which every run checks. What
+files declare of the shapes of other values is not always true, so the inference does not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+import onnx
+from onnx import TensorProto
+
+from ortlite.errors import Fail
+
+__all__ = ["SMALL", "check"]
+
+SMALL = 64  # elements of a constant whose values may say a shape
+WRONG = "): [ShapeInferenceError]"  # how onnx reports a node; types are judged elsewhere
+
+
+def check(proto: onnx.ModelProto) -> None:
+    """Raise Fail, with the node, for shapes that cannot fit."""
+    bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    graph, given = bare.graph, proto.graph
+    graph.name = "g"
+    graph.node.extend(given.node)
+    graph.input.extend(given.input)
+    graph.output.extend(onnx.ValueInfoProto(name=output.name) for output in given.output)
+    inputs = {i.name for i in given.input} if proto.ir_version >= 4 else set()  # what is both, a run may replace
+    graph.initializer.extend(_outline(t) for t in given.initializer if t.name not in inputs)
+    for subgraph in _subgraphs([*graph.node, *(n for f in bare.functions for n in f.node)]):
+        _forget(subgraph)
+    try:
+        onnx.shape_inference.infer_shapes(bare.SerializeToString(), strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        problem = str(error)
+        if WRONG in problem:
+            raise Fail(f"This is an invalid model. {problem.strip()}") from None
+    except Exception:  # noqa: BLE001  (what inference cannot take, the checks of load have judged)
+        return
+
+
+def _outline(tensor: TensorProto) -> TensorProto:
+    """A tensor without its values, where these are too many to be a shape."""
+    if tensor.data_location != TensorProto.EXTERNAL and prod(tensor.dims) <= SMALL:
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    waiting = [nodes]
+    while waiting:
+        for node in waiting.pop():
+            for attribute in node.attribute:
+                for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                    yield graph
+                    waiting.append(graph.node)
+
+
+def _forget(graph: onnx.GraphProto) -> None:
+    """Take what a subgraph declares of shapes away."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
