@@ -71,6 +71,7 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     )
     file.reading = "shapes"
     shapes.check(proto)
+    shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
 

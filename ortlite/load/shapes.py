@@ -7,17 +7,20 @@ files declare of the shapes of other values is not always true, so the inference
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from math import prod
 
 import onnx
 from onnx import TensorProto
 
 from ortlite.errors import Fail
+from ortlite.graph import Graph
 
-__all__ = ["SMALL", "check"]
+__all__ = ["SMALL", "check", "check_reshapes"]
 
 SMALL = 64  # elements of a constant whose values may say a shape
-WRONG = "): [ShapeInferenceError]"  # how onnx reports a node; types are judged elsewhere
+INSIDE = "Inference error(s)"  # what onnx reports of a body, of an operator too, whose inference it gets wrong
+WRONG = "): [ShapeInferenceError]"  # how it reports a node; types are judged elsewhere
 
 
 def check(proto: onnx.ModelProto) -> None:
@@ -35,11 +38,39 @@ def check(proto: onnx.ModelProto) -> None:
     try:
         onnx.shape_inference.infer_shapes(bare.SerializeToString(), strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
-        problem = str(error)
-        if WRONG in problem:
-            raise Fail(f"This is an invalid model. {problem.strip()}") from None
+        if problem := _certain(str(error)):
+            raise Fail(f"This is an invalid model. {problem}") from None
     except Exception:  # noqa: BLE001  (what inference cannot take, the checks of load have judged)
         return
+
+
+def check_reshapes(graph: Graph) -> None:
+    """Raise Fail where a constant cannot be reshaped as another constant says: onnx's inference does not look."""
+    fixed = graph.constants.keys() - set(graph.overridable)
+    for node in graph.nodes:
+        if node.op_type == "Reshape" and not node.domain and len(node.inputs) == 2 and fixed.issuperset(node.inputs):
+            data, target = (graph.constants[name] for name in node.inputs)
+            zero = node.attributes.get("allowzero", 0)
+            kept = zip_longest(target.reshape(-1).tolist(), data.shape[: target.size], fillvalue=0)
+            wanted = [old if new == 0 and not zero else new for new, old in kept]
+            size = prod(d for d in wanted if d != -1)
+            free = wanted.count(-1)
+            if free > 1 or (data.size % size if size and free else data.size != size):
+                raise Fail(
+                    f"This is an invalid model. Node ({node.name}) Op (Reshape): {data.size} elements, "
+                    f"{list(data.shape)}, do not fit into {target.reshape(-1).tolist()}."
+                )
+
+
+def _certain(report: str) -> str:
+    """The first nodes whose shapes are wrong, of what onnx reports."""
+    lines: list[str] = []
+    for line in report.split(f"{INSIDE}: ", 1)[-1].splitlines():
+        if INSIDE in line:
+            break
+        if WRONG in line:
+            lines.append(line.strip())
+    return "; ".join(lines)
 
 
 def _outline(tensor: TensorProto) -> TensorProto:
