@@ -63,17 +63,24 @@ TEXTS = [
 
 
 @cache
+def few() -> list[bytes]:
+    """Small models, one of every kind of structure, and one of each operator that PyTorch's exporter was tried on."""
+    made = [parser.parse_model(BASE + text) for text in TEXTS]
+    made.append(_external(parser.parse_model(BASE + TEXTS[1])))
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    read = [path.read_bytes() for path in sorted(folder.glob("*/*/model.onnx"))]
+    return [m.SerializeToString() for m in made] * 20 + [data for data in read if len(data) <= LARGEST]
+
+
+@cache
 def seeds() -> list[bytes]:
-    """Small models: one of every kind of structure, and those of the ONNX suite."""
+    """Those, and the models of the ONNX suite; making its data takes a while."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from conformance.cases import load_cases
 
         models = [case.model for kind, case in load_cases().values() if kind == "node" and case.model is not None]
-    made = [parser.parse_model(BASE + text) for text in TEXTS]
-    made.append(_external(parser.parse_model(BASE + TEXTS[1])))
-    small = [m.SerializeToString() for m in models]
-    return [m.SerializeToString() for m in made] * 40 + [data for data in small if len(data) <= LARGEST]
+    return few() * 2 + [data for m in models if len(data := m.SerializeToString()) <= LARGEST]
 
 
 def _external(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,11 +94,11 @@ def _external(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def mutant(seed: int) -> bytes:
-    """A damaged model, always the same for a seed."""
+def mutant(seed: int, models: list[bytes] | None = None) -> bytes:
+    """A damaged model, made of one of `models` (`seeds()`), always the same for a seed."""
     rng = random.Random(seed)
     proto = onnx.ModelProto()
-    proto.ParseFromString(rng.choice(seeds()))
+    proto.ParseFromString(rng.choice(seeds() if models is None else models))
     for _ in range(rng.choice([1, 1, 1, 2, 3, 5])):
         messages = list(_messages(proto))
         rng.choice(CHANGES)(rng, rng.choice(messages), messages)
