@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ortlite.dtypes import DType
 
@@ -99,6 +99,7 @@ class MapType:
         return f"map({self.key.ort},{self.value.ort})"
 
 
+_T = TypeVar("_T")
 Type: TypeAlias = TensorType | SequenceType | OptionalType | MapType
 
 
@@ -176,6 +177,10 @@ class Graph:
             yield node
             for graph in node.subgraphs.values():
                 yield from graph.walk()
+
+    def captured(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Those of the `values` around a subgraph that it captures."""
+        return {name: values[name] for name in self.captures if name in values}
 
     def with_nodes(self, nodes: tuple[Node, ...], **changes: Any) -> Graph:
         """The same graph with other nodes (and other fields)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.api.values import to_inside, to_outside
-from ortlite.errors import Fail
+from ortlite.errors import Fail, OrtError
 from ortlite.graph import Graph, OptionalType, TensorType, Type
 from ortlite.pipeline import Stages
 from ortlite.provider import CPU, Crossing, entered, transfer
@@ -113,8 +113,13 @@ class Prepared:
 
     def compute(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> list[Any]:
         """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
-        with entered(self.stages.plan.providers):
-            results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+        try:
+            with entered(self.stages.plan.providers):
+                results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+        except OrtError:
+            raise
+        except Exception as error:  # what a node raises is an OrtError already
+            raise Fail(f"running {self.graph.name!r}: {str(error) or type(error).__name__}") from error
         outputs = self.graph.outputs
         if names is not None and names != outputs:
             results = tuple(results[outputs.index(name)] for name in names)

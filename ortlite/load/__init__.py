@@ -70,7 +70,7 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
     )
     file.reading = "shapes"
-    shapes.check(proto)
+    shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model

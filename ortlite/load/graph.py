@@ -20,6 +20,7 @@ from ortlite.graph import Graph, Node, SequenceType, TensorType, Type, in_order
 from ortlite.load import gradient
 from ortlite.load.tensors import Tensors, text, value_type
 from ortlite.ops import registry
+from ortlite.ops.types import BOOL, INT64
 from ortlite.schema import Schema
 
 __all__ = ["CALLS", "GRAPHS", "INLINED", "File", "domain_of", "read_model_graph"]
@@ -369,7 +370,7 @@ def _nothing(given: Sequence[Type | None]) -> Sequence[Type | None]:
 
 # What the inputs of a subgraph are called with, where the file does not declare it.
 _BODIES: dict[str, Callable[[Sequence[Type | None]], Sequence[Type | None]]] = {
-    "Loop": lambda given: [TensorType(infer.INT64, ()), TensorType(infer.BOOL, ()), *given[2:]],
+    "Loop": lambda given: [TensorType(INT64, ()), TensorType(BOOL, ()), *given[2:]],
     "Scan": lambda given: given,
     "SequenceMap": lambda given: [t.element if isinstance(t, SequenceType) else t for t in given],
 }
