@@ -225,7 +225,7 @@ def label_encoder(
     keys = keys_floats or keys_int64s or keys_strings or () if keys_tensor is None else keys_tensor
     values: Any
     if values_tensor is not None:
-        values, to = values_tensor, xp.dtype_name(values_tensor.dtype)
+        values, to = values_tensor, dtypes.of_numpy(values_tensor.dtype).name
         fallback = {"string": default_string, "float32": default_float, "float64": default_float}.get(to, default_int64)
         given = [fallback] if default_tensor is None else listed(default_tensor)
         if len(given) != 1:
