@@ -109,7 +109,7 @@ EXAMPLES = [
     _ml("OneHotEncoder", X, cats_int64s=[1, 2, 3]),
     _ml("SVMClassifier", X, classlabels_ints=[0, 1], vectors_per_class=[2, 1], outputs=2, **MACHINE),
     _ml("SVMRegressor", X, n_supports=3, **MACHINE),
-    _ml("Scaler", X, offset=[1.0], scale=[2.0, 3.0, 4.0]),
+    _ml("Scaler", X, offset=[1.0, 2.0, 3.0], scale=[2.0, 3.0, 4.0]),
     _ml("TreeEnsembleClassifier", X, class_treeids=[0, 0], class_nodeids=[1, 2], class_ids=[0, 1], outputs=2,
         class_weights=[1.0, 2.0], classlabels_int64s=[0, 1], **TREE),
     _ml("TreeEnsembleRegressor", X, target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0],

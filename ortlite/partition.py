@@ -98,7 +98,8 @@ def partition(
     placed: list[Placement] = []
     for node in graph.nodes:
         pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
-        place = _place(node, providers, types, known, pin, defer)
+        with errors.typed("placing", node):
+            place = _place(node, providers, types, known, pin, defer)
         placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))

@@ -6,7 +6,6 @@ Each stage takes one frozen type and returns the next; print any of them to see 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ortlite.compile import Budget, Program, compile_plan
@@ -14,7 +13,7 @@ from ortlite.graph import Model
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
 from ortlite.plan import DeviceConstants, Plan, plan
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import ExecutionProvider, entered
 
 __all__ = ["Stages", "build"]
 
@@ -45,9 +44,7 @@ def build(
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     graph = optimize(model.graph, level, disabled)
     parts = partition(graph, providers, pinned=pinned, defer=defer)
-    with ExitStack() as stack:  # constants move to their devices
-        for provider in providers:
-            stack.enter_context(provider.context())
+    with entered(providers):  # constants move to their devices
         steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=device_constants)
     program = compile_plan(steps, seed=seed, budget=budget)
     return Stages(replace(model, graph=graph), parts, steps, program)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
+from ortlite.errors import typed
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
 from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
@@ -218,6 +219,8 @@ def plan(
     With `outputs_on_device` they leave on the first provider, where that made them or can hold them.
     `device_constants` are constants that are on their providers already; those that this plan takes there are added.
     """
+    for provider in parts.providers:
+        _overrides(provider)  # a provider that replaces nothing fails as such, not at a node
     cpu, types = len(parts.providers) - 1, parts.graph.types
     on_device = [
         outputs_on_device and (parts.locations.get(name) == 0 or _holds(parts.providers[0], types.get(name)))
@@ -264,7 +267,8 @@ class _Planner:
     def plan(self, outputs_at: list[int]) -> Plan:
         entries = [self.new(name, self.parts.locations[name]) for name in (*self.graph.inputs, *self.captures)]
         for index, node in enumerate(self.graph.nodes):
-            self.node(index, node)
+            with typed("planning", node):
+                self.node(index, node)
         outputs = [self.slot(name, where, None) for name, where in zip(self.graph.outputs, outputs_at, strict=True)]
         read = {slot for step in self.steps for slot in step.reads()} | set(outputs)
         return Plan(

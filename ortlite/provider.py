@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "owner", "traceable", "transfer",
+    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "entered", "owner", "traceable",
+    "transfer",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -245,6 +246,19 @@ def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
         if cls is not None and cls.library in sys.modules:
             fn = cls.traceable(fn)
     return fn
+
+
+@contextmanager
+def _all_entered(providers: Sequence[ExecutionProvider], gradients: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        for provider in providers:
+            stack.enter_context(provider.context(gradients=gradients))
+        yield
+
+
+def entered(providers: Sequence[ExecutionProvider], *, gradients: bool = False) -> AbstractContextManager[Any]:
+    """The contexts of several providers, entered around a run; see `ExecutionProvider.context`."""
+    return providers[0].context(gradients=gradients) if len(providers) == 1 else _all_entered(providers, gradients)
 
 
 @dataclass(slots=True)

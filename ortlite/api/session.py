@@ -8,24 +8,24 @@ import re
 import warnings
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
-from ortlite.errors import EPFail, Fail, InvalidArgument
+from ortlite.errors import EPFail, Fail, InvalidArgument, typed
 from ortlite.provider import CPU
 
 if TYPE_CHECKING:
     from ortlite.api.explain import Explanation
+    from ortlite.api.feed import Prepared
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Budget
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
     from ortlite.plan import DeviceConstants
-    from ortlite.provider import Crossing, ExecutionProvider
+    from ortlite.provider import ExecutionProvider
 
 __all__ = ["InferenceSession"]
 
@@ -38,19 +38,7 @@ NO_FALLBACK = (
 )
 UNREAD = {"enable_profiling": "no profile is written", "optimized_model_filepath": "no model is written"}
 LISTED = 20  # nodes that a message names
-RANGES = 16  # programs for parts of the model that a session keeps
-
-
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """The program of a model, or of a part of it; `entries` are the crossings of those inputs that live elsewhere."""
-
-    stages: Stages
-    entries: Mapping[int, Crossing] = field(default_factory=dict)
-
-    @property
-    def graph(self) -> Graph:
-        return self.stages.model.graph
+PARTIALS = 16  # programs for parts of the model that a session keeps
 
 
 class InferenceSession:
@@ -134,13 +122,13 @@ class InferenceSession:
         source = self._model_path if self._model_bytes is None else self._model_bytes
         assert source is not None
         folder = entries.get("session.model_external_initializers_file_folder_path")
-        model = load.load(source, external_data=folder)
+        with typed(f"Load model from {self._model_path or 'bytes'} failed"):
+            model = load.load(source, external_data=folder)
         model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
         from ortlite.compile import Budget
-        from ortlite.run import check_types
 
         device_constants: DeviceConstants = {}
         budget = Budget()
@@ -153,12 +141,10 @@ class InferenceSession:
         self._chosen = chosen
         self._providers = [provider.name for provider in chosen]
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
-        self._contexts = [provider.context for provider in chosen]
         self._whole = whole
         self._device_constants = device_constants
         self._budget = budget
-        self._on_step = check_types if entries.get("ortlite.check_types") == "1" else None
-        self._parts: dict[tuple[frozenset[str], tuple[str, ...]], _Built] = {}
+        self._partials: dict[tuple[frozenset[str], tuple[str, ...]], Prepared] = {}
 
     def _build(
         self,
@@ -167,23 +153,25 @@ class InferenceSession:
         disabled: frozenset[str],
         device_constants: DeviceConstants,
         budget: Budget,
-    ) -> _Built:
+    ) -> Prepared:
         """Take a model, or a part of it, through the pipeline."""
         from ortlite import pipeline
-        from ortlite.provider import Crossing
+        from ortlite.api.feed import Prepared
+        from ortlite.run import check_types
 
-        stages = pipeline.build(
-            model,
-            providers,
-            level=int(self._sess_options.__dict__["graph_optimization_level"]),
-            disabled=disabled,
-            pinned=self._placement,
-            defer=self._fallback != "error",
-            device_constants=device_constants,
-            budget=budget,
-        )
-        places = enumerate(stages.plan.input_providers)
-        return _Built(stages, {index: Crossing() for index, place in places if place.name != CPU})
+        with typed(f"preparing {model.graph.name!r}"):
+            stages = pipeline.build(
+                model,
+                providers,
+                level=int(self._sess_options.__dict__["graph_optimization_level"]),
+                disabled=disabled,
+                pinned=self._placement,
+                defer=self._fallback != "error",
+                device_constants=device_constants,
+                budget=budget,
+            )
+        checks = self._sess_options._entries.get("ortlite.check_types") == "1"  # noqa: SLF001
+        return Prepared.of(stages, check_types if checks else None)
 
     def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
@@ -217,8 +205,20 @@ class InferenceSession:
         computed, and its inputs need not be fed. With `taps`, names or regular expressions that match whole names, the
         result is (outputs, {name: value}) with every value that one of them means; constants are meant by name only.
         """
-        from ortlite.api.values import to_outside
+        try:
+            return self._run(output_names, input_feed, run_options, taps)
+        except EPFail:
+            if not self._may_fall_back:
+                raise
+            self.set_providers([CPU])
+            self._enable_fallback = False
+            return self._run(output_names, input_feed, run_options, taps)
 
+    def _run(self, output_names: Any, feed: Mapping[str, Any], run_options: Any, taps: Any) -> Any:
+        if output_names is None and run_options is None and taps is None:  # the way of most runs, without detours
+            inputs = self._whole.feed.exactly(feed)
+            if inputs is not None:
+                return self._whole.compute(inputs)
         if isinstance(output_names, str):
             raise TypeError("output_names is a sequence of names, not a str")
         if run_options is not None:
@@ -228,23 +228,8 @@ class InferenceSession:
                 raise Fail("Exiting due to terminate flag being set to true.")
         wanted = tuple(output_names or self._whole.graph.outputs)
         tapped = () if taps is None else self._tapped([taps] if isinstance(taps, str | re.Pattern) else taps)
-        built = self._range(input_feed, (*wanted, *tapped))
-        inputs = self._inputs(built, input_feed)
-        with ExitStack() as stack:
-            for context in self._contexts:
-                stack.enter_context(context())
-            try:
-                results = built.stages.program(inputs, self._on_step)
-            except EPFail:
-                if not self._may_fall_back:
-                    raise
-                self.set_providers([CPU])
-                self._enable_fallback = False
-                return self.run(output_names, input_feed, run_options, taps=taps)
-        names = built.graph.outputs
-        if names != (*wanted, *tapped):
-            results = tuple(results[names.index(name)] for name in (*wanted, *tapped))
-        outside = to_outside(results)
+        built = self._partial(feed, (*wanted, *tapped))
+        outside = built.compute(built.feed.values(feed), (*wanted, *tapped))
         if taps is None:
             return outside
         return outside[: len(wanted)], dict(zip(tapped, outside[len(wanted) :], strict=True))
@@ -268,7 +253,7 @@ class InferenceSession:
             found.update(hits)
         return tuple(name for name in known if name in found)
 
-    def _range(self, feed: Mapping[str, Any], outputs: tuple[str, ...]) -> _Built:
+    def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...]) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own."""
         whole = self._whole.graph
         if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
@@ -284,45 +269,16 @@ class InferenceSession:
             if name not in made and name not in graph.inputs:
                 raise InvalidArgument(f"Invalid input name: {name} ({_unknown(graph, name)})")
         key = frozenset(feed), tuple(dict.fromkeys(outputs))
-        found = self._parts.get(key)
+        found = self._partials.get(key)
         if found is None:
             part = replace(self.model, graph=between(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
             device_constants = ChainMap({}, self._device_constants)
             found = self._build(part, self._chosen, self._disabled_now, device_constants, self._budget)
-            self._parts[key] = found
-            while len(self._parts) > RANGES:
-                self._parts.pop(next(iter(tuple(self._parts))), None)  # other threads may add some
+            self._partials[key] = found
+            while len(self._partials) > PARTIALS:
+                self._partials.pop(next(iter(tuple(self._partials))), None)  # other threads may add some
         return found
-
-    def _inputs(self, built: _Built, feed: Mapping[str, Any]) -> list[Any]:
-        """The program's inputs, checked and on the providers where it wants them."""
-        from ortlite.api.values import to_inside
-        from ortlite.graph import OptionalType
-
-        graph, types = built.graph, built.graph.types
-        missing = [
-            name
-            for name in graph.inputs
-            if name not in feed and name not in graph.overridable and not isinstance(types.get(name), OptionalType)
-        ]
-        if missing:
-            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
-        values = [
-            to_inside(name, feed[name], types.get(name)) if name in feed else graph.constants.get(name)
-            for name in graph.inputs
-        ]
-        if built.entries:
-            from ortlite.provider import transfer
-
-            cpu, places = self._chosen[-1], built.stages.plan.input_providers
-            for index, crossing in built.entries.items():
-                try:
-                    values[index] = transfer(values[index], cpu, places[index], crossing)
-                except Exception as error:
-                    problem = str(error) or type(error).__name__
-                    raise Fail(f"input {graph.inputs[index]!r} cannot go to {places[index].name}: {problem}") from error
-        return values
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""

@@ -161,6 +161,9 @@ def _outside(value: Any, owners: set[int]) -> Any:
     if isinstance(value, Mapping):
         return {key: item if isinstance(item, str) else item.item() for key, item in value.items()}
     array = np.asarray(value)
+    if array.base is None and array.flags.carray and id(array) not in owners:
+        owners.add(id(array))
+        return array
     root = array
     while isinstance(root.base, np.ndarray):
         root = root.base

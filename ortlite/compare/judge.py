@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes, schema
+from ortlite.api.feed import feed_of
 from ortlite.api.values import to_outside
 from ortlite.compare.difference import difference, furthest
-from ortlite.compare.sides import values_of
 from ortlite.dtypes import DType
 from ortlite.evaluate import NeedsError, evaluate, going_on
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
@@ -41,7 +41,7 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
     """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
     try:
         graph = widened(between(model.graph, list(feed), names))
-        inputs = values_of(graph, {name: wide_value(value) for name, value in feed.items()})
+        inputs = feed_of(graph).values({name: wide_value(value) for name, value in feed.items()})
         failures: dict[str, Exception] = {}
         outputs = evaluate(graph, inputs, seed=0, on_step=going_on(failures))
         reasons = {name: _reason(error) for name, error in failures.items()}

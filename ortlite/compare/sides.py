@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from ortlite import pipeline, provider
-from ortlite.api.values import to_inside, to_outside
-from ortlite.graph import Graph, Model, Node, OptionalType, between, leading_to
+from ortlite.api.feed import feed_of
+from ortlite.api.values import to_outside
+from ortlite.graph import Graph, Model, Node, between, leading_to
 from ortlite.ops import registry
 from ortlite.optimize import DISABLED
 from ortlite.optimize.inline_if import inline_constant_if
-from ortlite.provider import CPU, Crossing, transfer
+from ortlite.provider import CPU, Crossing, entered, transfer
 
-__all__ = ["ProviderSide", "Side", "drawing", "made", "unfolded", "values_of"]
+__all__ = ["ProviderSide", "Side", "drawing", "made", "unfolded"]
 
 
 class Side(Protocol):
@@ -52,11 +52,9 @@ class ProviderSide:
     def run(self, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """See Side. Raises what a session does for wrong feeds and failing nodes."""
         graph = between(model.graph, list(feed), names)
-        with ExitStack() as stack:
-            for one in self.providers:
-                stack.enter_context(one.context())
+        with entered(self.providers):
             stages = pipeline.build(replace(model, graph=graph), self.providers, level=DISABLED, seed=0)
-            values = values_of(graph, feed)
+            values = feed_of(graph).values(feed)
             places = stages.plan.input_providers
             inputs = [transfer(v, self.providers[-1], p, Crossing()) for v, p in zip(values, places, strict=True)]
             results = stages.program(inputs)
@@ -68,18 +66,6 @@ class ProviderSide:
         stages = pipeline.build(replace(model, graph=graph), self.providers, level=DISABLED)
         pairs = zip(stages.partitions.graph.nodes, stages.partitions.placements, strict=True)
         return {name for node, place in pairs if place.provider and not place.host for name in node.outputs if name}
-
-
-def values_of(graph: Graph, feed: Mapping[str, Any]) -> list[Any]:
-    """One run-time value for each input of a graph, checked. Raises ValueError for a missing one."""
-    optional = {name for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
-    missing = [name for name in graph.inputs if name not in feed and name not in {*optional, *graph.overridable}]
-    if missing:
-        raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
-    return [
-        to_inside(name, feed[name], graph.types.get(name)) if name in feed else graph.constants.get(name)
-        for name in graph.inputs
-    ]
 
 
 def made(graph: Graph) -> tuple[str, ...]:

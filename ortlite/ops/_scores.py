@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
-from ortlite.ops._remember import constant
+from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
 
 __all__ = ["labels_of", "number", "transform"]

@@ -19,7 +19,7 @@ from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 __all__ = ["Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-INJECTED = frozenset({"n_outputs", "rng"})
+INJECTED = frozenset({"memo", "n_outputs", "rng"})
 EMPTY = inspect.Parameter.empty
 
 # One file per ONNX category, imported when the first operator is looked up.
@@ -96,7 +96,7 @@ class Kernel:
 
     @property
     def injected(self) -> frozenset[str]:
-        """Which of `n_outputs` and `rng` the kernel asks for."""
+        """Which of `memo`, `n_outputs` and `rng` the kernel asks for."""
         return self._signature[3]
 
     @property
@@ -129,13 +129,14 @@ def read(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], Param | None, dict[
     for index, p in enumerate(signature.parameters.values()):
         if index == 0:
             continue  # xp
+        if p.name in INJECTED:
+            injected.add(p.name)
+            continue
         kind = str(p.annotation).removesuffix(" | None")
         if kind not in known:
             raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
         param = Param(p.name, kind, p.default)
-        if p.name in INJECTED:
-            injected.add(p.name)
-        elif p.kind is p.VAR_POSITIONAL:
+        if p.kind is p.VAR_POSITIONAL:
             variadic = param
         elif p.kind is p.KEYWORD_ONLY:
             attributes[p.name] = param

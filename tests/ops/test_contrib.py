@@ -225,7 +225,8 @@ def test_layer_normalization_of_old_files():
 
 
 def test_quantised_lstm_is_near():
-    x, w, r = floats(4, 2, 3), bytes_(1, 3, 20, signed=True), bytes_(1, 5, 20, signed=True)
+    # weights of 7 bits: on a processor without VNNI, onnxruntime's sums of two products saturate
+    x, w, r = floats(4, 2, 3), bytes_(1, 3, 20, signed=True) // 2, bytes_(1, 5, 20, signed=True) // 2
     scale, zero = np.array([0.01], np.float32), np.array([0], np.int8)
     given = (x, w, r, floats(1, 40), None, None, None, None, scale, zero, scale, zero)
     expected = onnxruntime_op("DynamicQuantizeLSTM", *given, hidden_size=5, outputs=3, domain="com.microsoft", opset=1)

@@ -71,7 +71,7 @@ def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
     return xp.expand_dims(X, axis=axis)
 
 
-@op("Range", domain=MS)
+@op("Range", domain=MS, dynamic=True)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar | None = None) -> Array:
     """`start`, `start` + `delta` (default 1), … as long as `limit` is not reached."""
     return create.range_(xp, start, limit, (1.0 if isinstance(limit, float) else 1) if delta is None else delta)
@@ -159,7 +159,7 @@ def murmur_hash_3(xp: Namespace, X: Array, *, positive: Int = 1, seed: Int = 0) 
     return xp.reshape(hashes if positive else xp.astype(hashes, xp.int32), X.shape)
 
 
-@op("Tokenizer", domain=MS, host=True)
+@op("Tokenizer", domain=MS, host=True, dynamic=True)
 def tokenizer(
     xp: Namespace,
     X: Array,

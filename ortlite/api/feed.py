@@ -1,0 +1,138 @@
+"""A program ready to be fed: what its inputs want is read once, what is fed is checked in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ortlite import dtypes
+from ortlite.api.values import to_inside, to_outside
+from ortlite.errors import Fail, OrtError
+from ortlite.graph import Graph, OptionalType, TensorType, Type
+from ortlite.pipeline import Stages
+from ortlite.provider import CPU, Crossing, entered, transfer
+from ortlite.steps import OnStep
+
+__all__ = ["Feed", "Prepared", "feed_of"]
+
+Take = Callable[[Any], Any]  # checks one fed value and makes it a run-time value
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The inputs of a graph: how each is taken, and the values of those that may be left out."""
+
+    takes: tuple[tuple[str, Take], ...]
+    defaults: Mapping[str, Any]
+
+    def exactly(self, feed: Mapping[str, Any]) -> list[Any] | None:
+        """The inputs, when `feed` has each of them and nothing else; otherwise None.
+
+        Raises what `values` raises for a value that does not fit.
+        """
+        if len(feed) != len(self.takes):
+            return None
+        inputs = []
+        for name, take in self.takes:
+            if name not in feed:
+                return None
+            inputs.append(take(feed[name]))
+        return inputs
+
+    def values(self, feed: Mapping[str, Any]) -> list[Any]:
+        """One run-time value for each input.
+
+        Raises ValueError for a missing one, InvalidArgument for a wrong dtype, rank or dimension, RuntimeError for a
+        Python object of the wrong kind.
+        """
+        missing = [name for name, _ in self.takes if name not in feed and name not in self.defaults]
+        if missing:
+            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
+        return [take(feed[name]) if name in feed else self.defaults[name] for name, take in self.takes]
+
+
+def feed_of(graph: Graph) -> Feed:
+    """How the inputs of a graph are fed."""
+    optional = {name: None for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
+    defaults = optional | {name: graph.constants[name] for name in graph.overridable}
+    return Feed(tuple((name, _take(name, graph.types.get(name))) for name in graph.inputs), defaults)
+
+
+def _take(name: str, type_: Type | None) -> Take:
+    """A function of one fed value. An array that fits is a read-only view; `to_inside` sees to everything else."""
+
+    def slowly(value: Any) -> Any:
+        return to_inside(name, value, type_)
+
+    if type(type_) is not TensorType or type_.dtype.kind == "S":
+        return slowly
+    dtype = dtypes.to_numpy(type_.dtype)
+    rank = len(type_.shape or ()) or None  # [] is not checked: files say it for "unknown" as well
+    fixed = tuple((axis, size) for axis, size in enumerate(type_.shape or ()) if isinstance(size, int))
+
+    def take(value: Any) -> Any:
+        if (
+            type(value) is not np.ndarray
+            or (value.dtype is not dtype and value.dtype != dtype)
+            or (rank is not None and value.ndim != rank)
+        ):
+            return slowly(value)
+        for axis, size in fixed:
+            if value.shape[axis] != size:
+                return slowly(value)
+        view = value.view()
+        view.setflags(write=False)
+        return view
+
+    return take
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The program of a model, or of a part of it. `entries` are the crossings of inputs to other providers."""
+
+    stages: Stages
+    feed: Feed
+    entries: Mapping[int, Crossing]
+    on_step: OnStep | None = None
+
+    @classmethod
+    def of(cls, stages: Stages, on_step: OnStep | None = None) -> Prepared:
+        """What a session keeps of a build."""
+        places = enumerate(stages.plan.input_providers)
+        entries = {index: Crossing() for index, place in places if place.name != CPU}
+        return cls(stages, feed_of(stages.model.graph), entries, on_step)
+
+    @property
+    def graph(self) -> Graph:
+        """The optimised graph."""
+        return self.stages.model.graph
+
+    def compute(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> list[Any]:
+        """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
+        try:
+            with entered(self.stages.plan.providers):
+                results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+        except OrtError:
+            raise
+        except Exception as error:  # what a node raises is an OrtError already
+            raise Fail(f"running {self.graph.name!r}: {str(error) or type(error).__name__}") from error
+        outputs = self.graph.outputs
+        if names is not None and names != outputs:
+            results = tuple(results[outputs.index(name)] for name in names)
+        return to_outside(results)
+
+    def _carried(self, inputs: list[Any]) -> list[Any]:
+        """The inputs on the providers where the program wants them."""
+        plan, values = self.stages.plan, list(inputs)
+        for index, crossing in self.entries.items():
+            place = plan.input_providers[index]
+            try:
+                values[index] = transfer(values[index], plan.providers[-1], place, crossing)
+            except Exception as error:
+                name, problem = self.graph.inputs[index], str(error) or type(error).__name__
+                raise Fail(f"input {name!r} cannot go to {place.name}: {problem}") from error
+        return values
