@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [SHAPE ...]
 
-1 is linear, 2 quadratic. Times are the least of a few, on one processor; the peer is onnxruntime, where it runs the shape.
+1 is linear, 2 quadratic. Times are the least of a few, on one processor; the peer is onnxruntime, where it runs it.
 """
 
 from __future__ import annotations
