@@ -2,7 +2,8 @@
 
     python -m benchmarks.scaling [SHAPE ...]
 
-1 is linear, 2 quadratic. Times are the least of a few, on one processor; the peer is onnxruntime, where it runs it.
+1 is linear, 2 quadratic. Times are the least of a few, in seconds of one processor; the peer is onnxruntime, where it
+runs the shape.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
-from ortlite.errors import typed
+from ortlite.errors import InvalidGraph, typed
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
 from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
@@ -195,6 +195,7 @@ class Plan:
     shape_inputs: frozenset[int]
     input_providers: tuple[ExecutionProvider, ...]
     output_providers: tuple[ExecutionProvider, ...]
+    input_types: tuple[Type | None, ...] = ()
     output_types: tuple[Type | None, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
     providers: tuple[ExecutionProvider, ...] = ()
@@ -284,6 +285,7 @@ class _Planner:
                 self.parts.providers[self.parts.locations[n]] for n in (*self.graph.inputs, *self.captures)
             ),
             output_providers=tuple(self.parts.providers[where] for where in outputs_at),
+            input_types=tuple(self.types.get(name) for name in self.graph.inputs),
             output_types=tuple(self.types.get(name) for name in self.graph.outputs),
             names=self.names,
             providers=self.parts.providers,
@@ -394,8 +396,14 @@ class _Planner:
     def attribute(
         self, index: int, name: str, value: Any, param: Param, where: int, widen: Mapping[str, str]
     ) -> Argument:
-        """An attribute as its parameter wants it."""
+        """An attribute as its parameter wants it. Raises InvalidGraph for a flag that is neither 0 nor 1."""
         provider = self.parts.providers[where]
+        if param.kind == "Flag" and value not in {0, 1}:
+            node = self.graph.nodes[index]
+            raise InvalidGraph(
+                f"This is an invalid model. Node {node.name!r} ({node.op_type}): {name} is 0 or 1, not {value}.",
+                node,
+            )
         if isinstance(value, Graph):
             part = self.parts.subgraphs[index, name]
             body = _Planner(part, self.known, self.types, self.device_constants).plan([where] * len(value.outputs))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "entered", "owner", "traceable",
-    "transfer",
+    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "entered", "known", "owner",
+    "traceable", "transfer", "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -41,6 +41,11 @@ class ExecutionProvider:
     the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
     library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not
     told).
+
+    `rank` says where `get_available_providers()` lists it: the smallest first, of equal ones by name, the CPU provider
+    last whatever it says. Devices have 10 to 49, libraries that compute on the CPU 50 to 99; 100 says that nobody has
+    measured it. None is for a provider that tests something and is no choice for running a model: it is listed by
+    `get_all_providers()` alone and used by who names it. The order of a session's `providers` is what counts there.
     """
 
     name: ClassVar[str]
@@ -49,6 +54,7 @@ class ExecutionProvider:
     widen: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[tuple[str, ...]] = ()
     option_names: ClassVar[frozenset[str] | None] = None
+    rank: ClassVar[int | None] = 100
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})
@@ -205,12 +211,24 @@ def _check_class(cls: Any, name: str) -> None:
         raise TypeError(f"it must set {', '.join(lacking)}")
     if cls.name != name:
         raise TypeError(f"it calls itself {cls.name!r}, and its entry point {name!r}")
+    if (rank := getattr(cls, "rank", None)) is not None and (not isinstance(rank, int) or isinstance(rank, bool)):
+        raise TypeError(f"its rank is an int or None, not {rank!r}")
+
+
+def known() -> list[str]:
+    """Names of the providers that are installed, usable here or not."""
+    return sorted({*_entry_points(), CPU})
+
+
+def usable() -> list[str]:
+    """Names of the providers that can be used on this machine by who names them: those `available`, those for tests."""
+    found = {name: cls.rank for name in known() if name != CPU and (cls := _provider_class(name)) is not None}
+    return [*sorted(found, key=lambda name: (found[name] is None, found[name], name)), CPU]
 
 
 def available() -> list[str]:
-    """Names of the providers that are installed and usable on this machine, the CPU provider last."""
-    names = sorted(name for name in _entry_points() if name != CPU and _provider_class(name) is not None)
-    return [*names, CPU]
+    """Names of the providers for running a model on this machine, best first by their `rank`, the CPU provider last."""
+    return [name for name in usable() if name == CPU or getattr(_provider_class(name), "rank", None) is not None]
 
 
 @cache
@@ -228,7 +246,7 @@ def create(name: str, options: Mapping[str, str] | None = None) -> ExecutionProv
 
 @cache
 def _holder(kind: type) -> type[ExecutionProvider] | None:
-    classes = (_provider_class(name) for name in (CPU, *available()[:-1]))
+    classes = (_provider_class(name) for name in (CPU, *usable()[:-1]))
     return next((cls for cls in classes if cls is not None and cls.holds(kind)), None)
 
 
@@ -241,7 +259,7 @@ def owner(array: Any) -> ExecutionProvider | None:
 
 def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays known to the tracers of the libraries that are imported by now."""
-    for name in available():
+    for name in usable():
         cls = _provider_class(name)
         if cls is not None and cls.library in sys.modules:
             fn = cls.traceable(fn)

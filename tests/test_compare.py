@@ -60,8 +60,8 @@ def broken(monkeypatch):
         return name
 
     monkeypatch.setattr(provider, "_provider_class", lambda name: classes.get(name) or known(name))
-    installed = provider.available()
-    monkeypatch.setattr(provider, "available", lambda: [*classes, *installed])
+    installed = provider.usable()
+    monkeypatch.setattr(provider, "usable", lambda: [*classes, *installed])
     return register
 
 
@@ -791,7 +791,7 @@ def test_the_table_fits_a_terminal(broken, tmp_path, width):
 
 @pytest.mark.parametrize("name", ["JAXExecutionProvider", STRICT, "TorchExecutionProvider"])
 def test_the_demo_model_on_every_library(name):
-    if name not in ortlite.get_available_providers():
+    if name not in provider.usable():
         pytest.skip(f"{name} is not available")
     scans = np.random.default_rng(0).uniform(0, 16, (5, 1, 8, 8)).astype(np.float32)
     result = compare(Path(ortlite.__file__).parent / "demo" / "digits.onnx", {"scan": scans}, (CPU, name))

@@ -90,11 +90,20 @@ def test_it_answers_for_the_class_it_would_make(usable):
     [(None, "", True), ("0,1", "", True), ("", "", False), ("-1", "", False), (None, "x", False)],
 )
 def test_a_driver_and_a_device_are_needed(monkeypatch, tmp_path, visible, file, there):
-    monkeypatch.setattr(ortlite_cupy, "DRIVERS", (str(tmp_path / file),))
+    monkeypatch.setattr(ortlite_cupy, "DEVICES", (str(tmp_path / file),))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert ortlite_cupy.nvidia_driver() is there
+
+
+def test_a_driver_alone_is_no_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(ortlite_cupy, "DEVICES", (str(tmp_path / Path(ortlite_cupy.DEVICES[0]).name),))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidiactl").touch()
+    assert not ortlite_cupy.nvidia_driver()
+    (tmp_path / "nvidia0").touch()
+    assert ortlite_cupy.nvidia_driver()
 
 
 @pytest.mark.parametrize(

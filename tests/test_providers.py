@@ -85,6 +85,80 @@ def test_a_third_partys_provider_is_found_and_used(installed):
     assert done.returncode == 0, done.stderr
 
 
+RANKED = """
+from ortlite_strict import StrictExecutionProvider
+
+class {name}(StrictExecutionProvider):
+    name = "{name}"
+    rank = {rank}
+"""
+
+
+def test_a_provider_says_its_rank(installed):
+    install, run = installed
+    ranks = {
+        "zzz": 1,
+        "bbb": 55,
+        "aaa": 55,
+        "silent": "StrictExecutionProvider.__base__.rank",
+        "hidden": None,
+        "odd": "2.5",
+    }
+    for name, rank in ranks.items():
+        install(name, RANKED.format(name=name, rank=rank), f"{name} = {name}:{name}")
+    done = run("""
+        import warnings, ortlite
+        from ortlite.errors import Fail
+        from onnx import parser
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            listed = ortlite.get_available_providers()
+        assert "its rank is an int or None, not 2.5" in str(caught[0].message), caught
+        ours = ["CUDAExecutionProvider", "CuPyExecutionProvider", "TorchExecutionProvider", "JAXExecutionProvider"]
+        assert [n for n in listed if n not in ours] == ["zzz", "aaa", "bbb", "silent", "CPUExecutionProvider"], listed
+        assert "StrictExecutionProvider" not in listed
+        every = ortlite.get_all_providers()
+        assert len(every) == len(set(every)) and {*listed, "hidden", "odd", "StrictExecutionProvider"} <= {*every}
+        assert every[-1] == "CPUExecutionProvider"
+
+        warnings.simplefilter("error")  # what is named outright is used without a word
+        text = '<ir_version: 8, opset_import: ["": 18]> g (float[3] x) => (float[3] y) { y = Sqrt(x) }'
+        model = parser.parse_model(text).SerializeToString()
+        s = ortlite.InferenceSession(model, providers=["hidden", "bbb"], fallback="error")
+        assert s.get_providers() == ["hidden", "bbb", "CPUExecutionProvider"]
+        assert [(p.provider, p.rank) for p in s.explain().providers][:2] == [("hidden", None), ("bbb", 55)]
+        print(s.explain())
+    """)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["hidden", "array_api_strict", "only", "named"] in rows
+    assert ["bbb", "array_api_strict", "55"] in rows
+    assert ["CPU", "numpy", "last"] in rows
+
+
+def test_the_best_provider_is_listed_first(monkeypatch):
+    """The documentation of onnxruntime begins with InferenceSession(path, providers=get_available_providers())."""
+    order = "CUDA CuPy Torch JAX CPU".split()
+    listed = [name.removesuffix("ExecutionProvider") for name in ortlite.get_available_providers()]
+    assert [name for name in listed if name in order] == [name for name in order if name in listed]
+    assert "Strict" not in listed
+    data = parser.parse_model(TEXT).SerializeToString()
+    session = ortlite.InferenceSession(data, providers=ortlite.get_available_providers())
+    assert session.get_providers() == ortlite.get_available_providers()
+
+
+def test_one_name_that_is_not_installed_leaves_the_others(monkeypatch):
+    from ortlite import provider
+
+    known = provider._provider_class
+    monkeypatch.setattr(provider, "_provider_class", lambda name: None if name.startswith("JAX") else known(name))
+    with pytest.warns(UserWarning, match="'JAXExecutionProvider' is not in available"):
+        session = ortlite.InferenceSession(
+            parser.parse_model(TEXT).SerializeToString(), providers=["JAXExecutionProvider", "StrictExecutionProvider"]
+        )
+    assert session.get_providers() == ["StrictExecutionProvider", "CPUExecutionProvider"]
+
+
 def test_a_broken_plug_in_warns_and_leaves_the_others_alone(installed):
     install, run = installed
     install("broken", "import nothing_of_that_name", "BrokenExecutionProvider = broken:Provider")

@@ -11,7 +11,7 @@ from onnx import helper, parser
 
 import ortlite
 from ortlite.errors import InvalidArgument
-from ortlite.provider import create
+from ortlite.provider import create, usable
 
 TEXT = """<ir_version: 8, opset_import: ["": 18, "my": 1]>
 g (float[N, 4] x, bool c) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> {
@@ -32,7 +32,7 @@ PROVIDERS = [None, "StrictExecutionProvider", "TorchExecutionProvider", "JAXExec
 
 
 def session(provider=None, **options):
-    if provider is not None and provider not in ortlite.get_available_providers():
+    if provider is not None and provider not in usable():
         pytest.skip(f"{provider} is not available")
     data = parser.parse_model(TEXT).SerializeToString()
     return ortlite.InferenceSession(data, providers=[provider] if provider else None, **options)

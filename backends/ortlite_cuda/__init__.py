@@ -19,6 +19,7 @@ class TorchOnCUDA(TorchExecutionProvider):
     """PyTorch on a CUDA device (option `device_id`, default 0)."""
 
     name = "CUDAExecutionProvider"
+    rank = 10
     option_names = None  # programs come with those of onnxruntime
 
     @classmethod
@@ -40,6 +41,7 @@ class CuPyOnCUDA(CuPyExecutionProvider):
     """CuPy on a CUDA device (option `device_id`, default 0)."""
 
     name = "CUDAExecutionProvider"
+    rank = 10
     option_names = None
 
     @classmethod

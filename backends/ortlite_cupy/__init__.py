@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
+from glob import glob
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,13 +20,14 @@ __all__ = ["CuPyExecutionProvider", "nvidia_driver"]
 DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
 ).split()
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg", r"C:\Windows\System32\nvcuda.dll")
+# What is there where a GPU is: /dev/nvidiactl comes with the driver alone, and /dev/dxg with any maker's GPU.
+DEVICES = ("/dev/nvidia[0-9]*", "/usr/lib/wsl/lib/libcuda.so.1", r"C:\Windows\System32\nvcuda.dll")
 
 
 def nvidia_driver() -> bool:
-    """Whether this process may use an NVIDIA GPU: the driver is there, and the environment hides no device from it."""
+    """Whether this process may use an NVIDIA GPU: one is there, and the environment hides no device from it."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}
-    return not hidden and any(Path(path).exists() for path in DRIVERS)
+    return not hidden and any(map(glob, DEVICES))
 
 
 class CuPyExecutionProvider(ExecutionProvider):
@@ -39,6 +40,7 @@ class CuPyExecutionProvider(ExecutionProvider):
     name = "CuPyExecutionProvider"
     library = "cupy"
     storage = frozenset(DTYPES)
+    rank: ClassVar[int | None] = 20
     option_names: ClassVar[frozenset[str] | None] = frozenset({"device_id"})
     widen: ClassVar[dict[str, str]] = {"float16": "float32", "bfloat16": "float32"}
 

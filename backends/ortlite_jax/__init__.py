@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
@@ -11,6 +13,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace, build
 from ortlite.provider import ExecutionProvider
+from ortlite_cupy import nvidia_driver
 
 __all__ = ["JAXExecutionProvider"]
 
@@ -23,6 +26,12 @@ NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".spli
 BELOW_A_BYTE = "int4 uint4 int2 uint2 float4_e2m1fn".split()
 
 
+def _has_gpu() -> bool:
+    """Whether JAX's default device is an NVIDIA GPU, as far as that shows without importing JAX."""
+    plugins = any(importlib.util.find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin"))
+    return plugins and nvidia_driver() and os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] in {"cuda", "gpu"}
+
+
 class JAXExecutionProvider(ExecutionProvider):
     """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own).
 
@@ -33,6 +42,7 @@ class JAXExecutionProvider(ExecutionProvider):
     library = "jax"
     packages = ("jax", "jaxlib")
     storage = frozenset(DTYPES + NARROW_FLOATS)
+    rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
     option_names = frozenset({"device", "jit"})
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
 

@@ -49,6 +49,7 @@ class TorchExecutionProvider(ExecutionProvider):
     name = "TorchExecutionProvider"
     library = "torch"
     storage = frozenset(DTYPES + NARROW_FLOATS)
+    rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32"})
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
     widen: ClassVar[dict[str, str]] = {

@@ -11,7 +11,7 @@ from ortlite.partition import Partitions
 from ortlite.plan import Body, Call, Plan, Transfer
 from ortlite.provider import CPU, Crossing
 
-__all__ = ["Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
+__all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,29 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the session's providers, in the order in which every node tries them.
+
+    `rank` is what it says of itself, by which `get_available_providers()` lists it (`ExecutionProvider.rank`).
+    """
+
+    provider: str
+    library: str
+    rank: int | None
+
+    @property
+    def rank_text(self) -> str:
+        """The rank in words."""
+        return "last" if self.provider == CPU else "only named" if self.rank is None else str(self.rank)
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """Placement of the nodes, those of subgraphs included, and the crossings between providers."""
+    """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers."""
 
     nodes: tuple[NodePlacement, ...]
     copies: tuple[Copy, ...]
+    providers: tuple[Choice, ...] = ()
 
     def __str__(self) -> str:
         rows = [("node", "operator", "provider", "reasons")]
@@ -70,6 +88,9 @@ class Explanation:
                 how = {True: " shared", False: " copied", None: ""}[copy.shared]
                 rows.append((copy.value, _short(copy.source), _short(copy.target), size + how))
             lines += ["", *_table(rows)]
+        if self.providers:
+            choices = [(_short(choice.provider), choice.library, choice.rank_text) for choice in self.providers]
+            lines += ["", *_table([("provider", "library", "rank"), *choices])]
         return "\n".join(lines)
 
 
@@ -89,7 +110,8 @@ def explain(parts: Partitions, plan: Plan, entries: Mapping[int, Crossing]) -> E
         for index, name in enumerate(parts.graph.inputs)
         if index in entries
     ]
-    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(plan, parts.graph.types)))
+    providers = tuple(Choice(p.name, p.library, p.rank) for p in parts.providers)
+    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(plan, parts.graph.types)), providers)
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:

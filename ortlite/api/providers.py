@@ -19,16 +19,21 @@ KNOWN = (
 
 
 def get_available_providers() -> list[str]:
-    """Providers that are installed and usable on this machine, the CPU provider last."""
+    """Providers for running a model on this machine, best first, the CPU provider last.
+
+    The order is that of the ranks that the providers give themselves (`ortlite.provider.ExecutionProvider.rank`). What
+    exists for tests, StrictExecutionProvider, is not among them, but may be named. Example:
+    `InferenceSession("model.onnx", providers=ortlite.get_available_providers())`.
+    """
     return provider.available()
 
 
 def get_all_providers() -> list[str]:
-    """Providers that ortlite or onnxruntime know by name, available or not."""
-    installed = get_available_providers()
+    """Providers that ortlite or onnxruntime know by name, available or not; those that can be used here stand last."""
+    usable = provider.usable()
     names = {"TensorRT": "Tensorrt"}
-    known = [f"{names.get(word, word)}ExecutionProvider" for word in KNOWN.split()]
-    return [*(name for name in known if name not in installed), *installed]
+    theirs = [f"{names.get(word, word)}ExecutionProvider" for word in KNOWN.split()]
+    return [*(name for name in dict.fromkeys([*theirs, *provider.known()]) if name not in usable), *usable]
 
 
 def check_and_normalize_provider_args(
@@ -38,8 +43,9 @@ def check_and_normalize_provider_args(
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Names and options, one entry a provider, in order; keys and values of options go through str().
 
-    Raises ValueError for a malformed argument. A name that is not available gets a UserWarning and stays in the
-    list; a repeated one gets a UserWarning and its first entry counts.
+    Raises ValueError for a malformed argument. A name that is not available, and is none of a provider for tests that
+    can be used here, gets a UserWarning and stays in the list; a repeated one gets a UserWarning, and its first entry
+    counts.
     """
     if providers is None:
         return [], []
@@ -48,7 +54,7 @@ def check_and_normalize_provider_args(
     result: dict[str, dict[str, str]] = {}
 
     def add(name: str, options: dict[Any, Any]) -> None:
-        if name not in available_provider_names:
+        if name not in available_provider_names and name not in provider.usable():
             listed = ", ".join(available_provider_names)
             warnings.warn(
                 f"Specified provider '{name}' is not in available provider names.Available providers: '{listed}'",
@@ -84,11 +90,11 @@ def check_and_normalize_provider_args(
 
 def resolve(names: Sequence[str], options: Sequence[dict[str, str]]) -> list[provider.ExecutionProvider]:
     """The providers of a session, CPU appended where it is absent. Raises RuntimeError for an unknown name."""
-    available = get_available_providers()
+    usable = provider.usable()
     for name in names:
-        if name not in available and name not in get_all_providers():
+        if name not in usable and name not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")
-    chosen = {n: o for n, o in zip(names, options, strict=True) if n in available}
+    chosen = {n: o for n, o in zip(names, options, strict=True) if n in usable}
     chosen.setdefault(provider.CPU, {})
     order = [name for name in chosen if name != provider.CPU]
     # The CPU provider runs everything, so nothing listed behind it would ever be used.

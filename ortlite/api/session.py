@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
 from ortlite.errors import EPFail, Fail, InvalidArgument, typed
-from ortlite.provider import CPU
+from ortlite.provider import CPU, usable
 
 if TYPE_CHECKING:
     from ortlite.api.explain import Explanation
@@ -113,7 +113,7 @@ class InferenceSession:
                 "fallback to the CPU EP via session configuration options."
             )
         chosen = resolve(names, options)
-        if self._fallback == "error" and (lost := [name for name in names if name not in available]):
+        if self._fallback == "error" and (lost := [name for name in names if name not in usable()]):
             raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
 
         from ortlite import load  # onnx and the kernels are imported with the first session

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite import dtypes
-from ortlite.api.providers import get_available_providers
+from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
@@ -17,8 +16,8 @@ __all__ = ["gather", "make_up", "parse_shapes", "provider_name", "read"]
 
 
 def provider_name(given: str) -> str:
-    """The available provider of that name, "ExecutionProvider" at its end or not. Raises ValueError where none is."""
-    available = get_available_providers()
+    """The usable provider of that name, "ExecutionProvider" at its end or not. Raises ValueError where none is."""
+    available = provider.usable()
     for name in (given, f"{given}ExecutionProvider"):
         if name in available:
             return name

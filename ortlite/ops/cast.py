@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, DType, Int, Text
+from ortlite.ops.annotations import Array, DType, Flag, Text
 from ortlite.ops.registry import op
 
 # What saturates where: (largest finite value, has infinities). Conversions to these clamp, unless `saturate` is 0.
@@ -20,7 +20,7 @@ SPECIAL = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
 
 
 @op("Cast", since=6, storage=True)
-def cast(xp: Namespace, input: Array, *, to: DType, saturate: Int = 1, round_mode: Text = "up") -> Array:
+def cast(xp: Namespace, input: Array, *, to: DType, saturate: Flag = 1, round_mode: Text = "up") -> Array:
     """`input` as `to`.
 
     Floats become integers by truncation; float8 clamps with `saturate`, else overflows to infinity or NaN; the
@@ -37,7 +37,7 @@ def cast_1(xp: Namespace, input: Array, *, to: Text) -> Array:
 
 
 @op("CastLike", since=15, storage=True)
-def cast_like(xp: Namespace, input: Array, target_type: Array, *, saturate: Int = 1, round_mode: Text = "up") -> Array:
+def cast_like(xp: Namespace, input: Array, target_type: Array, *, saturate: Flag = 1, round_mode: Text = "up") -> Array:
     """`input` in the dtype of `target_type`; see Cast."""
     return convert(xp, input, dtypes.by_name(xp.dtype_name(target_type.dtype)), bool(saturate), round_mode)
 

@@ -19,20 +19,28 @@ def loop(
 ) -> tuple[Value, ...]:
     """Run `body(iteration, condition, *state)` at most `M` times and while its first output is true.
 
+    The body gets both as it declares them: scalars, or tensors of one element where it says that they have an axis.
     Returns the last state, then every scan output of the body with its iterations stacked along a new first axis.
     """
     count = len(v_initial)
+    shapes = [(1,) * len(getattr(t, "shape", None) or ()) for t in body.input_types[:2]]
 
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        given = xp.asarray(True) if going is True else going
-        results = body(xp.asarray(index, dtype=xp.int64), given, *state)
+        place = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
+        given = _shaped(xp, xp.asarray(True) if going is True else going, shapes[1])
+        results = body(place, given, *state)
         going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
         return going, results[1 : 1 + count], results[1 + count :]
 
     state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
     return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
+
+
+def _shaped(xp: Namespace, x: Array, shape: tuple[int, ...]) -> Array:
+    """One element in the shape of ones that a body declares. What has it stays known to a library that traces."""
+    return x if tuple(x.shape) == shape else xp.reshape(x, shape)
 
 
 def _single(xp: Namespace, x: Condition) -> Condition:

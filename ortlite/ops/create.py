@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.registry import op
+from ortlite.ops.shape import lengths
 
 
 @op("Constant", storage=True)
@@ -35,6 +36,9 @@ def constant(
 @op("ConstantOfShape", since=9, storage=True)
 def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None) -> Array:
     """A tensor of shape `input` filled with the one element of `value` (default: float32 0)."""
+    lengths("the shape", input)
+    if value is not None and prod(value.shape) != 1:
+        raise ValueError(f"value must hold one element, not the shape {list(value.shape)}")
     if value is None:
         return xp.zeros(input, dtype=xp.float32)
     return xp.broadcast_to(xp.reshape(value, (1,) * len(input)), input)
@@ -43,6 +47,8 @@ def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None)
 @op("EyeLike", since=9, storage=True)
 def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int = 0) -> Array:
     """Ones on the `k`-th diagonal, zeros elsewhere, in the shape of the matrix `input`."""
+    if input.ndim != 2:
+        raise ValueError(f"an identity matrix is like a matrix, not like {list(input.shape)}")
     return xp.eye(*input.shape, k=k, dtype=input.dtype if dtype is None else xp.dtype(dtype))
 
 

@@ -321,7 +321,7 @@ def normalizer(xp: Namespace, X: Array, *, norm: Text = "MAX") -> Array:
     elif norm == "L1":
         size = xp.sum(xp.abs(x), axis=-1, keepdims=True)
     else:
-        size = xp.sqrt(xp.sum(xp.square(x), axis=-1, keepdims=True))
+        size = xp.root(xp.sum(xp.square(x), axis=-1, keepdims=True))
     return xp.astype(x / xp.where(size == 0, xp.ones_like(size), size), xp.float32)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Arrays, Bool, DType, Graph, Int, Ints, Type, Value
+from ortlite.ops.annotations import Array, Arrays, Bool, DType, Flag, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
-from ortlite.ops.shape import cut, normal_axis
+from ortlite.ops.shape import concat, cut, normal_axis
 
 
 @op("SequenceConstruct", since=11, storage=True)
@@ -56,7 +56,7 @@ def sequence_length(xp: Namespace, input_sequence: Arrays) -> Int:
 
 @op("SplitToSequence", since=11, storage=True)
 def split_to_sequence(
-    xp: Namespace, input: Array, split: Ints | None = None, *, axis: Int = 0, keepdims: Int = 1
+    xp: Namespace, input: Array, split: Ints | None = None, *, axis: Int = 0, keepdims: Flag = 1
 ) -> Arrays:
     """Pieces along `axis`: of length `split` (one number; the last may be shorter), of the lengths `split`, or of 1.
 
@@ -71,15 +71,17 @@ def split_to_sequence(
         if split[0] <= 0:
             raise ValueError(f"pieces of {split[0]} elements make no sequence")
         return cut(input, tuple(min(split[0], length - i) for i in range(0, length, split[0])), axis)
-    if sum(split) != length:
+    if sum(split) != length or min(split) < 0:
         raise ValueError(f"pieces of {split} do not add up to the {length} elements of axis {axis}")
     return cut(input, split, axis)
 
 
 @op("ConcatFromSequence", since=11, storage=True)
-def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, new_axis: Int = 0) -> Array:
+def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, new_axis: Flag = 0) -> Array:
     """The elements joined along `axis`, or stacked along a new one."""
-    return xp.stack(input_sequence, axis=axis) if new_axis else xp.concat(input_sequence, axis=axis)
+    if not input_sequence:
+        raise ValueError("there is nothing to join in an empty sequence")
+    return xp.stack(input_sequence, axis=axis) if new_axis else concat(xp, *input_sequence, axis=axis)
 
 
 @op("SequenceMap", since=17, storage=True)

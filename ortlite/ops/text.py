@@ -11,7 +11,7 @@ import numpy as np
 from ortlite.namespace import Namespace
 from ortlite.ops._choice import one_of
 from ortlite.ops._memo import Memo, once
-from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
+from ortlite.ops.annotations import Array, Flag, Floats, Int, Ints, Text, Texts
 from ortlite.ops.registry import op
 
 WIDEST = 1 << 24  # places, at most, of a row of n-gram counts
@@ -49,7 +49,7 @@ def string_normalizer(
     X: Array,
     *,
     case_change_action: Text = "NONE",
-    is_case_sensitive: Int = 0,
+    is_case_sensitive: Flag = 0,
     locale: Text = "",
     stopwords: Texts | None = None,
 ) -> Array:

@@ -7,13 +7,13 @@ from math import prod
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import along
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Bool, Float, Int, Ints, Text
+from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
 from ortlite.ops.registry import op
 
 
 @op("AffineGrid", since=20)
-def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Int = 0) -> Array:
+def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Flag = 0) -> Array:
     """Sampling places of an affine map: `theta` (N, d, d + 1) over an image of `size` (N, C, *spatial), in -1 to 1."""
     spatial = size[2:]
     steps = []
@@ -38,7 +38,7 @@ def _unfold(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
 
 def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
     if padding == "border":
-        return xp.clip(x, 0.0, float(n - 1))
+        return xp.hardtanh(x, 0.0, float(n - 1))
     if padding == "reflection":
         low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
         span = high - low
@@ -48,7 +48,7 @@ def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
         turns = xp.floor(folded / span)
         rest = folded - turns * span
         odd = xp.remainder(turns, xp.full_like(turns, 2.0)) != 0
-        return xp.clip(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
+        return xp.hardtanh(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
     return x
 
 
@@ -58,7 +58,7 @@ def grid_sample(
     X: Array,
     grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "linear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -94,7 +94,7 @@ def grid_sample_16(
     X: Array,
     grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "bilinear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -333,7 +333,7 @@ def non_max_suppression(
     iou_threshold: Float = 0.0,
     score_threshold: Float | None = None,
     *,
-    center_point_box: Int = 0,
+    center_point_box: Flag = 0,
 ) -> Array:
     """Choose boxes (N, boxes, 4) by scores (N, classes, boxes): rows (batch, class, box), best first.
 

@@ -23,7 +23,7 @@ START = """
 import warnings
 import numpy as np
 import ortlite_cupy
-ortlite_cupy.DRIVERS = ("/",)  # as if there were a driver
+ortlite_cupy.DEVICES = ("/",)  # as if there were a driver
 import cupy
 assert cupy.__version__.endswith("standin")
 import ortlite
@@ -352,7 +352,7 @@ def test_looking_for_it_does_not_import_it():
     code = """
         import sys
         import ortlite_cupy
-        ortlite_cupy.DRIVERS = ("/",)
+        ortlite_cupy.DEVICES = ("/",)
         import ortlite
         assert "CuPyExecutionProvider" in ortlite.get_available_providers()
         assert not {"cupy", "torch", "jax"} & sys.modules.keys()

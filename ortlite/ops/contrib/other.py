@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
-from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Texts
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops._choice import one_of, require_range
+from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
@@ -40,7 +41,7 @@ def conv_transpose_with_dynamic_pads(
 
 @op("SparseToDenseMatMul", domain=MS, results=("B",))
 def sparse_to_dense_matmul(
-    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Int = 0, transB: Int = 0
+    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Flag = 0, transB: Flag = 0
 ) -> Array:
     """`alpha` · A' B'; the sparse A is dense here."""
     return matrix_product(xp, A.T if transA else A, B.T if transB else B) * alpha
@@ -53,7 +54,7 @@ def inverse(xp: Namespace, X: Array) -> Array:
 
 
 @op("Trilu", domain=MS, storage=True)
-def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Int = 1) -> Array:
+def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal."""
     return shape.trilu(xp, X, k, upper=upper)
 
@@ -83,7 +84,7 @@ def grid_sample(
     X: Array,
     Grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "bilinear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -108,6 +109,9 @@ def crop_and_resize(
     """
     one_of("mode", mode, "bilinear", "nearest")
     count = rois.shape[0]
+    require_shape("rois", rois, count, 4)
+    require_shape("batch_indices", batch_indices, count)
+    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
     places = []
     for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
         low, high = rois[:, axis : axis + 1], rois[:, axis + 2 : axis + 3]
@@ -126,6 +130,21 @@ def crop_and_resize(
     found = xp.reshape(interpolate(xp, images, coordinates), (count, X.shape[1], *crop_size))
     outside = xp.asarray(extrapolation_value, dtype=X.dtype)
     return xp.where(xp.expand_dims(inside, axis=1), found, outside)
+
+
+@op("CDist", domain=MS)
+def cdist(xp: Namespace, A: Array, B: Array, *, metric: Text = "sqeuclidean") -> Array:
+    """The distance of every row of `A` (M, K) to every row of `B` (N, K): (M, N).
+
+    `metric` euclidean, or sqeuclidean for its square. Raises ValueError for another, and for rows of other lengths.
+    """
+    one_of("metric", metric, "euclidean", "sqeuclidean")
+    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1]:
+        raise ValueError(f"A {list(A.shape)} and B {list(B.shape)} are no matrices with rows of one length")
+    squares = [xp.sum(xp.square(x), axis=1, dtype=x.dtype) for x in (A, B)]
+    sums = xp.expand_dims(squares[0], axis=1) + xp.expand_dims(squares[1], axis=0)
+    y = xp.clip(sums - xp.matmul(A, B.T) * 2.0, 0.0, None)
+    return xp.sqrt(y) if metric == "euclidean" else y
 
 
 MASK = 0xFFFFFFFF
@@ -151,7 +170,7 @@ def _murmur(data: bytes, seed: int) -> int:
 
 
 @op("MurmurHash3", domain=MS, host=True, results=("",))
-def murmur_hash_3(xp: Namespace, X: Array, *, positive: Int = 1, seed: Int = 0) -> Array:
+def murmur_hash_3(xp: Namespace, X: Array, *, positive: Flag = 1, seed: Int = 0) -> Array:
     """The 32-bit hash of every element (text in UTF-8), unsigned if `positive`."""
     flat = xp.reshape(X, (-1,))
     data = [v.encode() if isinstance(v, str) else v.tobytes() for v in flat]
@@ -164,7 +183,7 @@ def tokenizer(
     xp: Namespace,
     X: Array,
     *,
-    mark: Int,
+    mark: Flag,
     mincharnum: Int,
     pad_value: Text,
     separators: Texts | None = None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, linalg, pool, quant, recurrent
-from ortlite.ops._window import defaults, window_pads
-from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text, Texts
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
 from ortlite.ops.index import wrapped
 from ortlite.ops.quant import by_row, centred, dtype_of, saturated, spread, wide
@@ -132,9 +132,9 @@ def qlinear_average_pool(
     y_zero_point: Array | None = None,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
-    channels_last: Int = 0,
-    count_include_pad: Int = 0,
+    ceil_mode: Flag = 0,
+    channels_last: Flag = 0,
+    count_include_pad: Flag = 0,
     kernel_shape: Ints,
     pads: Ints | None = None,
     strides: Ints | None = None,
@@ -157,7 +157,7 @@ def qlinear_global_average_pool(
     y_scale: Array,
     y_zero_point: Array,
     *,
-    channels_last: Int = 0,
+    channels_last: Flag = 0,
 ) -> Array:
     """GlobalAveragePool of a quantised tensor."""
     x = _channels_first(xp, _float(xp, X, x_scale, x_zero_point), channels_last)
@@ -171,7 +171,7 @@ def nhwc_max_pool(
     x: Array,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
+    ceil_mode: Flag = 0,
     dilations: Ints | None = None,
     kernel_shape: Ints,
     pads: Ints | None = None,
@@ -179,9 +179,8 @@ def nhwc_max_pool(
 ) -> Array:
     """MaxPool with the channels last."""
     x = xp.moveaxis(x, -1, 1)
-    steps, holes = defaults(strides, x.ndim - 2), defaults(dilations, x.ndim - 2)
-    around = window_pads(x.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
-    return xp.moveaxis(xp.max_pool(x, kernel_shape, strides=steps, pads=around, dilations=holes)[0], 1, -1)
+    size, steps, holes, around = pool.pool_windows(x.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    return xp.moveaxis(xp.max_pool(x, size, strides=steps, pads=around, dilations=holes)[0], 1, -1)
 
 
 @op("QGemm", domain=MS, storage=True, results=("y_zero_point",))
@@ -198,8 +197,8 @@ def qgemm(
     y_zero_point: Array | None = None,
     *,
     alpha: Float = 1.0,
-    transA: Int = 0,
-    transB: Int = 0,
+    transA: Flag = 0,
+    transB: Flag = 0,
 ) -> Array:
     """`alpha` · A' B' + C of quantised matrices, C int32 in units of both scales; quantised when `y_scale` is there."""
     a = centred(xp, A.T if transA else A, a_zero_point)
@@ -265,7 +264,7 @@ def dynamic_quantize_lstm(
     clip: Float = 0.0,
     direction: Text = "forward",
     hidden_size: Int | None = None,
-    input_forget: Int = 0,
+    input_forget: Flag = 0,
 ) -> tuple[Array, Array, Array]:
     """LSTM with quantised weights (directions, features, gates · hidden), single scales or one a column.
 
@@ -298,12 +297,12 @@ def qattention(
     weight_zero_point: Array | None = None,
     past: Array | None = None,
     *,
-    do_rotary: Int = 0,
+    do_rotary: Flag = 0,
     mask_filter_value: Float = MASKED,
     num_heads: Int,
-    past_present_share_buffer: Int = 0,
+    past_present_share_buffer: Flag = 0,
     scale: Float | None = None,
-    unidirectional: Int = 0,
+    unidirectional: Flag = 0,
 ) -> tuple[Array, Array]:
     """Attention of a quantised input and quantised projections (single scales, or one a column)."""
     return attention(
@@ -348,7 +347,11 @@ def matmul_nbits(
     """
     if weight_prepacked:
         raise ValueError("weight_prepacked weights are in a layout of onnxruntime's own")
+    if A.shape[-1] != K:
+        raise ValueError(f"A {list(A.shape)} has no last axis of K {K}")
     blocks = -(-K // block_size)
+    require_shape("g_idx", g_idx, K)
+    require_shape("bias", bias, N)
     w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
     scale = xp.reshape(wide(xp, scales), (N, blocks))
     if zero_points is None:
