@@ -211,7 +211,7 @@ class Case:
             return why
         if param is not None and param.host:
             return "read on the host, as a number"
-        if self.kernel.host:
+        if self.kernel.python_objects:
             return "works on Python objects"
         kinds = [dtypes.of_numpy(v.dtype).name for v in _leaves(self.results) if hasattr(v, "dtype")]
         if "string" in kinds:
@@ -544,7 +544,7 @@ def _jax(case: Case, point: Point) -> tuple[dict[str, Any], float | None]:
 
     with jax.enable_x64(True):
         at = {n: jax.tree.map(jax.numpy.asarray, point.values[n]) for n in point.differences}
-        gradients, along = (both if case.kernel.dynamic else jax.jit(both))(at, dict(point.directions))
+        gradients, along = (both if case.kernel.data_dependent_shape else jax.jit(both))(at, dict(point.directions))
         return jax.tree.map(np.asarray, gradients), float(along)
 
 

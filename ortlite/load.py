@@ -25,6 +25,7 @@ from ortlite import differentiate, dtypes, errors, infer, schema
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.ops import registry
+from ortlite.ops.types import BOOL, INT64
 
 __all__ = ["load"]
 
@@ -477,7 +478,7 @@ def _is_set(attribute: AttributeProto, name: str) -> bool:
 def _body_inputs(op_type: str, given: Sequence[Type | None]) -> Sequence[Type | None]:
     """What the inputs of a subgraph are called with, where the file does not declare it."""
     if op_type == "Loop":
-        return [TensorType(infer.INT64, ()), TensorType(infer.BOOL, ()), *given[2:]]
+        return [TensorType(INT64, ()), TensorType(BOOL, ()), *given[2:]]
     if op_type == "SequenceMap":
         return [t.element if isinstance(t, SequenceType) else t for t in given]
     return given if op_type == "Scan" else ()

@@ -330,7 +330,7 @@ class _Planner:
         place = self.parts.placements[index]
         kernel, provider = place.kernel, self.parts.providers[place.provider]
         override = _overrides(provider).get((kernel.domain, kernel.op_type, kernel.since))
-        widen = {} if kernel.storage or kernel.host else provider.widen
+        widen = {} if kernel.any_dtype or kernel.python_objects else provider.widen
         keywords: dict[str, Argument] = {}
         for name, value in node.attributes.items():
             if param := kernel.accepts(name):

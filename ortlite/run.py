@@ -99,5 +99,7 @@ def check_types(bound: Bound, values: list[Any]) -> None:
 
 def _computed(type_: TensorType, call: Call) -> str:
     """The dtype a kernel's output has before it is narrowed back."""
-    widen = {} if call.kernel.storage or call.kernel.host or call.kernel.host_result else call.provider.widen
+    widen = (
+        {} if call.kernel.any_dtype or call.kernel.python_objects or call.kernel.host_result else call.provider.widen
+    )
     return widen.get(type_.dtype.name, type_.dtype.name)

@@ -196,8 +196,10 @@ def known(xp: Namespace, x: Any) -> Any:
 
 
 def readable(xp: Namespace, x: Any) -> bool:
-    """In the host's memory, and no tracer."""
-    return not isinstance(x, jax.Array) or not (isinstance(x, jax.core.Tracer) or x.device.platform != "cpu")
+    """In the host's memory, and no tracer, nor about to become one."""
+    if not isinstance(x, jax.Array):
+        return True
+    return not isinstance(x, jax.core.Tracer) and x.device.platform == "cpu" and not _staged()
 
 
 def _staged() -> bool:

@@ -148,7 +148,7 @@ def _flattened(xp: Namespace, x: Array, axis: int) -> Array:
     return xp.reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
 
 
-@op("Softmax", since=13, storage=True)
+@op("Softmax", since=13, any_dtype=True)
 def softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """e^input, divided by its sum along `axis`.
 

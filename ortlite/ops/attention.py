@@ -141,7 +141,7 @@ def attention(
     return y, k, v, (raw, capped, scores, weights)[qk_matmul_output_mode] if n_outputs > 3 else None
 
 
-@op("FlexAttention", domain="ai.onnx.preview", storage=True)
+@op("FlexAttention", domain="ai.onnx.preview", any_dtype=True)
 def flex_attention(
     xp: Namespace,
     Q: Array,

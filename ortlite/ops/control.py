@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Condition, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
+from ortlite.ops.types import Inferred, Types, graph_outputs
 
 
-@op("If", storage=True)
+def _either_branch(node: Node, inputs: Types) -> Inferred:
+    then, other = (graph_outputs(node.attributes[name]) for name in ("then_branch", "else_branch"))
+    return [a or b for a, b in zip(then, other, strict=False)]
+
+
+@op("If", any_dtype=True, types=_either_branch)
 def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
     return tuple(xp.cond(cond, then_branch, else_branch))
 
 
-@op("Loop", storage=True, dynamic=True)
+@op(
+    "Loop",
+    any_dtype=True,
+    data_dependent_shape=True,
+    types=lambda node, inputs: graph_outputs(node.attributes["body"])[1:],
+)
 def loop(
     xp: Namespace, M: Int | None = None, cond: Condition | None = None, *v_initial: Value, body: Graph
 ) -> tuple[Value, ...]:
@@ -54,7 +66,7 @@ def _none_of(xp: Namespace, type_: Type) -> Array:
     return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
 
 
-@op("Scan", since=9, storage=True)
+@op("Scan", since=9, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan(
     xp: Namespace,
     *initial_state_and_scan_inputs: Value,
@@ -93,7 +105,7 @@ def scan(
     return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, places, strict=True)))
 
 
-@op("Scan", since=8, storage=True)
+@op("Scan", since=8, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan_8(
     xp: Namespace,
     sequence_lens: Ints | None = None,

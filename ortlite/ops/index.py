@@ -29,7 +29,7 @@ def from_front(xp: Namespace, indices: Array, size: int) -> Array:
     return xp.where(indices < 0, indices + size, indices)
 
 
-@op("Gather", storage=True)
+@op("Gather", any_dtype=True)
 def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """The slices of `data` at `indices` along `axis`: the shape of `indices` takes that axis's place."""
     axis = normal_axis(axis, data.ndim)
@@ -45,7 +45,7 @@ def _require_inside(data: Array, indices: Array, axis: int) -> None:
         raise ValueError(f"indices {list(indices.shape)} do not lie within data {list(data.shape)} beside axis {axis}")
 
 
-@op("GatherElements", since=11, storage=True)
+@op("GatherElements", since=11, any_dtype=True)
 def gather_elements(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """`data` at `indices` along `axis`, the other coordinates as in `indices`."""
     axis = normal_axis(axis, data.ndim)
@@ -54,7 +54,7 @@ def gather_elements(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0
     return xp.take_along_axis(data[inside], wrapped(xp, indices, data.shape[axis]), axis=axis)
 
 
-@op("GatherND", since=11, storage=True)
+@op("GatherND", since=11, any_dtype=True)
 def gather_nd(xp: Namespace, data: Array, indices: Array, *, batch_dims: Int = 0) -> Array:
     """The slices of `data` at the index tuples along the last axis of `indices`, after `batch_dims` shared axes."""
     if not 0 <= batch_dims < min(indices.ndim, data.ndim) or data.shape[:batch_dims] != indices.shape[:batch_dims]:
@@ -175,7 +175,7 @@ def one_hot(xp: Namespace, indices: Array, depth: Int, values: Array, *, axis: I
     return xp.one_hot(from_front(xp, indices, depth), depth, normal_axis(axis, indices.ndim + 1), on, off)
 
 
-@op("Compress", since=9, storage=True, dynamic=True)
+@op("Compress", since=9, any_dtype=True, data_dependent_shape=True)
 def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None = None) -> Array:
     """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
     if axis is None:
@@ -184,7 +184,7 @@ def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None 
     return xp.take(input, places, axis=normal_axis(axis, input.ndim))
 
 
-@op("NonZero", since=9, dynamic=True)
+@op("NonZero", since=9, data_dependent_shape=True)
 def nonzero(xp: Namespace, X: Array) -> Array:
     """Indices of the elements that are not 0: one row an axis."""
     if X.ndim == 0:
@@ -193,7 +193,7 @@ def nonzero(xp: Namespace, X: Array) -> Array:
     return xp.stack([xp.astype(i, xp.int64) for i in xp.nonzero(X)], axis=0)
 
 
-@op("Unique", since=11, dynamic=True)
+@op("Unique", since=11, data_dependent_shape=True)
 def unique(
     xp: Namespace, X: Array, *, axis: Int | None = None, sorted: Flag = 1, n_outputs: Int = 1
 ) -> tuple[Array, Array, Array, Array]:

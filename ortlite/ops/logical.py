@@ -98,7 +98,7 @@ def less_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadc
     return less(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
-@op("Where", since=9, storage=True)
+@op("Where", since=9, any_dtype=True)
 def where(xp: Namespace, condition: Array, X: Array, Y: Array) -> Array:
     """`X` where `condition` is true, else `Y`; all three broadcast."""
     return xp.where(condition, X, Y)

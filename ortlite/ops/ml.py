@@ -11,19 +11,22 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from ortlite import dtypes
+from ortlite.graph import MapType, Node, SequenceType, TensorType
 from ortlite.namespace import Namespace
 from ortlite.ops._choice import one_of
 from ortlite.ops._memo import CODES, Memo, constant, listed, once, vector
 from ortlite.ops._scores import labels_of, number, transform
 from ortlite.ops.annotations import Array, Arrays, Float, Floats, Int, Ints, Map, Text, Texts, Value
 from ortlite.ops.registry import op
+from ortlite.ops.types import FLOAT, INT64, STRING, Inferred, Types, class_labels
 
 ML = "ai.onnx.ml"
 PADDED = 1 << 16  # features, at most, that FeatureVectorizer adds to an input
 SPARSE = 1 << 24  # places, at most, of a map that CastMap lays out
 
 
-@op("ArrayFeatureExtractor", domain=ML, storage=True)
+@op("ArrayFeatureExtractor", domain=ML, any_dtype=True)
 def array_feature_extractor(xp: Namespace, X: Array, Y: Array) -> Array:
     """The elements `Y` of the last axis of `X`; of a vector as a matrix of one row.
 
@@ -47,7 +50,12 @@ def _six_digits(value: Any) -> str:
     return str(value) if isinstance(value, str) else f"{float(value):f}"
 
 
-@op("CastMap", domain=ML, host=True)
+def _cast_type(node: Node, inputs: Types) -> Inferred:
+    names = {"TO_FLOAT": FLOAT, "TO_INT64": INT64, "TO_STRING": STRING}
+    return [TensorType(names[node.attributes.get("cast_to", "TO_FLOAT")])]
+
+
+@op("CastMap", domain=ML, python_objects=True, types=_cast_type)
 def cast_map(xp: Namespace, X: Map, *, cast_to: Text = "TO_FLOAT", map_form: Text = "DENSE", max_map: Int = 1) -> Array:
     """The values of a map from integers, in the order of its keys, as a matrix of one row.
 
@@ -98,7 +106,13 @@ def _translated(xp: Namespace, x: Array, keys: Any, values: Any, default: Any, t
     return xp.reshape(xp.where(same, xp.take(results, place), xp.full(flat.shape, default, dtype=native)), x.shape)
 
 
-@op("CategoryMapper", domain=ML)
+def _other_of_two(node: Node, inputs: Types) -> Inferred:
+    """Numbers for text, and text for numbers."""
+    text = isinstance(inputs[0], TensorType) and inputs[0].dtype is STRING
+    return [TensorType(INT64 if text else STRING)]
+
+
+@op("CategoryMapper", domain=ML, types=_other_of_two)
 def category_mapper(
     xp: Namespace,
     X: Array,
@@ -116,7 +130,12 @@ def category_mapper(
     return _translated(xp, X, ints, strings, default_string, "string", memo)
 
 
-@op("DictVectorizer", domain=ML, host=True)
+@op(
+    "DictVectorizer",
+    domain=ML,
+    python_objects=True,
+    types=lambda node, inputs: [inputs[0].value] if isinstance(inputs[0], MapType) else [],
+)
 def dict_vectorizer(
     xp: Namespace, X: Map, *, int64_vocabulary: Ints | None = None, string_vocabulary: Texts | None = None
 ) -> Array:
@@ -172,7 +191,18 @@ def imputer(
     return xp.where(missing, xp.broadcast_to(xp.asarray(values, dtype=X.dtype), X.shape), X)
 
 
-@op("LabelEncoder", since=2, domain=ML)
+def _mapped_type(node: Node, inputs: Types) -> Inferred:
+    """The type of the values; version 1 has none, and maps numbers to text and text to numbers."""
+    kinds = {"values_strings": STRING, "values_int64s": INT64, "values_floats": FLOAT}
+    for name, value in node.attributes.items():
+        if name == "values_tensor":
+            return [TensorType(dtypes.of_numpy(value.dtype))]
+        if name in kinds:
+            return [TensorType(kinds[name])]
+    return _other_of_two(node, inputs)
+
+
+@op("LabelEncoder", since=2, domain=ML, types=_mapped_type)
 def label_encoder(
     xp: Namespace,
     X: Array,
@@ -195,7 +225,7 @@ def label_encoder(
     keys = keys_floats or keys_int64s or keys_strings or () if keys_tensor is None else keys_tensor
     values: Any
     if values_tensor is not None:
-        values, to = values_tensor, xp.dtype_name(values_tensor.dtype)
+        values, to = values_tensor, dtypes.of_numpy(values_tensor.dtype).name
         fallback = {"string": default_string, "float32": default_float, "float64": default_float}.get(to, default_int64)
         given = [fallback] if default_tensor is None else listed(default_tensor)
         if len(given) != 1:
@@ -210,7 +240,7 @@ def label_encoder(
     return _translated(xp, X, keys, values, default, to, memo)
 
 
-@op("LabelEncoder", domain=ML)
+@op("LabelEncoder", domain=ML, types=_mapped_type)
 def label_encoder_1(
     xp: Namespace,
     X: Array,
@@ -264,7 +294,7 @@ def linear_regressor(
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
-@op("LinearClassifier", domain=ML)
+@op("LinearClassifier", domain=ML, types=class_labels)
 def linear_classifier(
     xp: Namespace,
     X: Array,
@@ -362,7 +392,12 @@ def scaler(
     return xp.astype(x * vector(xp, memo, "scale", scale, name) if scale else x, xp.float32)
 
 
-@op("ZipMap", domain=ML, host=True)
+def _maps(node: Node, inputs: Types) -> Inferred:
+    key = STRING if node.attributes.get("classlabels_strings") else INT64
+    return [SequenceType(MapType(key, TensorType(FLOAT)))]
+
+
+@op("ZipMap", domain=ML, python_objects=True, types=_maps)
 def zip_map(
     xp: Namespace, X: Array, *, classlabels_int64s: Ints | None = None, classlabels_strings: Texts | None = None
 ) -> Arrays:

@@ -12,6 +12,7 @@ from ortlite.ops._memo import Memo, vector
 from ortlite.ops._scores import labels_of, transform
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
 from ortlite.ops.registry import op
+from ortlite.ops.types import class_labels
 
 ML = "ai.onnx.ml"
 TINY = 1e-7  # probabilities of pairs stay so far from 0 and 1
@@ -148,7 +149,7 @@ def _coupled(xp: Namespace, pair: Array, classes: int) -> Array:
     return xp.while_loop(sweep, max(SWEEPS, classes), True, (even,))[0][0]
 
 
-@op("SVMClassifier", domain=ML)
+@op("SVMClassifier", domain=ML, types=class_labels)
 def svm_classifier(
     xp: Namespace,
     X: Array,

@@ -13,6 +13,7 @@ from ortlite.ops._scores import labels_of, transform
 from ortlite.ops._trees import Forest, Split
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts, Value
 from ortlite.ops.registry import op
+from ortlite.ops.types import class_labels
 
 ML = "ai.onnx.ml"
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -64,7 +65,7 @@ def tree_ensemble_regressor(
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
-@op("TreeEnsembleClassifier", domain=ML)
+@op("TreeEnsembleClassifier", domain=ML, types=class_labels)
 def tree_ensemble_classifier(
     xp: Namespace,
     X: Array,

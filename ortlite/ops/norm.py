@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import along, require_broadcast, require_shape
 from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int, Ints
 from ortlite.ops.registry import op
 from ortlite.ops.shape import distinct_axes, normal_axis
+from ortlite.ops.types import Inferred, Types, attribute_dtype
 
 
 def _channels(xp: Namespace, v: Array, rank: int) -> Array:
@@ -126,8 +128,13 @@ def instance_normalization(xp: Namespace, input: Array, scale: Array, B: Array, 
     return (input - mean) * factor + _channels(xp, B, input.ndim)
 
 
+def _with_statistics(node: Node, inputs: Types) -> Inferred:
+    """The result's type is that of the input; mean and deviation have the one that `stash_type` names."""
+    return [inputs[0], *attribute_dtype("stash_type", "float32")(node, inputs) * 2]
+
+
 @op("LayerNormalization", results=("X", "float32", "float32"))  # onnxruntime has it below opset 17
-@op("LayerNormalization", since=17)
+@op("LayerNormalization", since=17, types=_with_statistics)
 def layer_normalization(
     xp: Namespace,
     X: Array,

@@ -10,6 +10,7 @@ from math import prod
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import along, require_shape
 from ortlite.ops.annotations import Array, Flag, Int, Ints, Text
@@ -17,6 +18,7 @@ from ortlite.ops.cast import COMPUTED, convert
 from ortlite.ops.conv import add_bias, fitting_windows
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
+from ortlite.ops.types import Inferred, Types, attribute_dtype, unshaped
 
 UINT8 = dtypes.by_name("uint8")
 FLOAT32_EXACT = 2**24 // 255**2  # so many products of two 8-bit numbers add up exactly in float32
@@ -77,7 +79,14 @@ def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> A
     return xp.astype(xp.astype(y, xp.int8 if to.kind == "i" else xp.uint8) if to.narrow else y, xp.dtype(to))
 
 
-@op("QuantizeLinear", since=10, storage=True)
+def _quantized_type(node: Node, inputs: Types) -> Inferred:
+    """The zero point's type, else the one an attribute names, else uint8."""
+    if len(inputs) > 2 and inputs[2] is not None:
+        return [unshaped(inputs[2])]
+    return attribute_dtype("output_dtype", "uint8")(node, inputs)
+
+
+@op("QuantizeLinear", since=10, any_dtype=True, types=_quantized_type)
 def quantize_linear(
     xp: Namespace,
     x: Array,
@@ -107,7 +116,7 @@ def quantize_linear(
     return saturated(xp, quotient, None if y_zero_point is None else spread(xp, y_zero_point, x, axis, block_size), to)
 
 
-@op("DequantizeLinear", since=10, storage=True)
+@op("DequantizeLinear", since=10, any_dtype=True, types=attribute_dtype("output_dtype", like=1))
 def dequantize_linear(
     xp: Namespace,
     x: Array,
@@ -161,7 +170,7 @@ def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Ar
     return xp.matmul(left, right) if left.dtype == xp.float32 else xp.integer_matmul(left, right, xp.int32)
 
 
-@op("MatMulInteger", since=10, storage=True)
+@op("MatMulInteger", since=10, any_dtype=True)
 def matmul_integer(
     xp: Namespace, A: Array, B: Array, a_zero_point: Array | None = None, b_zero_point: Array | None = None
 ) -> Array:
@@ -169,7 +178,7 @@ def matmul_integer(
     return _product(xp, A, a_zero_point, B, b_zero_point)
 
 
-@op("QLinearMatMul", since=10, storage=True)
+@op("QLinearMatMul", since=10, any_dtype=True)
 def qlinear_matmul(
     xp: Namespace,
     a: Array,
@@ -217,7 +226,7 @@ def _convolution(
     return xp.astype(y, xp.int32)
 
 
-@op("ConvInteger", since=10, storage=True)
+@op("ConvInteger", since=10, any_dtype=True)
 def conv_integer(
     xp: Namespace,
     x: Array,
@@ -236,7 +245,7 @@ def conv_integer(
     return _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, kernel_shape, pads, strides)
 
 
-@op("QLinearConv", since=10, storage=True)
+@op("QLinearConv", since=10, any_dtype=True)
 def qlinear_conv(
     xp: Namespace,
     x: Array,

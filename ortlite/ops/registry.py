@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
+from ortlite.ops.types import Rule
 
 __all__ = ["Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
 
@@ -45,13 +46,15 @@ class Param:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A registered kernel and what its signature says.
+    """A registered kernel, what its signature says, and all else that is known of the operator.
 
-    `since` is the opset in which this meaning began. `host`: works on Python objects (text, images,
-    maps) and only runs on NumPy. `storage`: takes narrow dtypes as they are stored instead of widened to
-    float32 (it only moves elements, or converts them itself). `dynamic`: the shape of an output depends on
-    the values of an array. `needs`: names of the namespace that have no default body.
-    `results`, for domains that onnx has no schema of: per output the input whose dtype it has, the attribute that
+    `since` is the opset in which this meaning began. `python_objects`: works on Python objects (text, images,
+    maps) and only runs on NumPy. `any_dtype`: takes narrow dtypes as they are stored instead of widened to
+    float32 (it only moves elements, or converts them itself). `data_dependent_shape`: the shape of an output depends on
+    the values of an array. `views`: a result may share memory with an argument. `needs`: names of the namespace that
+    have no default body.
+    The types of the outputs, where no type variable of a schema tells them: `types` is a rule of `ortlite.ops.types`;
+    `results`, for domains that onnx has no schema of, says per output the input whose dtype it has, the attribute that
     names its dtype, a dtype's name, or "" when none of these says it. `override`: what a provider runs in place of
     `fn`, whose signature still counts.
     """
@@ -60,11 +63,13 @@ class Kernel:
     op_type: str
     since: int
     fn: Callable[..., Any]
-    host: bool = False
-    storage: bool = False
-    dynamic: bool = False
+    python_objects: bool = False
+    any_dtype: bool = False
+    data_dependent_shape: bool = False
+    views: bool = False
     needs: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    types: Rule | None = None
     override: Callable[..., Any] | None = None
 
     def __str__(self) -> str:
@@ -154,11 +159,13 @@ def op(
     since: int = 1,
     domain: str = "",
     *,
-    host: bool = False,
-    storage: bool = False,
-    dynamic: bool = False,
+    python_objects: bool = False,
+    any_dtype: bool = False,
+    data_dependent_shape: bool = False,
+    views: bool = False,
     needs: tuple[str, ...] = (),
     results: tuple[str, ...] = (),
+    types: Rule | None = None,
 ) -> Callable[[F], F]:
     """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags."""
 
@@ -166,7 +173,8 @@ def op(
         versions = _TABLE.setdefault((domain, op_type), [])
         if any(k.since == since for k in versions):
             raise ValueError(f"{domain or 'ai.onnx'}::{op_type} since {since} is registered twice")
-        versions.append(Kernel(domain, op_type, since, fn, host, storage, dynamic, needs, results))
+        flags = (python_objects, any_dtype, data_dependent_shape, views)
+        versions.append(Kernel(domain, op_type, since, fn, *flags, needs, results, types))
         versions.sort(key=lambda k: k.since)
         return fn
 

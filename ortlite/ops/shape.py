@@ -35,25 +35,25 @@ def folded_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
     return () if rank == 0 and given in {(0,), (-1,)} else distinct_axes(given, rank)
 
 
-@op("Identity", storage=True)
+@op("Identity", any_dtype=True)
 def identity(xp: Namespace, input: Value) -> Value:
     """The input itself: a tensor, sequence, optional or map."""
     return input
 
 
-@op("Shape", storage=True)
+@op("Shape", any_dtype=True)
 def shape(xp: Namespace, data: Array, *, start: Int = 0, end: Int | None = None) -> Ints:
     """The dimensions of `data` from `start` to `end`."""
     return tuple(data.shape[start:end])
 
 
-@op("Size", storage=True)
+@op("Size", any_dtype=True)
 def size(xp: Namespace, data: Array) -> Int:
     """The number of elements."""
     return prod(data.shape)
 
 
-@op("Reshape", storage=True)
+@op("Reshape", any_dtype=True)
 def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
     """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
 
@@ -71,14 +71,14 @@ def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0
     return xp.reshape(data, wanted)
 
 
-@op("Flatten", storage=True)
+@op("Flatten", any_dtype=True)
 def flatten(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
     """A matrix: the axes before `axis` as rows, the others as columns."""
     axis = axis if axis == input.ndim else normal_axis(axis, input.ndim)
     return xp.reshape(input, (prod(input.shape[:axis]), prod(input.shape[axis:])))
 
 
-@op("Squeeze", storage=True)
+@op("Squeeze", any_dtype=True)
 def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     """Remove `axes` of length 1, all of them when none are given. Raises ValueError for a longer axis."""
     chosen = distinct_axes([i for i, d in enumerate(data.shape) if d == 1] if axes is None else axes, data.ndim)
@@ -87,7 +87,7 @@ def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     return xp.squeeze(data, axis=chosen)
 
 
-@op("Unsqueeze", storage=True)
+@op("Unsqueeze", any_dtype=True)
 def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
     rank = data.ndim + len(axes)
@@ -96,7 +96,7 @@ def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
 
 
-@op("Transpose", storage=True)
+@op("Transpose", any_dtype=True)
 def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     """Permute the axes by `perm`, by default reverse them."""
     if perm is not None and sorted(perm) != list(range(data.ndim)):
@@ -104,7 +104,7 @@ def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     return xp.permute_dims(data, tuple(range(data.ndim))[::-1] if perm is None else perm)
 
 
-@op("Expand", since=8, storage=True)
+@op("Expand", since=8, any_dtype=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
     lengths("shape", shape)
@@ -122,7 +122,7 @@ def lengths(name: str, given: Sequence[int]) -> None:
         raise ValueError(f"{name} {list(given)} must not be negative")
 
 
-@op("Tile", since=6, storage=True)
+@op("Tile", since=6, any_dtype=True)
 def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
     """Repeat `input` `repeats[axis]` times along each axis."""
     if len(repeats) != input.ndim:
@@ -131,7 +131,7 @@ def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
     return xp.tile(input, repeats)
 
 
-@op("Tile", storage=True)
+@op("Tile", any_dtype=True)
 def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     """Repeat `input` `tiles` times along `axis`."""
     axis = normal_axis(axis, input.ndim)
@@ -139,7 +139,7 @@ def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     return xp.tile(input, tuple(tiles if i == axis else 1 for i in range(input.ndim)))
 
 
-@op("Concat", since=4, storage=True)
+@op("Concat", since=4, any_dtype=True)
 def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     """Join tensors along `axis`."""
     place = normal_axis(axis, inputs[0].ndim)
@@ -148,7 +148,7 @@ def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     return xp.concat(inputs, axis=axis)
 
 
-@op("Concat", storage=True)
+@op("Concat", any_dtype=True)
 def concat_1(xp: Namespace, *inputs: Array, axis: Int = 1) -> Array:
     """Join tensors along `axis`, by default the second."""
     return concat(xp, *inputs, axis=axis)
@@ -163,7 +163,7 @@ def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     return tuple(pieces)
 
 
-@op("Split", storage=True)
+@op("Split", any_dtype=True)
 def split(
     xp: Namespace,
     input: Array,
@@ -207,7 +207,7 @@ def steps_along(n: int, start: int, end: int, step: int) -> range:
     return range(start, end, step)
 
 
-@op("Slice", since=10, storage=True)
+@op("Slice", since=10, any_dtype=True)
 def slice_(
     xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Array:
@@ -226,15 +226,17 @@ def slice_(
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
         n = data.shape[axis]
         places = steps_along(n, start, end, step)
-        if step > 0:
-            key[axis] = slice(places.start, max(places.start, places.stop), step)
+        if not places:  # whatever the step: not every library turns round what is empty
+            key[axis] = slice(0, 0)
+        elif step > 0:
+            key[axis] = slice(places.start, places.stop, min(step, n))  # longer ones overflow in strides
         else:  # not every library counts backwards: forwards in the mirrored axis
-            key[axis] = slice(n - 1 - places.start, max(n - 1 - places.start, n - 1 - places.stop), -step)
-    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0)
+            key[axis] = slice(n - 1 - places.start, n - 1 - places.stop, min(-step, n))
+    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0 and key[axis].stop)
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
-@op("Slice", storage=True)
+@op("Slice", any_dtype=True)
 def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Array:
     """`data[start:end]` along each of `axes`."""
     return slice_(xp, data, starts, ends, axes)
@@ -247,7 +249,7 @@ def _image(x: Array, blocksize: int) -> tuple[int, ...]:
     return tuple(x.shape)
 
 
-@op("DepthToSpace", storage=True)
+@op("DepthToSpace", any_dtype=True)
 def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
 
@@ -265,7 +267,7 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
     return xp.reshape(blocks, (n, c // b**2, h * b, w * b))
 
 
-@op("SpaceToDepth", storage=True)
+@op("SpaceToDepth", any_dtype=True)
 def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
     one_of("mode", mode, "DCR", "CRD")
@@ -289,7 +291,7 @@ def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> l
     return widths
 
 
-@op("Pad", since=11, storage=True)
+@op("Pad", since=11, any_dtype=True)
 def pad(
     xp: Namespace,
     data: Array,
@@ -319,19 +321,19 @@ def _filler(xp: Namespace, data: Array, value: Any) -> Any:
     return "" if kind == "string" else False if kind == "bool" else 0
 
 
-@op("Pad", storage=True)
+@op("Pad", any_dtype=True)
 def pad_1(xp: Namespace, data: Array, *, paddings: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `paddings`."""
     return pad(xp, data, paddings, value, mode=mode)
 
 
-@op("Pad", since=2, storage=True)
+@op("Pad", since=2, any_dtype=True)
 def pad_2(xp: Namespace, data: Array, *, pads: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `pads`."""
     return pad(xp, data, pads, value, mode=mode)
 
 
-@op("CenterCropPad", since=18, storage=True)
+@op("CenterCropPad", since=18, any_dtype=True)
 def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints | None = None) -> Array:
     """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
     widths = [(0, 0)] * input_data.ndim
@@ -346,7 +348,7 @@ def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints
     return xp.pad(input_data, widths, "constant", _filler(xp, input_data, None))
 
 
-@op("ReverseSequence", since=10, storage=True)
+@op("ReverseSequence", since=10, any_dtype=True)
 def reverse_sequence(
     xp: Namespace, input: Array, sequence_lens: Array, *, time_axis: Int = 0, batch_axis: Int = 1
 ) -> Array:
@@ -363,7 +365,7 @@ def reverse_sequence(
     return xp.moveaxis(xp.reshape(xp.take(rows, xp.reshape(sources, (-1,)), axis=0), x.shape), (0, 1), axes)
 
 
-@op("Trilu", since=14, storage=True)
+@op("Trilu", since=14, any_dtype=True)
 def trilu(xp: Namespace, input: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal of the last two axes, zeros elsewhere."""
     if input.ndim < 2:

@@ -8,6 +8,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
+from ortlite.ops.types import attribute_dtype
 
 
 def _complex(xp: Namespace, x: Array) -> Array:
@@ -118,25 +119,25 @@ def _cosines(xp: Namespace, size: int, periodic: int, weights: tuple[float, ...]
     return xp.astype(y, xp.float32 if dtype is None else xp.dtype(dtype))
 
 
-@op("HannWindow", since=17)
+@op("HannWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
 def hann_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Half a raised cosine of `size` samples; `periodic` leaves out the last sample of a symmetric one."""
     return _cosines(xp, size, periodic, (0.5, -0.5), output_datatype)
 
 
-@op("HammingWindow", since=17)
+@op("HammingWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
 def hamming_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Hamming's window with the weights 25/46 and 21/46."""
     return _cosines(xp, size, periodic, (25 / 46, -21 / 46), output_datatype)
 
 
-@op("BlackmanWindow", since=17)
+@op("BlackmanWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
 def blackman_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Blackman's window with the weights 0.42, 0.5 and 0.08."""
     return _cosines(xp, size, periodic, (0.42, -0.5, 0.08), output_datatype)
 
 
-@op("MelWeightMatrix", since=17)
+@op("MelWeightMatrix", since=17, types=attribute_dtype("output_datatype", "float32"))
 def mel_weight_matrix(
     xp: Namespace,
     num_mel_bins: Int,

@@ -24,13 +24,13 @@ def strings(words: Sequence[str], shape: Sequence[int]) -> np.ndarray:
     return result.reshape(tuple(shape))
 
 
-@op("StringConcat", since=20, host=True)
+@op("StringConcat", since=20, python_objects=True)
 def string_concat(xp: Namespace, X: Array, Y: Array) -> Array:
     """Each text of `X` followed by that of `Y`, with broadcasting."""
     return np.asarray(np.add(X, Y), object)
 
 
-@op("StringSplit", since=20, host=True, dynamic=True)
+@op("StringSplit", since=20, python_objects=True, data_dependent_shape=True)
 def string_split(xp: Namespace, X: Array, *, delimiter: Text = "", maxsplit: Int | None = None) -> tuple[Array, Array]:
     """Texts cut at `delimiter` (at white space, when it is empty), at most `maxsplit` times; and the numbers of pieces.
 
@@ -43,7 +43,7 @@ def string_split(xp: Namespace, X: Array, *, delimiter: Text = "", maxsplit: Int
     return strings(padded, (*X.shape, width)), counts.reshape(X.shape)
 
 
-@op("StringNormalizer", since=10, host=True, dynamic=True)
+@op("StringNormalizer", since=10, python_objects=True, data_dependent_shape=True)
 def string_normalizer(
     xp: Namespace,
     X: Array,
@@ -69,7 +69,7 @@ def string_normalizer(
     return strings(kept, (len(kept),) if X.ndim == 1 else (1, len(kept)))
 
 
-@op("RegexFullMatch", since=20, host=True)
+@op("RegexFullMatch", since=20, python_objects=True)
 def regex_full_match(xp: Namespace, X: Array, *, pattern: Text = "") -> Array:
     """Whether each text matches `pattern` from end to end, in linear time (RE2). Raises ValueError for a bad one."""
     try:
@@ -147,7 +147,7 @@ def _places(indexes: Sequence[int], grams: int) -> np.ndarray:
     return np.asarray(indexes, np.int64)
 
 
-@op("TfIdfVectorizer", since=9, host=True)
+@op("TfIdfVectorizer", since=9, python_objects=True)
 def tf_idf_vectorizer(
     xp: Namespace,
     X: Array,

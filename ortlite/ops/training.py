@@ -141,7 +141,7 @@ def momentum(
     return _in_order(rows)
 
 
-@op("Gradient", domain=TRAINING)
+@op("Gradient", domain=TRAINING, types=lambda node, inputs: list(inputs[: len(node.outputs)]))
 def gradient(xp: Namespace, *Inputs: Array, body: Graph, xs: Texts, y: Text, zs: Texts = ()) -> tuple[Array, ...]:
     """The gradients of `y` to the values `xs`, at `Inputs`, the values of `xs` and `zs`.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
 from ortlite.ops.registry import op
@@ -161,6 +161,8 @@ def roi_align(
     """
     one_of("mode", mode, "avg", "max")
     one_of("coordinate_transformation_mode", coordinate_transformation_mode, "half_pixel", "output_half_pixel")
+    require_shape("rois", rois, *batch_indices.shape, 4)
+    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
     shift = 0.5 if coordinate_transformation_mode == "half_pixel" else 0.0
     boxes = xp.astype(rois, X.dtype) * spatial_scale - shift
     x1, y1, x2, y2 = (boxes[:, i] for i in range(4))
@@ -324,7 +326,7 @@ def max_roi_pool(xp: Namespace, X: Array, rois: Array, *, pooled_shape: Ints, sp
     return xp.where((some[0][:, :, None] & some[1][:, None, :])[:, None, :, :], y, xp.zeros_like(y))
 
 
-@op("NonMaxSuppression", since=10, dynamic=True)
+@op("NonMaxSuppression", since=10, data_dependent_shape=True)
 def non_max_suppression(
     xp: Namespace,
     boxes: Array,

@@ -150,7 +150,7 @@ def _size(call: Call, given: Sequence[np.ndarray | None], types: Mapping[str, Ty
         type_ = types.get(name)
         if not isinstance(type_, TensorType):
             continue
-        if shape is None or (None in shape and not call.kernel.dynamic):
+        if shape is None or (None in shape and not call.kernel.data_dependent_shape):
             raise ValueError(f"the size of {name!r} is not known before it is computed")
         most = sum(value.size for value in given if value is not None)  # of those that choose among their elements
         total += prod(most if d is None else d for d in shape) * to_numpy(type_.dtype).itemsize

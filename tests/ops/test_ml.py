@@ -339,10 +339,6 @@ def test_tree_modes_and_missing_values(mode, aggregate):
         )  # fmt: skip
 
 
-LEAF = {
-    "nodes_treeids": [0], "nodes_nodeids": [0], "nodes_featureids": [0], "nodes_modes": ["LEAF"], "nodes_values": [0.0],
-    "nodes_truenodeids": [0], "nodes_falsenodeids": [0],
-}  # fmt: skip
 STUMP = {
     "nodes_treeids": [0, 0, 0], "nodes_nodeids": [0, 1, 2], "nodes_featureids": [1, 0, 0],
     "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"], "nodes_values": [0.5, 0.0, 0.0],
@@ -359,10 +355,10 @@ def doubles(*values):
     return numpy_helper.from_array(np.array(values))
 
 
-def modes(*values):
+def modes(*values, kind=np.uint8):
     from onnx import numpy_helper
 
-    return numpy_helper.from_array(np.array(values, np.uint8))
+    return numpy_helper.from_array(np.array(values, kind))
 
 
 ENSEMBLE = {
@@ -454,6 +450,21 @@ def test_attributes_that_do_not_fit(op_type, given, attributes, pattern):
     options = {"opset": 1} | attributes
     with pytest.raises(Exception, match=rf"the_node[\s\S]*{pattern}"):
         run_op(op_type, *(given if isinstance(given, tuple) else (given,)), **options, **ML)
+
+
+def test_label_encoder_of_tensors():
+    given = {"keys_tensor": doubles(1.0, 2.5), "values_tensor": doubles(7.0, 8.0), "opset": 4}
+    x = np.array([[2.5, 1.0, 3.0]])
+    check("LabelEncoder", x, default_tensor=doubles(-3.0), expected=np.array([[8.0, 7.0, -3.0]]), **given, **ML)
+    given["values_tensor"] = modes(7, 8, kind=np.int16)
+    check(
+        "LabelEncoder",
+        x,
+        default_tensor=modes(9, kind=np.int16),
+        expected=np.array([[8, 7, 9]], np.int16),
+        **given,
+        **ML,
+    )
 
 
 def test_the_ensemble_that_the_misfits_are_made_from_fits():

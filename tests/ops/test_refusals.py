@@ -152,6 +152,7 @@ SHAPES = [
     ("Slice", (f(3), i(0, 0), i(2, 2), i(0, 0)), {}, "twice"),
     ("Slice", (f(3), i(0, 0), i(2), i(0)), {}, "differ in length"),
     ("Slice", (f(3), i(0), i(2), i(0), i(0)), {}, "a step of 0"),
+    ("RoiAlign", (f(1, 1, 4, 4), f(2, 4), i(0)), {}, "rois must have the shape [1, 4], not [2, 4]"),
     ("Range", (np.int64(0), np.int64(1), np.int64(0)), {}, "delta is 0"),
     ("CenterCropPad", (f(2, 3), i(1)), {}, "one length for each of the axes"),
     ("CenterCropPad", (f(2, 3), i(-1), ), {"axes": [0]}, "must not be negative"),
@@ -190,6 +191,7 @@ VALUES = [
     ("SoftmaxCrossEntropyLoss", (f(2, 3), i(0, 3)), {}, "targets must lie from 0 to 2"),
     ("ReverseSequence", (f(3, 2), i(4, 1)), {"time_axis": 0, "batch_axis": 1}, "from 0 to 3, not be 4"),
     ("LSTM", (*LSTM, None, np.int32([4, 1])), {"outputs": 3}, "sequence_lens must lie from 0 to 3, not be 4"),
+    ("RoiAlign", (f(1, 1, 4, 4), f(2, 4), i(0, 1)), {}, "batch_indices must lie from 0 to 0, not be 1"),
     ("MaxUnpool", (f(1, 1, 2), np.array([[[0, 9]]])), {"kernel_shape": [2], "strides": [2]}, "from 0 to 3, not be 9"),
 ]  # fmt: skip
 

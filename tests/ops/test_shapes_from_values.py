@@ -9,7 +9,7 @@ import pytest
 from conformance import dtypes as matrix
 from conformance import gradients
 from conformance.dtypes import Example
-from ortlite import dtypes, load
+from ortlite import dtypes, schema
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
 
@@ -37,7 +37,7 @@ def runs(example: Example):
         return None
     attributes = {}
     for attribute in node.attribute:
-        value = load._plain(onnx.helper.get_attribute_value(attribute))
+        value = schema._plain(onnx.helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None
@@ -113,7 +113,7 @@ KNOWN = examples()
 def test_shapes(key):
     kernel = registry.lookup(*key, 99)
     why = next(filter(None, map(depends, KNOWN[key])), "")
-    assert not why or kernel.dynamic, why
+    assert not why or kernel.data_dependent_shape, why
 
 
 def test_the_search_finds_those_that_are_marked():

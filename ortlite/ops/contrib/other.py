@@ -53,26 +53,26 @@ def inverse(xp: Namespace, X: Array) -> Array:
     return xp.linalg.inv(X)
 
 
-@op("Trilu", domain=MS, storage=True)
+@op("Trilu", domain=MS, any_dtype=True)
 def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal."""
     return shape.trilu(xp, X, k, upper=upper)
 
 
-@op("Unique", domain=MS, dynamic=True, results=("x", "int64", "int64"))
+@op("Unique", domain=MS, data_dependent_shape=True, results=("x", "int64", "int64"))
 def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
     """The different elements of a vector in order of first appearance, which of them stands where, and how often."""
     values, _, places, counts = index.unique(xp, x, sorted=0, n_outputs=4)
     return values, places, counts
 
 
-@op("ExpandDims", domain=MS, storage=True)
+@op("ExpandDims", domain=MS, any_dtype=True)
 def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
     """A new axis of length 1."""
     return xp.expand_dims(X, axis=axis)
 
 
-@op("Range", domain=MS, dynamic=True)
+@op("Range", domain=MS, data_dependent_shape=True)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar | None = None) -> Array:
     """`start`, `start` + `delta` (default 1), … as long as `limit` is not reached."""
     return create.range_(xp, start, limit, (1.0 if isinstance(limit, float) else 1) if delta is None else delta)
@@ -169,7 +169,7 @@ def _murmur(data: bytes, seed: int) -> int:
     return h ^ h >> 16
 
 
-@op("MurmurHash3", domain=MS, host=True, results=("",))
+@op("MurmurHash3", domain=MS, python_objects=True, results=("",))
 def murmur_hash_3(xp: Namespace, X: Array, *, positive: Flag = 1, seed: Int = 0) -> Array:
     """The 32-bit hash of every element (text in UTF-8), unsigned if `positive`."""
     flat = xp.reshape(X, (-1,))
@@ -178,7 +178,7 @@ def murmur_hash_3(xp: Namespace, X: Array, *, positive: Flag = 1, seed: Int = 0)
     return xp.reshape(hashes if positive else xp.astype(hashes, xp.int32), X.shape)
 
 
-@op("Tokenizer", domain=MS, host=True, dynamic=True)
+@op("Tokenizer", domain=MS, python_objects=True, data_dependent_shape=True)
 def tokenizer(
     xp: Namespace,
     X: Array,
@@ -241,7 +241,7 @@ def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_
     return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
 
 
-@op("BifurcationDetector", domain=MS, dynamic=True, results=("src_tokens", "int64"))
+@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"))
 def bifurcation_detector(
     xp: Namespace,
     src_tokens: Array,

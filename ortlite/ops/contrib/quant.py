@@ -26,7 +26,7 @@ def _quantised(xp: Namespace, y: Array, scale: Array, zero_point: Array | None, 
     return saturated(xp, xp.divide(y, xp.reshape(scale, ())), zero, to)
 
 
-@op("QLinearAdd", domain=MS, storage=True)
+@op("QLinearAdd", domain=MS, any_dtype=True)
 def qlinear_add(
     xp: Namespace,
     A: Array,
@@ -43,7 +43,7 @@ def qlinear_add(
     return _quantised(xp, y, C_scale, C_zero_point, A)
 
 
-@op("QLinearMul", domain=MS, storage=True)
+@op("QLinearMul", domain=MS, any_dtype=True)
 def qlinear_mul(
     xp: Namespace,
     A: Array,
@@ -60,7 +60,7 @@ def qlinear_mul(
     return _quantised(xp, y, C_scale, C_zero_point, A)
 
 
-@op("QLinearSigmoid", domain=MS, storage=True)
+@op("QLinearSigmoid", domain=MS, any_dtype=True)
 def qlinear_sigmoid(
     xp: Namespace,
     X: Array,
@@ -73,7 +73,7 @@ def qlinear_sigmoid(
     return _quantised(xp, xp.sigmoid(_float(xp, X, X_scale, X_zero_point)), Y_scale, Y_zero_point, X)
 
 
-@op("QLinearLeakyRelu", domain=MS, storage=True)
+@op("QLinearLeakyRelu", domain=MS, any_dtype=True)
 def qlinear_leaky_relu(
     xp: Namespace,
     X: Array,
@@ -89,7 +89,7 @@ def qlinear_leaky_relu(
     return _quantised(xp, xp.where(x < 0, x * alpha, x), Y_scale, Y_zero_point, X)
 
 
-@op("QLinearSoftmax", domain=MS, storage=True)
+@op("QLinearSoftmax", domain=MS, any_dtype=True)
 def qlinear_softmax(
     xp: Namespace,
     X: Array,
@@ -107,7 +107,7 @@ def qlinear_softmax(
     return _quantised(xp, y, y_scale, y_zero_point, X)
 
 
-@op("QLinearConcat", domain=MS, storage=True, results=("Y_zero_point",))
+@op("QLinearConcat", domain=MS, any_dtype=True, results=("Y_zero_point",))
 def qlinear_concat(xp: Namespace, Y_scale: Array, Y_zero_point: Array, *inputs: Array, axis: Int) -> Array:
     """Quantised tensors, each with its scale and zero point behind it, side by side."""
     parts = [_float(xp, *inputs[i : i + 3]) for i in range(0, len(inputs), 3)]
@@ -122,7 +122,7 @@ def _channels_last(xp: Namespace, x: Array, channels_last: int) -> Array:
     return xp.moveaxis(x, 1, -1) if channels_last else x
 
 
-@op("QLinearAveragePool", domain=MS, storage=True)
+@op("QLinearAveragePool", domain=MS, any_dtype=True)
 def qlinear_average_pool(
     xp: Namespace,
     X: Array,
@@ -148,7 +148,7 @@ def qlinear_average_pool(
     return _channels_last(xp, _quantised(xp, y, y_scale, y_zero_point, X), channels_last)
 
 
-@op("QLinearGlobalAveragePool", domain=MS, storage=True)
+@op("QLinearGlobalAveragePool", domain=MS, any_dtype=True)
 def qlinear_global_average_pool(
     xp: Namespace,
     X: Array,
@@ -183,7 +183,7 @@ def nhwc_max_pool(
     return xp.moveaxis(xp.max_pool(x, size, strides=steps, pads=around, dilations=holes)[0], 1, -1)
 
 
-@op("QGemm", domain=MS, storage=True, results=("y_zero_point",))
+@op("QGemm", domain=MS, any_dtype=True, results=("y_zero_point",))
 def qgemm(
     xp: Namespace,
     A: Array,
@@ -211,7 +211,7 @@ def qgemm(
     return y if y_scale is None else _quantised(xp, y, y_scale, y_zero_point, A)
 
 
-@op("MatMulIntegerToFloat", domain=MS, storage=True, results=("a_scale",))
+@op("MatMulIntegerToFloat", domain=MS, any_dtype=True, results=("a_scale",))
 def matmul_integer_to_float(
     xp: Namespace,
     A: Array,
@@ -228,7 +228,7 @@ def matmul_integer_to_float(
     return y if bias is None else y + bias
 
 
-@op("DynamicQuantizeMatMul", domain=MS, storage=True)
+@op("DynamicQuantizeMatMul", domain=MS, any_dtype=True)
 def dynamic_quantize_matmul(
     xp: Namespace,
     A: Array,
@@ -242,7 +242,7 @@ def dynamic_quantize_matmul(
     return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias)
 
 
-@op("DynamicQuantizeLSTM", domain=MS, storage=True)
+@op("DynamicQuantizeLSTM", domain=MS, any_dtype=True)
 def dynamic_quantize_lstm(
     xp: Namespace,
     X: Array,
@@ -284,7 +284,7 @@ def dynamic_quantize_lstm(
     )  # fmt: skip
 
 
-@op("QAttention", domain=MS, storage=True, results=("bias", "bias"))
+@op("QAttention", domain=MS, any_dtype=True, results=("bias", "bias"))
 def qattention(
     xp: Namespace,
     input: Array,
@@ -323,7 +323,7 @@ def unpacked(xp: Namespace, x: Array, bits: int) -> Array:
     return xp.astype(xp.reshape(parts, (*x.shape[:-1], x.shape[-1] * count)), xp.float32)
 
 
-@op("MatMulNBits", domain=MS, storage=True)
+@op("MatMulNBits", domain=MS, any_dtype=True)
 def matmul_nbits(
     xp: Namespace,
     A: Array,
@@ -360,6 +360,7 @@ def matmul_nbits(
         zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
     else:
         zero = xp.reshape(wide(xp, zero_points), (N, blocks))
+    require_shape("what is unpacked of zero_points", zero, N, blocks)
     if g_idx is not None:
         scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
         w = (w[:, :K] - zero) * scale
@@ -370,7 +371,7 @@ def matmul_nbits(
     return xp.astype(y, A.dtype)
 
 
-@op("GatherBlockQuantized", domain=MS, storage=True, results=("scales",))
+@op("GatherBlockQuantized", domain=MS, any_dtype=True, results=("scales",))
 def gather_block_quantized(
     xp: Namespace,
     data: Array,
