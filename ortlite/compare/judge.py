@@ -1,4 +1,4 @@
-"""The judge: the same kernels on NumPy in float64, which says who of two is further off.
+"""The first judge: the same kernels on NumPy in float64, which says who of two is further off.
 
 `widened` rewrites a graph: floats of 16 and 32 bits become float64, complex64 becomes complex128, in constants,
 types and attributes that name a dtype. Integers, strings, and the floats of 8 bits and fewer, which hold quantised
@@ -23,7 +23,7 @@ from ortlite.evaluate import NeedsError, evaluate, going_on
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
 from ortlite.ops import registry
 
-__all__ = ["Judgement", "brief", "errors_of", "further_off", "judge", "wide_value", "widened"]
+__all__ = ["MARGIN", "Judgement", "brief", "distance", "errors_of", "further_off", "judge", "wide_value", "widened"]
 
 MARGIN = 2.0  # one is further off than the other when its error is so many times as large
 WIDE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
@@ -133,10 +133,10 @@ def _attribute(kernel: registry.Kernel | None, name: str, value: Any) -> Any:
 
 def errors_of(a: Any, b: Any, truth: Any) -> tuple[float, float]:
     """How far the values of the two sides are from the judge's."""
-    return _distance(a, truth), _distance(b, truth)
+    return distance(a, truth), distance(b, truth)
 
 
-def _distance(value: Any, truth: Any) -> float:
+def distance(value: Any, truth: Any) -> float:
     """The largest |value - truth|; for text how many differ, infinite where NaN or the shape does."""
     value = wide_value(value)
     if all(isinstance(x, np.ndarray) and x.dtype == np.float64 for x in (value, truth)) and value.shape == truth.shape:
