@@ -59,9 +59,8 @@ def feed_of(graph: Graph) -> Feed:
     optional = {name: None for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
     defaults = optional | {name: _read_only(graph.constants[name]) for name in graph.overridable}
     # what nobody reads, or is only asked whether it is there, may be None, too
-    needed = {n for node in graph.nodes if node.op_type != "OptionalHasElement" for n in node.reads()} | {
-        *graph.outputs
-    }
+    read = {name for node in graph.nodes if node.op_type != "OptionalHasElement" for name in node.reads()}
+    needed = read | {*graph.outputs}
     none = {name: None for name in graph.inputs if name not in needed} | defaults
     return Feed(tuple((name, _take(name, graph.types.get(name), none)) for name in graph.inputs), defaults)
 
