@@ -144,7 +144,7 @@ def _of_code(node: Node, attribute: str, code: int) -> TensorType:
 
 # An attribute's kind, in ONNX's words, where the annotation of a kernel's parameter says it.
 KINDS = {
-    "Int": "INT", "Bool": "INT", "DType": "INT", "Ints": "INTS", "Float": "FLOAT", "Floats": "FLOATS",
+    "Int": "INT", "Bool": "INT", "Flag": "INT", "DType": "INT", "Ints": "INTS", "Float": "FLOAT", "Floats": "FLOATS",
     "Text": "STRING", "Texts": "STRINGS", "Graph": "GRAPH", "Type": "TYPE_PROTO",
 }  # fmt: skip
 MANY = 2**31 - 1  # what onnx says where any number will do
@@ -191,10 +191,9 @@ def check_arity(node: Node, schema: Schema, inputs: int, outputs: int) -> None:
 
     `inputs` and `outputs` are how many the file names, those at the end that are left out among them.
     """
-    if inputs > schema.max_inputs or len(node.inputs) < schema.min_inputs:
-        given = inputs if inputs > schema.max_inputs else len(node.inputs)
+    if not schema.min_inputs <= inputs <= schema.max_inputs:
         wanted = f"[{schema.min_inputs},{schema.max_inputs}]"
-        raise InvalidGraph(_about(node, f"Node has input size {given} not in range [min, max] = {wanted}."))
+        raise InvalidGraph(_about(node, f"Node has input size {inputs} not in range [min, max] = {wanted}."))
     if outputs > schema.max_outputs:
         raise InvalidGraph(_about(node, f"Node has {outputs} outputs, at most {schema.max_outputs} allowed."))
     for position, formal in enumerate(schema.inputs):

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from ortlite import dtypes
 from ortlite.errors import Fail
-from ortlite.graph import Graph
+from ortlite.graph import Graph, leading_to
 
 __all__ = ["SMALL", "check", "check_reshapes"]
 
@@ -58,9 +58,12 @@ def check(proto: onnx.ModelProto, read: Graph) -> None:
 
 
 def check_reshapes(graph: Graph) -> None:
-    """Raise Fail where a constant cannot be reshaped as another constant says: onnx's inference does not look."""
+    """Raise Fail where a constant cannot be reshaped as another constant says: onnx's inference does not look.
+
+    A node that no output needs never runs.
+    """
     fixed = graph.constants.keys() - set(graph.overridable)
-    for node in graph.nodes:
+    for node in leading_to(graph.nodes, graph.outputs)[0]:
         if node.op_type == "Reshape" and not node.domain and len(node.inputs) == 2 and fixed.issuperset(node.inputs):
             data, target = (graph.constants[name] for name in node.inputs)
             zero = node.attributes.get("allowzero", 0)
