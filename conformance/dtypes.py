@@ -26,7 +26,7 @@ from onnx import helper
 
 import ortlite
 from conformance.cases import _array, load_cases
-from ortlite import dtypes, load
+from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
@@ -338,7 +338,7 @@ def check(schema: onnx.defs.OpSchema, example: Example, provider: str = CPU) -> 
     assert kernel is not None
     attributes = {}
     for attribute in node.attribute:
-        value = load._plain(helper.get_attribute_value(attribute))
+        value = schema._plain(helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None

@@ -11,16 +11,13 @@ run of them is what crosses borders once and what a library's compiler gets. An 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 
 from ortlite import errors
-from ortlite.differentiate import GRADIENT
 from ortlite.dtypes import DType
-from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.graph import GRADIENT, Graph, Node, TensorType, Type, in_order
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
 from ortlite.provider import ExecutionProvider
@@ -173,27 +170,7 @@ def _together(nodes: Sequence[Node], providers: Sequence[int]) -> list[int]:
         return list(range(len(nodes)))
     producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
     needs = [{producers[name] for name in node.reads() if name in producers} for node in nodes]
-    readers: dict[int, list[int]] = defaultdict(list)
-    for index, sources in enumerate(needs):
-        for source in sources:
-            readers[source].append(index)
-    waiting = [len(sources) for sources in needs]
-    ready: dict[int, list[int]] = {provider: [] for provider in sorted(set(providers))}
-    for index, count in enumerate(waiting):
-        if not count:
-            heappush(ready[providers[index]], index)
-    order: list[int] = []
-    current = providers[0]
-    while len(order) < len(nodes):
-        if not ready[current]:
-            current = min((queue[0], provider) for provider, queue in ready.items() if queue)[1]
-        index = heappop(ready[current])
-        order.append(index)
-        for reader in readers[index]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                heappush(ready[providers[reader]], reader)
-    return order
+    return in_order(needs, providers)
 
 
 def _lacking(graph: Graph, provider: ExecutionProvider) -> Iterator[str | None]:

@@ -118,7 +118,10 @@ class ExecutionProvider:
         return fn
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        """A NumPy array as an array of this library, on its device; shares memory where it can."""
+        """A NumPy array as an array of this library, on its device; shares memory where it can.
+
+        A library whose arrays never change, or which computes later, must copy what is not read-only.
+        """
         return self.xp.from_dlpack(array)
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -142,6 +145,26 @@ class ExecutionProvider:
             return int(np.from_dlpack(array).__array_interface__["data"][0])
         except (BufferError, TypeError, ValueError, RuntimeError, AttributeError):
             return None
+
+    def memory(self, array: Any) -> tuple[int, int] | None:
+        """Where the block of memory begins and ends that `array` shares with its views.
+
+        None where nobody can write to it, where it has none (a tracer looks with it), and where the library does not
+        tell. What a function returns is copied where it lies in the memory of the model.
+        """
+        import numpy as np
+
+        start = self.pointer(array)
+        if start is None:
+            return None
+        try:
+            return start, start + int(array.nbytes)
+        except AttributeError:  # the standard has no such attribute
+            return np.lib.array_utils.byte_bounds(np.from_dlpack(array))
+
+    def copy(self, array: Any) -> Any:
+        """An equal array in memory of its own; gradients flow through, and a tracer sees it."""
+        return self.xp.asarray(array, copy=True)
 
     def traced(self, array: Any) -> bool:
         """Whether `array` has no values yet: the library is looking at what a function does with it."""

@@ -10,8 +10,18 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ortlite import dtypes, schema
-from ortlite.differentiate import GRADIENT
-from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.graph import (
+    GRADIENT,
+    Graph,
+    MapType,
+    Model,
+    Node,
+    OptionalType,
+    SequenceType,
+    SparseType,
+    TensorType,
+    Type,
+)  # fmt: skip
 
 __all__ = ["output_shapes", "to_proto"]
 

@@ -83,7 +83,14 @@ def outlined_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
         known = compiler is not None and compiler.outline(outline, *(inputs[index] for index in away))
     except Exception:  # noqa: BLE001  (the run that follows tells of which node)
         return None
-    return found if known else None
+    if compiler is None or not known:
+        return None
+    return {slot: value for slot, value in found.items() if not _traced(compiler, value)}
+
+
+def _traced(compiler: ExecutionProvider, value: Any) -> bool:
+    """Whether a value came out as something without values, though it depends on shapes alone."""
+    return any(_traced(compiler, item) for item in value) if isinstance(value, tuple) else compiler.traced(value)
 
 
 def recorder(slots: set[int], found: dict[int, Any]) -> Callable[[Bound, list[Any]], None]:
@@ -91,17 +98,25 @@ def recorder(slots: set[int], found: dict[int, Any]) -> Callable[[Bound, list[An
 
     def on_step(bound: Bound, values: list[Any]) -> None:
         run.step(bound, values)
-        found.update((slot, values[slot]) for slot in bound.outputs if slot is not None and slot in slots)
+        for slot in slots.intersection(bound.outputs):
+            _protect(values[slot])
+            found[slot] = values[slot]
 
     return on_step
+
+
+def _protect(value: Any) -> None:
+    """Nobody may write to a value that is going to be baked, nor to the views that later steps make of it."""
+    if isinstance(value, tuple):
+        for item in value:
+            _protect(item)
+    elif isinstance(value, np.ndarray):
+        value.flags.writeable = False
 
 
 def generate(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
     """Write the function of the plan's inputs in which the slots of `values` are constants."""
     baked = {**plan.constants, **values}
-    for value in values.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
     return _Writer(plan, baked).function(_live(plan, steps, baked))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import onnx
 import pytest
 from onnx import parser
 
 import ortlite
 from ortlite.cli import digits
 from ortlite.errors import Fail, InvalidArgument
+from ortlite.provider import usable
 
 ADD = """<ir_version: 8, opset_import: ["": 18]>
 g (float[N, 2] x, float[2] b) => (float[N, 2] y) { y = Add(x, b) }"""
@@ -775,3 +777,108 @@ def test_an_empty_list_is_of_any_dtype_and_what_nobody_reads_goes_nowhere(torch)
     assert y.dtype == torch.float16
     with pytest.raises(InvalidArgument, match="like"):
         like(torch.ones(2), torch.ones(1))
+
+
+# whose memory results and parameters are
+
+HEAD = """<ir_version: 9, opset_import: ["": 18]> g (float[2, 3] x, int64 j, bool c) => (float[M, N] y)
+<float[2, 3] w = {1, 2, 3, 4, 5, 6}, int64[2] s = {3, 2}, int64 i = {1}, int64[1] axis = {0}, int64[2] start = {0, 1},
+ int64[2] end = {2, 3}> """
+HELD = {  # models whose output lies, or may lie, in what the model holds
+    "constant": "{ y = Identity(w) }",
+    "reshaped": "{ y = Reshape(w, s) }",
+    "transposed": "{ y = Transpose(w) }",
+    "sliced": "{ y = Slice(w, start, end) }",
+    "gathered": "{ y = Gather(w, i) }",
+    "gathered by an input": "{ y = Gather(w, j) }",
+    "expanded": "{ k = Shape(x)  y = Expand(w, k) }",
+    "filled": "{ k = Shape(x)  y = ConstantOfShape <value = float[1] {3}> (k) }",
+    "a shape": "{ k = Shape(x)  y = Cast <to = 1> (k) }",
+    "of a branch": """{ y = If (c) <then_branch = t () => (float[M, N] a) { a = Identity(w) },
+                                     else_branch = e () => (float[M, N] b) { b = Identity(x) }> }""",
+    "a shape's view in a branch": """{ k = Shape(x)  v = Cast <to = 1> (k)  y = If (c) <
+        then_branch = t () => (float[M, N] a) { a = Unsqueeze(v, axis) },
+        else_branch = e () => (float[M, N] b) { b = Identity(x) }> }""",
+    "of a sequence": "{ q = SequenceConstruct(w, w)  y = SequenceAt(q, j) }",
+}
+
+
+@pytest.mark.parametrize("provider", ["CPU", "Torch", "Strict", "JAX"])
+@pytest.mark.parametrize("name", HELD)
+def test_who_writes_to_a_result_changes_no_later_one(name, provider):
+    provider += "ExecutionProvider"
+    if provider not in usable():
+        pytest.skip(f"{provider} is not installed")
+    data = parser.parse_model(HEAD + HELD[name]).SerializeToString()
+    feed = {"x": np.ones((2, 3), np.float32), "j": np.array(1), "c": np.array(True)}
+    fn = ortlite.function(data, provider=provider)
+    session = ortlite.InferenceSession(data, providers=[provider])
+    expected = None
+    for _ in range(5):
+        for y in (fn(**feed), session.run(None, feed)[0]):
+            found = np.asarray(y).copy()
+            expected = found if expected is None else expected
+            np.testing.assert_array_equal(found, expected)
+            if provider != "JAXExecutionProvider" or isinstance(y, np.ndarray):  # JAX's arrays cannot be written to
+                y[...] = 77
+
+
+def test_a_default_that_is_a_result_stays():
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (float[2] x, float[2] b = {10, 20}) => (float[2] y, float[1, 2] z)
+    <int64[2] s = {1, 2}> { y = Identity(b)  z = Reshape(b, s) }"""
+    data = parser.parse_model(text).SerializeToString()
+    x = np.ones(2, np.float32)
+    fn, session = ortlite.function(data), ortlite.InferenceSession(data)
+    for _ in range(4):
+        for y, z in (fn(x), session.run(None, {"x": x})):
+            assert y.tolist() == [10, 20]
+            assert z.tolist() == [[10, 20]]
+            y[...] = z[...] = 0
+
+
+@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "TorchExecutionProvider"])
+def test_two_results_share_no_memory(provider):
+    if provider not in usable():
+        pytest.skip(f"{provider} is not installed")
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[4] x) => (float[4] y, float[4] same, float[2, 2] z)
+    <int64[2] s = {2, 2}> { y = Relu(x)  same = Identity(y)  z = Reshape(y, s) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString(), provider=provider)
+    for _ in range(4):
+        y, same, z = fn(np.ones(4, np.float32))
+        y[...], z[...] = 5, 6
+        assert np.asarray(same).tolist() == [1, 1, 1, 1]
+        assert np.asarray(y).copy().tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "TorchExecutionProvider"])
+@pytest.mark.parametrize("external", [False, True])
+def test_parameters_are_the_callers_own(provider, external, tmp_path):
+    if provider not in usable():
+        pytest.skip(f"{provider} is not installed")
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[1, 2] x) => (float[1, 2] y)
+    <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul(x, w) }"""
+    path = tmp_path / "m.onnx"
+    onnx.save(parser.parse_model(text), path, save_as_external_data=external, location="w.bin", size_threshold=0)
+    x = np.ones((1, 2), np.float32)
+    session = ortlite.InferenceSession(path)
+    fn, params = ortlite.function(session, params=True, provider=provider)
+    _, others = ortlite.function(session, params=True, provider=provider)
+    for weights in params.values():
+        weights[...] = 0  # in a process of its own this would be a crash: a read-only map of a file
+    assert np.asarray(fn(params, x)).tolist() == [[0, 0]]
+    assert session.run(None, {"x": x})[0].tolist() == [[4, 6]]
+    assert np.asarray(others["w"]).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_a_subclass_come_in_plain():
+    fn = ortlite.function(parser.parse_model(ADD).SerializeToString())
+    y = fn(np.matrix(X), np.ma.array(B))  # neither a product of matrices, nor a masked result
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, X + B)
+    masked = np.ma.array(B, mask=[False, True])
+    with pytest.raises(InvalidArgument, match=r"'b' is a masked array, 1 of its 2 elements masked"):
+        fn(X, masked)
+    with pytest.raises(InvalidArgument, match="'x' is a masked array"):
+        fn([masked, B], B)

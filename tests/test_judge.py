@@ -26,7 +26,7 @@ def plant(monkeypatch):
 
         known = provider._provider_class
         monkeypatch.setattr(provider, "_provider_class", lambda name: Planted if name == NAME else known(name))
-        monkeypatch.setattr(provider, "available", lambda: [NAME, CPUExecutionProvider.name])
+        monkeypatch.setattr(provider, "usable", lambda: [NAME, CPUExecutionProvider.name])
         provider._shared.cache_clear()
         return lambda case: cases.run_case(case, NAME).error
 

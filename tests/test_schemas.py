@@ -96,6 +96,9 @@ def older(schema, example):
             values.append(_allowed(schema, len(values), value))
     if "broadcast" in schema.attributes:
         attributes["broadcast"] = helper.make_attribute("broadcast", 1)
+    for name, attribute in attributes.items():
+        if schema.attributes[name].type == Attribute.FLOAT and attribute.type == onnx.AttributeProto.INT:
+            attributes[name] = helper.make_attribute(name, float(attribute.i))
     for name, attribute in schema.attributes.items():
         spelled = schema.name == "Cast" and attribute.type == Attribute.STRING and name == "to"
         if (schema.name, name) in SAID and (spelled or (attribute.required and name not in attributes)):

@@ -370,3 +370,68 @@ def test_a_node_without_a_name_is_shown_by_what_it_computes():
 def test_a_placement_of_nothing_is_refused(placement, message):
     with pytest.raises(ValueError, match=message):
         session(MIXED, providers=[STRICT], placement=placement)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_a_subclass_come_in_plain(tmp_path):
+    """With np.matrix `*` is a product of matrices, a masked array hands its mask on, a memory map its class."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[2, 2] x) => (float[2, 2] y, float[2, 2] z)
+    { y = Mul(x, x)  z = Identity(x) }"""
+    s = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for value in (np.matrix(x), np.ma.array(x), np.ma.array(x, mask=False), mapped, x.view(np.recarray)):
+        for _ in range(3):
+            y, z = s.run(None, {"x": value})
+            assert type(y) is type(z) is np.ndarray
+            np.testing.assert_array_equal(y, x * x)
+            np.testing.assert_array_equal(z, x)
+    masked = np.ma.array(x, mask=[[False, True], [True, False]])
+    with pytest.raises(InvalidArgument, match=r"'x' is a masked array, 2 of its 4 elements masked: feed x.filled"):
+        s.run(None, {"x": masked})
+    with pytest.raises(InvalidArgument, match="1 of its 2 elements masked"):
+        s.run(None, {"x": [np.ma.array([1, 2], mask=[True, False]), [3, 4]]})
+    with pytest.raises(InvalidArgument, match="'x' is an array of records"):
+        s.run(None, {"x": np.zeros((2, 2), [("a", np.float32)])})
+
+
+SEQUENCE = """<ir_version: 8, opset_import: ["": 18]> g (seq(float[2]) q) => (float[2] y, int64 n)
+<int64 i = {0}> { y = SequenceAt(q, i)  n = SequenceLength(q) }"""
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_a_subclass_in_a_sequence_come_in_plain():
+    s = ortlite.InferenceSession(parser.parse_model(SEQUENCE).SerializeToString())
+    (y, _) = s.run(None, {"q": [np.ma.array([1, 2], dtype=np.float32)]})
+    assert type(y) is np.ndarray
+    with pytest.raises(InvalidArgument, match="'q' is a masked array"):
+        s.run(None, {"q": [np.ma.array([1, 2], dtype=np.float32, mask=[True, False])]})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(float[2] x, float[2] z) => (float[2] y) <float[2] z = {1, 2}> { y = Add(x, z) }", [2, 3]),
+        ("(float[2] x, float[2] z) => (float[2] y) { y = Relu(x) }", [1, 1]),
+        ("(float[2] x, float[2] z) => (bool y) { y = OptionalHasElement(z) }", False),
+        ("(float[2] x, optional(float[2]) z) => (bool y) { y = OptionalHasElement(z) }", False),
+    ],
+)
+def test_none_is_fed_where_nothing_is_needed(text, expected):
+    model = parser.parse_model('<ir_version: 9, opset_import: ["": 18]> g ' + text)
+    s = ortlite.InferenceSession(model.SerializeToString())
+    for _ in range(3):
+        assert s.run(None, {"x": np.ones(2, np.float32), "z": None})[0].tolist() == expected
+
+
+@pytest.mark.parametrize("node", ["Add(x, z)", "Clip(x, z)", "Identity(z)"])
+def test_none_for_what_is_needed_names_the_input(node):
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 18]> g (float[2] x, float[N] z) => (float[M] y) {{ y = {node} }}'
+    )
+    s = ortlite.InferenceSession(model.SerializeToString())
+    with pytest.raises(Fail, match=r"Input 'z' is None, and tensor\(float\) is wanted"):
+        s.run(None, {"x": np.ones(2, np.float32), "z": None})
+    with pytest.raises(Fail, match=r"Input 'q' is None, and seq\(tensor\(float\)\) is wanted"):
+        ortlite.InferenceSession(parser.parse_model(SEQUENCE).SerializeToString()).run(None, {"q": None})

@@ -97,6 +97,10 @@ class CuPyExecutionProvider(ExecutionProvider):
         address: int = array.data.ptr
         return address
 
+    def memory(self, array: Any) -> tuple[int, int] | None:
+        block = array.data.mem
+        return block.ptr, block.ptr + block.size
+
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         device: AbstractContextManager[Any] = self.device
         return device

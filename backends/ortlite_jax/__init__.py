@@ -73,10 +73,12 @@ class JAXExecutionProvider(ExecutionProvider):
         import jax
 
         array = np.asarray(array)
+        if (
+            array.flags.writeable or not array.dtype.isnative
+        ):  # JAX reads it later, when its owner may have written to it
+            array = array.astype(array.dtype.newbyteorder("="))
         with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
-            return jax.device_put(
-                array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), self.device
-            )
+            return jax.device_put(array, self.device)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -90,6 +92,9 @@ class JAXExecutionProvider(ExecutionProvider):
     def pointer(self, array: Any) -> int | None:
         address: int = array.unsafe_buffer_pointer()
         return address
+
+    def memory(self, array: Any) -> tuple[int, int] | None:
+        return None  # nobody can write to it
 
     def traced(self, array: Any) -> bool:
         import jax

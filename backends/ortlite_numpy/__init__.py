@@ -60,6 +60,15 @@ class CPUExecutionProvider(ExecutionProvider):
         address: int = np.asarray(array).__array_interface__["data"][0]
         return address
 
+    def memory(self, array: Any) -> tuple[int, int] | None:
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        start: int = array.__array_interface__["data"][0]
+        return start, start + array.nbytes
+
+    def copy(self, array: Any) -> np.ndarray:
+        return np.array(array)
+
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         # ONNX gives inf and nan where IEEE does; a warning would only be noise.
         return np.errstate(all="ignore")

@@ -143,6 +143,23 @@ class TorchExecutionProvider(ExecutionProvider):
         address: int = array.data_ptr()
         return address
 
+    def memory(self, array: Any) -> tuple[int, int] | None:
+        try:
+            storage = array.untyped_storage()
+            start: int = storage.data_ptr()
+        except RuntimeError:  # what vmap and its like look with has none
+            return None
+        return (start, start + storage.nbytes()) if start else None
+
+    def copy(self, array: Any) -> Any:
+        import torch
+        from torch._guards import detect_fake_mode
+
+        if detect_fake_mode() is None:
+            return array.clone()
+        # inductor drops a clone of what it holds as a constant, and would hand out the constant itself
+        return torch.where(torch.ones((), dtype=torch.bool, device=array.device), array, array)
+
     def traced(self, array: Any) -> bool:
         import torch
 

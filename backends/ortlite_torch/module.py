@@ -37,8 +37,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
         self._places: dict[str, tuple[str, ...]] = {}  # ONNX name -> the attributes that lead to the tensor
         trained, tensors = self._build()
         for name, tensor in tensors.items():
-            value = tensor.clone()  # the model's memory may be a read-only file
-            self._register(name, torch.nn.Parameter(value) if name in trained else value)
+            self._register(name, torch.nn.Parameter(tensor) if name in trained else tensor)
         self.register_load_state_dict_pre_hook(_without_counts)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -57,14 +57,24 @@ class Feed:
 def feed_of(graph: Graph) -> Feed:
     """How the inputs of a graph are fed."""
     optional = {name: None for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
-    defaults = optional | {name: graph.constants[name] for name in graph.overridable}
-    return Feed(tuple((name, _take(name, graph.types.get(name))) for name in graph.inputs), defaults)
+    defaults = optional | {name: _read_only(graph.constants[name]) for name in graph.overridable}
+    # what nobody reads, or is only asked whether it is there, may be None, too
+    needed = {n for node in graph.nodes if node.op_type != "OptionalHasElement" for n in node.reads()} | {
+        *graph.outputs
+    }
+    none = {name: None for name in graph.inputs if name not in needed} | defaults
+    return Feed(tuple((name, _take(name, graph.types.get(name), none)) for name in graph.inputs), defaults)
 
 
-def _take(name: str, type_: Type | None) -> Take:
-    """A function of one fed value. An array that fits is a read-only view; `to_inside` sees to everything else."""
+def _take(name: str, type_: Type | None, none: Mapping[str, Any]) -> Take:
+    """A function of one fed value. An array that fits is a read-only view; `to_inside` sees to everything else.
+
+    `none` has the values that None stands for, by input.
+    """
 
     def slowly(value: Any) -> Any:
+        if value is None and name in none:
+            return none[name]
         return to_inside(name, value, type_)
 
     if type(type_) is not TensorType or type_.dtype.kind == "S":
@@ -83,11 +93,15 @@ def _take(name: str, type_: Type | None) -> Take:
         for axis, size in fixed:
             if value.shape[axis] != size:
                 return slowly(value)
-        view = value.view()
-        view.setflags(write=False)
-        return view
+        return _read_only(value)
 
     return take
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,17 +16,19 @@ import numpy as np
 from ortlite import compile as programs
 from ortlite import dtypes, load, pipeline, provider
 from ortlite.api.session import InferenceSession
-from ortlite.api.values import check_shape
+from ortlite.api.values import check_shape, plain
 from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
 from ortlite.optimize.rewrite import map_subgraphs, rename_graph
+from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
 
 __all__ = ["function", "gathered", "lifted", "parameters", "statistics"]
 
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
+Block = tuple[int, int]  # where memory begins and ends
 
 # Float inputs of operators that are statistics of the data, not parameters that a gradient trains.
 STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
@@ -44,16 +48,16 @@ def function(
     """The model as `fn(*inputs, **inputs)`: inputs by position or by name, in arrays of the caller's library.
 
     `fn` computes in that library, on the device the arrays live on, and returns its arrays: one where the model has one
-    output, else a tuple in graph order; sequences are tuples. Nothing is copied on the way: a result may share memory
-    with an argument. It may be differentiated, vmapped and compiled. NumPy arrays and Python numbers may stand among
-    the arrays of another library; what decides a shape must be one of them where the library traces, and a number for
-    torch.compile, which traces NumPy's arrays as its own.
+    output, else a tuple in graph order; sequences are tuples. No argument is copied: a result may share memory with
+    one, but not with the model or with another result. It may be differentiated, vmapped and compiled. NumPy arrays and
+    Python numbers may stand among the arrays of another library; what decides a shape must be one of them where the
+    library traces, and a number for torch.compile, which traces NumPy's arrays as its own.
 
     With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
-    floating-point tensor of rank 1 or more that the model and its subgraphs hold to its value. `provider`, a name or
-    (name, options), says which library the parameters come in, and which one computes where all arguments are NumPy
-    arrays (default: NumPy). Raises what a session raises for a model that is not valid, and InvalidArgument for an
-    argument of a wrong dtype, rank or dimension.
+    floating-point tensor of rank 1 or more that the model and its subgraphs hold to a copy of its value, which an
+    optimizer may write to. `provider`, a name or (name, options), says which library the parameters come in, and which
+    one computes where all arguments are NumPy arrays (default: NumPy). Raises what a session raises for a model that is
+    not valid, and InvalidArgument for an argument of a wrong dtype, rank or dimension.
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
     if params:
@@ -103,7 +107,7 @@ def lifted(
     """A loaded model as a function that takes its constants `names`, if any, first, in a dict; and that dict."""
     home = _create(provider)
     fn = _function(_Function(_with_parameters(model, names), tuple(names), home))
-    return fn, {name: home.from_numpy(model.graph.constants[name]) for name in names}
+    return fn, {name: home.from_numpy(np.array(model.graph.constants[name])) for name in names}
 
 
 def parameters(graph: Graph) -> tuple[str, ...]:
@@ -159,6 +163,59 @@ class _Prepared:
     concrete: programs.Program
     traced: programs.Program
     unread: frozenset[str]
+    memory: _Memory
+
+
+class _Memory(programs.Budget):
+    """A budget for baked values that knows where in memory they, and the constants of the model, lie.
+
+    A block that was freed since is still known: what then comes to lie there is copied without need.
+    """
+
+    def __init__(self, where: ExecutionProvider):
+        super().__init__()
+        self.where = where
+        self.blocks: list[Block] = []  # in order, without overlap
+
+    def take(self, values: Mapping[int, Any]) -> dict[int, Any]:
+        kept = super().take(values)
+        self.add(list(kept.values()))
+        return kept
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Note where the arrays in `values` lie."""
+        merged: list[Block] = []
+        for start, end in sorted([*self.blocks, *_blocks(values, self.where)]):
+            if merged and start < merged[-1][1]:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((start, end))
+        self.blocks = merged
+
+    def has(self, address: int) -> bool:
+        """Whether an address lies in that memory."""
+        index = bisect(self.blocks, (address, sys.maxsize)) - 1
+        return index >= 0 and address < self.blocks[index][1]
+
+
+def _graphs(graph: Graph) -> Iterator[Graph]:
+    """A graph and the subgraphs of its nodes."""
+    yield graph
+    for node in graph.nodes:
+        for body in node.subgraphs.values():
+            yield from _graphs(body)
+
+
+def _held(plan: Plan) -> Iterator[Any]:
+    """The values that a plan and those of its subgraphs hold."""
+    yield from plan.constants.values()
+    for step in plan.steps:
+        if isinstance(step, Call):
+            for argument in (*step.arguments, *(argument for _, argument in step.keywords)):
+                if isinstance(argument, Const):
+                    yield argument.value
+                elif isinstance(argument, Body):
+                    yield from _held(argument.plan)
 
 
 class _Function:
@@ -176,11 +233,14 @@ class _Function:
             cpu = provider.create(CPU)
             with where.eager():
                 chosen = (where,) if where is cpu else (where, cpu)
-                stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True)
+                memory = _Memory(where)
+                stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, budget=memory)
+                constants = [value for graph in _graphs(self.model.graph) for value in graph.constants.values()]
+                memory.add([*constants, *_held(stages.plan)])
                 plain = programs.compile_plan(stages.plan, specialises=False)
             graph = stages.model.graph
             read = {name for node in graph.nodes for name in node.reads()} | set(graph.outputs)
-            prepared = _Prepared(stages.program, plain, frozenset(graph.inputs) - read)
+            prepared = _Prepared(stages.program, plain, frozenset(graph.inputs) - read, memory)
             found = self.prepared.setdefault(where, prepared)
         return found
 
@@ -218,7 +278,8 @@ def _function(model: _Function) -> Callable[..., Any]:
         owners = [_owners(value) for value in values]
         where = _one(model.model.graph.inputs, owners) or model.home
         prepared = model.on(where)
-        program = prepared.traced if any(map(where.traced, _leaves(values))) else prepared.concrete
+        traced = any(map(where.traced, _leaves(values)))
+        program = prepared.traced if traced else prepared.concrete
         targets = program.plan.input_providers
         with ExitStack() as stack:
             for context in {cpu.name: cpu, where.name: where}.values():
@@ -228,7 +289,10 @@ def _function(model: _Function) -> Callable[..., Any]:
                 _enter(name, value, owned, graph.types.get(name), where, None if name in prepared.unread else target)
                 for name, value, owned, target in zip(graph.inputs, values, owners, targets, strict=True)
             ]
-            results = _leave(program(given))
+            results = program(given)
+            if traced:
+                results = _enter_trace(results, where)
+            results = _leave(results, given, where, prepared.memory, [])
         return results[0] if len(results) == 1 else results
 
     _own_code(compute)
@@ -252,11 +316,49 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, tuple | list) else [value]
 
 
-def _leave(value: Any) -> Any:
-    """Results as arrays: NumPy makes numbers of those without axes."""
+def _enter_trace(value: Any, where: ExecutionProvider) -> Any:
+    """Results as the library's tracer takes them: what was computed outside of it is a copy made inside."""
     if isinstance(value, tuple):
-        return tuple(map(_leave, value))
-    return np.asarray(value) if isinstance(value, np.generic) else value
+        return tuple(_enter_trace(item, where) for item in value)
+    if not hasattr(value, "shape") or isinstance(value, np.ndarray | np.generic) or where.traced(value):
+        return value
+    return where.copy(value)
+
+
+def _leave(value: Any, args: Sequence[Any], where: ExecutionProvider, memory: _Memory, seen: list[Block]) -> Any:
+    """Results as arrays (NumPy makes numbers of those without axes), copied where they lie in the memory of the model.
+
+    So are those that share memory with another one (`seen` has where the others lie), but for views of an argument.
+    """
+    if isinstance(value, tuple):
+        return tuple(_leave(item, args, where, memory, seen) for item in value)
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if not hasattr(value, "shape"):
+        return value
+    home = _home(value, where)
+    block = home.memory(value)
+    if block is not None:
+        again = _overlaps(block, seen) and not _overlaps(block, _blocks(args, where))
+        if again or memory.has(block[0]) or (isinstance(value, np.ndarray) and not value.flags.writeable):
+            value = home.copy(value)
+            block = home.memory(value) or block
+        seen.append(block)
+    return value
+
+
+def _home(array: Any, where: ExecutionProvider) -> ExecutionProvider:
+    return provider.create(CPU) if isinstance(array, np.ndarray) else where
+
+
+def _blocks(values: Sequence[Any], where: ExecutionProvider) -> list[Block]:
+    """Where the arrays in `values`, which are NumPy's or `where`'s, lie."""
+    arrays = [leaf for leaf in _leaves(values) if hasattr(leaf, "shape") and not isinstance(leaf, np.generic)]
+    return [block for array in arrays if (block := _home(array, where).memory(array)) is not None]
+
+
+def _overlaps(block: Block, others: Sequence[Block]) -> bool:
+    return any(start < block[1] and block[0] < end for start, end in others)
 
 
 def _owners(value: Any) -> dict[int, ExecutionProvider]:
@@ -313,6 +415,8 @@ def _enter(
 
 def _numpy(name: str, value: Any, type_: Any) -> np.ndarray:
     """A NumPy array as it is; Python numbers, and lists of them, in the declared dtype. Raises InvalidArgument."""
+    if type(value) is not np.ndarray and isinstance(value, list | tuple | np.ndarray):
+        value = plain(name, value)
     if isinstance(value, np.ndarray | np.generic) or not isinstance(type_, TensorType):
         return np.asarray(value)
     array = np.asarray(value)

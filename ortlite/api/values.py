@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
-from ortlite.errors import InvalidArgument
+from ortlite.errors import Fail, InvalidArgument
 from ortlite.graph import MapType, OptionalType, SequenceType, TensorType, Type
 
-__all__ = ["ModelMetadata", "NodeArg", "check_shape", "to_inside", "to_outside"]
+__all__ = ["ModelMetadata", "NodeArg", "check_shape", "plain", "to_inside", "to_outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,15 @@ class ModelMetadata:
 def to_inside(name: str, value: Any, type_: Type | None) -> Any:
     """Check one fed value against its declared type and turn it into a run-time value.
 
-    Arrays come in as read-only views: nothing a kernel does can change what the caller holds. Raises
-    InvalidArgument for a wrong dtype, rank or dimension, RuntimeError for a Python object of the wrong kind.
+    Arrays come in as read-only views: nothing a kernel does can change what the caller holds. Those of a subclass come
+    in as plain ones (`plain`). Raises InvalidArgument for a wrong dtype, rank or dimension, Fail for None where the
+    type is not optional, RuntimeError for a Python object of the wrong kind.
     """
     if isinstance(type_, OptionalType):
         return None if value is None else to_inside(name, value, type_.element)
+    if value is None:
+        wanted = "" if type_ is None else f", and {type_.ort} is wanted"
+        raise Fail(f"Input {name!r} is None{wanted}: only an optional input, or one with a default, may be None.")
     if isinstance(type_, SequenceType):
         if not isinstance(value, list):
             raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a list, not {type(value).__name__}.")
@@ -73,7 +77,25 @@ def to_inside(name: str, value: Any, type_: Type | None) -> Any:
     return array
 
 
+def plain(name: str, value: Any) -> Any:
+    """An array of a subclass of NumPy's (np.matrix, np.memmap, np.recarray ...) as a plain one; so for those in lists.
+
+    Only then do operators mean what they mean for NumPy's arrays. Raises InvalidArgument for a masked array of which
+    elements are masked: ONNX has no missing values, and which number stands for one is the caller's to say.
+    """
+    if isinstance(value, list | tuple):
+        return [plain(name, item) if isinstance(item, list | tuple | np.ndarray) else item for item in value]
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        count = np.count_nonzero(np.ma.getmaskarray(value))
+        raise InvalidArgument(
+            f"Input {name!r} is a masked array, {count} of its {value.size} elements masked: feed x.filled(...)."
+        )
+    return np.asarray(value)
+
+
 def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and type(value) is not np.ndarray):
+        value = plain(name, value)
     if isinstance(value, list) and declared is not None:
         try:
             value = np.asarray(value, dtypes.to_numpy(declared.dtype))
@@ -83,6 +105,8 @@ def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
         if np.isscalar(value) and not isinstance(value, str):
             raise RuntimeError(f"Unable to handle object of type {type(value)} for input {name!r}")
         raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{name}'.")
+    if value.dtype.names is not None:
+        raise InvalidArgument(f"Input {name!r} is an array of records ({value.dtype}): feed one of its fields.")
     if value.dtype.kind in "OSUV" and value.dtype.name not in dtypes.NAMES:
         return _strings(value)
     if not value.dtype.isnative:

@@ -32,11 +32,20 @@ CATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given."""
+    """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given.
+
+    `nullable` is a parameter that takes None for an input left out, with a default or without.
+    """
 
     name: str
     kind: str
     default: Any = EMPTY
+    nullable: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether a node has to give it."""
+        return self.default is EMPTY and not self.nullable
 
     @property
     def host(self) -> bool:
@@ -114,6 +123,14 @@ class Kernel:
         """Whether the kernel returns a tuple of its outputs instead of its only output."""
         return self._signature[4].startswith("tuple[")
 
+    @property
+    def results_count(self) -> int | None:
+        """How many outputs the kernel has; None where the annotation leaves it open."""
+        if not self.multiple:
+            return 1
+        listed = self._signature[4].removeprefix("tuple[").removesuffix("]")
+        return None if listed.endswith("...") else listed.count(",") + 1
+
     def param(self, position: int) -> Param | None:
         """The parameter that takes the input at `position`, or None when there is none."""
         return self.inputs[position] if position < len(self.inputs) else self.variadic
@@ -137,10 +154,11 @@ def read(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], Param | None, dict[
         if p.name in INJECTED:
             injected.add(p.name)
             continue
-        kind = str(p.annotation).removesuffix(" | None")
+        annotation = str(p.annotation)
+        kind = annotation.removesuffix(" | None")
         if kind not in known:
             raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
-        param = Param(p.name, kind, p.default)
+        param = Param(p.name, kind, p.default, kind != annotation)
         if p.kind is p.VAR_POSITIONAL:
             variadic = param
         elif p.kind is p.KEYWORD_ONLY:

@@ -588,3 +588,15 @@ def test_a_signature_is_compiled_when_it_comes_up_first():
     for values in ([1, 0, 2], [0, 0, 1]):
         (y,) = session.run(None, {"x": np.array(values, np.float32)})
         assert y.shape == (1, np.count_nonzero(values))
+
+
+def test_what_a_caller_writes_to_its_array_later_is_not_seen():
+    """JAX shares memory that starts at a multiple of 64 bytes, and reads it when it comes to compute."""
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[64] x) => (float[64] y) { y = Identity(x) }'
+    fn = ortlite.function(parser.parse_model(text).SerializeToString(), provider="JAXExecutionProvider")
+    buffer = np.zeros(64 * 4 + 64, np.uint8)
+    offset = -buffer.__array_interface__["data"][0] % 64
+    x = buffer[offset : offset + 256].view(np.float32)
+    y = fn(x)
+    x[...] = 7
+    assert np.asarray(y).tolist() == [0] * 64

@@ -459,3 +459,28 @@ def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose(
 def test_an_option_that_torch_has_not_is_named():
     with pytest.warns(UserWarning, match="no option devise, which is ignored; it has compile, device, use_tf32"):
         create("TorchExecutionProvider", {"devise": "cpu"})
+
+
+def test_what_is_compiled_hands_out_no_constant():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[2, 3] x) => (float[3, 2] y, float[2, 3] z, float[2] k, float[2, 3] e)
+    <float[2, 3] w = {1, 2, 3, 4, 5, 6}, int64[2] s = {3, 2}>
+    { y = Reshape(w, s)  z = Relu(x)  sh = Shape(x)  k = Cast <to = 1> (sh)  e = Expand(w, sh) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString())
+    x = torch.ones(2, 3)
+    expected = [t.clone() for t in fn(x)]
+    compiled = torch.compile(fn, backend="aot_eager")
+    for outputs in (compiled(x), compiled(x), fn(x), torch.func.vmap(fn, out_dims=(None, 0, None, None))(x[None])):
+        for y, wanted in zip(outputs, expected, strict=True):
+            assert torch.equal(y.reshape(wanted.shape), wanted)
+            y.add_(1)
+
+
+def test_a_gradient_flows_through_the_copy_of_a_result():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y, float[2] z)
+    { y = Exp(x)  z = Identity(y) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString())
+    x = torch.zeros(2, requires_grad=True)
+    y, z = fn(x)
+    (gradient,) = torch.autograd.grad((y + z).sum(), x)
+    assert gradient.tolist() == [2, 2]

@@ -1,5 +1,9 @@
 """Devices and pointers."""
 
+from types import SimpleNamespace
+
+import numpy as np
+
 from cupy.cuda.device import Device
 from cupy.cuda.device import current as _current
 
@@ -10,6 +14,9 @@ class MemoryPointer:
     def __init__(self, array):
         self.ptr = array.__array_interface__["data"][0]
         self.device_id = _current()
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        self.mem = SimpleNamespace(ptr=array.__array_interface__["data"][0], size=array.nbytes)
 
 
 class Stream:
