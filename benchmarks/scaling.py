@@ -92,8 +92,8 @@ def calls(n):
 
 
 def failing(n):
-    """Constants that cannot be folded: the node fails."""
-    nodes = [node("Reshape", ["c", "bad"], [f"f{i}"]) for i in range(n)]
+    """Constants that cannot be folded: the node fails, which only a run can tell."""
+    nodes = [node("Gather", ["c", "bad"], [f"f{i}"]) for i in range(n)]
     constants = {"c": np.ones(6, np.float32), "bad": np.array([7])}
     return model([*nodes, node("Concat", [f"f{i}" for i in range(n)], ["y"], axis=0)], constants=constants)
 
