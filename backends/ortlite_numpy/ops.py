@@ -34,7 +34,7 @@ def lrn(xp: Namespace, X: Any, *, alpha: float = 1e-4, beta: float = 0.75, bias:
     squares = np.square(X)
     total = squares.copy()
     before = (size - 1) // 2
-    for step in range(1, max(before, size - 1 - before) + 1):
+    for step in range(1, min(size // 2, X.shape[1] - 1) + 1):
         if step <= size - 1 - before:
             total[:, :-step] += squares[:, step:]
         if step <= before:

@@ -236,12 +236,13 @@ def lrn(xp: Namespace, X: Array, *, alpha: Float = 1e-4, beta: Float = 0.75, bia
     """Divide by (`bias` + `alpha` / `size` · the sum of squares over `size` neighbouring channels) ^ `beta`."""
     if size < 1 or X.ndim < 2:
         raise ValueError(f"{size} neighbouring channels of {list(X.shape)} are none: size must be 1 or more")
-    before = (size - 1) // 2
+    farthest = max(X.shape[1] - 1, 0)  # a window may reach far beyond the channels
+    before, after = min((size - 1) // 2, farthest), min(size // 2, farthest)
     widths = [(0, 0)] * X.ndim
-    widths[1] = (before, size - 1 - before)
+    widths[1] = (before, after)
     squares = xp.pad(xp.square(X), widths)
     total = squares[:, : X.shape[1], ...]
-    for i in range(1, size):
+    for i in range(1, before + after + 1):
         total = total + squares[:, i : i + X.shape[1], ...]
     return X / xp.pow(total * (alpha / size) + bias, xp.asarray(beta, dtype=X.dtype))
 

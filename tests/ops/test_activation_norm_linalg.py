@@ -65,6 +65,9 @@ def test_other_normalisations():
     check("LayerNormalization", X, floats(3, 5), axis=2, opset=17, rtol=1e-4, atol=1e-5)
     check("RMSNormalization", X, floats(5), opset=23, rtol=1e-4, atol=1e-5)
     check("LRN", X, size=3, rtol=1e-4)
+    total = np.sum(np.square(X), axis=1, keepdims=True)
+    for size in (50, 2**40):  # a window that reaches far beyond the channels costs no more
+        check("LRN", X, size=size, alpha=float(size), expected=X / (1 + total) ** 0.75, rtol=1e-4)
     check("MeanVarianceNormalization", X, rtol=1e-4, atol=1e-5)
     for p in (1, 2):
         check("LpNormalization", X, axis=1, p=p, opset=1)
