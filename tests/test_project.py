@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ def test_ci_runs_the_readmes_test_command():
     command = "pip install nox && nox"
     assert command in readme
     assert f"\n{command}\n" in ci
+
+
+def test_the_readmes_first_example_prints_what_it_says():
+    readme = (ROOT / "README.md").read_text()
+    code, output = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", readme, re.DOTALL).groups()
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == output
 
 
 @pytest.mark.parametrize("module", ["onnx", "torch", "jax", "rich", "click", "ml_dtypes", "array_api_compat"])
