@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import graph, shapes
+from ortlite.load import functions, graph, shapes
 from ortlite.load.tensors import Tensors, text
 
 __all__ = ["load"]
@@ -122,7 +122,7 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
     """Domain -> version. A missing one means 1 before IR 3 and is an error from then on, as in onnxruntime."""
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
-        domain = graph.domain_of(text(entry.domain, "an opset import"))
+        domain = functions.domain_of(text(entry.domain, "an opset import"))
         opsets[domain] = max(entry.version, opsets.get(domain, entry.version))
     if not opsets:
         if proto.ir_version >= 3:
