@@ -86,6 +86,13 @@ def jax(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Damaged models, for as long as `-- --minutes 5` says: none may crash, hang, or raise what is no error of ours."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel; install it in a clean environment, away from the checkout; run the demo there."""
     session.install("build")

@@ -76,6 +76,13 @@ PRIMITIVES = {
     "fmod": {"128 × 3072": lambda: ((floats(128, 3072) * 9, positive(128, 3072)), {}),
              "int64": lambda: ((ints(999, 128, 3072), ints(9, 128, 3072) + 1), {})},
     "trunc_divide": {"int64": lambda: ((ints(999, 128, 3072) - 500, ints(9, 128, 3072) + 1), {})},
+    "relu": {"128 × 3072": lambda: ((floats(128, 3072),), {})},
+    "leaky_relu": {"128 × 3072": lambda: ((floats(128, 3072), 0.01), {}),
+                   "by channel": lambda: ((floats(128, 3072), positive(3072)), {})},
+    "hardtanh": {"128 × 3072": lambda: ((floats(128, 3072), -0.5, 0.5), {})},
+    "root": {"128 × 3072": lambda: ((positive(128, 3072),), {}),
+             "128 × 3072, cubic": lambda: ((positive(128, 3072), 1 / 3), {}),
+             "64": lambda: ((positive(64),), {})},
     "sigmoid": {"128 × 3072": lambda: ((floats(128, 3072) * 9,), {})},
     "softmax": {"12 × 128 × 128": lambda: ((floats(12, 128, 128), -1), {})},
     "einsum": {"bhid,bhjd->bhij": lambda: (("bhid,bhjd->bhij", floats(2, 8, 64, 64), floats(2, 8, 64, 64)), {}),
@@ -156,14 +163,18 @@ RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample ca
 
 # Why something is replaced that need not be faster, on one library or all; what has no case cannot be measured.
 SLICES = "for CUDA: on the CPU, images go to the default body"
+KINKS = "for its derivative at kinks, which is that of torch"
 REASONS = {
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
+    **{("jax", name): KINKS for name in ("relu", "leaky_relu", "hardtanh", "max_pool", "HardSwish-14")},
+    ("torch", "hardtanh"): KINKS,
     ("jax", "conv"): "on the CPU, groups, small kernels and few windows go to the default body, which is faster there",
     ("jax", "scatter_nd"): "products go to the default body, and by it to scatter_flat",
     ("numpy", "scatter_nd"): "reductions go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "known": "under a tracer there may be no value to know",
+    "readable": "only values in the host's memory can be looked at in passing",
     "cond": "a tracer must see the branch",
     "while_loop": "a tracer must see the loop",
     "scan": "a tracer must see the loop",

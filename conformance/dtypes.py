@@ -26,7 +26,7 @@ from onnx import helper
 
 import ortlite
 from conformance.cases import _array, load_cases
-from ortlite import dtypes, load
+from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
@@ -109,7 +109,7 @@ EXAMPLES = [
     _ml("OneHotEncoder", X, cats_int64s=[1, 2, 3]),
     _ml("SVMClassifier", X, classlabels_ints=[0, 1], vectors_per_class=[2, 1], outputs=2, **MACHINE),
     _ml("SVMRegressor", X, n_supports=3, **MACHINE),
-    _ml("Scaler", X, offset=[1.0], scale=[2.0, 3.0, 4.0]),
+    _ml("Scaler", X, offset=[1.0, 2.0, 3.0], scale=[2.0, 3.0, 4.0]),
     _ml("TreeEnsembleClassifier", X, class_treeids=[0, 0], class_nodeids=[1, 2], class_ids=[0, 1], outputs=2,
         class_weights=[1.0, 2.0], classlabels_int64s=[0, 1], **TREE),
     _ml("TreeEnsembleRegressor", X, target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0],
@@ -338,7 +338,7 @@ def check(schema: onnx.defs.OpSchema, example: Example, provider: str = CPU) -> 
     assert kernel is not None
     attributes = {}
     for attribute in node.attribute:
-        value = load._plain(helper.get_attribute_value(attribute))
+        value = schema._plain(helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None

@@ -6,6 +6,29 @@ Examples of each operator are converted to float64 where its schema allows it, m
 `ortlite.function`. The derivative of a random sum of the results along a random direction is compared with central
 differences of the same function on NumPy, at points where these show that it is smooth. With `--write` the results
 become conformance/GRADIENTS.md.
+
+Where a function is not smooth, the derivative is that of torch's own operator, on torch, JAX and the tape alike
+(tests/test_kinks.py compares all three with it):
+
+| at | the derivative |
+|---|---|
+| Relu, ThresholdedRelu, HardSigmoid, Shrink at a kink | 0, as beyond it where it is flat |
+| LeakyRelu, PRelu at 0 | the slope; by the slope itself 0 |
+| Elu, Celu, Selu at 0 | that of the exponential: alpha, 1, alpha · gamma |
+| HardSwish at -3 and 3 | 0 and 1 |
+| Abs, Sign at 0; Round, Floor, Ceil everywhere | 0 |
+| Clip at a bound | 1 by the input, 0 by the bound |
+| Max, Min of two equals | a half each |
+| ReduceMax, ReduceMin, ScatterElements and ScatterND by max or min, of n equals | 1 / n each |
+| MaxPool, GlobalMaxPool, TopK, of equals | 1 by the first, 0 by the others |
+| a norm at 0 (ReduceL1, ReduceL2, LpPool, GlobalLpPool, inside the normalisations) | 0 |
+| LpNormalization of a row of zeros; Normalizer of one | 0; 1, for it is divided by 1 |
+| Pow by a base of 0 | infinite below power 1; 0 at power 0 |
+| Pow by the exponent, where the base is 0 | 0 |
+| ReduceLogSumExp of -inf alone | 0, where torch has NaN |
+| GridSample's grid, where border or reflection hold it, the outermost pixels included | 0 |
+| GridSample's grid at other pixels, linear | that to the right |
+| Sqrt, ReduceLogSum at 0 | infinite |
 """
 
 from __future__ import annotations
@@ -188,7 +211,7 @@ class Case:
             return why
         if param is not None and param.host:
             return "read on the host, as a number"
-        if self.kernel.host:
+        if self.kernel.python_objects:
             return "works on Python objects"
         kinds = [dtypes.of_numpy(v.dtype).name for v in _leaves(self.results) if hasattr(v, "dtype")]
         if "string" in kinds:
@@ -521,7 +544,7 @@ def _jax(case: Case, point: Point) -> tuple[dict[str, Any], float | None]:
 
     with jax.enable_x64(True):
         at = {n: jax.tree.map(jax.numpy.asarray, point.values[n]) for n in point.differences}
-        gradients, along = (both if case.kernel.dynamic else jax.jit(both))(at, dict(point.directions))
+        gradients, along = (both if case.kernel.data_dependent_shape else jax.jit(both))(at, dict(point.directions))
         return jax.tree.map(np.asarray, gradients), float(along)
 
 

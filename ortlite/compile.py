@@ -211,7 +211,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """What a kernel gets for a graph attribute. `types` are what is known of the graph's outputs."""
+    """What a kernel gets for a graph attribute, with what is known of the types of its inputs and outputs."""
 
     program: Program
     captures: tuple[Any, ...]
@@ -224,6 +224,11 @@ class Closure:
     def on(self, xp: Namespace) -> Closure:
         """The same subgraph, its kernels computing in another namespace, unseen by `on_step`."""
         return Closure(self.program.on(xp), tuple(map(xp.lift, self.captures)))
+
+    @property
+    def input_types(self) -> tuple[Type | None, ...]:
+        """Declared or inferred types of the formal inputs."""
+        return self.program.plan.input_types
 
     @property
     def types(self) -> tuple[Type | None, ...]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 __all__ = [
     "DeviceReset", "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
     "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound",
-    "NotImplemented", "OrtError", "RuntimeException", "describe",
+    "NotImplemented", "OrtError", "RuntimeException", "describe", "typed",
 ]  # fmt: skip
 
 
@@ -92,6 +92,23 @@ class NotFound(OrtError):
 
 class DeviceReset(OrtError):
     code, label = 15, "DEVICE_RESET"
+
+
+class typed:  # noqa: N801  (used as a function)
+    """A context from which every exception leaves as one of the classes above: `with typed("placing", node): ...`.
+
+    What is one already passes; anything else becomes a Fail that says what was being done, and at which node.
+    """
+
+    def __init__(self, doing: str, node: Any = None):
+        self.doing, self.node = doing, node
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, OrtError):
+            where = "" if self.node is None else f" node {self.node.name!r} ({self.node.op_type})"
+            raise Fail(f"{self.doing}{where}: {str(error) or type(error).__name__}", self.node) from error
 
 
 def describe(value: Any) -> str:

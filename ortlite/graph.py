@@ -7,9 +7,11 @@ captures.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ortlite.dtypes import DType
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Graph", "MapType", "Model", "Node", "OptionalType", "SequenceType", "SparseType", "TensorType", "Type", "between",
-    "leading_to",
+    "GRADIENT", "Graph", "MapType", "Model", "Node", "OptionalType", "SequenceType", "SparseType", "TensorType", "Type",
+    "between", "in_order", "leading_to",
 ]  # fmt: skip
+
+GRADIENT = ("ai.onnx.preview.training", "Gradient")  # the operator whose body is other nodes of its graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class MapType:
         return f"map({self.key.ort},{self.value.ort})"
 
 
+_T = TypeVar("_T")
 Type: TypeAlias = TensorType | SequenceType | OptionalType | MapType
 
 
@@ -173,6 +178,10 @@ class Graph:
             for graph in node.subgraphs.values():
                 yield from graph.walk()
 
+    def captured(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Those of the `values` around a subgraph that it captures."""
+        return {name: values[name] for name in self.captures if name in values}
+
     def with_nodes(self, nodes: tuple[Node, ...], **changes: Any) -> Graph:
         """The same graph with other nodes (and other fields)."""
         return replace(self, nodes=nodes, **changes)
@@ -198,13 +207,18 @@ class Model:
 
 
 def leading_to(
-    nodes: Sequence[Node], targets: Collection[str], given: Collection[str] = ()
+    nodes: Sequence[Node],
+    targets: Collection[str],
+    given: Collection[str] = (),
+    producers: Mapping[str, int] | None = None,
 ) -> tuple[tuple[Node, ...], set[str]]:
     """The nodes that compute `targets` from the values `given`, in their order, and what they read from elsewhere.
 
-    What is given is not computed, even where a node among `nodes` would.
+    What is given is not computed, even where a node among `nodes` would. `producers` says which node computes each
+    value, for whoever asks often.
     """
-    producers = {name: node for node in nodes for name in node.outputs if name}
+    if producers is None:
+        producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
     needed: set[int] = set()
     elsewhere: set[str] = set()
     waiting, seen = list(targets), set(given)
@@ -216,10 +230,39 @@ def leading_to(
         producer = producers.get(name)
         if producer is None:
             elsewhere.add(name)
-        elif id(producer) not in needed:
-            needed.add(id(producer))
-            waiting.extend(producer.reads())
-    return tuple(node for node in nodes if id(node) in needed), elsewhere
+        elif producer not in needed:
+            needed.add(producer)
+            waiting.extend(nodes[producer].reads())
+    return tuple(nodes[index] for index in sorted(needed)), elsewhere
+
+
+def in_order(needs: Sequence[Collection[int]], groups: Sequence[int] | None = None) -> list[int]:
+    """An order in which everything comes after what it needs; what needs itself in a circle is left out.
+
+    What is ready with the smallest number comes next; with `groups`, one group goes on for as long as it can.
+    """
+    groups = groups if groups is not None else [0] * len(needs)
+    readers: dict[int, list[int]] = defaultdict(list)
+    for index, sources in enumerate(needs):
+        for source in sources:
+            readers[source].append(index)
+    waiting = [len(sources) for sources in needs]
+    ready: dict[int, list[int]] = {group: [] for group in sorted(set(groups))}
+    for index, count in enumerate(waiting):
+        if not count:
+            heappush(ready[groups[index]], index)
+    order: list[int] = []
+    current = groups[0] if groups else 0
+    while any(ready.values()):
+        if not ready[current]:
+            current = min((queue[0], group) for group, queue in ready.items() if queue)[1]
+        index = heappop(ready[current])
+        order.append(index)
+        for reader in readers[index]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heappush(ready[groups[reader]], reader)
+    return order
 
 
 def between(graph: Graph, given: Collection[str], outputs: Sequence[str]) -> Graph:

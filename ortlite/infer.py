@@ -7,16 +7,17 @@ true. A type that cannot be told is None, and whatever depends on it is decided 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from ortlite import dtypes
 from ortlite.errors import Fail, InvalidGraph
-from ortlite.graph import Graph, MapType, Node, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.graph import MapType, Node, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.ops import registry
-from ortlite.schema import Schema
+from ortlite.ops.registry import Kernel
+from ortlite.ops.types import unshaped
+from ortlite.schema import FormalParameter, Schema
 
 __all__ = ["node_types", "parse"]
-
-FLOAT, INT64, STRING, BOOL = (dtypes.by_name(n) for n in ("float32", "int64", "string", "bool"))
 
 
 def parse(text: str) -> Type:
@@ -38,18 +39,20 @@ def parse(text: str) -> Type:
     raise ValueError(f"not a type: {text}")
 
 
-def node_types(node: Node, schema: Schema | None, types: Mapping[str, Type | None]) -> list[Type | None]:
-    """The type of each of the node's outputs; None where it cannot be told.
+def node_types(node: Node, schema: Schema | None, inputs: Sequence[Type | None]) -> list[Type | None]:
+    """The type of each of the node's outputs, from those of its inputs; None where it cannot be told.
 
     Raises InvalidGraph for an input type the schema does not allow, Fail where one type variable would
     stand for two types.
     """
-    inputs = [types.get(name) if name else None for name in node.inputs]
     if schema is None:
         return _by_results(node, inputs)
     variables = _bind(node, schema, inputs)
-    special = SPECIAL.get((node.domain, node.op_type))
-    found = special(node, inputs) if special else []
+    kernel = registry.lookup(node.domain, node.op_type, node.opset)
+    try:
+        found = kernel.types(node, inputs) if kernel is not None and kernel.types is not None else []
+    except (ValueError, KeyError) as error:  # an attribute that names no dtype
+        raise InvalidGraph(_about(node, f"the types of its outputs cannot be told: {error}")) from None
     result: list[Type | None] = []
     for position in range(len(node.outputs)):
         known = found[position] if position < len(found) else None
@@ -99,22 +102,17 @@ def _schema_text(type_: Type) -> str:
 def _formal_type(schema: Schema, position: int, variables: Mapping[str, Type]) -> Type | None:
     formal = schema.output(position)
     if formal.type in variables:
-        return _bare(variables[formal.type])
+        return unshaped(variables[formal.type])
     allowed = schema.variables.get(formal.type)
     if allowed is None:
         return parse(formal.type)
     return parse(next(iter(allowed))) if len(allowed) == 1 else None
 
 
-def _bare(type_: Type | None) -> Type | None:
-    """The type without what is known of its shape."""
-    return TensorType(type_.dtype) if type(type_) is TensorType else type_
-
-
 def _by_results(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
     """Domains without schemas: what the kernel's `results` say, else the dtype of the first input."""
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
-    first = _bare(next((t for t in inputs if t is not None), None))
+    first = unshaped(next((t for t in inputs if t is not None), None))
     if kernel is None:
         return [None] * len(node.outputs)
     names = [p.name for p in kernel.inputs]
@@ -127,180 +125,124 @@ def _by_results(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
             found.append(None)
         elif rule in names:
             index = names.index(rule)
-            found.append(_bare(inputs[index]) if index < len(inputs) else None)
+            found.append(unshaped(inputs[index]) if index < len(inputs) else None)
         elif rule in kernel.attributes:
             code = node.attributes.get(rule, kernel.attributes[rule].default)
-            found.append(TensorType(dtypes.by_code(code)) if isinstance(code, int) and code else first)
+            found.append(_of_code(node, rule, code) if isinstance(code, int) and code else first)
         else:
             found.append(TensorType(dtypes.by_name(rule)))
     return found
 
 
-Rule = Callable[[Node, Sequence[Type | None]], list[Type | None]]
+def _of_code(node: Node, attribute: str, code: int) -> TensorType:
+    """The type that an attribute names by ONNX's number. Raises InvalidGraph for an unknown one."""
+    try:
+        return TensorType(dtypes.by_code(code))
+    except ValueError as error:
+        raise InvalidGraph(_about(node, f"{attribute}: {error}")) from None
 
 
-def _attribute_dtype(attribute: str, default: int | None = None, like: int | None = None) -> Rule:
-    """The dtype that an attribute names, else `default`, else that of the input number `like`."""
-
-    def rule(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-        code = node.attributes.get(attribute) or default
-        if isinstance(code, str):  # Cast-1 names its dtype
-            names = {"DOUBLE": "double"}
-            return [TensorType(dtypes.by_ort_name(names.get(code, code.lower())))]
-        if code:
-            return [TensorType(dtypes.by_code(code))]
-        return [_bare(inputs[like])] if like is not None and like < len(inputs) else []
-
-    return rule
+# An attribute's kind, in ONNX's words, where the annotation of a kernel's parameter says it.
+KINDS = {
+    "Int": "INT", "Bool": "INT", "DType": "INT", "Ints": "INTS", "Float": "FLOAT", "Floats": "FLOATS",
+    "Text": "STRING", "Texts": "STRINGS", "Graph": "GRAPH", "Type": "TYPE_PROTO",
+}  # fmt: skip
+MANY = 2**31 - 1  # what onnx says where any number will do
 
 
-def _layer_normalization_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    return [inputs[0], *_attribute_dtype("stash_type", default=1)(node, inputs) * 2]
+@cache
+def signature(kernel: Kernel) -> Schema:
+    """What a kernel's signature says of an operator that onnx has no schema of."""
+    attributes = {p.name: p for p in kernel.inputs if p.host} | kernel.attributes  # some are given in either way
+    inputs = [FormalParameter(p.name, "", not p.required) for p in kernel.inputs]
+    if kernel.variadic is not None:
+        inputs.append(FormalParameter(kernel.variadic.name, "", optional=True, variadic=True))
+    needed = [i for i, p in enumerate(kernel.inputs) if p.required and not p.host]
+    return Schema(
+        domain=kernel.domain,
+        op_type=kernel.op_type,
+        since=kernel.since,
+        inputs=tuple(inputs),
+        outputs=(),
+        min_inputs=max(needed, default=-1) + 1,
+        max_inputs=MANY if kernel.variadic is not None else len(kernel.inputs),
+        max_outputs=MANY if kernel.results_count is None else kernel.results_count,
+        attributes={name: p.default for name, p in attributes.items()},
+        required=frozenset(n for n, p in kernel.attributes.items() if p.required),
+        variables={},
+        kinds={name: KINDS[p.kind] for name, p in attributes.items() if p.kind in KINDS},
+    )
 
 
-def _value_dtype(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    """Constant and ConstantOfShape: the dtype of the value given, float by default."""
-    kinds = {"value_float": FLOAT, "value_int": INT64, "value_string": STRING}
-    for name, value in node.attributes.items():
-        if name in {"value", "sparse_value"}:
-            return [TensorType(dtypes.of_numpy(value.dtype))]
-        if name.removesuffix("s") in kinds:
-            return [TensorType(kinds[name.removesuffix("s")])]
-    return [TensorType(FLOAT)]
-
-
-def _element(type_: Type | None) -> Type | None:
-    return type_.element if isinstance(type_, SequenceType | OptionalType) else None
-
-
-def _sequence(type_: Type | None) -> Type | None:
-    return None if type_ is None else SequenceType(type_)
-
-
-def _graph_outputs(graph: Graph) -> list[Type | None]:
-    return [_bare(graph.types.get(name)) for name in graph.outputs]
-
-
-def _if_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    then, other = (_graph_outputs(node.attributes[name]) for name in ("then_branch", "else_branch"))
-    return [a or b for a, b in zip(then, other, strict=False)]
-
-
-def _sequence_map_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    return [_sequence(t) for t in _graph_outputs(node.attributes["body"])]
-
-
-def _optional_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    element = inputs[0] if inputs and inputs[0] is not None else node.attributes.get("type")
-    return [None if element is None else OptionalType(element)]
-
-
-def _optional_element(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    given = inputs[0] if inputs else None
-    return [given.element if isinstance(given, OptionalType) else given]
-
-
-def _quantize_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    if len(inputs) > 2 and inputs[2] is not None:
-        return [_bare(inputs[2])]
-    return _attribute_dtype("output_dtype", default=2)(node, inputs)
-
-
-def _label_encoder_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    kinds = {"strings": STRING, "int64s": INT64, "floats": FLOAT}
-    for name, value in node.attributes.items():
-        if name == "values_tensor":
-            return [TensorType(dtypes.of_numpy(value.dtype))]
-        if name.startswith("values_"):
-            return [TensorType(kinds[name.removeprefix("values_")])]
-    numeric = isinstance(inputs[0], TensorType) and inputs[0].dtype is INT64  # version 1: the other of the two
-    return [TensorType(STRING if numeric else INT64)]
-
-
-def _class_label_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    labels = (node.attributes.get(name) for name in ("classlabels_strings", "classlabels_ints", "classlabels_int64s"))
-    strings = node.attributes.get("classlabels_strings")
-    return [TensorType(STRING if strings and any(labels) else INT64)]
-
-
-def _zip_map_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    key = STRING if node.attributes.get("classlabels_strings") else INT64
-    return [SequenceType(MapType(key, TensorType(FLOAT)))]
-
-
-def _cast_map_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    names = {"TO_FLOAT": "float32", "TO_INT64": "int64", "TO_STRING": "string"}
-    return [TensorType(dtypes.by_name(names[node.attributes.get("cast_to", "TO_FLOAT")]))]
-
-
-def _category_types(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    strings = isinstance(inputs[0], TensorType) and inputs[0].dtype is STRING
-    return [TensorType(INT64 if strings else STRING)]
-
-
-def _map_values(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
-    return [inputs[0].value] if isinstance(inputs[0], MapType) else []
-
-
-# Operators whose output type is not a type variable bound by an input.
-SPECIAL: dict[tuple[str, str], Rule] = {
-    ("", "Cast"): _attribute_dtype("to"),
-    ("", "BitCast"): _attribute_dtype("to"),
-    ("", "Constant"): _value_dtype,
-    ("", "ConstantOfShape"): _value_dtype,
-    ("", "EyeLike"): _attribute_dtype("dtype", like=0),
-    ("", "RandomNormal"): _attribute_dtype("dtype", default=1),
-    ("", "RandomUniform"): _attribute_dtype("dtype", default=1),
-    ("", "RandomNormalLike"): _attribute_dtype("dtype", like=0),
-    ("", "RandomUniformLike"): _attribute_dtype("dtype", like=0),
-    ("", "Bernoulli"): _attribute_dtype("dtype", like=0),
-    ("", "Multinomial"): _attribute_dtype("dtype", default=6),
-    ("", "HannWindow"): _attribute_dtype("output_datatype", default=1),
-    ("", "HammingWindow"): _attribute_dtype("output_datatype", default=1),
-    ("", "BlackmanWindow"): _attribute_dtype("output_datatype", default=1),
-    ("", "MelWeightMatrix"): _attribute_dtype("output_datatype", default=1),
-    ("", "QuantizeLinear"): _quantize_types,
-    ("", "DequantizeLinear"): _attribute_dtype("output_dtype", like=1),
-    ("", "LayerNormalization"): _layer_normalization_types,
-    ("ai.onnx.preview.training", "Gradient"): lambda node, inputs: list(inputs[: len(node.outputs)]),
-    ("", "If"): _if_types,
-    ("", "Loop"): lambda node, inputs: _graph_outputs(node.attributes["body"])[1:],
-    ("", "Scan"): lambda node, inputs: _graph_outputs(node.attributes["body"]),
-    ("", "SequenceMap"): _sequence_map_types,
-    ("", "SequenceEmpty"): lambda node, inputs: [_sequence(_attribute_dtype("dtype", default=1)(node, inputs)[0])],
-    ("", "SequenceConstruct"): lambda node, inputs: [_sequence(_bare(inputs[0]))],
-    ("", "SequenceAt"): lambda node, inputs: [_element(inputs[0])],
-    ("", "SplitToSequence"): lambda node, inputs: [_sequence(_bare(inputs[0]))],
-    ("", "ConcatFromSequence"): lambda node, inputs: [_element(inputs[0])],
-    ("", "Optional"): _optional_types,
-    ("", "OptionalGetElement"): _optional_element,
-    ("ai.onnx.ml", "LabelEncoder"): _label_encoder_types,
-    ("ai.onnx.ml", "CategoryMapper"): _category_types,
-    ("ai.onnx.ml", "ZipMap"): _zip_map_types,
-    ("ai.onnx.ml", "CastMap"): _cast_map_types,
-    ("ai.onnx.ml", "DictVectorizer"): _map_values,
-    ("ai.onnx.ml", "LinearClassifier"): _class_label_types,
-    ("ai.onnx.ml", "SVMClassifier"): _class_label_types,
-    ("ai.onnx.ml", "TreeEnsembleClassifier"): _class_label_types,
-}
-
-
-def check_attributes(node: Node, schema: Schema) -> None:
-    """Raise InvalidGraph for an attribute that is missing or that the operator does not have."""
+def check_attributes(node: Node, schema: Schema, kinds: Mapping[str, str]) -> None:
+    """Raise InvalidGraph for an attribute that is missing, that the operator does not have, or of another kind."""
     for name in sorted(schema.required - node.attributes.keys()):
         raise InvalidGraph(_about(node, f"Required attribute '{name}' is missing."))
-    for name in node.attributes.keys() - schema.attributes.keys():
+    for name in sorted(node.attributes.keys() - schema.attributes.keys()):
         raise InvalidGraph(_about(node, f"Unrecognized attribute: {name} for operator {node.op_type}"))
+    for name, kind in kinds.items():
+        if (wanted := schema.kinds.get(name, kind)) != kind:
+            problem = f"Mismatched attribute type in '{node.name} : {name}'. Expected: '{wanted}', actual: '{kind}'"
+            raise InvalidGraph(_about(node, problem))
 
 
-def check_arity(node: Node, schema: Schema) -> None:
-    """Raise InvalidGraph for too few or too many inputs or outputs."""
-    count = len(node.inputs)
-    if not schema.min_inputs <= count <= schema.max_inputs:
+def check_arity(node: Node, schema: Schema, inputs: int, outputs: int) -> None:
+    """Raise InvalidGraph for more inputs or outputs than the operator has, or an input left out that may not be.
+
+    `inputs` and `outputs` are how many the file names, those at the end that are left out among them.
+    """
+    if inputs > schema.max_inputs or len(node.inputs) < schema.min_inputs:
+        given = inputs if inputs > schema.max_inputs else len(node.inputs)
         wanted = f"[{schema.min_inputs},{schema.max_inputs}]"
-        raise InvalidGraph(_about(node, f"Node has input size {count} not in range [min, max] = {wanted}."))
-    if len(node.outputs) > schema.max_outputs:
-        raise InvalidGraph(_about(node, f"Node has {len(node.outputs)} outputs, at most {schema.max_outputs} allowed."))
+        raise InvalidGraph(_about(node, f"Node has input size {given} not in range [min, max] = {wanted}."))
+    if outputs > schema.max_outputs:
+        raise InvalidGraph(_about(node, f"Node has {outputs} outputs, at most {schema.max_outputs} allowed."))
+    for position, formal in enumerate(schema.inputs):
+        there = position < len(node.inputs) and bool(node.inputs[position])
+        if formal.name in node.attributes:
+            if there:
+                raise InvalidGraph(_about(node, f"{formal.name!r} is an input and an attribute at once."))
+        elif not (there or formal.optional or formal.variadic):
+            raise InvalidGraph(_about(node, f"Input {position} ({formal.name}) is required and has no name."))
+
+
+def check_bodies(node: Node) -> None:
+    """Raise InvalidGraph where a subgraph takes or returns another number of values than its operator gives or wants.
+
+    A node may leave outputs at the end out; a body has them all.
+    """
+    if node.domain or node.op_type not in BODIES:
+        return
+    inputs, outputs = BODIES[node.op_type](node)
+    counts = {len(graph.outputs) for graph in node.subgraphs.values()}
+    for name, graph in node.subgraphs.items():
+        if len(graph.inputs) != inputs:
+            raise InvalidGraph(_about(node, f"{name} takes {len(graph.inputs)} inputs and is given {inputs}."))
+        if len(graph.outputs) < outputs or len(counts) > 1:
+            problem = f"its subgraphs return {sorted(counts)} values; that many, and at least {outputs}, are wanted."
+            raise InvalidGraph(_about(node, problem))
+
+
+def _scan_counts(node: Node) -> tuple[int, int]:
+    inputs = len(node.inputs) - (node.opset < 9)  # before, the lengths of the sequences came first
+    states = inputs - node.attributes["num_scan_inputs"]
+    if not 0 <= states < inputs:
+        raise InvalidGraph(_about(node, f"num_scan_inputs is not between 1 and {inputs}, the number of inputs."))
+    return inputs, max(len(node.outputs), states)
+
+
+def _loop_counts(node: Node) -> tuple[int, int]:
+    states = max(len(node.inputs) - 2, 0)
+    return 2 + states, 1 + max(len(node.outputs), states)
+
+
+# How many inputs the subgraphs of a node have, and how many outputs at least.
+BODIES: dict[str, Callable[[Node], tuple[int, int]]] = {
+    "If": lambda node: (0, len(node.outputs)),
+    "Loop": _loop_counts,
+    "Scan": _scan_counts,
+    "SequenceMap": lambda node: (len(node.inputs), len(node.outputs)),
+}
 
 
 def _about(node: Node, problem: str) -> str:

@@ -11,16 +11,13 @@ run of them is what crosses borders once and what a library's compiler gets. An 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 
 from ortlite import errors
-from ortlite.differentiate import GRADIENT
 from ortlite.dtypes import DType
-from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.graph import GRADIENT, Graph, Node, TensorType, Type, in_order
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
 from ortlite.provider import ExecutionProvider
@@ -77,17 +74,19 @@ def partition(
     pinned: Mapping[str, str] | None = None,
     defer: bool = True,
     outer_host: AbstractSet[str] = frozenset(),
+    wanted_in: Mapping[int, set[str]] | None = None,
 ) -> Partitions:
     """Place every node. `outer` locates captured values; `inputs_at` is where a subgraph's inputs arrive.
 
     `pinned` maps names of nodes (or of values they compute) to the provider that must run them. Without `defer` a node
     stays with the first provider that can run it, also where that says that another had better. `outer_host` are the
-    host values around a subgraph. Raises NotImplemented when no provider has a kernel for a node, or the one it is
-    pinned to cannot run it.
+    host values that a subgraph captures, `wanted_in` is what `_wanted` says of it by its id. Raises NotImplemented when
+    no provider has a kernel for a node, or the one it is pinned to cannot run it.
     """
     cpu = len(providers) - 1
-    types = {**(outer_types or {}), **graph.types}
-    wanted = _wanted(graph)
+    types = {**graph.captured(outer_types or {}), **graph.types}
+    wanted_in = _wanted(graph) if wanted_in is None else wanted_in
+    wanted = wanted_in[id(graph)]
     shape_inputs = wanted.intersection(graph.inputs)
     at_hand = shape_inputs if inputs_at is None else set()  # a subgraph gets its inputs on its device
     host = set(outer_host)
@@ -96,7 +95,8 @@ def partition(
     placed: list[Placement] = []
     for node in graph.nodes:
         pin = next((pinned[name] for name in (node.name, *node.outputs) if name in pinned), None) if pinned else None
-        place = _place(node, providers, types, known, pin, defer)
+        with errors.typed("placing", node):
+            place = _place(node, providers, types, known, pin, defer)
         placed.append(place)
         if place.host or place.kernel.host_result is not None:
             host.update(filter(None, node.outputs))
@@ -104,12 +104,13 @@ def partition(
     graph = replace(graph, nodes=tuple(graph.nodes[i] for i in order))
     placements = [placed[i] for i in order]
 
-    locations: dict[str, int] = dict(outer or {})
+    locations: dict[str, int] = graph.captured(outer or {})
     for name in graph.inputs:
         locations[name] = cpu if inputs_at is None else inputs_at
+    given = set(graph.inputs) - shape_inputs
     if inputs_at is None:  # a model's input arrives where its first reader runs
         for node, place in zip(reversed(graph.nodes), reversed(placements), strict=True):
-            locations |= {n: place.provider for n in node.reads() if n in graph.inputs and n not in shape_inputs}
+            locations |= {n: place.provider for n in node.reads() if n in given}
     subgraphs: dict[tuple[int, str], Partitions] = {}
     for index, (node, place) in enumerate(zip(graph.nodes, placements, strict=True)):
         for name in filter(None, node.outputs):
@@ -118,8 +119,9 @@ def partition(
             pins = pinned
             if (node.domain, node.op_type) == GRADIENT:  # differentiates its body in its own namespace
                 pins = {name: providers[place.provider].name for n in subgraph.walk() for name in n.outputs}
+            near = {name for name in subgraph.captures if name in host or name in constants}
             subgraphs[index, attribute] = partition(
-                subgraph, providers, locations, types, place.provider, pins, defer, host | constants
+                subgraph, providers, locations, types, place.provider, pins, defer, near, wanted_in
             )
     for name in graph.constants:
         locations.setdefault(name, cpu)
@@ -168,27 +170,7 @@ def _together(nodes: Sequence[Node], providers: Sequence[int]) -> list[int]:
         return list(range(len(nodes)))
     producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
     needs = [{producers[name] for name in node.reads() if name in producers} for node in nodes]
-    readers: dict[int, list[int]] = defaultdict(list)
-    for index, sources in enumerate(needs):
-        for source in sources:
-            readers[source].append(index)
-    waiting = [len(sources) for sources in needs]
-    ready: dict[int, list[int]] = {provider: [] for provider in sorted(set(providers))}
-    for index, count in enumerate(waiting):
-        if not count:
-            heappush(ready[providers[index]], index)
-    order: list[int] = []
-    current = providers[0]
-    while len(order) < len(nodes):
-        if not ready[current]:
-            current = min((queue[0], provider) for provider, queue in ready.items() if queue)[1]
-        index = heappop(ready[current])
-        order.append(index)
-        for reader in readers[index]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                heappush(ready[providers[reader]], reader)
-    return order
+    return in_order(needs, providers)
 
 
 def _lacking(graph: Graph, provider: ExecutionProvider) -> Iterator[str | None]:
@@ -234,9 +216,13 @@ def _is_host_kind(type_: Type | None) -> bool:
     return isinstance(type_, TensorType) and type_.dtype.kind in "iubS"
 
 
-def _wanted(graph: Graph) -> set[str]:
-    """Values that are a host parameter, or from which integer arithmetic computes one."""
+def _wanted(graph: Graph) -> dict[int, set[str]]:
+    """Values that are a host parameter, or from which integer arithmetic computes one: of a graph and its subgraphs.
+
+    By the id of the graph.
+    """
     wanted: set[str] = set()
+    found = {id(graph): wanted}
     for node in reversed(graph.nodes):
         kernel = registry.lookup(node.domain, node.op_type, node.opset)
         if kernel is None:
@@ -245,5 +231,6 @@ def _wanted(graph: Graph) -> set[str]:
             wanted.update(name for name in node.inputs if name and _is_host_kind(graph.types.get(name)))
         wanted.update(n for i, n in enumerate(node.inputs) if n and getattr(kernel.param(i), "host", False))
         for subgraph in node.subgraphs.values():
-            wanted.update(_wanted(subgraph).intersection(subgraph.captures))
-    return wanted
+            found |= _wanted(subgraph)
+            wanted.update(found[id(subgraph)].intersection(subgraph.captures))
+    return found

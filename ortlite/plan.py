@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
+from ortlite.errors import InvalidGraph, typed
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
 from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
@@ -194,6 +195,7 @@ class Plan:
     shape_inputs: frozenset[int]
     input_providers: tuple[ExecutionProvider, ...]
     output_providers: tuple[ExecutionProvider, ...]
+    input_types: tuple[Type | None, ...] = ()
     output_types: tuple[Type | None, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
     providers: tuple[ExecutionProvider, ...] = ()
@@ -218,6 +220,8 @@ def plan(
     With `outputs_on_device` they leave on the first provider, where that made them or can hold them.
     `device_constants` are constants that are on their providers already; those that this plan takes there are added.
     """
+    for provider in parts.providers:
+        _overrides(provider)  # a provider that replaces nothing fails as such, not at a node
     cpu, types = len(parts.providers) - 1, parts.graph.types
     on_device = [
         outputs_on_device and (parts.locations.get(name) == 0 or _holds(parts.providers[0], types.get(name)))
@@ -248,9 +252,11 @@ class _Planner:
         self.device_constants = device_constants
         self.graph: Graph = parts.graph
         self.cpu = len(parts.providers) - 1
-        self.types: Mapping[str, Type] = {**outer_types, **parts.graph.types}
-        self.known: dict[str, np.ndarray] = {n: v for n, v in outer_constants.items() if n in self.graph.captures}
-        self.known |= {n: v for n, v in self.graph.constants.items() if n not in self.graph.overridable}
+        self.types: Mapping[str, Type] = {**self.graph.captured(outer_types), **self.graph.types}
+        self.known: dict[str, np.ndarray] = self.graph.captured(outer_constants)
+        self.known |= self.graph.constants
+        for name in self.graph.overridable:
+            del self.known[name]
         self.captures = tuple(name for name in self.graph.captures if name not in outer_constants)
         self.steps: list[Step] = []
         self.constants: dict[int, Any] = {}
@@ -262,7 +268,8 @@ class _Planner:
     def plan(self, outputs_at: list[int]) -> Plan:
         entries = [self.new(name, self.parts.locations[name]) for name in (*self.graph.inputs, *self.captures)]
         for index, node in enumerate(self.graph.nodes):
-            self.node(index, node)
+            with typed("planning", node):
+                self.node(index, node)
         outputs = [self.slot(name, where, None) for name, where in zip(self.graph.outputs, outputs_at, strict=True)]
         read = {slot for step in self.steps for slot in step.reads()} | set(outputs)
         return Plan(
@@ -278,6 +285,7 @@ class _Planner:
                 self.parts.providers[self.parts.locations[n]] for n in (*self.graph.inputs, *self.captures)
             ),
             output_providers=tuple(self.parts.providers[where] for where in outputs_at),
+            input_types=tuple(self.types.get(name) for name in self.graph.inputs),
             output_types=tuple(self.types.get(name) for name in self.graph.outputs),
             names=self.names,
             providers=self.parts.providers,
@@ -322,7 +330,7 @@ class _Planner:
         place = self.parts.placements[index]
         kernel, provider = place.kernel, self.parts.providers[place.provider]
         override = _overrides(provider).get((kernel.domain, kernel.op_type, kernel.since))
-        widen = {} if kernel.storage or kernel.host else provider.widen
+        widen = {} if kernel.any_dtype or kernel.python_objects else provider.widen
         keywords: dict[str, Argument] = {}
         for name, value in node.attributes.items():
             if param := kernel.accepts(name):
@@ -388,12 +396,17 @@ class _Planner:
     def attribute(
         self, index: int, name: str, value: Any, param: Param, where: int, widen: Mapping[str, str]
     ) -> Argument:
-        """An attribute as its parameter wants it."""
+        """An attribute as its parameter wants it. Raises InvalidGraph for a flag that is neither 0 nor 1."""
         provider = self.parts.providers[where]
+        if param.kind == "Flag" and value not in {0, 1}:
+            node = self.graph.nodes[index]
+            raise InvalidGraph(
+                f"This is an invalid model. Node {node.name!r} ({node.op_type}): {name} is 0 or 1, not {value}.",
+                node,
+            )
         if isinstance(value, Graph):
             part = self.parts.subgraphs[index, name]
-            constants = {**self.known}
-            body = _Planner(part, constants, self.types, self.device_constants).plan([where] * len(value.outputs))
+            body = _Planner(part, self.known, self.types, self.device_constants).plan([where] * len(value.outputs))
             slots = tuple(self.slot(n, self.parts.locations[n], self.graph.nodes[index]) for n in body.captures)
             return Body(body, slots)
         if param.kind == "DType" and isinstance(value, int):

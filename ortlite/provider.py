@@ -83,7 +83,7 @@ class ExecutionProvider:
 
     def supports(self, kernel: Kernel, dtypes: Sequence[DType | None]) -> str | None:
         """None when this provider can run `kernel` on values of `dtypes`, else the reason why not."""
-        if kernel.host:
+        if kernel.python_objects:
             return f"{kernel.op_type} works on Python objects, which only NumPy holds"
         if missing := [d.name for d in dtypes if d is not None and d.name not in self.storage]:
             return f"{self.library} has no {', '.join(sorted(set(missing)))}"

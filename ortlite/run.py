@@ -45,13 +45,12 @@ def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None
             *[reader.read(values) for reader in bound.arguments],
             **{name: reader.read(values, on_step) for name, reader in bound.keywords},
         )
-        if not bound.multiple:
-            result = (result,)
-        elif len(result) < len(bound.outputs):
-            raise ValueError(f"the kernel has {len(result)} outputs, and the node {len(bound.outputs)}")
+        results = result if bound.multiple else (result,)
+        if len(results) < len(bound.outputs):
+            raise ValueError(f"the kernel has {len(results)} outputs, and the node {len(bound.outputs)}")
     except Exception as error:
         raise node_error(bound, values, error) from error
-    for slot, value in zip(bound.outputs, result, strict=False):
+    for slot, value in zip(bound.outputs, results, strict=False):
         if slot is not None:
             values[slot] = value
 
@@ -100,5 +99,7 @@ def check_types(bound: Bound, values: list[Any]) -> None:
 
 def _computed(type_: TensorType, call: Call) -> str:
     """The dtype a kernel's output has before it is narrowed back."""
-    widen = {} if call.kernel.storage or call.kernel.host or call.kernel.host_result else call.provider.widen
+    widen = (
+        {} if call.kernel.any_dtype or call.kernel.python_objects or call.kernel.host_result else call.provider.widen
+    )
     return widen.get(type_.dtype.name, type_.dtype.name)

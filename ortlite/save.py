@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
 
-from ortlite import schema
-from ortlite.differentiate import GRADIENT
-from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite import dtypes, schema
+from ortlite.graph import (
+    GRADIENT,
+    Graph,
+    MapType,
+    Model,
+    Node,
+    OptionalType,
+    SequenceType,
+    SparseType,
+    TensorType,
+    Type,
+)  # fmt: skip
 
-__all__ = ["to_proto"]
+__all__ = ["output_shapes", "to_proto"]
+
+SHAPE_ELEMENTS = 128  # an array with more of them decides no shape
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -29,6 +41,33 @@ def to_proto(model: Model) -> onnx.ModelProto:
         producer_name="ortlite",
         ir_version=max(model.ir_version, 4),  # from 4 on an initializer need not be an input
     )
+
+
+def output_shapes(node: Node, values: Sequence[np.ndarray | None]) -> list[tuple[int | None, ...] | None]:
+    """The shapes of a node's outputs as onnx infers them from the values of its inputs; None for what it cannot say.
+
+    Raises what onnx raises where the inputs do not fit.
+    """
+    try:
+        known = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        return [None] * len(node.outputs)
+    given = {name: value for name, value in zip(node.inputs, values, strict=True) if value is not None}
+    codes = {name: dtypes.of_numpy(value.dtype).code for name, value in given.items()}
+    inferred = shape_inference.infer_node_outputs(
+        known,
+        _node(node, node.name),
+        {name: helper.make_tensor_type_proto(codes[name], value.shape) for name, value in given.items()},
+        {name: _tensor(name, value) for name, value in given.items() if value.size <= SHAPE_ELEMENTS},
+        opset_imports=[helper.make_opsetid(node.domain, node.opset)],
+    )
+    return [_shape(inferred.get(name)) for name in node.outputs]
+
+
+def _shape(proto: onnx.TypeProto | None) -> tuple[int | None, ...] | None:
+    if proto is None or not proto.tensor_type.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in proto.tensor_type.shape.dim)
 
 
 def _opsets(nodes: Iterable[Node]) -> dict[str, int]:

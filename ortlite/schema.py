@@ -1,4 +1,4 @@
-"""What ONNX says about an operator, as plain data. Beside load/ and save, the only module that imports onnx."""
+"""What ONNX says about an operator, as plain data. Beside load/ and save.py, the only module that imports onnx."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ class FormalParameter:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One version of one operator. `variables` maps type variables to the types they may stand for."""
+    """One version of one operator. `variables` maps type variables to the types they may stand for.
+
+    `kinds` says of what kind each attribute is, as ONNX names it (INT, FLOATS, GRAPH, ...); an attribute that may be
+    of several kinds is not in it.
+    """
 
     domain: str
     op_type: str
@@ -43,6 +47,7 @@ class Schema:
     attributes: Mapping[str, Any]
     required: frozenset[str]
     variables: Mapping[str, frozenset[str]]
+    kinds: Mapping[str, str]
     deprecated: bool = False
 
     def input(self, position: int) -> FormalParameter:
@@ -84,8 +89,13 @@ def lookup(domain: str, op_type: str, opset: int) -> Schema | None:
         {name: _plain(value) for name, value in defaults.items()},
         frozenset(name for name, a in found.attributes.items() if a.required and (domain, name) not in DROPPED),
         {c.type_param_str: frozenset(c.allowed_type_strs) for c in found.type_constraints},
+        {name: _kind(a.type) for name, a in found.attributes.items()},
         found.deprecated,
     )
+
+
+def _kind(type_: Any) -> str:
+    return str(type_.name)
 
 
 def _plain(value: Any) -> Any:

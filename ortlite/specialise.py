@@ -48,7 +48,7 @@ def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> s
             bound.pure
             and shapes.issuperset(reads)
             and values.issuperset(bound.host_slots)
-            and not (call is not None and call.kernel.dynamic)
+            and not (call is not None and call.kernel.data_dependent_shape)
         ):
             shapes.update(outputs)
     return static
@@ -269,7 +269,9 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
     step = bound.step
     if not isinstance(step, Call | Cast) or not bound.pure or any(slot not in baked for slot in bound.host_slots):
         return None
-    if isinstance(step, Call) and (step.kernel.dynamic or step.kernel.host or step.kernel.host_result):
+    if isinstance(step, Call) and (
+        step.kernel.data_dependent_shape or step.kernel.python_objects or step.kernel.host_result
+    ):
         return None
     if isinstance(step, Call) and step.node.op_type == "Identity":  # a compiler would copy what it hands on
         return None

@@ -12,10 +12,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from math import isfinite
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ortlite.errors import typed
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
@@ -137,7 +139,11 @@ class Binding:
 
 def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
     """The plan's steps, ready to run."""
-    return tuple(_bind(step, binding) for step in plan.steps)
+    bound = []
+    for step in plan.steps:
+        with typed("binding", step.node):
+            bound.append(_bind(step, binding))
+    return tuple(bound)
 
 
 def _bind(step: Step, binding: Binding) -> Bound:
@@ -156,6 +162,8 @@ def _bind(step: Step, binding: Binding) -> Bound:
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:
         keywords.append(("rng", ReadSeed(_seeds(step, binding.seed))))
+    if "memo" in step.kernel.injected:
+        keywords.append(("memo", ReadConst({})))
     elsewhere = binding.xp is not None
     fn: Callable[..., Any] = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
     if step.kernel.host_result:
@@ -202,7 +210,7 @@ def _seeds(step: Call, seed: int | None) -> Callable[[], int]:
     given = step.node.attributes.get("seed")
     if given is not None:
         later = random.Random(f"node {given}")  # noqa: S311
-        draws = chain([int(given)], iter(partial(later.getrandbits, 63), None))
+        draws = chain([int(given) if isfinite(given) else 0], iter(partial(later.getrandbits, 63), None))
         return partial(next, draws)
     source = random.Random()  # noqa: S311
     if seed is not None:

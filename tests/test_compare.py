@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from ortlite.cli import main
 from ortlite.cli.compare import compare_model, show
 from ortlite.compare import ProviderSide, Tolerance, compare, difference, judge, reduce
 from ortlite.compare.difference import BLOCK, furthest, ulps
+from ortlite.compare.reference import SecondJudge, Verdict, verdict
 from ortlite.errors import Fail, InvalidArgument
+from ortlite.namespace import Namespace
 from ortlite.ops import registry
+from ortlite.ops.annotations import Array, Float
 from ortlite.save import to_proto
 from ortlite_numpy import CPUExecutionProvider
 
@@ -339,6 +343,87 @@ def test_what_cancels_leaves_the_rounding_of_large_numbers(broken):
         result = compare(data(text), {"x": x}, (CPU, broken(Add=add)))
         assert result.first.name == "y"
         assert (result.alone and result.alone.name) == alone
+
+
+def right_elu(xp, X, *, alpha=1.0):
+    return np.where(X < 0, np.float32(alpha) * np.expm1(X), X)
+
+
+def wrong_elu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
+    return xp.where(X < 0, X * alpha, X)
+
+
+ELU = "g (float[4, 12] x) => (float[4, 12] y) { a = Abs(x)  n = Neg(a)  e = Elu(n)  y = Add(e, x) }"
+
+
+def test_a_fault_of_our_own_kernel_is_not_the_other_sides(broken, monkeypatch):
+    """The CPU provider and the first judge run the same wrong kernel; the other side is right."""
+    name = broken(Elu=right_elu)
+    kernels = [replace(kernel, fn=wrong_elu) for kernel in registry._TABLE["", "Elu"]]
+    monkeypatch.setitem(registry._TABLE, ("", "Elu"), kernels)
+    for sides in ((CPU, name), (name, CPU)):
+        result = compare(data(ELU), {"x": X}, sides)
+        assert result.first.name == result.alone.name == "e"
+        assert result.first.further == result.alone.further == ""
+        assert result.first.disputed
+        assert result.alone.verdict.disputed
+        text = str(result)
+        assert "further off" not in text.splitlines()[1]
+        assert re.search(r"FIRST +e +Elu .* the judges disagree", text)
+        says = "the judges disagree: ortlite's kernels in float64 and onnx.reference are 1.1.* apart; the kernel of Elu"
+        assert len(re.findall(f"{says} itself is suspect", text)) == 2
+
+
+def test_the_verdict_says_which_judges_agreed(broken):
+    name = broken(Elu=wrong_elu)
+    short = name.removesuffix("ExecutionProvider")
+    result = compare(data(ELU), {"x": X}, (CPU, name))
+    assert result.first.further == result.alone.further == short
+    agree = "both judges agree, ortlite's kernels in float64 and onnx.reference"
+    assert f"{short} is further off from float64 ({agree})" in str(result)
+
+
+def test_one_judge_alone_says_so():
+    loaded = load.load(data(ELU))
+    node = loaded.graph.nodes[2]
+    truth = np.expm1(-np.abs(X.astype(np.float64)))
+    values = {"n": -np.abs(X)}
+    found, why = SecondJudge().value(loaded, node, "e", values)
+    assert why == ""
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, truth, rtol=1e-14)
+    assert SecondJudge().value(loaded, node, "e", {}) == (None, "its input 'n' has no value")
+    full = SecondJudge(left=X.size)
+    assert full.value(loaded, node, "e", values)[1] == ""
+    assert full.value(loaded, node, "e", values) == (None, "there is too much to read")
+    right, wrong = truth.astype(np.float32), X
+    one = verdict(right, wrong, (truth, ""), (None, "it fails: no such operator"), ("A", "B"), node)
+    assert (one.further, one.disputed) == ("B", False)
+    assert one.says == "ortlite's kernels in float64 alone judge: onnx.reference does not, it fails: no such operator"
+    other = verdict(right, wrong, (None, "fails in float64: why"), (truth, ""), ("A", "B"), node)
+    assert (other.further, other.says) == ("B", "onnx.reference alone judges: fails in float64: why")
+    assert verdict(right, wrong, (None, "a"), (None, "b"), ("A", "B"), node) == Verdict()
+    shapes = verdict(right, wrong, (truth, ""), (truth[:1], ""), ("A", "B"), node)
+    assert (shapes.further, shapes.disputed) == ("", True)
+
+
+def test_the_second_judge_knows_what_it_does_not_have():
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        g (float[4, 12] x) => (float[4, 12] y) { y = com.microsoft.QuickGelu(x) }"""
+    loaded = load.load(parser.parse_model(text).SerializeToString())
+    found, why = SecondJudge().value(loaded, loaded.graph.nodes[0], "y", {"x": X})
+    assert found is None
+    assert "QuickGelu" in why
+
+
+def test_the_second_judge_runs_branches():
+    text = """g (float[4, 12] x, bool c) => (float[4, 12] y) { a = Neg(x)
+        y = If (c) <then_branch = t () => (float[4, 12] p) { p = Abs(a) },
+                    else_branch = e () => (float[4, 12] q) { q = Exp(a) }> }"""
+    loaded = load.load(data(text))
+    found, why = SecondJudge().value(loaded, loaded.graph.nodes[1], "y", {"a": X, "c": np.array(False)})
+    assert why == ""
+    np.testing.assert_allclose(found, np.exp(X.astype(np.float64)), rtol=1e-14)
 
 
 def test_nodes_that_cannot_run_alone_are_told(broken):

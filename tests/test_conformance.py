@@ -44,6 +44,24 @@ def test_expected_failures_are_checked_both_ways(expect, capsys, listed, status,
     assert said in capsys.readouterr().err
 
 
+def test_a_pattern_that_selects_nothing_is_an_error(expect, capsys, monkeypatch):
+    expect("")
+    monkeypatch.setattr(sys, "argv", ["conformance", "-k", "no_such_case", "--jobs", "1"])
+    assert runner.main() == 1
+    assert "no case matches -k 'no_such_case'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("provider", "written"), [("CPUExecutionProvider", 1), ("TheirsExecutionProvider", 0)])
+def test_only_our_own_providers_have_a_table_here(expect, monkeypatch, provider, written):
+    expect("")
+    tables = []
+    monkeypatch.setattr(sys, "argv", ["conformance", "--provider", provider, "--jobs", "1"])
+    monkeypatch.setattr(runner, "run_suite", lambda *args: [cases.Result("test_abs", "node")])
+    monkeypatch.setattr(runner.report, "write_results", lambda *args: tables.append(args))
+    assert runner.main() == 0
+    assert len(tables) == written
+
+
 def test_every_case_of_the_suite_is_there():
     assert len(cases.load_cases()) >= 2000
 

@@ -16,6 +16,8 @@ import ortlite
 from ortlite import load
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.evaluate import evaluate
+from ortlite.load.tensors import Tensors
+from ortlite.ops import registry
 
 ADD = '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { [n] y = Add(x, x) }'
 
@@ -158,8 +160,6 @@ def test_a_function_that_calls_itself():
 
 
 def test_a_composite_operator_without_kernel_runs_by_its_function_body(monkeypatch):
-    from ortlite.ops import registry
-
     registry._load()
     monkeypatch.delitem(registry._TABLE, ("", "Softsign"))
     text = ADD.replace("Add(x, x)", "Softsign(x)")
@@ -233,7 +233,7 @@ def test_tensors_of_every_dtype_are_read():
 
     for dtype in dtypes.ALL:
         values = np.array(["a", "ü"], object) if dtype.kind == "S" else np.array([0, 1, 1], dtypes.to_numpy(dtype))
-        array = load.tensor(numpy_helper.from_array(values, "t"), load._ExternalData(None))
+        array = Tensors(None).read(numpy_helper.from_array(values, "t"))
         assert dtypes.of_numpy(array.dtype) is dtype
         assert list(map(str, array.tolist())) == list(map(str, values.tolist()))  # float8e8m0 has no 0, but NaN
 
@@ -245,8 +245,8 @@ def test_printing():
 
 
 def test_an_operator_without_a_kernel_is_inlined_with_its_defaults(monkeypatch):
-    known = load.registry.lookup
-    monkeypatch.setattr(load.registry, "lookup", lambda d, op, v: None if op == "ThresholdedRelu" else known(d, op, v))
+    known = registry.lookup
+    monkeypatch.setattr(registry, "lookup", lambda d, op, v: None if op == "ThresholdedRelu" else known(d, op, v))
     graph = load.load(
         parser.parse_model("""<ir_version: 8, opset_import: ["": 22]>
         g (float[4] x) => (float[4] y, float[4] z)

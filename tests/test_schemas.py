@@ -12,7 +12,8 @@ from onnx import helper
 import ortlite
 from conformance import dtypes as matrix
 from conformance import report
-from ortlite import dtypes, load
+from ortlite import dtypes
+from ortlite import schema as schemas
 from ortlite.ops import registry
 
 # Defaults that ONNX itself misspelt.
@@ -35,12 +36,12 @@ def test_kernel_accepts_the_schema(schema):
         if formal.option == onnx.defs.OpSchema.FormalParameterOption.Optional:
             assert param.default is not registry.EMPTY, f"{formal.name!r} may be left out"
     for name, attribute in schema.attributes.items():
-        if (schema.domain, name) in load.DROPPED:
+        if (schema.domain, name) in schemas.DROPPED:
             continue
         param = kernel.accepts(name)
         assert param is not None, f"{kernel} does not take the attribute {name!r}"
         given = helper.get_attribute_value(attribute.default_value) if attribute.default_value.type else None
-        default = load._plain(given)
+        default = schemas._plain(given)
         default = MISPRINTS.get(default, default) if isinstance(default, str) else default
         if attribute.required:
             continue
@@ -95,6 +96,9 @@ def older(schema, example):
             values.append(_allowed(schema, len(values), value))
     if "broadcast" in schema.attributes:
         attributes["broadcast"] = helper.make_attribute("broadcast", 1)
+    for name, attribute in attributes.items():
+        if schema.attributes[name].type == Attribute.FLOAT and attribute.type == onnx.AttributeProto.INT:
+            attributes[name] = helper.make_attribute(name, float(attribute.i))
     for name, attribute in schema.attributes.items():
         spelled = schema.name == "Cast" and attribute.type == Attribute.STRING and name == "to"
         if (schema.name, name) in SAID and (spelled or (attribute.required and name not in attributes)):

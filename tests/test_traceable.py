@@ -47,6 +47,8 @@ class Body:
     def on(self, xp: Any) -> Body:
         return replace(self, xp=xp)
 
+    input_types = (None, None)
+
     @property
     def types(self) -> tuple[TensorType, ...]:
         return (TensorType(dtypes.by_name("float32"), ()),) * self.outputs
@@ -128,7 +130,7 @@ def calls() -> dict[tuple[str, str], list[Call]]:
     for (domain, name), given in examples().items():
         schema = onnx.defs.get_schema(name, 99 if domain else onnx.defs.onnx_opset_version(), domain)
         kernel = registry.lookup(domain, name, schema.since_version - schema.deprecated)
-        if kernel is None or kernel.host:
+        if kernel is None or kernel.python_objects:
             continue
         if schema.deprecated:
             schema = onnx.defs.get_schema(name, schema.since_version - 1, domain)
@@ -245,7 +247,7 @@ def test_on_read_only_arrays(key):
 @pytest.mark.parametrize("key", OPERATORS)
 def test_under_jit(key):
     kernel = calls()[key][0].kernel
-    eager = kernel.dynamic and kernel.op_type != "Loop"  # those here have a fixed number of trips
+    eager = kernel.data_dependent_shape and kernel.op_type != "Loop"  # those here have a fixed number of trips
     for call, wanted in list(zip(calls()[key], expected(key), strict=True))[: 1 if eager else None]:
         if key in UNTRACEABLE:
             with pytest.raises(ValueError, match="no value under a trace"):
@@ -257,6 +259,6 @@ def test_every_operator_has_an_example():
     missing = {
         (k.domain, k.op_type)
         for k in registry.kernels()
-        if not k.host and k.domain != "com.microsoft" and (k.domain, k.op_type) not in calls()
+        if not k.python_objects and k.domain != "com.microsoft" and (k.domain, k.op_type) not in calls()
     }
     assert missing == {("ai.onnx.ml", "CategoryMapper")}  # from text or to text

@@ -144,6 +144,11 @@ def conv_transpose(
     return pad(xp, y, ((0, 0), (0, 0), *((-lo, -hi) for lo, hi in pads)))
 
 
+def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
+    """Without a guard: nothing in CuPy takes derivatives, and the operator Gradient brings its own."""
+    return cupy.sqrt(x) if power == 0.5 else cupy.power(x, x.dtype.type(power))
+
+
 def max_pool(
     xp: Namespace,
     x: Any,
@@ -247,11 +252,16 @@ def _precise(name: str) -> Callable[..., Any]:
     return apply
 
 
+def readable(xp: Namespace, x: Any) -> bool:
+    """On the device it never is."""
+    return False
+
+
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, erf, sigmoid, fmod, pad, conv, conv_transpose, max_pool, sum_pool, gather_nd,
-        scatter_flat, scatter, scatter_nd,
+        bit_view, integer_matmul, erf, root, sigmoid, fmod, pad, conv, conv_transpose, max_pool, sum_pool, gather_nd,
+        scatter_flat, scatter, scatter_nd, readable,
     )
 }  # fmt: skip
 NAMES: dict[str, Any] = {

@@ -73,10 +73,8 @@ class JAXExecutionProvider(ExecutionProvider):
         import jax
 
         array = np.asarray(array)
-        if (
-            array.flags.writeable or not array.dtype.isnative
-        ):  # JAX reads it later, when its owner may have written to it
-            array = array.astype(array.dtype.newbyteorder("="))
+        if array.flags.writeable or not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))  # JAX reads later, and its owner may write meanwhile
         with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
             return jax.device_put(array, self.device)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace
@@ -70,6 +71,50 @@ def _by_channel(
 def erf(xp: Namespace, x: Any) -> Any:
     """lax.erf."""
     return lax.erf(x)
+
+
+def relu(xp: Namespace, x: Any) -> Any:
+    """jax.nn.relu."""
+    return jax.nn.relu(x)
+
+
+def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
+    """A choice, for which of equals the maximum halves the derivative."""
+    return jnp.where(x > 0, x, x * slope)
+
+
+def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
+    """Choices, of which the bounds are constants."""
+    return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
+
+
+def max_pool(
+    xp: Namespace,
+    x: Any,
+    size: Sequence[int],
+    *,
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    indices: bool = False,
+) -> tuple[Any, Any]:
+    """The default body, with a derivative that goes to the first of equals."""
+    around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+
+    def plain(x: Any) -> Any:
+        return default.window.max_pool(xp, x, size, indices=indices, **around)
+
+    def tangent(primals: Any, tangents: Any) -> Any:
+        best, places = plain(*primals)
+        along = jax.jvp(lambda x: default.window.first_max_pool(xp, x, size, **around), primals, tangents)[1]
+        return (best, places), (along, None if places is None else np.zeros(places.shape, jax.dtypes.float0))
+
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return default.window.max_pool(xp, x, size, indices=indices, **around)
+    pool = jax.custom_jvp(plain)
+    pool.defjvp(tangent)
+    best, places = pool(x)
+    return best, places
 
 
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
@@ -148,6 +193,13 @@ def known(xp: Namespace, x: Any) -> Any:
             return default.control.known(xp, x)
     except jax.errors.ConcretizationTypeError:
         return None
+
+
+def readable(xp: Namespace, x: Any) -> bool:
+    """In the host's memory, and no tracer, nor about to become one."""
+    if not isinstance(x, jax.Array):
+        return True
+    return not isinstance(x, jax.core.Tracer) and x.device.platform == "cpu" and not _staged()
 
 
 def _staged() -> bool:
@@ -309,6 +361,50 @@ def divide(x1: Any, x2: Any) -> Any:
     return jnp.divide(x1, x2)
 
 
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """Choices: at its bounds jnp.clip halves the derivative."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.clip(x, min, max)
+    for bound, beyond in ((min, jnp.less), (max, jnp.greater)):
+        if bound is not None:
+            x = jnp.where(beyond(x, bound) | (bound != bound), bound, x)  # noqa: PLR0124  (a bound that is NaN)
+    return x
+
+
+def _abs_tangent(primals: tuple[Any], tangents: tuple[Any]) -> Any:
+    return jnp.abs(*primals), jnp.sign(*primals) * tangents[0]
+
+
+_abs: Any = jax.custom_jvp(jnp.abs)
+_abs.defjvp(_abs_tangent)
+
+
+def abs_(x: Any, /) -> Any:
+    """jnp.abs, whose derivative at 0 is 1."""
+    return _abs(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.abs(x)
+
+
+def _pow_tangent(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> Any:
+    (x, y), (along_x, along_y) = primals, tangents
+    power = jnp.power(x, y)
+    total = jnp.zeros_like(power)
+    if not isinstance(along_x, SymbolicZero):
+        total += along_x * y * jnp.power(x, jnp.where(y == 0, 1, y - 1))
+    if not isinstance(along_y, SymbolicZero):
+        total += along_y * jnp.where(x > 0, power * jnp.log(jnp.where(x > 0, x, 1)), 0)
+    return power, total
+
+
+_pow: Any = jax.custom_jvp(jnp.power)
+_pow.defjvp(_pow_tangent, symbolic_zeros=True)
+
+
+def pow_(x1: Any, x2: Any, /) -> Any:
+    """jnp.power, whose derivative by 0 to an array of zeros is NaN."""
+    floats = all(jnp.issubdtype(getattr(x, "dtype", None), jnp.floating) for x in (x1, x2))
+    return _pow(x1, x2) if floats else jnp.power(x1, x2)
+
+
 def asarray(obj: Any, /, **keywords: Any) -> Any:
     """Buffers, and lists of numbers, by way of NumPy: JAX takes in element by element what is no array, 15 µs each."""
     numbers = isinstance(obj, list | tuple) and all(type(v) in {bool, int, float} for v in obj)
@@ -318,7 +414,10 @@ def asarray(obj: Any, /, **keywords: Any) -> Any:
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, erf, fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, cond, while_loop, scan,
+        bit_view, conv, erf, relu, leaky_relu, hardtanh, max_pool,
+        fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, readable, cond, while_loop, scan,
     )
 }  # fmt: skip
-NAMES: dict[str, Any] = {"asarray": asarray, "argmax": argmax, "argmin": argmin, "divide": divide}
+NAMES: dict[str, Any] = {
+    "abs": abs_, "asarray": asarray, "argmax": argmax, "argmin": argmin, "clip": clip, "divide": divide, "pow": pow_,
+}  # fmt: skip

@@ -49,6 +49,12 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     return result if result.dtype == x.dtype else compat.clip(x, min, max)
 
 
+def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
+    """Without a guard: nothing in NumPy takes derivatives, and the operator Gradient brings its own."""
+    y: Any = np.sqrt(x) if power == 0.5 else np.power(x, x.dtype.type(power))
+    return y
+
+
 def tile(x: Any, repetitions: Sequence[int]) -> Any:
     """Long rows are written once, to all places; NumPy's own copies once an axis, which is better for short ones."""
     if x.ndim != len(repetitions) or not x.ndim or x.shape[-1] < RUN:
@@ -197,7 +203,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, erf, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
+        bit_view, integer_matmul, erf, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
 }  # fmt: skip

@@ -20,27 +20,10 @@ from ortlite.ops import attention as attend
 from ortlite.ops import resize as resample
 from ortlite.ops._choice import one_of
 from ortlite.ops.shape import normal_axis
-from ortlite_torch.primitives import forwards
+from ortlite_torch.primitives import differentiated
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
-
-
-def differentiated(*tensors: Any) -> bool:
-    """Whether somebody takes, or may later take, derivatives by one of `tensors`, which can be None."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        return True
-    return forwards() or torch._C._are_functorch_transforms_active()  # noqa: SLF001  (torch has no public name for it)
-
-
-def relu(xp: Namespace, X: Any) -> Any:
-    """torch.relu."""
-    return torch.relu(X)
-
-
-def leaky_relu(xp: Namespace, X: Any, *, alpha: float = 0.01) -> Any:
-    """F.leaky_relu."""
-    return F.leaky_relu(X, alpha)
 
 
 def prelu(xp: Namespace, X: Any, slope: Any) -> Any:
@@ -57,8 +40,8 @@ def elu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
 
 
 def celu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
-    """F.celu."""
-    return F.celu(X, alpha)
+    """F.celu, which knows no alpha of 0."""
+    return F.celu(X, alpha) if alpha else activation.celu(xp, X, alpha=alpha)
 
 
 def selu(xp: Namespace, X: Any, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Any:
@@ -333,9 +316,25 @@ def _fused(
     return y.transpose(1, 2), *last
 
 
-def _common(X: Any, W: Any, R: Any, B: Any, lengths: Any, direction: str, clip: float, *states: Any) -> bool:
-    """Whether a recurrent network is what torch's fused ones compute, and fits; nobody takes second derivatives."""
+def _common(
+    gates: int,
+    hidden: int | None,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any,
+    lengths: Any,
+    direction: str,
+    clip: float,
+    layout: int,
+    *states: Any,
+) -> bool:
+    """Whether a recurrent network is what torch's fused ones compute, and fits; nobody takes second derivatives.
+
+    They end the process where a state has another shape.
+    """
     count = 2 if direction == "bidirectional" else 1
+    start = (X.shape[0], count, R.shape[2]) if layout else (count, X.shape[1], R.shape[2])
     return (
         lengths is None
         and not clip
@@ -343,9 +342,11 @@ def _common(X: Any, W: Any, R: Any, B: Any, lengths: Any, direction: str, clip: 
         and W.shape[0] == R.shape[0] == count
         and W.shape[2] == X.shape[2]
         and W.shape[1] == R.shape[1]
-        and W.shape[1] % R.shape[2] == 0
+        and hidden in {None, R.shape[2]}
+        and W.shape[1] == gates * R.shape[2]
         and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
         and 0 not in X.shape
+        and all(s is None or tuple(s.shape) == start for s in states)
         and all(s is None or s.dtype == X.dtype for s in (W, R, B, *states))
         and not differentiated(X, W, R, B, *states)
     )
@@ -371,10 +372,13 @@ def rnn(
 ) -> tuple[Any, Any]:
     """torch.rnn_tanh and torch.rnn_relu."""
     names = {name.lower() for name in activations}
-    if names not in ({"tanh"}, {"relu"}) or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h):
+    if names not in ({"tanh"}, {"relu"}) or not _common(
+        1, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h
+    ):
         return recurrent.rnn(
             xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
-            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction, layout=layout,
+            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+            hidden_size=hidden_size, layout=layout,
         )  # fmt: skip
     run = torch.rnn_tanh if names == {"tanh"} else torch.rnn_relu
     y, h = _fused(run, 1, X, W, R, B, [initial_h], [0], direction, layout)
@@ -401,11 +405,15 @@ def gru(
     output_sequence: int = 0,
 ) -> tuple[Any, Any]:
     """torch.gru, whose reset gate comes after the product."""
-    if activations or not linear_before_reset or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h):
+    if (
+        activations
+        or not linear_before_reset
+        or not _common(3, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h)
+    ):
         return recurrent.gru(
             xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
-            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction, layout=layout,
-            linear_before_reset=linear_before_reset,
+            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+            hidden_size=hidden_size, layout=layout, linear_before_reset=linear_before_reset,
         )  # fmt: skip
     y, h = _fused(torch.gru, 1, X, W, R, B, [initial_h], [1, 0, 2], direction, layout)
     return y, h
@@ -434,11 +442,13 @@ def lstm(
 ) -> tuple[Any, Any, Any]:
     """torch.lstm."""
     usual = not activations and P is None and not input_forget
-    if not usual or not _common(X, W, R, B, sequence_lens, direction, clip, initial_h, initial_c):
+    if not usual or not _common(
+        4, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h, initial_c
+    ):
         return recurrent.lstm(
             xp, X, W, R, B, sequence_lens, initial_h, initial_c, P, activation_alpha=activation_alpha,
             activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
-            input_forget=input_forget, layout=layout,
+            hidden_size=hidden_size, input_forget=input_forget, layout=layout,
         )  # fmt: skip
     y, h, c = _fused(torch.lstm, 2, X, W, R, B, [initial_h, initial_c], [0, 2, 3, 1], direction, layout)
     return y, h, c
@@ -485,8 +495,6 @@ def qlinear_matmul(
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
-    ("", "Relu", 1): relu,
-    ("", "LeakyRelu", 1): leaky_relu,
     ("", "PRelu", 7): prelu,
     ("", "Elu", 1): elu,
     ("", "Celu", 12): celu,

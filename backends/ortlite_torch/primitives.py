@@ -49,6 +49,13 @@ def forwards() -> bool:
     return level >= 0
 
 
+def differentiated(*tensors: Any) -> bool:
+    """Whether somebody takes, or may later take, derivatives by one of `tensors`, which can be None."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return True
+    return forwards() or torch._C._are_functorch_transforms_active()  # noqa: SLF001  (torch has no public name for it)
+
+
 def _around(x: Any, pads: Sequence[tuple[int, int]], value: float = 0) -> Any:
     """The last axes of `x` padded, or cropped by negative pads."""
     return F.pad(x, [n for pair in reversed(list(pads)) for n in pair], value=value) if any(map(any, pads)) else x
@@ -101,10 +108,20 @@ def max_pool(
     dilations: Sequence[int],
     indices: bool = False,
 ) -> tuple[Any, Any]:
-    """F.max_pool1d to F.max_pool3d; the default body where positions are asked for, and where it is faster."""
+    """F.max_pool1d to F.max_pool3d; the default body where positions are asked for, and where it is faster.
+
+    Where somebody differentiates, the first of equals has the derivative.
+    """
     windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
-    slow = x.device.type == "cpu" and len(size) > 1  # torch's loops over images are: slices are vectorised
-    if indices or slow or not _fits(x, size, MAX_POOL) or 0 in windows:
+    fits = _fits(x, size, MAX_POOL) and 0 not in windows
+    picks = x.dtype.is_floating_point and differentiated(x)
+    # torch's loops over images are slow on the CPU, slices and reductions are vectorised
+    slow = not picks and x.device.type == "cpu" and (len(size) > 1 or set(windows) == {1})
+    if picks and (indices or not fits):
+        around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+        places = default.window.max_pool(xp, x.detach(), size, indices=True, **around)[1] if indices else None
+        return default.window.first_max_pool(xp, x, size, **around), places
+    if indices or slow or not fits:
         return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
     own = _own_padding(size, pads)
     x = _around(x, pads, float("-inf")) if own is None else x
@@ -144,6 +161,28 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
 def erf(xp: Namespace, x: Any) -> Any:
     """torch.erf."""
     return torch.erf(x)
+
+
+def relu(xp: Namespace, x: Any) -> Any:
+    """torch.relu."""
+    return torch.relu(x)
+
+
+def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
+    """F.leaky_relu; of an array of slopes by hand."""
+    return torch.where(x > 0, x, x * slope) if isinstance(slope, torch.Tensor) else F.leaky_relu(x, slope)
+
+
+def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
+    """F.hardtanh."""
+    return F.hardtanh(x, low, high)
+
+
+def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
+    """Without a guard unless somebody takes derivatives."""
+    if differentiated(x):
+        return default.math.root(xp, x, power)
+    return torch.sqrt(x) if power == 0.5 else torch.pow(x, torch.asarray(power, dtype=x.dtype, device=x.device))
 
 
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
@@ -268,6 +307,14 @@ def known(xp: Namespace, x: Any) -> Any:
         return default.control.known(xp, x)
 
 
+def readable(xp: Namespace, x: Any) -> bool:
+    """In the host's memory, and no tensor of torch.compile, torch.export or torch.func."""
+    if not isinstance(x, torch.Tensor):
+        return True
+    traced = torch.compiler.is_compiling() or symbolic(x) or functorch.is_functorch_wrapped_tensor(x)
+    return not traced and x.device.type == "cpu" and not is_in_torch_dispatch_mode()
+
+
 def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) -> Any:
     """One branch where the predicate is known; torch.cond under torch.compile and export, which is told the captures.
 
@@ -310,8 +357,8 @@ def _agree(results: Sequence[Sequence[Any]], same: bool) -> None:
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, fmod, sigmoid, softmax, einsum, gather_nd,
-        one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, cond,
+        bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, relu, leaky_relu, hardtanh, root, fmod, sigmoid,
+        softmax, einsum, gather_nd, one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, readable, cond,
     )
 }  # fmt: skip
 
@@ -408,11 +455,17 @@ def unstack(x: Any, /, *, axis: int = 0) -> Any:
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
-    """torch.clamp, which gives nobody the gradient of what is beyond two bounds that are the same."""
-    bounds = isinstance(min, torch.Tensor) and isinstance(max, torch.Tensor)
-    if bounds and (max.requires_grad or forwards() or torch._C._are_functorch_transforms_active()):  # noqa: SLF001
-        return torch.minimum(torch.maximum(x, min), max)
-    return compat.clip(x, min, max)
+    """torch.clamp, but for two of its derivatives by tensors.
+
+    It gives nobody the gradient of what is beyond two bounds that are the same, and forwards none at a bound.
+    """
+    tensors = [bound for bound in (min, max) if isinstance(bound, torch.Tensor)]
+    if not tensors or not x.dtype.is_floating_point or not differentiated(x, *tensors):
+        return compat.clip(x, min, max)
+    for bound, beyond in ((min, torch.lt), (max, torch.gt)):
+        if bound is not None:
+            x = torch.where(beyond(x, bound) | (bound != bound), bound, x)  # noqa: PLR0124  (a bound that is NaN)
+    return x
 
 
 NAMES: dict[str, Any] = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.api.values import to_inside, to_outside
-from ortlite.errors import Fail
+from ortlite.errors import Fail, OrtError
 from ortlite.graph import Graph, OptionalType, TensorType, Type
 from ortlite.pipeline import Stages
 from ortlite.provider import CPU, Crossing, entered, transfer
@@ -59,9 +59,8 @@ def feed_of(graph: Graph) -> Feed:
     optional = {name: None for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
     defaults = optional | {name: _read_only(graph.constants[name]) for name in graph.overridable}
     # what nobody reads, or is only asked whether it is there, may be None, too
-    needed = {n for node in graph.nodes if node.op_type != "OptionalHasElement" for n in node.reads()} | {
-        *graph.outputs
-    }
+    read = {name for node in graph.nodes if node.op_type != "OptionalHasElement" for name in node.reads()}
+    needed = read | {*graph.outputs}
     none = {name: None for name in graph.inputs if name not in needed} | defaults
     return Feed(tuple((name, _take(name, graph.types.get(name), none)) for name in graph.inputs), defaults)
 
@@ -127,8 +126,13 @@ class Prepared:
 
     def compute(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> list[Any]:
         """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
-        with entered(self.stages.plan.providers):
-            results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+        try:
+            with entered(self.stages.plan.providers):
+                results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+        except OrtError:
+            raise
+        except Exception as error:  # what a node raises is an OrtError already
+            raise Fail(f"running {self.graph.name!r}: {str(error) or type(error).__name__}") from error
         outputs = self.graph.outputs
         if names is not None and names != outputs:
             results = tuple(results[outputs.index(name)] for name in names)

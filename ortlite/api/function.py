@@ -20,7 +20,7 @@ from ortlite.api.values import check_shape, plain
 from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.ops import registry
-from ortlite.optimize.rewrite import rename_graph, within
+from ortlite.optimize.rewrite import map_subgraphs, rename_graph
 from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
 
@@ -93,7 +93,7 @@ def _gathered(graph: Graph) -> Graph:
         left = {name: value for name, value in branch.constants.items() if name not in names}
         return rename_graph(replace(branch, constants=left, captures=(*branch.captures, *names)), names)
 
-    return replace(within(graph, bared), constants=constants, types=types)
+    return replace(map_subgraphs(graph, bared), constants=constants, types=types)
 
 
 def _trainable(value: np.ndarray) -> bool:

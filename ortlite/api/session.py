@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
-from ortlite.errors import EPFail, Fail, InvalidArgument
+from ortlite.errors import EPFail, Fail, InvalidArgument, typed
 from ortlite.provider import CPU, usable
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class InferenceSession:
         source = self._model_path if self._model_bytes is None else self._model_bytes
         assert source is not None
         folder = entries.get("session.model_external_initializers_file_folder_path")
-        model = load.load(source, external_data=folder)
+        with typed(f"Load model from {self._model_path or 'bytes'} failed"):
+            model = load.load(source, external_data=folder)
         model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
@@ -158,16 +159,17 @@ class InferenceSession:
         from ortlite.api.feed import Prepared
         from ortlite.run import check_types
 
-        stages = pipeline.build(
-            model,
-            providers,
-            level=int(self._sess_options.__dict__["graph_optimization_level"]),
-            disabled=disabled,
-            pinned=self._placement,
-            defer=self._fallback != "error",
-            device_constants=device_constants,
-            budget=budget,
-        )
+        with typed(f"preparing {model.graph.name!r}"):
+            stages = pipeline.build(
+                model,
+                providers,
+                level=int(self._sess_options.__dict__["graph_optimization_level"]),
+                disabled=disabled,
+                pinned=self._placement,
+                defer=self._fallback != "error",
+                device_constants=device_constants,
+                budget=budget,
+            )
         checks = self._sess_options._entries.get("ortlite.check_types") == "1"  # noqa: SLF001
         return Prepared.of(stages, check_types if checks else None)
 

@@ -150,9 +150,10 @@ def compare_libraries(
 ) -> None:
     """Run MODEL on two providers and compare every value on the way.
 
-    A run of the same kernels in float64 is the judge: "error" is how far each of the two is from that. An If is
-    replaced by the branch it takes. Nodes that compute what is beyond tolerance run on the second provider once more,
-    on what the first one gave them: the first that differs even so does not only pass on rounding.
+    A run of the same kernels in float64 is the judge: "error" is how far each of the two is from that. Beyond
+    tolerance onnx.reference is a second judge: where the two disagree, nobody is blamed and the kernel is suspect. An
+    If is replaced by the branch it takes. Nodes that compute what is beyond tolerance run on the second provider once
+    more, on what the first one gave them: the first that differs even so does not only pass on rounding.
 
     Two elements agree where |a - b| <= atol + rtol * max(|a|, |b|), by default 1e-5 and 1e-4 in float32, 1e-12 and
     1e-10 in float64, 1e-3 and 1e-2 in float16, 1e-2 and 8e-2 in bfloat16. Integers, booleans and strings must be equal;

@@ -16,7 +16,8 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.compare.difference import Difference, Tolerance, difference
-from ortlite.compare.judge import errors_of, further_off, judge
+from ortlite.compare.judge import judge
+from ortlite.compare.reference import SecondJudge, Verdict, verdict
 from ortlite.compare.sides import Side
 from ortlite.graph import Model, Node
 
@@ -27,12 +28,17 @@ MARK = ", alone"  # what is computed so must not be what other nodes read
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """The first value that differs although its node got the same on both sides; `further` is as in Row."""
+    """The first value that differs although its node got the same on both sides, and what the judges say of it."""
 
     name: str
     node: Node
     difference: Difference
-    further: str
+    verdict: Verdict
+
+    @property
+    def further(self) -> str:
+        """The side that is further off, as in Row."""
+        return self.verdict.further
 
 
 def first_alone(
@@ -42,6 +48,7 @@ def first_alone(
     names: AbstractSet[str],
     tolerance: Tolerance,
     labels: tuple[str, str],
+    second: SecondJudge,
 ) -> Alone | None:
     """The first of the values `names` that `side` computes beyond tolerance from the `values` of the first side.
 
@@ -51,6 +58,7 @@ def first_alone(
     known = values.keys() | model.graph.constants.keys()
     nodes = [n for n in model.graph.nodes if not names.isdisjoint(n.outputs) and known.issuperset(n.reads())]
     part = _apart(model, nodes)
+    marked = {id(node): alone for node, alone in zip(nodes, part.graph.nodes, strict=True)}
     asked = [name for node in nodes for name in node.outputs if name in names]
     feed = {name: values[name] for node in nodes for name in node.reads() if name in values}
     found = side.run(part, feed, [name + MARK for name in asked])
@@ -61,9 +69,10 @@ def first_alone(
             here, there = values[name], found[name + MARK]
             apart = difference(here, there, _scaled(tolerance, here))
             if apart.exceeds:
-                truth = judge(part, feed, [name + MARK]).values
-                errors = errors_of(here, there, truth[name + MARK]) if truth else None
-                return Alone(name, node, apart, further_off(errors, labels))
+                judged = judge(part, feed, [name + MARK])
+                truth = judged.values.get(name + MARK), judged.reasons.get(name + MARK, "")
+                said = second.value(part, marked[id(node)], name + MARK, feed)
+                return Alone(name, node, apart, verdict(here, there, truth, said, labels, node))
     return None
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
 from ortlite.compare.alone import Alone, first_alone
 from ortlite.compare.difference import Difference, Tolerance, difference
 from ortlite.compare.judge import brief, errors_of, further_off, judge
+from ortlite.compare.reference import SecondJudge, verdict
 from ortlite.compare.sides import ProviderSide, Side, drawing, made, unfolded
 from ortlite.errors import InvalidArgument, OrtError
 from ortlite.graph import Model
@@ -26,8 +27,9 @@ SHOWN, WORST = 10, 5  # rows beyond tolerance, and within it, that a report show
 class Row:
     """One value of the main graph. `errors` are its largest distances from the judge on the two sides.
 
-    `further` names the side that is further off ("" where neither is, or nobody can tell), `note` says why there
-    is no difference, and `unjudged` why there are no errors.
+    `further` names the side that is further off ("" where neither is, where the judges disagree, or where nobody can
+    tell), `note` says why there is no difference, and `unjudged` why there are no errors. Beyond tolerance, `judges`
+    says which judges agreed, or how they disagree.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Row:
     further: str = ""
     note: str = ""
     unjudged: str = ""
+    judges: str = ""
+    disputed: bool = False
 
     @property
     def exceeds(self) -> bool:
@@ -99,7 +103,7 @@ class Comparison:
             return (mark, row.name, row.op_type, d.type, "", "", "", "", "", "", d.problem)
         errors = ("", "") if row.errors is None else tuple(map(_number, row.errors))
         remarks = [
-            f"{row.further} is further off" if row.further else "",
+            f"{row.further} is further off" if row.further else "the judges disagree" if row.disputed else "",
             f"{d.odd} NaN or infinite on one side" if d.odd else "",
             f"worst at {d.worst}" if d.exceeds and d.worst else "",
             f"not judged: {row.unjudged}" if row.unjudged and d.unequal else "",
@@ -125,7 +129,7 @@ class Comparison:
             tail = f"; {needing} need one of these" if needing else ""
             lines.append(f"not judged: {reasons}{tail}")
         if self.first is not None:
-            who = f"; {self.first.further} is further off from float64" if self.first.further else ""
+            who = _blame(self.first.further, self.first.judges, self.first.disputed)
             made_by = _made_by(self.first.name, self.first.op_type, self.first.node)
             lines += [f"first beyond tolerance: {made_by}{who}", self._cause()]
         return lines
@@ -141,7 +145,7 @@ class Comparison:
         same = self.first is not None and a.name == self.first.name
         what = "that node differs" if same else f"first that differs {given}: "
         what += f" {given}, too: " if same else f"{_made_by(a.name, a.node.op_type, a.node.name)}, "
-        who = f"; {a.further} is further off from float64" if a.further else ""
+        who = _blame(a.verdict.further, a.verdict.says, a.verdict.disputed)
         return f"{what}{d.problem or f'{d.absolute:.3g} apart'}{who}"
 
     def __str__(self) -> str:
@@ -152,6 +156,13 @@ class Comparison:
 
 
 HEAD = ("", "value", "operator", "type", "absolute", "relative", "ULP", "beyond")
+
+
+def _blame(further: str, says: str, disputed: bool) -> str:
+    """Who is further off, and who says so."""
+    if disputed:
+        return f"; {says}"
+    return f"; {further} is further off from float64 ({says})" if further else ""
 
 
 def _made_by(name: str, op_type: str, node: str) -> str:
@@ -196,6 +207,7 @@ def compare(
     rest = [name for name in names if name not in drawn]
     right = _run(other, model, shared, rest)
     judged = judge(model, shared, rest)
+    second, around = SecondJudge(), ChainMap(shared, dict(judged.values))
 
     producers = {name: node for node in graph.nodes for name in node.outputs if name}
     labels = (one.name, other.name) if one.name != other.name else (one.name, f"{other.name} again")
@@ -214,13 +226,22 @@ def compare(
         errors = None if name not in judged.values else errors_of(left[name], right[name], truth)
         further = further_off(errors, labels) if found.unequal or found.problem else ""
         unjudged = judged.reasons.get(name, "")
-        rows.append(Row(name, node.op_type, node.name, found, errors, further, "", unjudged))
+        row = Row(name, node.op_type, node.name, found, errors, further, "", unjudged)
+        if row.exceeds:  # the second judge is slow
+            said = second.value(model, node, name, around)
+            final = verdict(left[name], right[name], (truth, unjudged), said, labels, node)
+            unjudged = "" if final.errors else unjudged
+            row = replace(
+                row, errors=final.errors, further=final.further, unjudged=unjudged, judges=final.says,
+                disputed=final.disputed,
+            )  # fmt: skip
+        rows.append(row)
     elsewhere = {s.name: len(s.elsewhere(model)) for s in (one, other) if isinstance(s, ProviderSide)}
     alone, untried = None, ""
     del right, judged  # large models
     if beyond := {row.name for row in rows if row.exceeds}:
         try:
-            alone = first_alone(model, other, {**left, **shared}, beyond, tolerance, labels)
+            alone = first_alone(model, other, {**left, **shared}, beyond, tolerance, labels, second)
         except Exception as error:  # noqa: BLE001  (whatever a library says of nodes alone; the report says it, too)
             untried = brief(error)
     return Comparison(labels, tuple(rows), elsewhere, alone, untried)

@@ -1,4 +1,4 @@
-"""The judge: the same kernels on NumPy in float64, which says who of two is further off.
+"""The first judge: the same kernels on NumPy in float64, which says who of two is further off.
 
 `widened` rewrites a graph: floats of 16 and 32 bits become float64, complex64 becomes complex128, in constants,
 types and attributes that name a dtype. Integers, strings, and the floats of 8 bits and fewer, which hold quantised
@@ -14,18 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ortlite import dtypes, run, schema
+from ortlite import dtypes, schema
 from ortlite.api.feed import feed_of
 from ortlite.api.values import to_outside
 from ortlite.compare.difference import difference, furthest
 from ortlite.dtypes import DType
-from ortlite.evaluate import evaluate
+from ortlite.evaluate import NeedsError, evaluate, going_on
 from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
 from ortlite.ops import registry
-from ortlite.plan import Call
-from ortlite.steps import Bound, OnStep
 
-__all__ = ["Judgement", "brief", "errors_of", "further_off", "judge", "wide_value", "widened"]
+__all__ = ["MARGIN", "Judgement", "brief", "distance", "errors_of", "further_off", "judge", "wide_value", "widened"]
 
 MARGIN = 2.0  # one is further off than the other when its error is so many times as large
 WIDE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
@@ -44,8 +42,9 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
     try:
         graph = widened(between(model.graph, list(feed), names))
         inputs = feed_of(graph).values({name: wide_value(value) for name, value in feed.items()})
-        reasons: dict[str, str] = {}
-        outputs = evaluate(graph, inputs, seed=0, on_step=_tolerant(reasons))
+        failures: dict[str, Exception] = {}
+        outputs = evaluate(graph, inputs, seed=0, on_step=going_on(failures))
+        reasons = {name: _reason(error) for name, error in failures.items()}
         found = {name: value for name, value in zip(graph.outputs, outputs, strict=True) if name not in reasons}
         values = dict(zip(found, to_outside(list(found.values())), strict=True))
     except Exception as error:  # noqa: BLE001  (a model that has no float64 form has no judge, and that is all)
@@ -54,25 +53,10 @@ def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgem
     return Judgement({name: value for name, value in values.items() if name not in reasons}, reasons)
 
 
-def _tolerant(reasons: dict[str, str]) -> OnStep:
-    """An `on_step` that goes on after a step that fails; `reasons` says by name which values are missing, and why."""
-    missing: dict[int, str] = {}  # slot -> name
-
-    def on_step(bound: Bound, values: list[Any]) -> None:
-        lost = next((missing[slot] for slot in bound.step.reads() if slot in missing), None)
-        try:
-            if lost is not None:
-                raise LookupError(f"needs {lost!r}")
-            run.step(bound, values)
-        except Exception as error:  # noqa: BLE001  (whatever a kernel says of values it was not written for)
-            reason = str(error.args[0]) if lost is not None else f"fails in float64: {brief(error.__cause__ or error)}"
-            names = bound.step.node.outputs if isinstance(bound.step, Call) else (lost or "",) * len(bound.outputs)
-            for name, slot in zip(names, bound.outputs, strict=True):
-                if slot is not None:
-                    missing[slot] = name
-                    reasons.setdefault(name, reason)
-
-    return on_step
+def _reason(error: Exception) -> str:
+    if isinstance(error, NeedsError):
+        return str(error)
+    return f"fails in float64: {brief(error.__cause__ or error)}"
 
 
 def brief(error: BaseException) -> str:
@@ -149,10 +133,10 @@ def _attribute(kernel: registry.Kernel | None, name: str, value: Any) -> Any:
 
 def errors_of(a: Any, b: Any, truth: Any) -> tuple[float, float]:
     """How far the values of the two sides are from the judge's."""
-    return _distance(a, truth), _distance(b, truth)
+    return distance(a, truth), distance(b, truth)
 
 
-def _distance(value: Any, truth: Any) -> float:
+def distance(value: Any, truth: Any) -> float:
     """The largest |value - truth|; for text how many differ, infinite where NaN or the shape does."""
     value = wide_value(value)
     if all(isinstance(x, np.ndarray) and x.dtype == np.float64 for x in (value, truth)) and value.shape == truth.shape:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
-from ortlite.ops._remember import constant
+from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
 
 __all__ = ["labels_of", "number", "transform"]
@@ -35,7 +35,9 @@ def _softmax_zero(xp: Namespace, x: Array) -> Array:
     scored = xp.abs(x) > TINY
     powers = xp.where(scored, xp.exp(x - top), xp.zeros_like(x))
     total = xp.sum(powers, axis=-1, keepdims=True)
-    return xp.where(scored, powers / total, x * xp.exp(-top) / xp.where(total > 0, total, xp.ones_like(total)))
+    # where there is an element without a score, the top is not below it
+    rest = xp.exp(-xp.clip(top, -1.0, None))
+    return xp.where(scored, powers / total, x * rest / xp.where(total > 0, total, xp.ones_like(total)))
 
 
 def _probit(xp: Namespace, p: Array) -> Array:
@@ -43,7 +45,7 @@ def _probit(xp: Namespace, p: Array) -> Array:
     x = xp.astype(p, xp.float64) * 2 - 1
     log = xp.log((1 - x) * (1 + x))
     half = 2 / (math.pi * 0.147) + log / 2
-    y = xp.sqrt(xp.sqrt(half * half - log / 0.147) - half)
+    y = xp.root(xp.sqrt(half * half - log / 0.147) - half)
     y = xp.where(x < 0, -y, y)
     for _ in range(2):
         step = (xp.erf(y) - x) * xp.exp(y * y) * (math.sqrt(math.pi) / 2)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ortlite.namespace import Namespace
-from ortlite.ops._remember import constant
+from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
 
 __all__ = ["Forest", "Split", "build", "members", "scores"]
@@ -21,6 +21,9 @@ __all__ = ["Forest", "Split", "build", "members", "scores"]
 BLOCK = 1 << 15  # (tree, row) pairs walked at a time: what stays in the cache
 MODES = ("LEQ", "LT", "GTE", "GT", "EQ", "NEQ")
 OPPOSITE = {"GT": "LEQ", "GTE": "LT", "NEQ": "EQ"}  # these are the others with their branches swapped
+SILENT = 1 << 16  # targets that no leaf votes for, at most: zeros, of which a few bytes could ask for any number
+SPARE = 1 << 18  # nodes that trees may have in common with others, at most
+DENSE = 1 << 27  # weights in the tables, at most, where the votes are far fewer
 
 
 class Split(NamedTuple):
@@ -34,14 +37,27 @@ class Split(NamedTuple):
     nan: bool
 
 
+class _Group(NamedTuple):
+    """Targets with about equally many slots, filled up to `width`, so that one sum adds them all.
+
+    A *slot* is the part of one tree's leaves in one target: the leaf's number plus `shift` is a place in the weights.
+    `tree` says of which tree each slot is (None: the first of tree 0, and so on).
+    """
+
+    tree: array[int] | None
+    shift: array[int]
+    targets: int
+    width: int
+
+
 @dataclass(frozen=True, slots=True)
 class Forest:
     """Tables of an ensemble. Nodes are numbered through: first the leaves, tree by tree, then the splits.
 
     `child` has two entries per node: where it goes when its test is false, and true. The test is `value <= threshold`;
     or `<` alone or `==` alone, as `less` and `equal` say per node (None: always as `mode` says). `nan` marks nodes that
-    NaN leaves by the true branch. `active[d]` trees are deeper than d. A *slot* is the part of one tree's leaves in one
-    target: the leaf's number plus `shift` is a place in `weights`; every target has the same number of slots.
+    NaN leaves by the true branch. `active[d]` trees are deeper than d. `features` is how many features are looked at.
+    `groups` hold the targets, in the order in which `order` names them (None: their own).
     """
 
     feature: array[int]
@@ -53,11 +69,11 @@ class Forest:
     nan: array[int] | None
     roots: array[int]
     active: tuple[int, ...]
-    slot_tree: array[int] | None
-    shift: array[int]
+    features: int
+    groups: tuple[_Group, ...]
+    order: array[int] | None
     weights: array[float]
     targets: int
-    width: int
     aggregate: str
     dtype: str
 
@@ -85,18 +101,25 @@ def _collect(splits: Sequence[Split], root: int) -> _Tree:
 
     Several paths may lead to a node: those of a search in a set all end at the same two.
     """
-    found: dict[int, None] = {}
+    depth: dict[int, int] = {}  # 0 while what is below a split is being looked at
     leaves: dict[int, None] = {}
-    level, depth = {root: None}, 0
-    while level:
-        inner = [place for place in level if place >= 0]
-        leaves.update((~place, None) for place in level if place < 0)
-        found.update(dict.fromkeys(inner))
-        depth += bool(inner)
-        if depth > len(splits):
-            raise ValueError("the nodes of a tree form a cycle")
-        level = dict.fromkeys(branch for place in inner for branch in (splits[place].true, splits[place].false))
-    return _Tree(list(found), list(leaves), depth)
+    ahead = [root]
+    while ahead:
+        place = ahead[-1]
+        if place < 0:
+            leaves[~ahead.pop()] = None
+        elif depth.get(place):
+            ahead.pop()
+        else:
+            branches = (splits[place].true, splits[place].false)
+            if place in depth:
+                depth[ahead.pop()] = 1 + max(depth.get(branch, 0) for branch in branches)
+                continue
+            depth[place] = 0
+            if any(depth.get(branch) == 0 for branch in branches):
+                raise ValueError("the nodes of a tree form a cycle")
+            ahead.extend(branches)
+    return _Tree(list(depth), list(leaves), depth.get(root, 0))
 
 
 def build(
@@ -109,13 +132,22 @@ def build(
 ) -> Forest:
     """Make the tables. `votes` are the (target, weight) pairs of each leaf; thresholds are compared in `dtype`.
 
-    Raises ValueError for an unknown aggregate or mode, or a target out of range.
+    Raises ValueError for an unknown aggregate or mode, targets or features out of range, and for tables that would be
+    out of all proportion to the nodes and votes that they are made from.
     """
+    _check_targets(votes, targets)
     if aggregate not in {"SUM", "AVERAGE", "MIN", "MAX"}:
         raise ValueError(f"aggregate_function {aggregate!r} is none of SUM, AVERAGE, MIN, MAX")
     if wrong := {s.mode for s in splits} - set(MODES):
         raise ValueError(f"unknown node modes {sorted(wrong)}")
-    trees = sorted((_collect(splits, root) for root in roots), key=lambda tree: -tree.depth)
+    trees = []
+    size = 0
+    for root in roots:
+        trees.append(_collect(splits, root))
+        size += len(trees[-1].splits)
+        if size > len(splits) + SPARE:
+            raise ValueError(f"{len(trees)} trees or more share {len(splits)} nodes: their copies would be too many")
+    trees.sort(key=lambda tree: -tree.depth)
     first_leaf: list[int] = []
     count = 0
     for tree in trees:
@@ -138,8 +170,10 @@ def build(
             child.extend(branches[::-1] if swapped else branches)
             # NaN fails every test but NEQ; where the branches are swapped, "fails" means "goes the other way"
             nan.append(int(split.nan != swapped and split.mode != "NEQ"))
+    if min(feature, default=0) < 0:
+        raise ValueError(f"a node looks at feature {min(feature)}")
     mixed = len(set(modes)) > 1
-    slots = _slots(trees, first_leaf, votes, targets, aggregate)
+    groups, order, weights = _slots(trees, first_leaf, votes, targets, aggregate)
     depth = trees[0].depth if trees else 0
     return Forest(
         array("q", feature),
@@ -151,10 +185,24 @@ def build(
         array("b", nan) if any(nan) else None,
         array("q", starts),
         tuple(sum(tree.depth > d for tree in trees) for d in range(depth)),
-        *slots,
+        max(feature, default=-1) + 1,
+        groups,
+        order,
+        weights,
+        targets,
         aggregate,
         dtype,
     )
+
+
+def _check_targets(votes: Mapping[int, Sequence[tuple[int, float]]], targets: int) -> None:
+    """Raises ValueError for votes for a target that is none, and for absurdly many targets without a vote."""
+    voted = {target for pairs in votes.values() for target, _ in pairs}
+    if voted and not 0 <= min(voted) <= max(voted) < targets:
+        wrong = min(voted) if min(voted) < 0 else max(voted)
+        raise ValueError(f"a leaf votes for target (or class) {wrong} of {targets}")
+    if targets < 1 or targets - len(voted) > SILENT:
+        raise ValueError(f"there are {targets} targets (or classes), and leaves vote for {len(voted)} of them")
 
 
 def _slots(
@@ -163,45 +211,53 @@ def _slots(
     votes: Mapping[int, Sequence[tuple[int, float]]],
     targets: int,
     aggregate: str,
-) -> tuple[array[int] | None, array[int], array[float], int, int]:
-    """Slots by target: their trees (None: the first slot's is tree 0, and so on), shifts, weights, targets, width."""
+) -> tuple[tuple[_Group, ...], array[int] | None, array[float]]:
+    """The slots of all targets in groups, the place of each target among them (None: its own), and the weights."""
     combine: Any = {"MIN": min, "MAX": max}.get(aggregate, lambda a, b: a + b)
     neutral = {"MIN": math.inf, "MAX": -math.inf}.get(aggregate, 0.0)
-    weights = array("d")
+    weights = array("d", [neutral]) * max((len(tree.leaves) for tree in trees[:1]), default=0)
+    filler = (0, 0)  # any leaf of tree 0 finds the neutral element there
+    most = max(DENSE, 8 * sum(map(len, votes.values())))
     by_target: list[list[tuple[int, int]]] = [[] for _ in range(targets)]
     for number, (tree, leaf) in enumerate(zip(trees, first_leaf, strict=True)):
-        columns: dict[int, list[float]] = {}
+        voted = dict.fromkeys(target for key in tree.leaves for target, _ in votes.get(key, ()))
+        if len(weights) + len(voted) * len(tree.leaves) > most:
+            raise ValueError(
+                f"too sparse: the {len(tree.leaves)} leaves of a tree vote for {len(voted)} targets (or classes), and "
+                f"the table of their weights would be too large"
+            )
+        columns = {target: [neutral] * len(tree.leaves) for target in voted}
         for row, key in enumerate(tree.leaves):
             for target, weight in votes.get(key, ()):
-                if not 0 <= target < targets:
-                    raise ValueError(f"a leaf votes for target {target} of {targets}")
-                column = columns.setdefault(target, [neutral] * len(tree.leaves))
-                column[row] = combine(column[row], weight)
+                columns[target][row] = combine(columns[target][row], weight)
         for target, column in columns.items():
             by_target[target].append((number, len(weights) - leaf))
             weights.extend(column)
-    width = max(map(len, by_target), default=0)
-    if any(len(slots) < width for slots in by_target):
-        filler = (0, len(weights))  # any leaf of tree 0 finds the neutral element there
-        weights.extend([neutral] * len(trees[0].leaves))
-        by_target = [[*slots, *[filler] * (width - len(slots))] for slots in by_target]
-    places = [number for slots in by_target for number, _ in slots]
-    regular = places == list(range(len(trees)))
-    shifts = array("q", [shift for slots in by_target for _, shift in slots])
-    return None if regular else array("q", places), shifts, weights, targets, width
+    widths = [len(slots) for slots in by_target]
+    if len(set(widths)) > 1:  # up to the next power of two: no group is more than twice what is in it
+        widths = [1 << (width - 1).bit_length() if width else 0 for width in widths]
+    groups, order = [], []
+    for width in sorted(set(widths)):
+        members = [target for target in range(targets) if widths[target] == width]
+        slots = [slot for t in members for slot in (*by_target[t], *[filler] * (width - len(by_target[t])))]
+        regular = [tree for tree, _ in slots] == list(range(len(trees)))
+        of = None if regular else array("q", [tree for tree, _ in slots])
+        groups.append(_Group(of, array("q", [shift for _, shift in slots]), len(members), width))
+        order.extend(members)
+    place = sorted(range(targets), key=order.__getitem__)
+    return tuple(groups), None if len(groups) == 1 else array("q", place), weights
 
 
 def scores(xp: Namespace, x: Array, forest: Forest) -> Array:
     """What the ensemble gives each row of `(rows, features)`: float64 `(rows, targets)`, not yet transformed.
-
     Raises ValueError when the trees look at a feature that `x` does not have.
     """
     if x.ndim != 2:
         raise ValueError(f"X must be (rows, features), not {tuple(x.shape)}")
     rows, features = x.shape
-    if len(forest.feature) and max(forest.feature) >= features:
-        raise ValueError(f"a node looks at feature {max(forest.feature)}, X has {features}")
-    if not forest.width:
+    if forest.features > features:
+        raise ValueError(f"a node looks at feature {forest.features - 1}, X has {features}")
+    if not forest.roots:
         return xp.zeros((rows, forest.targets), dtype=xp.float64)
     x = xp.astype(x, xp.dtype(forest.dtype))
     block = max(1, BLOCK // len(forest.roots))
@@ -246,16 +302,25 @@ def _test(xp: Namespace, value: Array, threshold: Array, at: Array, forest: Fore
 
 def _sum(xp: Namespace, leaves: Array, forest: Forest) -> Array:
     """Combine the votes of the leaves: `(trees, rows)` leaves to `(rows, targets)`."""
-    if forest.slot_tree is not None:
-        leaves = xp.take(leaves, constant(xp, forest.slot_tree, "int64"), axis=0)
-    places = leaves + xp.expand_dims(constant(xp, forest.shift, "int64"), axis=1)
-    votes = xp.take(constant(xp, forest.weights, "float64"), xp.reshape(places, (-1,)))
-    votes = xp.reshape(votes, (forest.targets, forest.width, leaves.shape[1]))
+    weights = constant(xp, forest.weights, "float64")
+    parts = [_of_group(xp, leaves, weights, group, forest) for group in forest.groups]
+    result = parts[0] if len(parts) == 1 else xp.concat(parts)
+    if forest.order is not None:
+        result = xp.take(result, constant(xp, forest.order, "int64"), axis=0)
+    return xp.permute_dims(result, (1, 0))
+
+
+def _of_group(xp: Namespace, leaves: Array, weights: Array, group: _Group, forest: Forest) -> Array:
+    """What the leaves give the targets of a group: `(targets, rows)`."""
+    rows = leaves.shape[1]
+    if not group.width:
+        return xp.zeros((group.targets, rows), dtype=xp.float64)
+    if group.tree is not None:
+        leaves = xp.take(leaves, constant(xp, group.tree, "int64"), axis=0)
+    places = leaves + xp.expand_dims(constant(xp, group.shift, "int64"), axis=1)
+    votes = xp.reshape(xp.take(weights, xp.reshape(places, (-1,))), (group.targets, group.width, rows))
     if forest.aggregate in {"MIN", "MAX"}:
         result = (xp.min if forest.aggregate == "MIN" else xp.max)(votes, axis=1)
-        result = xp.where(xp.isinf(result), xp.zeros_like(result), result)  # no leaf voted
-    else:
-        result = xp.sum(votes, axis=1)
-        if forest.aggregate == "AVERAGE":
-            result = result / len(forest.roots)
-    return xp.permute_dims(result, (1, 0))
+        return xp.where(xp.isinf(result), xp.zeros_like(result), result)  # no leaf voted
+    result = xp.sum(votes, axis=1)
+    return result / len(forest.roots) if forest.aggregate == "AVERAGE" else result

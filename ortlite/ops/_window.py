@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Pads", "defaults", "window_pads"]
+from ortlite.ops._choice import one_of
+
+__all__ = ["Pads", "defaults", "fixed_pads", "kernel_size", "window_pads"]
 
 Pads = list[tuple[int, int]]
 
 
-def defaults(given: Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Strides or dilations, 1 along every axis unless given. Raises ValueError for a wrong number of them."""
+def defaults(name: str, given: Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """The attribute `name`, strides or dilations: 1 along every axis unless given.
+
+    Raises ValueError for a wrong number of them, and where one is below 1.
+    """
     if not given:
         return (1,) * rank
+    return _positive(name, given, rank)
+
+
+def kernel_size(given: Sequence[int], rank: int) -> tuple[int, ...]:
+    """The attribute kernel_shape of a pool. Raises ValueError for a wrong number of lengths, and for one below 1."""
+    return _positive("kernel_shape", given, rank)
+
+
+def _positive(name: str, given: Sequence[int], rank: int) -> tuple[int, ...]:
     if len(given) != rank:
-        raise ValueError(f"{list(given)} must have one entry for each of {rank} spatial axes")
+        raise ValueError(f"{name} {list(given)} must have one entry for each of {rank} spatial axes")
+    if min(given, default=1) < 1:
+        raise ValueError(f"{name} {list(given)} must all be 1 or more")
     return tuple(given)
+
+
+def fixed_pads(rank: int, pads: Sequence[int] | None, auto_pad: str = "NOTSET") -> Pads:
+    """Padding (before, after) of each spatial axis as the node gives it; none when it is VALID.
+
+    Raises ValueError for an unknown `auto_pad` or a wrong number of pads.
+    """
+    one_of("auto_pad", auto_pad, "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
+    given = [0] * (2 * rank) if auto_pad == "VALID" or not pads else list(pads)
+    if len(given) != 2 * rank:
+        raise ValueError(f"pads {given} must have two entries for each of {rank} spatial axes")
+    return list(zip(given[:rank], given[rank:], strict=True))
 
 
 def window_pads(
@@ -30,7 +58,8 @@ def window_pads(
     """Padding (before, after) of each spatial axis.
 
     With `ceil_mode` the last window may reach beyond the end, which then is padded further, unless it
-    would start there. Raises ValueError for an unknown `auto_pad` or a wrong number of pads.
+    would start there. A kernel that is larger than the padded axis, by less than a stride, has one window all the same:
+    ONNX's shape inference divides towards zero. Raises ValueError for an unknown `auto_pad` or a wrong number of pads.
     """
     rank = len(spatial)
     if auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
@@ -40,17 +69,16 @@ def window_pads(
             less, more = total // 2, total - total // 2
             result.append((less, more) if auto_pad == "SAME_UPPER" else (more, less))
         return result
-    if auto_pad not in {"NOTSET", "VALID", ""}:
-        raise ValueError(f"auto_pad is NOTSET, VALID, SAME_UPPER or SAME_LOWER, not {auto_pad!r}")
-    given = [0] * (2 * rank) if auto_pad == "VALID" or not pads else list(pads)
-    if len(given) != 2 * rank:
-        raise ValueError(f"pads {given} must have two entries for each of {rank} spatial axes")
-    result = list(zip(given[:rank], given[rank:], strict=True))
-    if ceil_mode:
-        for i, (n, k, s, d, (lo, hi)) in enumerate(zip(spatial, size, strides, dilations, result, strict=True)):
-            reach = (k - 1) * d + 1
-            count = -(-(n + lo + hi - reach) // s) + 1
+    result = fixed_pads(rank, pads, auto_pad)
+    for i, (n, k, s, d, (lo, hi)) in enumerate(zip(spatial, size, strides, dilations, result, strict=True)):
+        spare = n + lo + hi - ((k - 1) * d + 1)
+        if ceil_mode:
+            count = -(-spare // s) + 1
             if (count - 1) * s >= n + lo:
                 count -= 1
-            result[i] = (lo, hi + max((count - 1) * s + reach - (n + lo + hi), 0))
+        elif -s < spare < 0 and n:
+            count = 1
+        else:
+            continue
+        result[i] = (lo, hi + max((count - 1) * s - spare, 0))
     return result

@@ -5,29 +5,30 @@ from __future__ import annotations
 from math import pi, prod, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
+from ortlite.ops._broadcast import along, require_broadcast
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Bool, Float, Int, Text
+from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Text
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
+from ortlite.ops.shape import folded_axes, normal_axis
 
 
 @op("Relu")
 def relu(xp: Namespace, X: Array) -> Array:
     """`X` where it is above 0, else 0."""
-    return xp.maximum(X, xp.asarray(0, dtype=X.dtype))
+    return xp.relu(X)
 
 
 @op("LeakyRelu")
 def leaky_relu(xp: Namespace, X: Array, *, alpha: Float = 0.01) -> Array:
     """`X` where it is not below 0, else `alpha` · `X`."""
-    return xp.maximum(X, X * alpha) if 0 < alpha <= 1 else xp.where(X < 0, X * alpha, X)
+    return xp.leaky_relu(X, alpha)
 
 
 @op("PRelu", since=7)
 def prelu(xp: Namespace, X: Array, slope: Array) -> Array:
-    """`X` where it is not below 0, else `slope` · `X`; `slope` is broadcast to `X`."""
-    return xp.where(X < 0, X * slope, X)
+    """`X` where it is not below 0, else `slope` · `X`. Raises ValueError when `slope` cannot be broadcast to `X`."""
+    require_broadcast("slope", slope, X.shape)
+    return xp.leaky_relu(X, slope)
 
 
 @op("PRelu")
@@ -47,13 +48,13 @@ def thresholded_relu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
 @op("Elu")
 def elu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
     """`X` where it is not below 0, else `alpha` · (e^X - 1)."""
-    return xp.clip(X, 0.0, None) + xp.expm1(xp.clip(X, None, 0.0)) * alpha
+    return xp.relu(X) + xp.expm1(xp.clip(X, None, 0.0)) * alpha
 
 
 @op("Celu", since=12)
 def celu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
-    """`X` where it is not below 0, else `alpha` · (e^(X / alpha) - 1)."""
-    return elu(xp, X / alpha, alpha=1.0) * alpha if alpha != 1.0 else elu(xp, X)
+    """`X` where it is not below 0, else `alpha` · (e^(X / alpha) - 1), whatever the sign of `alpha`."""
+    return elu(xp, X) if alpha == 1.0 else xp.clip(X, 0.0, None) + xp.expm1(xp.clip(X, None, 0.0) / alpha) * alpha
 
 
 @op("Selu", since=6)
@@ -77,7 +78,7 @@ def sigmoid(xp: Namespace, X: Array) -> Array:
 @op("HardSigmoid")
 def hard_sigmoid(xp: Namespace, X: Array, *, alpha: Float = 0.2, beta: Float = 0.5) -> Array:
     """`alpha` · `X` + `beta`, held between 0 and 1."""
-    return xp.clip(X * alpha + beta, 0.0, 1.0)
+    return xp.hardtanh(X * alpha + beta, 0.0, 1.0)
 
 
 @op("HardSwish", since=14)
@@ -143,17 +144,21 @@ def shrink(xp: Namespace, input: Array, *, bias: Float = 0.0, lambd: Float = 0.5
 
 def _flattened(xp: Namespace, x: Array, axis: int) -> Array:
     """The two-dimensional view that softmax and its kin had below opset 13."""
-    axis = axis + x.ndim if axis < 0 else axis
+    axis = normal_axis(axis, x.ndim) if x.ndim else 0
     return xp.reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
 
 
-@op("Softmax", since=13, storage=True)
+@op("Softmax", since=13, any_dtype=True)
 def softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """e^input, divided by its sum along `axis`.
 
-    ONNX defines it as a function: in float16 and bfloat16 each of its steps is computed in float32 and rounded. The sum
-    of more than 2^15 elements, which could overflow, stays in float32.
+    A scalar has the axes 0 and -1 here: its softmax is 1. ONNX defines it as a function: in float16 and bfloat16 each
+    of its steps is computed in float32 and rounded. The sum of more than 2^15 elements, which could overflow, stays in
+    float32.
     """
+    folded_axes((axis,), input.ndim)
+    if input.ndim == 0:
+        return xp.reshape(softmax(xp, xp.reshape(input, (1,))), ())
     if xp.dtype_name(input.dtype) not in {"float16", "bfloat16"} or 0 in input.shape:
         return xp.softmax(input, axis)
 
@@ -175,6 +180,9 @@ def softmax_1(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
 @op("LogSoftmax", since=13)
 def log_softmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """The logarithm of softmax, computed without its exponentials."""
+    folded_axes((axis,), input.ndim)
+    if input.ndim == 0:
+        return xp.reshape(log_softmax(xp, xp.reshape(input, (1,))), ())
     if 0 in input.shape:
         return input
     shifted = input - xp.max(input, axis=axis, keepdims=True)
@@ -190,6 +198,9 @@ def log_softmax_1(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
 @op("Hardmax", since=13)
 def hardmax(xp: Namespace, input: Array, *, axis: Int = -1) -> Array:
     """1 at the first maximum along `axis`, else 0."""
+    folded_axes((axis,), input.ndim)
+    if input.ndim == 0:
+        return xp.ones_like(input)
     if 0 in input.shape:
         return input
     axis = normal_axis(axis, input.ndim)
@@ -241,7 +252,9 @@ def dropout_10(xp: Namespace, data: Array, *, ratio: Float = 0.5, n_outputs: Int
 
 
 @op("Dropout")
-def dropout_1(xp: Namespace, data: Array, *, ratio: Float = 0.5, is_test: Int = 0, rng: Int = 0) -> tuple[Array, Array]:
+def dropout_1(
+    xp: Namespace, data: Array, *, ratio: Float = 0.5, is_test: Flag = 0, rng: Int = 0
+) -> tuple[Array, Array]:
     """Dropout that trains unless `is_test` is set; the mask has the dtype of `data`."""
     if is_test:
         return data, xp.ones_like(data)

@@ -4,6 +4,10 @@
 library, or a bool where the host knows it. Everything else is a host value: a plain Python object that the kernel may
 branch on. Host inputs reach a kernel through `HOST`, the table
 that turns the NumPy array of a graph value into the Python object that the annotation promises.
+
+A `Flag` is an attribute that says yes (1) or no (0). ONNX's texts define these two values and no other; its shape
+inference and onnxruntime read the others now as yes ("not 0"), now as no ("not 1"), now as an error. Here they are
+one, for all flags alike, when a session is made.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from ortlite.dtypes import DType
 
 __all__ = ["DEVICE", "HOST", "HOST_RESULT", "Array", "Arrays", "Bool", "DType", "Float", "Floats", "Graph", "Int"]
-__all__ += ["Condition", "Ints", "Map", "Scalar", "Text", "Texts", "Type", "Value"]
+__all__ += ["Condition", "Flag", "Ints", "Map", "Scalar", "Text", "Texts", "Type", "Value"]
 
 Array: TypeAlias = Any  # an array of the provider's library, on its device
 Arrays: TypeAlias = tuple[Any, ...]  # an ONNX sequence of tensors
@@ -23,6 +27,7 @@ Map: TypeAlias = Mapping[Any, Any]  # an ONNX map: a dict, on the host
 Condition: TypeAlias = Any  # one boolean: an array, or a bool
 
 Int: TypeAlias = int
+Flag: TypeAlias = int  # 0 or 1
 Ints: TypeAlias = tuple[int, ...]
 Float: TypeAlias = float
 Floats: TypeAlias = tuple[float, ...]
@@ -34,8 +39,9 @@ Type: TypeAlias = Any  # an attribute that holds a type (graph.TensorType, Seque
 
 
 class Graph(Protocol):
-    """A subgraph: takes its formal inputs, returns its outputs; `types` are what is known of those."""
+    """A subgraph: takes its formal inputs, returns its outputs; `input_types` and `types` are what is known of them."""
 
+    input_types: tuple[Any, ...]
     types: tuple[Any, ...]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
@@ -63,4 +69,4 @@ HOST: dict[str, Callable[[Any], Any]] = {
 HOST_RESULT = {"Int": "int64", "Ints": "int64", "Bool": "bool"}
 
 # Annotations that only attributes can have.
-ATTRIBUTE_ONLY = frozenset({"DType", "Graph", "Type"})
+ATTRIBUTE_ONLY = frozenset({"DType", "Flag", "Graph", "Type"})

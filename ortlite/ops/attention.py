@@ -8,7 +8,7 @@ from typing import Any
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import along
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, DType, Float, Graph, Int, Text
+from ortlite.ops.annotations import Array, DType, Flag, Float, Graph, Int, Text
 from ortlite.ops.registry import op
 
 
@@ -103,7 +103,7 @@ def attention(
     past_value: Array | None = None,
     nonpad_kv_seqlen: Array | None = None,
     *,
-    is_causal: Int = 0,
+    is_causal: Flag = 0,
     kv_num_heads: Int | None = None,
     left_window_size: Int = -1,
     q_num_heads: Int | None = None,
@@ -141,7 +141,7 @@ def attention(
     return y, k, v, (raw, capped, scores, weights)[qk_matmul_output_mode] if n_outputs > 3 else None
 
 
-@op("FlexAttention", domain="ai.onnx.preview", storage=True)
+@op("FlexAttention", domain="ai.onnx.preview", any_dtype=True)
 def flex_attention(
     xp: Namespace,
     Q: Array,
@@ -198,7 +198,7 @@ def rotary_embedding(
     sin_cache: Array,
     position_ids: Array | None = None,
     *,
-    interleaved: Int = 0,
+    interleaved: Flag = 0,
     num_heads: Int | None = None,
     rotary_embedding_dim: Int = 0,
 ) -> Array:

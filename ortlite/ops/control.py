@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Condition, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
+from ortlite.ops.types import Inferred, Types, graph_outputs
 
 
-@op("If", storage=True)
+def _either_branch(node: Node, inputs: Types) -> Inferred:
+    then, other = (graph_outputs(node.attributes[name]) for name in ("then_branch", "else_branch"))
+    return [a or b for a, b in zip(then, other, strict=False)]
+
+
+@op("If", any_dtype=True, types=_either_branch)
 def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
     return tuple(xp.cond(cond, then_branch, else_branch))
 
 
-@op("Loop", storage=True, dynamic=True)
+@op(
+    "Loop",
+    any_dtype=True,
+    data_dependent_shape=True,
+    types=lambda node, inputs: graph_outputs(node.attributes["body"])[1:],
+)
 def loop(
     xp: Namespace, M: Int | None = None, cond: Condition | None = None, *v_initial: Value, body: Graph
 ) -> tuple[Value, ...]:
     """Run `body(iteration, condition, *state)` at most `M` times and while its first output is true.
 
+    The body gets both as it declares them: scalars, or tensors of one element where it says that they have an axis.
     Returns the last state, then every scan output of the body with its iterations stacked along a new first axis.
     """
     count = len(v_initial)
+    shapes = [(1,) * len(getattr(t, "shape", None) or ()) for t in body.input_types[:2]]
 
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        given = xp.asarray(True) if going is True else going
-        results = body(xp.asarray(index, dtype=xp.int64), given, *state)
+        place = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
+        given = _shaped(xp, xp.asarray(True) if going is True else going, shapes[1])
+        results = body(place, given, *state)
         going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
         return going, results[1 : 1 + count], results[1 + count :]
 
     state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
     return (*state, *(columns or (_none_of(xp, t) for t in body.types[1 + count :])))
+
+
+def _shaped(xp: Namespace, x: Array, shape: tuple[int, ...]) -> Array:
+    """One element in the shape of ones that a body declares. What has it stays known to a library that traces."""
+    return x if tuple(x.shape) == shape else xp.reshape(x, shape)
 
 
 def _single(xp: Namespace, x: Condition) -> Condition:
@@ -46,7 +66,7 @@ def _none_of(xp: Namespace, type_: Type) -> Array:
     return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
 
 
-@op("Scan", since=9, storage=True)
+@op("Scan", since=9, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan(
     xp: Namespace,
     *initial_state_and_scan_inputs: Value,
@@ -85,7 +105,7 @@ def scan(
     return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, places, strict=True)))
 
 
-@op("Scan", since=8, storage=True)
+@op("Scan", since=8, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan_8(
     xp: Namespace,
     sequence_lens: Ints | None = None,

@@ -5,15 +5,44 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._window import defaults, window_pads
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops._window import Pads, defaults, fixed_pads, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
 from ortlite.ops.registry import op
+from ortlite.primitives.window import output_shape as window_count
 
 
 def add_bias(xp: Namespace, y: Array, B: Array | None) -> Array:
-    """`y` plus one element of `B` a channel (axis 1)."""
+    """`y` plus one element of `B` a channel (axis 1). Raises ValueError when there are not as many."""
+    require_shape("the bias B", B, y.shape[1])
     return y if B is None else y + along(xp, B, 1, y.ndim)
+
+
+def fitting_windows(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    group: int,
+    kernel_shape: Ints | None,
+    strides: Ints | None,
+    dilations: Ints | None,
+    pads: Ints | None,
+    auto_pad: str,
+) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+    """Strides, dilations and pads of a convolution of shape `x` (N, C, *spatial) with `w` (M, C / group, *kernel).
+
+    Raises ValueError when channels, groups or `kernel_shape` do not fit, and for a kernel larger than the padded axis.
+    """
+    rank, size = len(x) - 2, w[2:]
+    if rank < 1 or len(w) != len(x) or group < 1 or x[1] != w[1] * group or w[0] % group:
+        raise ValueError(f"X {tuple(x)} and W {tuple(w)} do not fit together with group {group}")
+    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
+        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {list(w)}")
+    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    around = window_pads(x[2:], size, steps, holes, pads, auto_pad)
+    for n, k, d, (lo, hi) in zip(x[2:], size, holes, fixed_pads(rank, pads, auto_pad), strict=True):
+        if n and not auto_pad.startswith("SAME") and (k - 1) * d + 1 > n + lo + hi:
+            raise ValueError(f"a kernel of {(k - 1) * d + 1} is larger than an axis of {n} padded by {lo} and {hi}")
+    return steps, holes, around
 
 
 @op("Conv")
@@ -32,15 +61,9 @@ def conv(
 ) -> Array:
     """Convolve `X` (N, C, *spatial) with `W` (M, C / `group`, *kernel) and add `B` (M).
 
-    Raises ValueError when channels, groups or `kernel_shape` do not fit.
+    Raises ValueError for shapes that do not fit, and for a kernel larger than the padded image.
     """
-    rank, size = X.ndim - 2, W.shape[2:]
-    if W.ndim != X.ndim or X.shape[1] != W.shape[1] * group or W.shape[0] % group:
-        raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
-    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
-        raise ValueError(f"kernel_shape {kernel_shape} is not that of W {tuple(W.shape)}")
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    around = window_pads(X.shape[2:], size, steps, holes, pads, auto_pad)
+    steps, holes, around = fitting_windows(X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad)
     return add_bias(xp, xp.conv(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
 
 
@@ -62,24 +85,33 @@ def conv_transpose(
 ) -> Array:
     """The transposed convolution of `X` (N, C, *spatial) with `W` (C, M / `group`, *kernel), plus `B` (M).
 
-    `output_shape` (the spatial part counts) decides the pads; `output_padding` extends the end.
+    `output_shape` (the spatial part counts) decides the pads, whose smaller half comes first with SAME_UPPER alone;
+    `output_padding` extends the end. Raises ValueError for shapes that do not fit.
     """
     rank, size = X.ndim - 2, W.shape[2:]
-    if X.shape[1] != W.shape[0] or W.shape[0] % group:
+    if rank < 1 or W.ndim != X.ndim or group < 1 or X.shape[1] != W.shape[0] or W.shape[0] % group:
         raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
+        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {tuple(W.shape)}")
+    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     extra = tuple(output_padding) if output_padding else (0,) * rank
+    if len(extra) != rank or min(extra) < 0:
+        raise ValueError(
+            f"output_padding {list(extra)} must have one entry, 0 or more, for each of {rank} spatial axes"
+        )
+    ends = fixed_pads(rank, pads, auto_pad)
     full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(X.shape[2:], steps, size, holes, strict=True)]
     if output_shape or auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
         wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], steps, strict=True)]
+        if len(wanted) != rank or min(wanted) < 0:
+            raise ValueError(f"output_shape {list(wanted)} must have one length for each of {rank} spatial axes")
         around = []
         for have, more, want in zip(full, extra, wanted, strict=True):
             total = have + more - want
             half = max(total, 0) // 2
-            lo = max(total, 0) - half if auto_pad == "SAME_LOWER" else half
+            lo = half if auto_pad == "SAME_UPPER" else max(total, 0) - half
             around.append((lo, have - want - lo))
     else:
-        ends = window_pads(X.shape[2:], size, steps, holes, pads, auto_pad)
         around = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
     return add_bias(xp, xp.conv_transpose(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
 
@@ -104,14 +136,18 @@ def col2im(
             xp, xp.astype(input, xp.int32), image_shape, block_shape, dilations=dilations, pads=pads, strides=strides
         )
         return counts != 0
-    rank, (n, depth, _) = len(image_shape), input.shape
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
+    rank, (n, depth, columns) = len(image_shape), input.shape
+    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     block = prod(block_shape)
-    around = window_pads(image_shape, block_shape, steps, holes, pads, "NOTSET")
+    around = fixed_pads(rank, pads)
     windows = [
         (size + lo + hi - (k - 1) * d - 1) // s + 1
         for size, k, s, d, (lo, hi) in zip(image_shape, block_shape, steps, holes, around, strict=True)
     ]
+    if depth % block or prod(windows) != columns:
+        raise ValueError(
+            f"columns {list(input.shape)} are not {prod(windows)} blocks {list(block_shape)} of {list(image_shape)}"
+        )
     # what windows do not reach at the end is extended back
     ends = [
         (lo, (w - 1) * s + (k - 1) * d + 1 - lo - size)
@@ -144,10 +180,13 @@ def deform_conv(
     Between the elements of `X` it interpolates linearly; beyond its edges there is 0.
     """
     rank, size = X.ndim - 2, W.shape[2:]
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    around = window_pads(X.shape[2:], size, steps, holes, pads, "NOTSET")
+    steps, holes, around = fitting_windows(X.shape, W.shape, group, kernel_shape, strides, dilations, pads, "NOTSET")
     n, c = X.shape[:2]
-    out, count = offset.shape[2:], prod(size)
+    out, count = window_count(X.shape[2:], size, steps, holes, around), prod(size)
+    if offset_group < 1 or c % offset_group:
+        raise ValueError(f"{c} channels cannot be divided into {offset_group} groups of offsets")
+    require_shape("offset", offset, n, offset_group * count * rank, *out)
+    require_shape("mask", mask, n, offset_group * count, *out)
     moves = xp.reshape(offset, (n, offset_group, count, rank, *out))
     coordinates = []
     for axis in range(rank):

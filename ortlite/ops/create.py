@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.registry import op
+from ortlite.ops.shape import lengths
+from ortlite.ops.types import attribute_dtype, value_dtype
 
 
-@op("Constant", storage=True)
+@op("Constant", any_dtype=True, types=value_dtype)
 def constant(
     xp: Namespace,
     *,
@@ -32,21 +34,26 @@ def constant(
     return xp.asarray(value_float if value_floats is None else value_floats, dtype=xp.float32)
 
 
-@op("ConstantOfShape", since=9, storage=True)
+@op("ConstantOfShape", since=9, any_dtype=True, types=value_dtype)
 def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None) -> Array:
     """A tensor of shape `input` filled with the one element of `value` (default: float32 0)."""
+    lengths("the shape", input)
+    if value is not None and prod(value.shape) != 1:
+        raise ValueError(f"value must hold one element, not the shape {list(value.shape)}")
     if value is None:
         return xp.zeros(input, dtype=xp.float32)
     return xp.broadcast_to(xp.reshape(value, (1,) * len(input)), input)
 
 
-@op("EyeLike", since=9, storage=True)
+@op("EyeLike", since=9, any_dtype=True, types=attribute_dtype("dtype", like=0))
 def eye_like(xp: Namespace, input: Array, *, dtype: DType | None = None, k: Int = 0) -> Array:
     """Ones on the `k`-th diagonal, zeros elsewhere, in the shape of the matrix `input`."""
+    if input.ndim != 2:
+        raise ValueError(f"an identity matrix is like a matrix, not like {list(input.shape)}")
     return xp.eye(*input.shape, k=k, dtype=input.dtype if dtype is None else xp.dtype(dtype))
 
 
-@op("Range", since=11, dynamic=True)
+@op("Range", since=11, data_dependent_shape=True)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_type: DType | None = None) -> Array:
     """`start`, `start` + `delta`, … as long as `limit` is not reached.
 

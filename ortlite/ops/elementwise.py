@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import reduce
+from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import aligned
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Float, Int, Text
+from ortlite.ops.annotations import Array, Flag, Float, Int, Text
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
 
@@ -154,7 +155,7 @@ def isnan(xp: Namespace, X: Array) -> Array:
 
 
 @op("IsInf", since=10)
-def isinf(xp: Namespace, X: Array, *, detect_negative: Int = 1, detect_positive: Int = 1) -> Array:
+def isinf(xp: Namespace, X: Array, *, detect_negative: Flag = 1, detect_positive: Flag = 1) -> Array:
     """Where `X` is infinite, of the signs asked for."""
     if detect_negative and detect_positive:
         return xp.isinf(X)
@@ -183,37 +184,53 @@ def mul(xp: Namespace, A: Array, B: Array) -> Array:
 
 @op("Div", since=7)
 def div(xp: Namespace, A: Array, B: Array) -> Array:
-    """`A` / `B`, broadcast; integer quotients are truncated towards zero."""
-    return xp.trunc_divide(A, B) if xp.isdtype(A.dtype, "integral") else xp.divide(A, B)
+    """`A` / `B`, broadcast; integer quotients are truncated towards zero.
+
+    The most negative integer by -1 is itself, as in two's complement. Raises ValueError for an integer divisor of 0.
+    """
+    if not xp.isdtype(A.dtype, "integral"):
+        return xp.divide(A, B)
+    require_divisor(xp, B)
+    return xp.trunc_divide(A, B)
+
+
+def require_divisor(xp: Namespace, B: Array) -> None:
+    """Raises ValueError where an integer divisor is 0 and can be read: integers have no infinity to answer with."""
+    if xp.isdtype(B.dtype, "integral") and xp.readable(B) and bool(xp.any(B == 0)):
+        raise ValueError("integer division by zero: the divisor B holds a 0")
 
 
 @op("Add")
-def add_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def add_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` + `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return add(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Sub")
-def sub_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def sub_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` - `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return sub(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Mul")
-def mul_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def mul_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` · `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return mul(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Div")
-def div_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def div_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` / `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return div(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Mod", since=10)
-def mod(xp: Namespace, A: Array, B: Array, *, fmod: Int = 0) -> Array:
-    """Remainder of `A` / `B`: the sign of `B` (Python's), or with `fmod` that of `A` (C's)."""
+def mod(xp: Namespace, A: Array, B: Array, *, fmod: Flag = 0) -> Array:
+    """Remainder of `A` / `B`: the sign of `B` (Python's), or with `fmod` that of `A` (C's).
+
+    Raises ValueError for an integer divisor of 0.
+    """
+    require_divisor(xp, B)
     return xp.fmod(A, B) if fmod else xp.remainder(A, B)
 
 
@@ -237,7 +254,7 @@ def pow_(xp: Namespace, X: Array, Y: Array) -> Array:
 
 
 @op("Pow")
-def pow_1(xp: Namespace, X: Array, Y: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def pow_1(xp: Namespace, X: Array, Y: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`X` to the power `Y`; below opset 7 `Y` is broadcast only on request, from `axis` on."""
     return pow_(xp, X, aligned(xp, X, Y, axis, broadcast))
 
@@ -302,6 +319,9 @@ def min_1(xp: Namespace, *data_0: Array) -> Array:
 @op("Clip", since=11)
 def clip(xp: Namespace, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
     """`input` held between `min` and `max`, scalars; where `min` is above `max`, `max` wins. NaN stays."""
+    for name, bound in (("min", min), ("max", max)):
+        if bound is not None and prod(bound.shape) != 1:
+            raise ValueError(f"{name} must be a scalar, not of shape {list(bound.shape)}")
     low, high = (None if bound is None else xp.reshape(bound, ()) for bound in (min, max))
     if low is not None and high is not None:
         low = xp.minimum(low, high)
@@ -386,12 +406,12 @@ def _cumulative(xp: Namespace, x: Array, axis: int, exclusive: int, reverse: int
 
 
 @op("CumSum", since=11)
-def cumsum(xp: Namespace, x: Array, axis: Int, *, exclusive: Int = 0, reverse: Int = 0) -> Array:
+def cumsum(xp: Namespace, x: Array, axis: Int, *, exclusive: Flag = 0, reverse: Flag = 0) -> Array:
     """Running sum along `axis`; `exclusive` leaves the element itself out, `reverse` starts from the end."""
     return _cumulative(xp, x, axis, exclusive, reverse, "cumulative_sum", 0)
 
 
 @op("CumProd", since=26)
-def cumprod(xp: Namespace, x: Array, axis: Int, *, exclusive: Int = 0, reverse: Int = 0) -> Array:
+def cumprod(xp: Namespace, x: Array, axis: Int, *, exclusive: Flag = 0, reverse: Flag = 0) -> Array:
     """Running product along `axis`; `exclusive` leaves the element itself out, `reverse` starts from the end."""
     return _cumulative(xp, x, axis, exclusive, reverse, "cumulative_prod", 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Int, Text
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops._choice import one_of, require_range
+from ortlite.ops.annotations import Array, Flag, Int, Text
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
 
@@ -15,12 +15,21 @@ REDUCTIONS = ("none", "add", "mul", "min", "max")
 
 
 def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
+    """Indices as int64, negative ones counted from the end of an axis of `size` elements.
+
+    Raises ValueError for one out of range where they are readable.
+    """
+    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
+    return from_front(xp, indices, size)
+
+
+def from_front(xp: Namespace, indices: Array, size: int) -> Array:
     """Indices as int64, negative ones counted from the end of an axis of `size` elements."""
     indices = xp.astype(indices, xp.int64)
     return xp.where(indices < 0, indices + size, indices)
 
 
-@op("Gather", storage=True)
+@op("Gather", any_dtype=True)
 def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """The slices of `data` at `indices` along `axis`: the shape of `indices` takes that axis's place."""
     axis = normal_axis(axis, data.ndim)
@@ -29,20 +38,44 @@ def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Arra
     return xp.reshape(taken, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
 
 
-@op("GatherElements", since=11, storage=True)
+def _require_inside(data: Array, indices: Array, axis: int) -> None:
+    """Raises ValueError unless `indices` has the rank of `data` and is no longer, but for `axis`."""
+    fits = indices.ndim == data.ndim
+    if not fits or any(i > n for d, (i, n) in enumerate(zip(indices.shape, data.shape, strict=True)) if d != axis):
+        raise ValueError(f"indices {list(indices.shape)} do not lie within data {list(data.shape)} beside axis {axis}")
+
+
+@op("GatherElements", since=11, any_dtype=True)
 def gather_elements(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """`data` at `indices` along `axis`, the other coordinates as in `indices`."""
     axis = normal_axis(axis, data.ndim)
+    _require_inside(data, indices, axis)
     inside = tuple(slice(None) if i == axis else slice(0, n) for i, n in enumerate(indices.shape))
     return xp.take_along_axis(data[inside], wrapped(xp, indices, data.shape[axis]), axis=axis)
 
 
-@op("GatherND", since=11, storage=True)
+@op("GatherND", since=11, any_dtype=True)
 def gather_nd(xp: Namespace, data: Array, indices: Array, *, batch_dims: Int = 0) -> Array:
     """The slices of `data` at the index tuples along the last axis of `indices`, after `batch_dims` shared axes."""
+    if not 0 <= batch_dims < min(indices.ndim, data.ndim) or data.shape[:batch_dims] != indices.shape[:batch_dims]:
+        raise ValueError(
+            f"indices {list(indices.shape)} and data {list(data.shape)} do not share {batch_dims} batch axes"
+        )
+    _require_tuples(xp, indices, data.shape[batch_dims:])
     if batch_dims:
         indices = _with_batch(xp, indices, batch_dims)
     return xp.gather_nd(data, indices)
+
+
+def _require_tuples(xp: Namespace, indices: Array, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for tuples of indices longer than `shape`, or out of its range where they are readable."""
+    depth = indices.shape[-1] if indices.ndim else 0
+    if not 1 <= depth <= len(shape):
+        raise ValueError(f"indices {list(indices.shape)} hold tuples of {depth} along the last axis for {list(shape)}")
+    if xp.readable(indices):
+        for axis, size in enumerate(shape[:depth]):
+            name = f"indices into axis {axis} of {list(shape)}"
+            require_range(xp, name, indices[..., axis], -size, size - 1)
 
 
 def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
@@ -63,7 +96,12 @@ def scatter_elements(
     Raises ValueError for another reduction.
     """
     one_of("reduction", reduction, *REDUCTIONS)
-    return xp.scatter(data, indices, updates, normal_axis(axis, data.ndim), reduction)
+    axis = normal_axis(axis, data.ndim)
+    _require_inside(data, indices, axis)
+    require_shape("updates", updates, *indices.shape)
+    size = data.shape[axis]
+    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
+    return xp.scatter(data, indices, updates, axis, reduction)
 
 
 @op("Scatter", since=9)
@@ -79,6 +117,8 @@ def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, re
     Raises ValueError for another reduction.
     """
     one_of("reduction", reduction, *REDUCTIONS)
+    _require_tuples(xp, indices, data.shape)
+    require_shape("updates", updates, *indices.shape[:-1], *data.shape[indices.shape[-1] :])
     return xp.scatter_nd(data, indices, updates, reduction)
 
 
@@ -99,6 +139,19 @@ def tensor_scatter(
     one_of("mode", mode, "linear", "circular")
     axis = normal_axis(axis, past_cache.ndim)
     size = past_cache.shape[axis]
+    _require_inside(past_cache, update, axis)
+    if (
+        axis == 0
+        or update.shape[axis] > size
+        or any(a != b for d, (a, b) in enumerate(zip(update.shape, past_cache.shape, strict=True)) if d != axis)
+    ):
+        raise ValueError(
+            f"update {list(update.shape)} does not fit the cache {list(past_cache.shape)} along axis {axis}"
+        )
+    require_shape("write_indices", write_indices, past_cache.shape[0])
+    if write_indices is not None:
+        last = size - 1 if mode == "circular" else size - update.shape[axis]
+        require_range(xp, "write_indices", write_indices, 0, last)
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
     starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
     places = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
@@ -115,11 +168,14 @@ def tensor_scatter(
 @op("OneHot", since=9)
 def one_hot(xp: Namespace, indices: Array, depth: Int, values: Array, *, axis: Int = -1) -> Array:
     """`values[1]` where the new `axis` of length `depth` meets an index, else `values[0]`; from -depth to depth - 1."""
+    require_shape("values", values, 2)
+    if depth < 1:
+        raise ValueError(f"depth must be 1 or more, not {depth}")
     off, on = values[0, ...], values[1, ...]
-    return xp.one_hot(wrapped(xp, indices, depth), depth, normal_axis(axis, indices.ndim + 1), on, off)
+    return xp.one_hot(from_front(xp, indices, depth), depth, normal_axis(axis, indices.ndim + 1), on, off)
 
 
-@op("Compress", since=9, storage=True, dynamic=True)
+@op("Compress", since=9, any_dtype=True, data_dependent_shape=True)
 def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None = None) -> Array:
     """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
     if axis is None:
@@ -128,7 +184,7 @@ def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None 
     return xp.take(input, places, axis=normal_axis(axis, input.ndim))
 
 
-@op("NonZero", since=9, dynamic=True)
+@op("NonZero", since=9, data_dependent_shape=True)
 def nonzero(xp: Namespace, X: Array) -> Array:
     """Indices of the elements that are not 0: one row an axis."""
     if X.ndim == 0:
@@ -137,9 +193,9 @@ def nonzero(xp: Namespace, X: Array) -> Array:
     return xp.stack([xp.astype(i, xp.int64) for i in xp.nonzero(X)], axis=0)
 
 
-@op("Unique", since=11, dynamic=True)
+@op("Unique", since=11, data_dependent_shape=True)
 def unique(
-    xp: Namespace, X: Array, *, axis: Int | None = None, sorted: Int = 1, n_outputs: Int = 1
+    xp: Namespace, X: Array, *, axis: Int | None = None, sorted: Flag = 1, n_outputs: Int = 1
 ) -> tuple[Array, Array, Array, Array]:
     """The different elements (or slices along `axis`), where each first stands, which one stands where, and how often.
 
@@ -192,8 +248,8 @@ def top_k(
     *,
     k: Int | None = None,
     axis: Int = -1,
-    largest: Int = 1,
-    sorted: Int = 1,
+    largest: Flag = 1,
+    sorted: Flag = 1,
 ) -> tuple[Array, Array]:
     """The `K` largest (or smallest) elements along `axis`, in order, and their indices; of equals the first.
 

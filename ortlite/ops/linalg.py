@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Int, Text
+from ortlite.ops._broadcast import require_broadcast
+from ortlite.ops.annotations import Array, Flag, Float, Text
 from ortlite.ops.registry import op
 
 
@@ -27,10 +28,19 @@ def gemm(
     *,
     alpha: Float = 1.0,
     beta: Float = 1.0,
-    transA: Int = 0,
-    transB: Int = 0,
+    transA: Flag = 0,
+    transB: Flag = 0,
 ) -> Array:
-    """`alpha` · A' B' + `beta` · C: A' (M, K) and B' (K, N) transposed on request, C broadcast to (M, N)."""
+    """`alpha` · A' B' + `beta` · C: A' (M, K) and B' (K, N) transposed on request, C broadcast to (M, N).
+
+    Raises ValueError for shapes that do not fit.
+    """
+    if A.ndim != 2 or B.ndim != 2 or A.shape[0 if transA else 1] != B.shape[1 if transB else 0]:
+        raise ValueError(
+            f"A {list(A.shape)} (transA {transA}) and B {list(B.shape)} (transB {transB}) cannot be multiplied"
+        )
+    if C is not None:
+        require_broadcast("C", C, (A.shape[1 if transA else 0], B.shape[0 if transB else 1]))
     y = matrix_product(xp, A.T if transA else A, B.T if transB else B)
     y = _scaled(xp, y, alpha)
     return y if C is None or beta == 0.0 else y + _scaled(xp, C, beta)
@@ -52,9 +62,9 @@ def gemm_1(
     *,
     alpha: Float = 1.0,
     beta: Float = 1.0,
-    broadcast: Int = 0,
-    transA: Int = 0,
-    transB: Int = 0,
+    broadcast: Flag = 0,
+    transA: Flag = 0,
+    transB: Flag = 0,
 ) -> Array:
     """Gemm in which `C` is broadcast only on request. Raises ValueError for a C of another shape without it."""
     y = gemm(xp, A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)

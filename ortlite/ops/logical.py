@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import aligned
-from ortlite.ops.annotations import Array, Int
+from ortlite.ops.annotations import Array, Flag, Int
 from ortlite.ops.registry import op
 
 
@@ -63,42 +63,42 @@ def less_or_equal(xp: Namespace, A: Array, B: Array) -> Array:
 
 
 @op("And")
-def and_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def and_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` and `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return and_(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Or")
-def or_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def or_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`A` or `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return or_(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Xor")
-def xor_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def xor_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """Either `A` or `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return xor(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Equal")
-def equal_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def equal_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """Where `A` equals `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return equal(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Greater")
-def greater_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def greater_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """Where `A` is above `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return greater(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
 @op("Less")
-def less_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Int = 0) -> Array:
+def less_1(xp: Namespace, A: Array, B: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """Where `A` is below `B`; below opset 7 `B` is broadcast only on request, from `axis` on."""
     return less(xp, A, aligned(xp, A, B, axis, broadcast))
 
 
-@op("Where", since=9, storage=True)
+@op("Where", since=9, any_dtype=True)
 def where(xp: Namespace, condition: Array, X: Array, Y: Array) -> Array:
     """`X` where `condition` is true, else `Y`; all three broadcast."""
     return xp.where(condition, X, Y)

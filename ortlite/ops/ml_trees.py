@@ -8,11 +8,12 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops import _trees
-from ortlite.ops._remember import constant, listed, remember
+from ortlite.ops._memo import Memo, constant, listed, once
 from ortlite.ops._scores import labels_of, transform
 from ortlite.ops._trees import Forest, Split
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts, Value
 from ortlite.ops.registry import op
+from ortlite.ops.types import class_labels
 
 ML = "ai.onnx.ml"
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -46,23 +47,25 @@ def tree_ensemble_regressor(
     target_treeids: Ints | None = None,
     target_weights: Floats | None = None,
     target_weights_as_tensor: Value = None,
+    memo: Memo = None,
 ) -> Array:
     """Sum (average, minimum, maximum) of the weights of the leaves that rows of `(rows, features)` reach.
 
     Returns float32 `(rows, n_targets)`. Raises ValueError for nodes that are not trees.
     """
-    forest = _forest(
+    dtype = _compared(xp, X, nodes_values_as_tensor)
+    forest = once(
+        memo, ("forest", dtype), _forest,
         nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _given(nodes_values, nodes_values_as_tensor),
         nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true,
-        target_treeids, target_nodeids, target_ids, _given(target_weights, target_weights_as_tensor),
-        1 if n_targets is None else n_targets, aggregate_function,
-        _compared(xp, X, nodes_values_as_tensor),
+        "target", target_treeids, target_nodeids, target_ids, _given(target_weights, target_weights_as_tensor),
+        1 if n_targets is None else n_targets, aggregate_function, dtype,
     )  # fmt: skip
-    scores = _based(xp, _trees.scores(xp, X, forest), _given(base_values, base_values_as_tensor))
+    scores = _based(xp, _trees.scores(xp, X, forest), listed(_given(base_values, base_values_as_tensor)))
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
-@op("TreeEnsembleClassifier", domain=ML)
+@op("TreeEnsembleClassifier", domain=ML, types=class_labels)
 def tree_ensemble_classifier(
     xp: Namespace,
     X: Array,
@@ -88,6 +91,7 @@ def tree_ensemble_classifier(
     nodes_values: Floats | None = None,
     nodes_values_as_tensor: Value = None,
     post_transform: Text = "NONE",
+    memo: Memo = None,
 ) -> tuple[Array, Array]:
     """Labels `(rows,)` and float32 scores `(rows, classes)` of rows of `(rows, features)`.
 
@@ -95,16 +99,17 @@ def tree_ensemble_classifier(
     onnxruntime: ONNX says nothing about them. Raises ValueError for nodes that are not trees.
     """
     weights = _given(class_weights, class_weights_as_tensor)
-    base = _given(base_values, base_values_as_tensor)
+    base = listed(_given(base_values, base_values_as_tensor))
     classes = len(classlabels_strings or classlabels_int64s or ()) or 1
-    forest = _forest(
+    dtype = _compared(xp, X, nodes_values_as_tensor)
+    forest = once(
+        memo, ("forest", dtype), _forest,
         nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _given(nodes_values, nodes_values_as_tensor),
         nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true,
-        class_treeids, class_nodeids, class_ids, weights, classes, "SUM",
-        _compared(xp, X, nodes_values_as_tensor),
+        "class", class_treeids, class_nodeids, class_ids, weights, classes, "SUM", dtype,
     )  # fmt: skip
     scores = _based(xp, _trees.scores(xp, X, forest), base)
-    voted, positive = _votes(class_ids or (), weights)
+    voted, positive = once(memo, "votes", _votes, class_ids or (), weights)
     if classes == 1:
         top = xp.astype(scores[:, 0] > 0, xp.int64)
         scores = transform(xp, scores, post_transform) if post_transform == "PROBIT" else scores
@@ -151,6 +156,7 @@ def tree_ensemble(
     nodes_truenodeids: Ints,
     post_transform: Int = 0,
     tree_roots: Ints,
+    memo: Memo = None,
 ) -> Array:
     """The leaves' weights that rows of `(rows, features)` reach, aggregated by target: `(rows, n_targets)`, as `X`.
 
@@ -158,18 +164,20 @@ def tree_ensemble(
     """
     if not 0 <= aggregate_function < len(AGGREGATES) or not 0 <= post_transform < len(TRANSFORMS):
         raise ValueError(f"aggregate_function {aggregate_function} or post_transform {post_transform} is unknown")
-    forest = _forest_5(
+    dtype = xp.dtype_name(X.dtype)
+    forest = once(
+        memo, ("forest", dtype), _forest_5,
         nodes_featureids, nodes_splits, nodes_modes, nodes_truenodeids, nodes_trueleafs, nodes_falsenodeids,
         nodes_falseleafs, nodes_missing_value_tracks_true, membership_values, tree_roots, leaf_targetids, leaf_weights,
-        1 if n_targets is None else n_targets, AGGREGATES[aggregate_function], xp.dtype_name(X.dtype),
+        1 if n_targets is None else n_targets, AGGREGATES[aggregate_function], dtype,
     )  # fmt: skip
     scores = _trees.scores(xp, X, forest)
     return xp.astype(transform(xp, scores, TRANSFORMS[post_transform]), X.dtype)
 
 
-def _given(floats: Sequence[float] | None, tensor: Any) -> Sequence[float]:
+def _given(floats: Sequence[float] | None, tensor: Any) -> Any:
     """An attribute that is either floats or a tensor of doubles."""
-    return (floats or ()) if tensor is None else listed(tensor)
+    return (floats or ()) if tensor is None else tensor
 
 
 def _compared(xp: Namespace, x: Array, thresholds_as_tensor: Any) -> str:
@@ -177,51 +185,60 @@ def _compared(xp: Namespace, x: Array, thresholds_as_tensor: Any) -> str:
     return "float32" if xp.dtype_name(x.dtype) == "float32" and thresholds_as_tensor is None else "float64"
 
 
-def _based(xp: Namespace, scores: Array, base: Sequence[float]) -> Array:
+def _based(xp: Namespace, scores: Array, base: list[float]) -> Array:
     """Add the base values, one for each of the first columns. Raises ValueError for more."""
     if not base:
         return scores
     columns = scores.shape[1]
     if len(base) > columns:
         raise ValueError(f"{len(base)} base values for {columns} scores")
-    padded = base if len(base) == columns else [*base, *[0.0] * (columns - len(base))]
-    return scores + constant(xp, padded, "float64")
+    return scores + constant(xp, [*base, *[0.0] * (columns - len(base))], "float64")
 
 
-@remember
-def _votes(class_ids: Sequence[int], weights: Sequence[float]) -> tuple[int | None, bool]:
+def _votes(class_ids: Sequence[int], weights: Any) -> tuple[int | None, bool]:
     """The only class that is voted for (None: there are several), and whether no vote is negative."""
     ids = set(class_ids)
-    return (ids.pop() if len(ids) == 1 else None), all(w >= 0 for w in weights)
+    return (ids.pop() if len(ids) == 1 else None), all(w >= 0 for w in listed(weights))
 
 
-@remember
 def _forest(
     nodes_treeids: Sequence[int] | None,
     nodes_nodeids: Sequence[int] | None,
     nodes_featureids: Sequence[int] | None,
     nodes_modes: Sequence[str] | None,
-    nodes_values: Sequence[float],
+    nodes_values: Any,
     nodes_truenodeids: Sequence[int] | None,
     nodes_falsenodeids: Sequence[int] | None,
     nodes_missing_value_tracks_true: Sequence[int] | None,
+    kind: str,
     leaf_treeids: Sequence[int] | None,
     leaf_nodeids: Sequence[int] | None,
     leaf_ids: Sequence[int] | None,
-    leaf_weights: Sequence[float],
+    leaf_weights: Any,
     targets: int,
     aggregate: str,
     dtype: str,
 ) -> Forest:
-    """Tables from nodes that are named by tree and node numbers; the first node of a tree is its root."""
+    """Tables from nodes that are named by tree and node numbers; the first node of a tree is its root.
+
+    `kind` is what the attributes that say what leaves give begin with.
+    """
+    nodes_values, leaf_weights = listed(nodes_values), listed(leaf_weights)
     tree_ids, node_ids = nodes_treeids or (), nodes_nodeids or ()
     features, modes = nodes_featureids or (), nodes_modes or ()
     true_ids, false_ids = nodes_truenodeids or (), nodes_falsenodeids or ()
     tracks = nodes_missing_value_tracks_true or (0,) * len(tree_ids)
-    lengths = set(map(len, (tree_ids, node_ids, features, modes, nodes_values, true_ids, false_ids, tracks)))
-    if len(lengths) > 1:
-        raise ValueError(f"the attributes nodes_* have different lengths: {sorted(lengths)}")
+    _same_lengths(
+        nodes_treeids=tree_ids, nodes_nodeids=node_ids, nodes_featureids=features, nodes_modes=modes,
+        nodes_values=nodes_values, nodes_truenodeids=true_ids, nodes_falsenodeids=false_ids,
+        nodes_missing_value_tracks_true=tracks,
+    )  # fmt: skip
+    leaf_keys = (leaf_treeids or (), leaf_nodeids or (), leaf_ids or (), leaf_weights)
+    names = (f"{kind}_treeids", f"{kind}_nodeids", f"{kind}_ids", f"{kind}_weights")
+    _same_lengths(**dict(zip(names, leaf_keys, strict=True)))
     place = {key: i for i, key in enumerate(zip(tree_ids, node_ids, strict=True))}
+    if len(place) < len(tree_ids):
+        raise ValueError(f"nodes_treeids and nodes_nodeids name {len(tree_ids)} nodes, {len(place)} different ones")
     roots: dict[int, int] = {}
     splits: list[Split] = []
 
@@ -240,15 +257,13 @@ def _forest(
         true, false = branch(tree, true_ids[i]), branch(tree, false_ids[i])
         splits.append(Split(features[i], nodes_values[i], mode, true, false, bool(tracks[i])))
     votes: dict[int, list[tuple[int, float]]] = {}
-    for key in zip(leaf_treeids or (), leaf_nodeids or (), leaf_ids or (), leaf_weights, strict=True):
-        tree, node, target, weight = key
+    for tree, node, target, weight in zip(*leaf_keys, strict=True):
         if (tree, node) not in place:
             raise ValueError(f"tree {tree} has no node {node}")
         votes.setdefault(place[tree, node], []).append((target, weight))
     return _trees.build(splits, roots.values(), votes, targets, aggregate, dtype)
 
 
-@remember
 def _forest_5(
     featureids: Sequence[int],
     thresholds: Any,
@@ -267,30 +282,46 @@ def _forest_5(
     dtype: str,
 ) -> Forest:
     """Tables from TreeEnsemble-5's nodes and leaves, which are named by their positions."""
-    numbers = listed(modes)
+    numbers, values, weights = listed(modes), listed(thresholds), listed(leaf_weights)
     tracks = missing_value_tracks_true or (0,) * len(numbers)
-    sets = iter(_sets([] if membership_values is None else listed(membership_values)))
+    _same_lengths(
+        nodes_featureids=featureids, nodes_splits=values, nodes_modes=numbers, nodes_truenodeids=truenodeids,
+        nodes_trueleafs=trueleafs, nodes_falsenodeids=falsenodeids, nodes_falseleafs=falseleafs,
+        nodes_missing_value_tracks_true=tracks,
+    )  # fmt: skip
+    _same_lengths(leaf_targetids=leaf_targetids, leaf_weights=weights)
+    sets = _sets([] if membership_values is None else listed(membership_values))
+    if len(sets) != (wanted := sum(number == MODES.index("MEMBER") for number in numbers)):
+        raise ValueError(f"membership_values has {len(sets)} sets for {wanted} nodes that look for a member")
+    if wrong := [root for root in tree_roots if not 0 <= root < len(numbers)]:
+        raise ValueError(f"tree_roots has {wrong[0]}, and there are {len(numbers)} nodes")
+    members = iter(sets)
     splits: list[Split] = []
     extra: list[Split] = []
     count = len(numbers)
-    rows = zip(
-        featureids, listed(thresholds), numbers, truenodeids, trueleafs, falsenodeids, falseleafs, tracks, strict=True
-    )
+    rows = zip(featureids, values, numbers, truenodeids, trueleafs, falsenodeids, falseleafs, tracks, strict=True)
     for feature, threshold, number, true_id, true_leaf, false_id, false_leaf, nan in rows:
         if not 0 <= number < len(MODES):
             raise ValueError(f"node mode {number} is not one of 0 to {len(MODES) - 1}")
+        for branch, leaf in ((true_id, true_leaf), (false_id, false_leaf)):
+            if not 0 <= branch < (len(weights) if leaf else count):
+                raise ValueError(f"a node leads to {'leaf' if leaf else 'node'} {branch}, which does not exist")
         true = ~true_id if true_leaf else true_id
         false = ~false_id if false_leaf else false_id
-        for branch in (true, false):
-            if not -len(leaf_targetids) <= branch < count:
-                raise ValueError(f"a node leads to node or leaf {max(branch, ~branch)}, which does not exist")
         split = Split(feature, threshold, MODES[int(number)], true, false, bool(nan))
         if split.mode == "MEMBER":
-            *inner, split = _trees.members(split, next(sets, ()), count + len(extra))
+            *inner, split = _trees.members(split, next(members), count + len(extra))
             extra.extend(inner)
         splits.append(split)
-    votes = {leaf: [vote] for leaf, vote in enumerate(zip(leaf_targetids, listed(leaf_weights), strict=True))}
+    votes = {leaf: [vote] for leaf, vote in enumerate(zip(leaf_targetids, weights, strict=True))}
     return _trees.build([*splits, *extra], tree_roots, votes, targets, aggregate, dtype)
+
+
+def _same_lengths(**attributes: Sequence[Any]) -> None:
+    """Raises ValueError when lists that belong together are not equally long."""
+    if len({len(values) for values in attributes.values()}) > 1:
+        lengths = ", ".join(f"{len(values)} {name}" for name, values in attributes.items())
+        raise ValueError(f"these attributes must be equally long: {lengths}")
 
 
 def _sets(values: Sequence[float]) -> list[tuple[float, ...]]:

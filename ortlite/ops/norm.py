@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
+from ortlite.ops._broadcast import along, require_broadcast, require_shape
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, DType, Float, Int, Ints
+from ortlite.ops.annotations import Array, DType, Flag, Float, Int, Ints
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
+from ortlite.ops.shape import distinct_axes, normal_axis
+from ortlite.ops.types import Inferred, Types, attribute_dtype
 
 
 def _channels(xp: Namespace, v: Array, rank: int) -> Array:
@@ -19,6 +21,9 @@ def _channels(xp: Namespace, v: Array, rank: int) -> Array:
 
 def _normalised(xp: Namespace, X: Array, scale: Array, B: Array, mean: Array, var: Array, epsilon: float) -> Array:
     """(X - mean) / sqrt(var + epsilon) · scale + B along axis 1, as one factor and one offset a channel."""
+    channels = X.shape[1] if X.ndim > 1 else 1
+    for name, v in (("scale", scale), ("B", B), ("the mean", mean), ("the variance", var)):
+        require_shape(name, v, channels)
     wide = var.dtype if xp.isdtype(var.dtype, "real floating") else X.dtype
     factor = xp.astype(scale, wide) / xp.sqrt(xp.astype(var, wide) + epsilon)
     offset = xp.astype(B, wide) - xp.astype(mean, wide) * factor
@@ -43,7 +48,7 @@ def batch_normalization(
     *,
     epsilon: Float = 1e-5,
     momentum: Float = 0.9,
-    training_mode: Int = 0,
+    training_mode: Flag = 0,
 ) -> tuple[Array, Array, Array]:
     """Normalise each channel (axis 1) by a given mean and variance, in training by the batch's.
 
@@ -67,9 +72,9 @@ def batch_normalization_1(
     var: Array,
     *,
     epsilon: Float = 1e-5,
-    is_test: Int = 0,
+    is_test: Flag = 0,
     momentum: Float = 0.9,
-    spatial: Int = 1,
+    spatial: Flag = 1,
     n_outputs: Int = 1,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Batch normalisation below opset 7: trains when more than one output is asked for and `is_test` is not set.
@@ -103,7 +108,7 @@ def batch_normalization_7(
     *,
     epsilon: Float = 1e-5,
     momentum: Float = 0.9,
-    spatial: Int = 1,
+    spatial: Flag = 1,
     n_outputs: Int = 1,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Batch normalisation of opsets 7 to 13, which trains when more than one output is asked for."""
@@ -116,13 +121,20 @@ def batch_normalization_7(
 def instance_normalization(xp: Namespace, input: Array, scale: Array, B: Array, *, epsilon: Float = 1e-5) -> Array:
     """Normalise every channel of every example over its positions; scale and shift a channel."""
     axes = tuple(range(2, input.ndim))
+    require_shape("scale", scale, input.shape[1])
+    require_shape("B", B, input.shape[1])
     mean, var = _moments(xp, input, axes, keepdims=True)
     factor = _channels(xp, scale, input.ndim) / xp.sqrt(var + epsilon)
     return (input - mean) * factor + _channels(xp, B, input.ndim)
 
 
+def _with_statistics(node: Node, inputs: Types) -> Inferred:
+    """The result's type is that of the input; mean and deviation have the one that `stash_type` names."""
+    return [inputs[0], *attribute_dtype("stash_type", "float32")(node, inputs) * 2]
+
+
 @op("LayerNormalization", results=("X", "float32", "float32"))  # onnxruntime has it below opset 17
-@op("LayerNormalization", since=17)
+@op("LayerNormalization", since=17, types=_with_statistics)
 def layer_normalization(
     xp: Namespace,
     X: Array,
@@ -135,6 +147,9 @@ def layer_normalization(
 ) -> tuple[Array, Array, Array]:
     """Normalise over all axes from `axis` on; scale and shift elementwise. Also the mean and 1 / standard deviation."""
     axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
+    require_broadcast("Scale", Scale, X.shape)
+    if B is not None:
+        require_broadcast("B", B, X.shape)
     stash = xp.float32 if stash_type is None else xp.dtype(stash_type)
     x = X if X.dtype == xp.float64 else xp.astype(X, stash)
     mean = xp.mean(x, axis=axes, keepdims=True)
@@ -156,6 +171,7 @@ def rms_normalization(
 ) -> Array:
     """Divide by the root of the mean square over all axes from `axis` on, and scale elementwise."""
     axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
+    require_broadcast("scale", scale, X.shape)
     x = X if X.dtype == xp.float64 else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
     y = x / xp.sqrt(xp.mean(xp.square(x), axis=axes, keepdims=True) + epsilon)
     return xp.astype(y, scale.dtype) * scale
@@ -164,6 +180,8 @@ def rms_normalization(
 def _grouped(xp: Namespace, X: Array, groups: int, epsilon: float, stash: DType | None) -> Array:
     """Normalised over the channels of each group and all positions: (N, groups, C / groups, positions)."""
     n, c = X.shape[:2]
+    if groups < 1 or c % groups:
+        raise ValueError(f"{c} channels cannot be divided into {groups} groups")
     x = xp.reshape(X, (n, groups, c // groups, prod(X.shape[2:])))
     x = x if X.dtype == xp.float64 else xp.astype(x, xp.float32 if stash is None else xp.dtype(stash))
     mean, var = _moments(xp, x, (2, 3), keepdims=True)
@@ -182,6 +200,8 @@ def group_normalization(
     stash_type: DType | None = None,
 ) -> Array:
     """Normalise groups of channels; `scale` and `bias` hold one element a channel."""
+    require_shape("scale", scale, X.shape[1])
+    require_shape("bias", bias, X.shape[1])
     y = xp.reshape(xp.astype(_grouped(xp, X, num_groups, epsilon, stash_type), X.dtype), X.shape)
     return y * _channels(xp, scale, X.ndim) + _channels(xp, bias, X.ndim)
 
@@ -191,6 +211,8 @@ def group_normalization_18(
     xp: Namespace, X: Array, scale: Array, bias: Array, *, epsilon: Float = 1e-5, num_groups: Int
 ) -> Array:
     """Normalise groups of channels; `scale` and `bias` hold one element a *group* (opsets 18 to 20)."""
+    require_shape("scale", scale, num_groups)
+    require_shape("bias", bias, num_groups)
     y = _grouped(xp, X, num_groups, epsilon, None)
     y = xp.astype(y, X.dtype) * xp.reshape(scale, (-1, 1, 1)) + xp.reshape(bias, (-1, 1, 1))
     return xp.reshape(y, X.shape)
@@ -200,10 +222,11 @@ def group_normalization_18(
 def lp_normalization(xp: Namespace, input: Array, *, axis: Int = -1, p: Int = 2) -> Array:
     """Divide by the `p`-norm along `axis`; a norm of 0 gives 0. Raises ValueError for a `p` other than 1 and 2."""
     one_of("p", p, 1, 2)
+    axis = normal_axis(axis, input.ndim)
     if p == 1:
         norm = xp.sum(xp.abs(input), axis=axis, keepdims=True, dtype=input.dtype)
     else:
-        norm = xp.sqrt(xp.sum(xp.square(input), axis=axis, keepdims=True, dtype=input.dtype))
+        norm = xp.root(xp.sum(xp.square(input), axis=axis, keepdims=True, dtype=input.dtype))
     zero = norm == 0
     return xp.where(zero, xp.zeros_like(input), input / xp.where(zero, xp.ones_like(norm), norm))
 
@@ -211,6 +234,8 @@ def lp_normalization(xp: Namespace, input: Array, *, axis: Int = -1, p: Int = 2)
 @op("LRN")
 def lrn(xp: Namespace, X: Array, *, alpha: Float = 1e-4, beta: Float = 0.75, bias: Float = 1.0, size: Int) -> Array:
     """Divide by (`bias` + `alpha` / `size` · the sum of squares over `size` neighbouring channels) ^ `beta`."""
+    if size < 1 or X.ndim < 2:
+        raise ValueError(f"{size} neighbouring channels of {list(X.shape)} are none: size must be 1 or more")
     before = (size - 1) // 2
     widths = [(0, 0)] * X.ndim
     widths[1] = (before, size - 1 - before)
@@ -224,5 +249,5 @@ def lrn(xp: Namespace, X: Array, *, alpha: Float = 1e-4, beta: Float = 0.75, bia
 @op("MeanVarianceNormalization", since=9)
 def mean_variance_normalization(xp: Namespace, X: Array, *, axes: Ints = (0, 2, 3)) -> Array:
     """Subtract the mean over `axes` and divide by the standard deviation (plus 1e-9)."""
-    mean, var = _moments(xp, X, tuple(normal_axis(a, X.ndim) for a in axes), keepdims=True)
-    return (X - mean) / (xp.sqrt(var) + 1e-9)
+    mean, var = _moments(xp, X, distinct_axes(axes, X.ndim), keepdims=True)
+    return (X - mean) / (xp.root(var) + 1e-9)

@@ -7,10 +7,36 @@ from itertools import product
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._window import Pads, defaults, window_pads
-from ortlite.ops.annotations import Array, Float, Int, Ints, Text
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops._choice import require_range
+from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_pads
+from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Text
 from ortlite.ops.registry import op
+
+
+def pool_windows(
+    x: tuple[int, ...],
+    kernel_shape: Ints,
+    strides: Ints | None,
+    dilations: Ints | None,
+    pads: Ints | None,
+    auto_pad: str,
+    ceil_mode: int,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Pads]:
+    """The size, strides, dilations and pads of windows over an image of shape `x` (N, C, *spatial).
+
+    Raises ValueError for wrong numbers of them, lengths below 1, negative pads, and pads as large as the kernel, whose
+    windows would see nothing but padding.
+    """
+    rank = len(x) - 2
+    if rank < 1:
+        raise ValueError(f"an image is (N, C, *spatial), not {list(x)}")
+    size = kernel_size(kernel_shape, rank)
+    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    for k, pair in zip(size, fixed_pads(rank, pads, auto_pad), strict=True):
+        if not auto_pad.startswith("SAME") and not all(0 <= p < k for p in pair):
+            raise ValueError(f"pads {list(pads or ())} must be 0 or more and less than the kernel {list(size)}")
+    return size, steps, holes, window_pads(x[2:], size, steps, holes, pads, auto_pad, ceil_mode)
 
 
 @op("MaxPool")
@@ -19,22 +45,20 @@ def max_pool(
     X: Array,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
+    ceil_mode: Flag = 0,
     dilations: Ints | None = None,
     kernel_shape: Ints,
     pads: Ints | None = None,
-    storage_order: Int = 0,
+    storage_order: Flag = 0,
     strides: Ints | None = None,
     n_outputs: Int = 1,
 ) -> tuple[Array, Array]:
     """The maximum of each window, and its index in the flattened `X` (column by column with `storage_order` 1)."""
-    rank = X.ndim - 2
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
-    best, where = xp.max_pool(X, kernel_shape, strides=steps, pads=around, dilations=holes, indices=n_outputs > 1)
+    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    best, where = xp.max_pool(X, size, strides=steps, pads=around, dilations=holes, indices=n_outputs > 1)
     if where is None:
         return best, None
-    places = _flat_places(xp, X, where, kernel_shape, steps, holes, around, storage_order)
+    places = _flat_places(xp, X, where, size, steps, holes, around, storage_order)
     return best, places
 
 
@@ -69,8 +93,8 @@ def average_pool(
     X: Array,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
-    count_include_pad: Int = 0,
+    ceil_mode: Flag = 0,
+    count_include_pad: Flag = 0,
     dilations: Ints | None = None,
     kernel_shape: Ints,
     pads: Ints | None = None,
@@ -78,13 +102,12 @@ def average_pool(
 ) -> Array:
     """The mean of each window, over the elements of `X`, or with `count_include_pad` over the pads too.
 
-    What `ceil_mode` adds beyond the pads never counts.
+    What a window shows beyond the pads never counts.
     """
     rank = X.ndim - 2
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    plain = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad)
-    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
-    total = xp.sum_pool(X, kernel_shape, strides=steps, pads=around, dilations=holes)
+    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    plain = around if auto_pad.startswith("SAME") else fixed_pads(rank, pads, auto_pad)
+    total = xp.sum_pool(X, size, strides=steps, pads=around, dilations=holes)
     counts = []
     for i in range(rank):
         (lo, hi), n = plain[i], X.shape[2 + i]
@@ -92,19 +115,21 @@ def average_pool(
         starts = xp.arange(total.shape[2 + i], dtype=xp.int64) * steps[i] - lo
         # how many of a window's elements come before a place: the quotient rounded up
         ahead = [starts - place if holes[i] == 1 else (starts - place) // holes[i] for place in (first, last)]
-        below, within = (xp.clip(-steps_on, 0, kernel_shape[i]) for steps_on in ahead)
+        below, within = (xp.clip(-steps_on, 0, size[i]) for steps_on in ahead)
         counts.append(along(xp, xp.astype(within - below, X.dtype), i, rank))
     return total / reduce(xp.multiply, counts)
 
 
 def _power_mean(xp: Namespace, total: Array, p: float) -> Array:
-    return xp.sqrt(total) if p == 2 else xp.pow(total, xp.asarray(1 / p, dtype=total.dtype))
+    return total if p == 1 else xp.root(total, 1 / p)
 
 
 def _powers(xp: Namespace, X: Array, p: float) -> Array:
     if p == 2:
         return xp.square(X)
-    return xp.abs(X) if p == 1 else xp.pow(xp.abs(X), xp.asarray(p, dtype=X.dtype))
+    if p == 1:
+        return xp.abs(X)
+    return xp.root(xp.abs(X), p) if p < 1 else xp.pow(xp.abs(X), xp.asarray(p, dtype=X.dtype))
 
 
 @op("LpPool", since=2)
@@ -113,7 +138,7 @@ def lp_pool(
     X: Array,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
+    ceil_mode: Flag = 0,
     dilations: Ints | None = None,
     kernel_shape: Ints,
     p: Float = 2,
@@ -121,10 +146,8 @@ def lp_pool(
     strides: Ints | None = None,
 ) -> Array:
     """The `p`-norm of each window."""
-    rank = X.ndim - 2
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    around = window_pads(X.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
-    total = xp.sum_pool(_powers(xp, X, p), kernel_shape, strides=steps, pads=around, dilations=holes)
+    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    total = xp.sum_pool(_powers(xp, X, p), size, strides=steps, pads=around, dilations=holes)
     return _power_mean(xp, total, p)
 
 
@@ -153,7 +176,8 @@ def global_average_pool(xp: Namespace, X: Array) -> Array:
 @op("GlobalMaxPool")
 def global_max_pool(xp: Namespace, X: Array) -> Array:
     """The maximum over all positions, kept as axes of length 1."""
-    return xp.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
+    spatial, one = X.shape[2:], (1,) * (X.ndim - 2)
+    return xp.max_pool(X, spatial, strides=one, pads=[(0, 0)] * len(one), dilations=one)[0]
 
 
 @op("GlobalLpPool")
@@ -179,12 +203,13 @@ def max_unpool(
     The indices count in the image that `kernel_shape`, `strides` and `pads` imply; a larger `output_shape` extends it.
     """
     rank = X.ndim - 2
-    steps = defaults(strides, rank)
-    around = window_pads(X.shape[2:], kernel_shape, steps, (1,) * rank, pads, "NOTSET")
-    implied = [
-        (n - 1) * s - lo - hi + k for n, s, k, (lo, hi) in zip(X.shape[2:], steps, kernel_shape, around, strict=True)
-    ]
+    size, steps, around = kernel_size(kernel_shape, rank), defaults("strides", strides, rank), fixed_pads(rank, pads)
+    implied = [(n - 1) * s - lo - hi + k for n, s, k, (lo, hi) in zip(X.shape[2:], steps, size, around, strict=True)]
     shape = (*X.shape[:2], *implied)
+    if min(shape) < 0 or (output_shape is not None and len(output_shape) != X.ndim):
+        raise ValueError(f"X {list(X.shape)} was not pooled from {list(shape)} (output_shape {output_shape})")
+    require_shape("the indices I", I, *X.shape)
+    require_range(xp, "the indices I", I, 0, prod(shape) - 1)
     flat = xp.zeros((prod(shape),), dtype=X.dtype)
     y = xp.reshape(xp.scatter(flat, xp.reshape(I, (-1,)), xp.reshape(X, (-1,)), 0, "none"), shape)
     if output_shape is None:

@@ -10,12 +10,15 @@ from math import prod
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
+from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._window import defaults, window_pads
-from ortlite.ops.annotations import Array, Int, Ints, Text
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops.annotations import Array, Flag, Int, Ints, Text
 from ortlite.ops.cast import COMPUTED, convert
+from ortlite.ops.conv import add_bias, fitting_windows
 from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
+from ortlite.ops.types import Inferred, Types, attribute_dtype, unshaped
 
 UINT8 = dtypes.by_name("uint8")
 FLOAT32_EXACT = 2**24 // 255**2  # so many products of two 8-bit numbers add up exactly in float32
@@ -39,18 +42,29 @@ def spread(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) ->
     if prod(v.shape) == 1 and not block_size:
         return xp.reshape(v, ())
     if v.ndim == 1 and x.ndim and not block_size:
-        axis %= x.ndim
+        axis = normal_axis(axis, x.ndim)
         if v.shape[0] != x.shape[axis]:
             raise ValueError(f"{v.shape[0]} scales or zero points for axis {axis} of {tuple(x.shape)}")
         return along(xp, v, axis, x.ndim)
     if v.ndim != x.ndim:
         raise ValueError(f"a scale or zero point of shape {tuple(v.shape)} does not fit {tuple(x.shape)}")
-    axis %= x.ndim
+    axis = normal_axis(axis, x.ndim)
+    if block_size < 0 or any(a != b for i, (a, b) in enumerate(zip(v.shape, x.shape, strict=True)) if i != axis):
+        raise ValueError(
+            f"a scale or zero point of shape {list(v.shape)} does not hold blocks of {block_size} along axis {axis} of "
+            f"{list(x.shape)}"
+        )
     block = block_size or -(-x.shape[axis] // v.shape[axis])
     if v.shape[axis] != -(-x.shape[axis] // block):
         raise ValueError(f"{v.shape[axis]} blocks of {block} along axis {axis} of {tuple(x.shape)}")
     blocks = xp.repeat(v, block, axis=axis)
     return blocks[(*(slice(None),) * axis, slice(0, x.shape[axis]), ...)]
+
+
+def _require_alike(scale: Array, zero_point: Array | None) -> None:
+    """Raises ValueError for a zero point of another shape than its scale; single ones may write theirs () or (1,)."""
+    if zero_point is not None and (prod(scale.shape) != 1 or prod(zero_point.shape) != 1):
+        require_shape("the zero point", zero_point, *scale.shape)
 
 
 def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> Array:
@@ -65,7 +79,14 @@ def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> A
     return xp.astype(xp.astype(y, xp.int8 if to.kind == "i" else xp.uint8) if to.narrow else y, xp.dtype(to))
 
 
-@op("QuantizeLinear", since=10, storage=True)
+def _quantized_type(node: Node, inputs: Types) -> Inferred:
+    """The zero point's type, else the one an attribute names, else uint8."""
+    if len(inputs) > 2 and inputs[2] is not None:
+        return [unshaped(inputs[2])]
+    return attribute_dtype("output_dtype", "uint8")(node, inputs)
+
+
+@op("QuantizeLinear", since=10, any_dtype=True, types=_quantized_type)
 def quantize_linear(
     xp: Namespace,
     x: Array,
@@ -76,13 +97,14 @@ def quantize_linear(
     block_size: Int = 0,
     output_dtype: DType | None = None,
     precision: DType | None = None,
-    saturate: Int = 1,
+    saturate: Flag = 1,
 ) -> Array:
     """round(`x` / `y_scale`) + `y_zero_point` as the zero point's type, else `output_dtype`, else uint8.
 
     Scales are one, one for each place along `axis`, or one for each block of `block_size` along it. The quotient is
     rounded to `precision`, by default the scale's type. Raises ValueError for scales that do not fit.
     """
+    _require_alike(y_scale, y_zero_point)
     to = (output_dtype or UINT8) if y_zero_point is None else dtype_of(xp, y_zero_point)
     scale = spread(xp, y_scale, x, axis, block_size)
     quotient = xp.divide(wide(xp, x), wide(xp, scale))  # a last bit decides how a tie is rounded
@@ -94,7 +116,7 @@ def quantize_linear(
     return saturated(xp, quotient, None if y_zero_point is None else spread(xp, y_zero_point, x, axis, block_size), to)
 
 
-@op("DequantizeLinear", since=10, storage=True)
+@op("DequantizeLinear", since=10, any_dtype=True, types=attribute_dtype("output_dtype", like=1))
 def dequantize_linear(
     xp: Namespace,
     x: Array,
@@ -106,6 +128,7 @@ def dequantize_linear(
     output_dtype: DType | None = None,
 ) -> Array:
     """(`x` - `x_zero_point`) · `x_scale` in the scale's type or `output_dtype`; see QuantizeLinear for the shapes."""
+    _require_alike(x_scale, x_zero_point)
     to = xp.dtype(output_dtype) if output_dtype else x_scale.dtype
     y = centred(xp, x, None if x_zero_point is None else spread(xp, x_zero_point, x, axis, block_size))
     return xp.astype(wide(xp, y) * wide(xp, spread(xp, x_scale, x, axis, block_size)), to)
@@ -137,6 +160,9 @@ def by_row(xp: Namespace, v: Array) -> Array:
 
 def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Array | None) -> Array:
     """(a - a_zero) @ (b - b_zero): int32 from integers, float32 from floats. Zero points of `a` count by row."""
+    for name, v, n in (("a_zero_point", a_zero, a.shape[-2:-1]), ("b_zero_point", b_zero, b.shape[-1:])):
+        if v is not None and v.ndim == 1 and v.shape[0] != 1:
+            require_shape(name, v, *n)
     left = centred(xp, a, None if a_zero is None else by_row(xp, a_zero))
     right = centred(xp, b, b_zero)
     if left.dtype != right.dtype:  # one of them is quantised to floats
@@ -144,7 +170,7 @@ def _product(xp: Namespace, a: Array, a_zero: Array | None, b: Array, b_zero: Ar
     return xp.matmul(left, right) if left.dtype == xp.float32 else xp.integer_matmul(left, right, xp.int32)
 
 
-@op("MatMulInteger", since=10, storage=True)
+@op("MatMulInteger", since=10, any_dtype=True)
 def matmul_integer(
     xp: Namespace, A: Array, B: Array, a_zero_point: Array | None = None, b_zero_point: Array | None = None
 ) -> Array:
@@ -152,7 +178,7 @@ def matmul_integer(
     return _product(xp, A, a_zero_point, B, b_zero_point)
 
 
-@op("QLinearMatMul", since=10, storage=True)
+@op("QLinearMatMul", since=10, any_dtype=True)
 def qlinear_matmul(
     xp: Namespace,
     a: Array,
@@ -185,25 +211,22 @@ def _convolution(
     auto_pad: str,
     dilations: Ints | None,
     group: int,
+    kernel_shape: Ints | None,
     pads: Ints | None,
     strides: Ints | None,
 ) -> Array:
     """The int32 convolution of x - x_zero with w - w_zero (one, or one a channel), computed exactly in floats."""
-    rank, size = x.ndim - 2, w.shape[2:]
-    if w.ndim != x.ndim or x.shape[1] != w.shape[1] * group or w.shape[0] % group:
-        raise ValueError(f"x {tuple(x.shape)} and w {tuple(w.shape)} do not fit together with group {group}")
+    steps, holes, around = fitting_windows(x.shape, w.shape, group, kernel_shape, strides, dilations, pads, auto_pad)
     exact = xp.float32 if prod(w.shape[1:]) <= FLOAT32_EXACT else xp.float64
     left = centred(xp, x, None if x_zero is None else xp.reshape(x_zero, ()))
     right = centred(xp, w, None if w_zero is None else spread(xp, w_zero, w, 0))
-    steps, holes = defaults(strides, rank), defaults(dilations, rank)
-    around = window_pads(x.shape[2:], size, steps, holes, pads, auto_pad)
     y = xp.conv(
         xp.astype(left, exact), xp.astype(right, exact), strides=steps, pads=around, dilations=holes, groups=group
     )
     return xp.astype(y, xp.int32)
 
 
-@op("ConvInteger", since=10, storage=True)
+@op("ConvInteger", since=10, any_dtype=True)
 def conv_integer(
     xp: Namespace,
     x: Array,
@@ -219,10 +242,10 @@ def conv_integer(
     strides: Ints | None = None,
 ) -> Array:
     """Convolve integers less their zero points, in int32. Raises ValueError when channels and groups do not fit."""
-    return _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, pads, strides)
+    return _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, kernel_shape, pads, strides)
 
 
-@op("QLinearConv", since=10, storage=True)
+@op("QLinearConv", since=10, any_dtype=True)
 def qlinear_conv(
     xp: Namespace,
     x: Array,
@@ -246,9 +269,11 @@ def qlinear_conv(
 
     `B` is int32, in units of `x_scale` · `w_scale`. Raises ValueError when channels and groups do not fit.
     """
-    y = _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, pads, strides)
-    if B is not None:
-        y = y + spread(xp, B, y, 1)
+    y = _convolution(xp, x, w, x_zero_point, w_zero_point, auto_pad, dilations, group, kernel_shape, pads, strides)
+    y = add_bias(xp, y, B)
+    for name, v in (("x_scale", x_scale), ("y_scale", y_scale)):
+        if prod(v.shape) != 1:
+            raise ValueError(f"{name} must hold one element, not the shape {list(v.shape)}")
     factor = xp.divide(wide(xp, x_scale) * wide(xp, w_scale), wide(xp, y_scale))
     y = xp.astype(y, factor.dtype) * spread(xp, factor, y, 1)
     return _requantised(xp, y, xp.reshape(y_zero_point, ()))

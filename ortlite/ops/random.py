@@ -7,6 +7,7 @@ from typing import Any
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Float, Int, Ints
 from ortlite.ops.registry import op
+from ortlite.ops.types import attribute_dtype
 
 
 def _computing(xp: Namespace, dtype: DType | None, like: Array | None = None) -> Any:
@@ -22,7 +23,7 @@ def _moved(x: Array, scale: float, offset: float) -> Array:
     return x if offset == 0.0 else x + offset
 
 
-@op("RandomUniform")
+@op("RandomUniform", types=attribute_dtype("dtype", "float32"))
 def random_uniform(
     xp: Namespace,
     *,
@@ -37,7 +38,7 @@ def random_uniform(
     return _moved(xp.random_uniform(rng, shape, _computing(xp, dtype)), high - low, low)
 
 
-@op("RandomUniformLike")
+@op("RandomUniformLike", types=attribute_dtype("dtype", like=0))
 def random_uniform_like(
     xp: Namespace,
     input: Array,
@@ -52,7 +53,7 @@ def random_uniform_like(
     return _moved(xp.random_uniform(rng, input.shape, _computing(xp, dtype, input)), high - low, low)
 
 
-@op("RandomNormal")
+@op("RandomNormal", types=attribute_dtype("dtype", "float32"))
 def random_normal(
     xp: Namespace,
     *,
@@ -67,7 +68,7 @@ def random_normal(
     return _moved(xp.random_normal(rng, shape, _computing(xp, dtype)), scale, mean)
 
 
-@op("RandomNormalLike")
+@op("RandomNormalLike", types=attribute_dtype("dtype", like=0))
 def random_normal_like(
     xp: Namespace,
     input: Array,
@@ -82,7 +83,7 @@ def random_normal_like(
     return _moved(xp.random_normal(rng, input.shape, _computing(xp, dtype, input)), scale, mean)
 
 
-@op("Bernoulli", since=15)
+@op("Bernoulli", since=15, types=attribute_dtype("dtype", like=0))
 def bernoulli(
     xp: Namespace, input: Array, *, dtype: DType | None = None, seed: Float | None = None, rng: Int = 0
 ) -> Array:
@@ -91,7 +92,7 @@ def bernoulli(
     return xp.astype(hits, _computing(xp, dtype, input))
 
 
-@op("Multinomial", since=7)
+@op("Multinomial", since=7, types=attribute_dtype("dtype", "int32"))
 def multinomial(
     xp: Namespace,
     input: Array,

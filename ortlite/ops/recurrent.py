@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Floats, Int, Text, Texts
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops._choice import require_range
+from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Text, Texts
 from ortlite.ops.registry import op
 
 Activation = Callable[[Any], Any]
@@ -33,25 +35,35 @@ ALPHA_BETA: dict[str, tuple[float | None, float | None]] = {
 def activation(xp: Namespace, name: str, a: float, b: float) -> Activation:
     """The activation of that name, whatever its case, with its alpha and beta."""
     functions: dict[str, Activation] = {
-        "relu": lambda x: xp.clip(x, 0.0, None),
+        "relu": xp.relu,
         "tanh": xp.tanh,
         "sigmoid": xp.sigmoid,
         "softsign": lambda x: x / (1.0 + xp.abs(x)),
         "softplus": lambda x: xp.logaddexp(x, xp.zeros_like(x)),
         "affine": lambda x: x * a + b,
-        "leakyrelu": lambda x: xp.where(x < 0, x * a, x),
+        "leakyrelu": lambda x: xp.leaky_relu(x, a),
         "thresholdedrelu": lambda x: xp.where(x > a, x, xp.zeros_like(x)),
         "scaledtanh": lambda x: xp.tanh(x * b) * a,
-        "hardsigmoid": lambda x: xp.clip(x * a + b, 0.0, 1.0),
-        "elu": lambda x: xp.where(x < 0, xp.expm1(xp.clip(x, None, 0.0)) * a, x),
+        "hardsigmoid": lambda x: xp.hardtanh(x * a + b, 0.0, 1.0),
+        "elu": lambda x: xp.where(x > 0, x, xp.expm1(xp.clip(x, None, 0.0)) * a),
     }
     return functions[name.lower()]
 
 
 def _activations(
-    xp: Namespace, names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None, clip: float
+    xp: Namespace,
+    names: Sequence[str],
+    alphas: Sequence[float] | None,
+    betas: Sequence[float] | None,
+    clip: float,
+    count: int,
 ) -> list[Activation]:
-    """The functions, which consume alphas and betas in order; their argument is clipped to ±`clip` unless that is 0."""
+    """The functions, which consume alphas and betas in order; their argument is clipped to ±`clip` unless that is 0.
+
+    Raises ValueError for a negative `clip`, for an unknown function, and unless there are `count` of them.
+    """
+    if clip < 0 or len(names) < count:
+        raise ValueError(f"clip {clip} must not be negative, and {list(names)} must be {count} activations")
     left = [list(alphas or ()), list(betas or ())]
     found = []
     for name in (n.lower() for n in names):
@@ -77,6 +89,8 @@ def _recurrent(
     sequence_lens: Array | None,
     initial: Sequence[Array | None],
     step: Callable[[int], tuple[Array, Step]],
+    gates: int,
+    hidden_size: int | None,
     direction: str,
     layout: int,
 ) -> tuple[Array, ...]:
@@ -93,9 +107,18 @@ def _recurrent(
         X = xp.permute_dims(X, (1, 0, 2))
         initial = [None if s is None else xp.permute_dims(s, (1, 0, 2)) for s in initial]
     time, batch, size = X.shape
-    hidden = R.shape[-1]
-    if W.shape[0] != len(directions) or W.shape[2] != size or R.shape[:2] != W.shape[:2] or W.shape[1] % hidden:
-        raise ValueError(f"X {tuple(X.shape)}, W {tuple(W.shape)}, R {tuple(R.shape)} do not fit a {direction} network")
+    hidden = R.shape[-1] if hidden_size is None else hidden_size
+    count = len(directions)
+    if tuple(W.shape) != (count, gates * hidden, size) or tuple(R.shape) != (count, gates * hidden, hidden):
+        raise ValueError(
+            f"W {list(W.shape)} and R {list(R.shape)} do not fit a {direction} network with hidden_size {hidden} for X "
+            f"{list(X.shape)}: they must be {[count, gates * hidden, size]} and {[count, gates * hidden, hidden]}"
+        )
+    for name, state in zip(("initial_h", "initial_c"), initial, strict=False):
+        require_shape(name, state, count, batch, hidden)
+    require_shape("sequence_lens", sequence_lens, batch)
+    if sequence_lens is not None:
+        require_range(xp, "sequence_lens", sequence_lens, 0, time)
     rows, lasts = [], []
     for d, backward in enumerate(directions):
         bias, advance = step(d)
@@ -161,11 +184,11 @@ def rnn(
     clip: Float = 0.0,
     direction: Text = "forward",
     hidden_size: Int | None = None,
-    layout: Int = 0,
-    output_sequence: Int = 0,
+    layout: Flag = 0,
+    output_sequence: Flag = 0,
 ) -> tuple[Array, Array]:
     """H = f(X W' + H R' + biases) over time; see the LSTM for the shapes."""
-    fs = _activations(xp, activations, activation_alpha, activation_beta, clip)
+    fs = _activations(xp, activations, activation_alpha, activation_beta, clip, W.shape[0])
 
     def step(d: int) -> tuple[Array, Step]:
         wb, rb = _biases(xp, B, d, R)
@@ -177,7 +200,7 @@ def rnn(
 
         return wb + rb, advance
 
-    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, direction, layout)
+    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, 1, hidden_size, direction, layout)
     return Y, Y_h
 
 
@@ -197,16 +220,16 @@ def gru(
     clip: Float = 0.0,
     direction: Text = "forward",
     hidden_size: Int | None = None,
-    layout: Int = 0,
-    linear_before_reset: Int = 0,
-    output_sequence: Int = 0,
+    layout: Flag = 0,
+    linear_before_reset: Flag = 0,
+    output_sequence: Flag = 0,
 ) -> tuple[Array, Array]:
     """Gated recurrent units, gates in the order update, reset, hidden; see the LSTM for the shapes.
 
     `linear_before_reset`: the reset gate weighs the state's product instead of the state.
     """
     names = activations or ("Sigmoid", "Tanh") * W.shape[0]
-    fs = _activations(xp, names, activation_alpha, activation_beta, clip)
+    fs = _activations(xp, names, activation_alpha, activation_beta, clip, 2 * W.shape[0])
 
     def step(d: int) -> tuple[Array, Step]:
         wb, rb = _biases(xp, B, d, R)
@@ -227,7 +250,7 @@ def gru(
 
         return bias, advance
 
-    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, direction, layout)
+    Y, Y_h = _recurrent(xp, X, W, R, sequence_lens, [initial_h], step, 3, hidden_size, direction, layout)
     return Y, Y_h
 
 
@@ -249,9 +272,9 @@ def lstm(
     clip: Float = 0.0,
     direction: Text = "forward",
     hidden_size: Int | None = None,
-    input_forget: Int = 0,
-    layout: Int = 0,
-    output_sequence: Int = 0,
+    input_forget: Flag = 0,
+    layout: Flag = 0,
+    output_sequence: Flag = 0,
 ) -> tuple[Array, Array, Array]:
     """Long short-term memory, gates in the order input, output, forget, cell; peepholes `P` input, output, forget.
 
@@ -261,12 +284,13 @@ def lstm(
     the input gate.
     """
     names = activations or ("Sigmoid", "Tanh", "Tanh") * W.shape[0]
-    fs = _activations(xp, names, activation_alpha, activation_beta, clip)
+    fs = _activations(xp, names, activation_alpha, activation_beta, clip, 3 * W.shape[0])
 
     def step(d: int) -> tuple[Array, Step]:
         wb, rb = _biases(xp, B, d, R)
         f, g, h_of = fs[3 * d : 3 * d + 3]
         weights, hidden = R[d, ...].T, R.shape[2]
+        require_shape("P", P, R.shape[0], 3 * R.shape[2])
         peep_i, peep_o, peep_f = (None,) * 3 if P is None else _split(P[d, ...], 3)
 
         def advance(state: State, row: State) -> tuple[State, State]:
@@ -287,5 +311,7 @@ def lstm(
 
         return wb + rb, advance
 
-    Y, Y_h, Y_c = _recurrent(xp, X, W, R, sequence_lens, [initial_h, initial_c], step, direction, layout)
+    Y, Y_h, Y_c = _recurrent(
+        xp, X, W, R, sequence_lens, [initial_h, initial_c], step, 4, hidden_size, direction, layout
+    )
     return Y, Y_h, Y_c

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Int, Ints
+from ortlite.ops.annotations import Array, Flag, Int, Ints
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
+from ortlite.ops.shape import folded_axes
 
 Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 
@@ -17,10 +17,13 @@ Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 def _reduced(
     xp: Namespace, data: Array, axes: tuple[int, ...] | None, keepdims: int, fold: Fold, before: Any = None
 ) -> Array:
-    """`fold` over `axes` (all when None). `before` maps each element first, even over no axes."""
+    """`fold` over `axes` (all when None). `before` maps each element first, even over no axes.
+
+    Raises ValueError for an axis that there is not or that comes twice; a scalar has 0 and -1.
+    """
     x = data if before is None else before(data)
-    chosen = range(x.ndim) if axes is None else dict.fromkeys(normal_axis(a, x.ndim) for a in axes)
-    return fold(xp, x, tuple(chosen), bool(keepdims))
+    chosen = tuple(range(x.ndim)) if axes is None else folded_axes(axes, x.ndim)
+    return fold(xp, x, chosen, bool(keepdims))
 
 
 def _over(axes: tuple[int, ...] | None, noop: int) -> tuple[int, ...] | None:
@@ -76,7 +79,7 @@ def _through_float(xp: Namespace, x: Array, fold: Fold, axes: tuple[int, ...], k
 
 
 def _norm(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    return _through_float(xp, x, lambda n, v, a, k: n.sqrt(_sum(n, v * v, a, k)), axes, keepdims)
+    return _through_float(xp, x, lambda n, v, a, k: n.root(_sum(n, v * v, a, k)), axes, keepdims)
 
 
 def _log_sum(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -87,7 +90,10 @@ def _log_sum_exp(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool)
     def fold(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
         top = _max(xp, x, axes, True)
         top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # inf - inf would be NaN
-        total = xp.log(_sum(xp, xp.exp(x - top), axes, True)) + top
+        total = _sum(xp, xp.exp(x - top), axes, True)
+        none = total == 0  # of -inf alone: the logarithm's derivative there would be infinite
+        total = xp.log(xp.where(none, xp.ones_like(total), total)) + top
+        total = xp.where(none, xp.full_like(total, float("-inf")), total)
         return total if keepdims else xp.squeeze(total, axis=axes)
 
     return _through_float(xp, x, fold, axes, keepdims)
@@ -95,7 +101,7 @@ def _log_sum_exp(xp: Namespace, x: Array, axes: tuple[int, ...], keepdims: bool)
 
 @op("ReduceSum")
 def reduce_sum(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Sum over `axes` (all when empty); 0 over none. Integers wrap."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _sum)
@@ -103,7 +109,7 @@ def reduce_sum(
 
 @op("ReduceMean")
 def reduce_mean(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Mean over `axes` (all when empty); NaN over none. Integers are truncated."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _mean)
@@ -111,7 +117,7 @@ def reduce_mean(
 
 @op("ReduceProd")
 def reduce_prod(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Product over `axes` (all when empty); 1 over none. Integers wrap."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _prod)
@@ -119,7 +125,7 @@ def reduce_prod(
 
 @op("ReduceMax")
 def reduce_max(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Maximum over `axes` (all when empty); the lowest value over none. NaN wins; true is above false."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _max)
@@ -127,7 +133,7 @@ def reduce_max(
 
 @op("ReduceMin")
 def reduce_min(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Minimum over `axes` (all when empty); the highest value over none. NaN wins; false is below true."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _min)
@@ -135,7 +141,7 @@ def reduce_min(
 
 @op("ReduceL1")
 def reduce_l1(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Sum of magnitudes over `axes` (all when empty)."""
     signed = not xp.isdtype(data.dtype, "unsigned integer")
@@ -144,7 +150,7 @@ def reduce_l1(
 
 @op("ReduceL2")
 def reduce_l2(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Square root of the sum of squares over `axes` (all when empty)."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _norm)
@@ -152,7 +158,7 @@ def reduce_l2(
 
 @op("ReduceSumSquare")
 def reduce_sum_square(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Sum of squares over `axes` (all when empty)."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _sum, xp.square)
@@ -160,7 +166,7 @@ def reduce_sum_square(
 
 @op("ReduceLogSum")
 def reduce_log_sum(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Logarithm of the sum over `axes` (all when empty); -inf over none."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _log_sum)
@@ -168,7 +174,7 @@ def reduce_log_sum(
 
 @op("ReduceLogSumExp")
 def reduce_log_sum_exp(
-    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Int = 1, noop_with_empty_axes: Int = 0
+    xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
     """Logarithm of the sum of exponentials over `axes` (all when empty), without overflow; -inf over none."""
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _log_sum_exp)
@@ -176,6 +182,9 @@ def reduce_log_sum_exp(
 
 def _arg(xp: Namespace, name: str, data: Array, axis: int, keepdims: int, last: int) -> Array:
     find = getattr(xp, name)
+    folded_axes((axis,), data.ndim)
+    if data.ndim == 0:  # its one element is the largest and the smallest
+        return xp.zeros((), dtype=xp.int64)
     if not last:
         return xp.astype(find(data, axis=axis, keepdims=bool(keepdims)), xp.int64)
     size = data.shape[axis]
@@ -183,12 +192,12 @@ def _arg(xp: Namespace, name: str, data: Array, axis: int, keepdims: int, last: 
 
 
 @op("ArgMax")
-def argmax(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Int = 1, select_last_index: Int = 0) -> Array:
+def argmax(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
     """Index of the maximum along `axis`, of equals the first, or the last with `select_last_index`."""
     return _arg(xp, "argmax", data, axis, keepdims, select_last_index)
 
 
 @op("ArgMin")
-def argmin(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Int = 1, select_last_index: Int = 0) -> Array:
+def argmin(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
     """Index of the minimum along `axis`, of equals the first, or the last with `select_last_index`."""
     return _arg(xp, "argmin", data, axis, keepdims, select_last_index)

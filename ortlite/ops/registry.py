@@ -15,11 +15,12 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
+from ortlite.ops.types import Rule
 
 __all__ = ["Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-INJECTED = frozenset({"n_outputs", "rng"})
+INJECTED = frozenset({"memo", "n_outputs", "rng"})
 EMPTY = inspect.Parameter.empty
 
 # One file per ONNX category, imported when the first operator is looked up.
@@ -31,11 +32,20 @@ CATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given."""
+    """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given.
+
+    `nullable` is a parameter that takes None for an input left out, with a default or without.
+    """
 
     name: str
     kind: str
     default: Any = EMPTY
+    nullable: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether a node has to give it."""
+        return self.default is EMPTY and not self.nullable
 
     @property
     def host(self) -> bool:
@@ -45,13 +55,15 @@ class Param:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A registered kernel and what its signature says.
+    """A registered kernel, what its signature says, and all else that is known of the operator.
 
-    `since` is the opset in which this meaning began. `host`: works on Python objects (text, images,
-    maps) and only runs on NumPy. `storage`: takes narrow dtypes as they are stored instead of widened to
-    float32 (it only moves elements, or converts them itself). `dynamic`: the shape of an output depends on
-    the values of an array. `needs`: names of the namespace that have no default body.
-    `results`, for domains that onnx has no schema of: per output the input whose dtype it has, the attribute that
+    `since` is the opset in which this meaning began. `python_objects`: works on Python objects (text, images,
+    maps) and only runs on NumPy. `any_dtype`: takes narrow dtypes as they are stored instead of widened to
+    float32 (it only moves elements, or converts them itself). `data_dependent_shape`: the shape of an output depends on
+    the values of an array. `views`: a result may share memory with an argument. `needs`: names of the namespace that
+    have no default body.
+    The types of the outputs, where no type variable of a schema tells them: `types` is a rule of `ortlite.ops.types`;
+    `results`, for domains that onnx has no schema of, says per output the input whose dtype it has, the attribute that
     names its dtype, a dtype's name, or "" when none of these says it. `override`: what a provider runs in place of
     `fn`, whose signature still counts.
     """
@@ -60,11 +72,13 @@ class Kernel:
     op_type: str
     since: int
     fn: Callable[..., Any]
-    host: bool = False
-    storage: bool = False
-    dynamic: bool = False
+    python_objects: bool = False
+    any_dtype: bool = False
+    data_dependent_shape: bool = False
+    views: bool = False
     needs: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    types: Rule | None = None
     override: Callable[..., Any] | None = None
 
     def __str__(self) -> str:
@@ -96,7 +110,7 @@ class Kernel:
 
     @property
     def injected(self) -> frozenset[str]:
-        """Which of `n_outputs` and `rng` the kernel asks for."""
+        """Which of `memo`, `n_outputs` and `rng` the kernel asks for."""
         return self._signature[3]
 
     @property
@@ -108,6 +122,14 @@ class Kernel:
     def multiple(self) -> bool:
         """Whether the kernel returns a tuple of its outputs instead of its only output."""
         return self._signature[4].startswith("tuple[")
+
+    @property
+    def results_count(self) -> int | None:
+        """How many outputs the kernel has; None where the annotation leaves it open."""
+        if not self.multiple:
+            return 1
+        listed = self._signature[4].removeprefix("tuple[").removesuffix("]")
+        return None if listed.endswith("...") else listed.count(",") + 1
 
     def param(self, position: int) -> Param | None:
         """The parameter that takes the input at `position`, or None when there is none."""
@@ -129,13 +151,15 @@ def read(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], Param | None, dict[
     for index, p in enumerate(signature.parameters.values()):
         if index == 0:
             continue  # xp
-        kind = str(p.annotation).removesuffix(" | None")
-        if kind not in known:
-            raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
-        param = Param(p.name, kind, p.default)
         if p.name in INJECTED:
             injected.add(p.name)
-        elif p.kind is p.VAR_POSITIONAL:
+            continue
+        annotation = str(p.annotation)
+        kind = annotation.removesuffix(" | None")
+        if kind not in known:
+            raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
+        param = Param(p.name, kind, p.default, kind != annotation)
+        if p.kind is p.VAR_POSITIONAL:
             variadic = param
         elif p.kind is p.KEYWORD_ONLY:
             attributes[p.name] = param
@@ -153,11 +177,13 @@ def op(
     since: int = 1,
     domain: str = "",
     *,
-    host: bool = False,
-    storage: bool = False,
-    dynamic: bool = False,
+    python_objects: bool = False,
+    any_dtype: bool = False,
+    data_dependent_shape: bool = False,
+    views: bool = False,
     needs: tuple[str, ...] = (),
     results: tuple[str, ...] = (),
+    types: Rule | None = None,
 ) -> Callable[[F], F]:
     """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags."""
 
@@ -165,7 +191,8 @@ def op(
         versions = _TABLE.setdefault((domain, op_type), [])
         if any(k.since == since for k in versions):
             raise ValueError(f"{domain or 'ai.onnx'}::{op_type} since {since} is registered twice")
-        versions.append(Kernel(domain, op_type, since, fn, host, storage, dynamic, needs, results))
+        flags = (python_objects, any_dtype, data_dependent_shape, views)
+        versions.append(Kernel(domain, op_type, since, fn, *flags, needs, results, types))
         versions.sort(key=lambda k: k.since)
         return fn
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor
 
 from ortlite.namespace import Namespace
 from ortlite.ops._broadcast import along
 from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text
+from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
+from ortlite.ops.shape import distinct_axes
 from ortlite.primitives.resample import Filter, Taps, taps
 
 
@@ -68,6 +69,12 @@ def _back(xp: Namespace, x: Array, dtype: object) -> Array:
     return xp.astype(xp.clip(x, float(limits.min), float(limits.max)), dtype)
 
 
+def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:
+    """Raises ValueError unless there is one size or scale for each axis, none of them negative."""
+    if given and (len(given) != len(axes) or min(given) < 0):
+        raise ValueError(f"sizes or scales {list(given)} must not be negative, one for each of the axes {list(axes)}")
+
+
 @op("Resize", since=11)
 def resize(
     xp: Namespace,
@@ -76,11 +83,11 @@ def resize(
     scales: Floats | None = None,
     sizes: Ints | None = None,
     *,
-    antialias: Int = 0,
+    antialias: Flag = 0,
     axes: Ints | None = None,
     coordinate_transformation_mode: Text = "half_pixel",
     cubic_coeff_a: Float = -0.75,
-    exclude_outside: Int = 0,
+    exclude_outside: Flag = 0,
     extrapolation_value: Float = 0.0,
     keep_aspect_ratio_policy: Text = "stretch",
     mode: Text = "nearest",
@@ -92,7 +99,8 @@ def resize(
     """
     one_of("mode", mode, "nearest", "linear", "cubic")
     one_of("keep_aspect_ratio_policy", keep_aspect_ratio_policy, "stretch", "not_larger", "not_smaller")
-    chosen = [normal_axis(a, X.ndim) for a in (range(X.ndim) if axes is None else axes)]
+    chosen = distinct_axes(range(X.ndim) if axes is None else axes, X.ndim)
+    _require_factors(sizes or scales or (), chosen)
     if sizes:
         wanted = dict(zip(chosen, sizes, strict=True))
         factors = {a: size / X.shape[a] if X.shape[a] else 1.0 for a, size in wanted.items()}
@@ -117,6 +125,7 @@ def resize(
 def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Resample by `scales`, coordinates divided by the scale; nearest rounds down to enlarge and up to shrink."""
     one_of("mode", mode, "nearest", "linear", "bilinear")
+    _require_factors(scales, range(X.ndim))
     wanted = {a: floor(X.shape[a] * s) for a, s in enumerate(scales)}
     rule = Filter("linear" if mode in {"linear", "bilinear"} else mode, "asymmetric", "simple")
     return resize_axes(xp, X, wanted, dict(enumerate(scales)), rule)

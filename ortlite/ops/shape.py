@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Value
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops._choice import one_of, require_range
+from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Value
 from ortlite.ops.registry import op
 
 
@@ -18,78 +20,94 @@ def normal_axis(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-@op("Identity", storage=True)
+def distinct_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
+    """`axes` counted from the front. Raises ValueError for one that there is not, and for one that comes twice."""
+    given = tuple(axes)
+    chosen = tuple(normal_axis(a, rank) for a in given)
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"axes {list(given)} name an axis of a tensor of rank {rank} twice")
+    return chosen
+
+
+def folded_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
+    """`distinct_axes`, except that a scalar may be folded along 0 or -1, as what PyTorch exports relies on."""
+    given = tuple(axes)
+    return () if rank == 0 and given in {(0,), (-1,)} else distinct_axes(given, rank)
+
+
+@op("Identity", any_dtype=True)
 def identity(xp: Namespace, input: Value) -> Value:
     """The input itself: a tensor, sequence, optional or map."""
     return input
 
 
-@op("Shape", storage=True)
+@op("Shape", any_dtype=True)
 def shape(xp: Namespace, data: Array, *, start: Int = 0, end: Int | None = None) -> Ints:
     """The dimensions of `data` from `start` to `end`."""
     return tuple(data.shape[start:end])
 
 
-@op("Size", storage=True)
+@op("Size", any_dtype=True)
 def size(xp: Namespace, data: Array) -> Int:
     """The number of elements."""
     return prod(data.shape)
 
 
-@op("Reshape", storage=True)
-def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Int = 0) -> Array:
+@op("Reshape", any_dtype=True)
+def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
     """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
 
     Raises ValueError when the number of elements does not fit.
     """
+    if min(shape, default=0) < -1 or shape.count(-1) > 1:
+        raise ValueError(f"shape {list(shape)} may hold one -1 and no other negative dimension")
+    if allowzero and -1 in shape and 0 in shape:
+        raise ValueError(f"shape {list(shape)} has both a 0 and a -1, which could be anything, and allowzero is set")
     if not allowzero and [d for d in shape if d == 0] and len(shape) > data.ndim and 0 in shape[data.ndim :]:
         raise ValueError(f"shape {shape} keeps a dimension that data of shape {tuple(data.shape)} does not have")
     wanted = tuple(data.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape))
     if -1 in wanted and 0 in wanted:  # the standard leaves -1 beside 0 open
-        rest = prod(d for d in wanted if d != -1)
-        wanted = tuple((prod(data.shape) // rest if rest else 0) if d == -1 else d for d in wanted)
+        wanted = tuple(0 if d == -1 else d for d in wanted)
     return xp.reshape(data, wanted)
 
 
-@op("Flatten", storage=True)
+@op("Flatten", any_dtype=True)
 def flatten(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
     """A matrix: the axes before `axis` as rows, the others as columns."""
-    axis = axis + input.ndim if axis < 0 else axis
+    axis = axis if axis == input.ndim else normal_axis(axis, input.ndim)
     return xp.reshape(input, (prod(input.shape[:axis]), prod(input.shape[axis:])))
 
 
-@op("Squeeze", storage=True)
+@op("Squeeze", any_dtype=True)
 def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     """Remove `axes` of length 1, all of them when none are given. Raises ValueError for a longer axis."""
-    if axes is None:
-        chosen = tuple(i for i, d in enumerate(data.shape) if d == 1)
-    else:
-        chosen = tuple({normal_axis(a, data.ndim): None for a in axes})
+    chosen = distinct_axes([i for i, d in enumerate(data.shape) if d == 1] if axes is None else axes, data.ndim)
     if any(data.shape[a] != 1 for a in chosen):
         raise ValueError(f"axes {axes} of shape {tuple(data.shape)} are not all of length 1")
     return xp.squeeze(data, axis=chosen)
 
 
-@op("Unsqueeze", storage=True)
+@op("Unsqueeze", any_dtype=True)
 def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
     rank = data.ndim + len(axes)
-    places = {normal_axis(a, rank) for a in axes}
-    if len(places) != len(axes):
-        raise ValueError(f"axes {axes} name an axis twice")
+    places = distinct_axes(axes, rank)
     lengths = iter(data.shape)
     return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
 
 
-@op("Transpose", storage=True)
+@op("Transpose", any_dtype=True)
 def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     """Permute the axes by `perm`, by default reverse them."""
+    if perm is not None and sorted(perm) != list(range(data.ndim)):
+        raise ValueError(f"perm {list(perm)} is no permutation of the axes 0 to {data.ndim - 1}")
     return xp.permute_dims(data, tuple(range(data.ndim))[::-1] if perm is None else perm)
 
 
-@op("Expand", since=8, storage=True)
+@op("Expand", since=8, any_dtype=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
+    lengths("shape", shape)
     rank = max(input.ndim, len(shape))
     have = (1,) * (rank - input.ndim) + tuple(input.shape)
     want = (1,) * (rank - len(shape)) + tuple(shape)
@@ -98,29 +116,39 @@ def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     return xp.broadcast_to(input, tuple(b if a == 1 else a for a, b in zip(have, want, strict=True)))
 
 
-@op("Tile", since=6, storage=True)
+def lengths(name: str, given: Sequence[int]) -> None:
+    """Raises ValueError where one of the lengths of axes, or numbers of repetitions, is negative."""
+    if min(given, default=0) < 0:
+        raise ValueError(f"{name} {list(given)} must not be negative")
+
+
+@op("Tile", since=6, any_dtype=True)
 def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
     """Repeat `input` `repeats[axis]` times along each axis."""
     if len(repeats) != input.ndim:
         raise ValueError(f"repeats {repeats} must have one entry for each of {input.ndim} axes")
+    lengths("repeats", repeats)
     return xp.tile(input, repeats)
 
 
-@op("Tile", storage=True)
+@op("Tile", any_dtype=True)
 def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     """Repeat `input` `tiles` times along `axis`."""
     axis = normal_axis(axis, input.ndim)
+    lengths("tiles", (tiles,))
     return xp.tile(input, tuple(tiles if i == axis else 1 for i in range(input.ndim)))
 
 
-@op("Concat", since=4, storage=True)
+@op("Concat", since=4, any_dtype=True)
 def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     """Join tensors along `axis`."""
-    normal_axis(axis, inputs[0].ndim)
+    place = normal_axis(axis, inputs[0].ndim)
+    if len({(*x.shape[:place], *x.shape[place + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
+        raise ValueError(f"shapes {[list(x.shape) for x in inputs]} differ in more than axis {axis}")
     return xp.concat(inputs, axis=axis)
 
 
-@op("Concat", storage=True)
+@op("Concat", any_dtype=True)
 def concat_1(xp: Namespace, *inputs: Array, axis: Int = 1) -> Array:
     """Join tensors along `axis`, by default the second."""
     return concat(xp, *inputs, axis=axis)
@@ -135,7 +163,7 @@ def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     return tuple(pieces)
 
 
-@op("Split", storage=True)
+@op("Split", any_dtype=True)
 def split(
     xp: Namespace,
     input: Array,
@@ -151,47 +179,77 @@ def split(
     """
     axis = normal_axis(axis, input.ndim)
     length, count = input.shape[axis], num_outputs or n_outputs
+    if num_outputs is not None and (split is not None or num_outputs != n_outputs):
+        raise ValueError(f"num_outputs is {num_outputs}, and there are {n_outputs} outputs and the lengths {split}")
     if split is None:
         step = -(-length // count)
         if step * count != length and num_outputs is None:
             raise ValueError(f"an axis of {length} elements cannot be cut into {count} equal pieces")
         split = tuple(max(min(step, length - i * step), 0) for i in range(count))
-    if sum(split) != length:
-        raise ValueError(f"pieces of {split} do not add up to the {length} elements of axis {axis}")
+    if sum(split) != length or min(split, default=0) < 0 or len(split) != n_outputs:
+        raise ValueError(
+            f"{n_outputs} pieces of {list(split)} elements do not add up to the {length} elements of axis {axis}"
+        )
     return cut(input, split, axis)
 
 
-@op("Slice", since=10, storage=True)
+def steps_along(n: int, start: int, end: int, step: int) -> range:
+    """The places that Slice takes along an axis of `n` elements, by the letter of ONNX.
+
+    `n` is added to a negative start and end, which are then clamped: for a positive step both to 0 … n, for a negative
+    one the start to 0 … n - 1 and the end to -1 … n - 1. Raises ValueError for a step of 0.
+    """
+    if step == 0:
+        raise ValueError("a step of 0 goes nowhere")
+    low, high = (0, n) if step > 0 else (-1, n - 1)
+    start = min(max(start + n if start < 0 else start, 0), high)
+    end = min(max(end + n if end < 0 else end, low), high)
+    return range(start, end, step)
+
+
+@op("Slice", since=10, any_dtype=True)
 def slice_(
     xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Array:
-    """`data[start:end:step]` along each of `axes`, as in Python; out-of-range ends are clamped.
+    """`data[start:end:step]` along each of `axes`; what is out of range is clamped, see `steps_along`.
 
-    Raises ValueError for a step of 0.
+    Unlike in Python, an `end` below -n with a negative step is before the first element, and a `start` below -n is the
+    first. Raises ValueError for a step of 0 and for numbers of them that differ.
     """
-    chosen = [normal_axis(a, data.ndim) for a in (range(len(starts)) if axes is None else axes)]
-    strides = steps or (1,) * len(starts)
+    chosen = distinct_axes(range(len(starts)) if axes is None else axes, data.ndim)
+    strides = (1,) * len(starts) if steps is None else steps
+    if not len(chosen) == len(starts) == len(ends) == len(strides):
+        raise ValueError(
+            f"starts {list(starts)}, ends {list(ends)}, axes {list(chosen)} and steps {list(strides)} differ in length"
+        )
     key = [slice(None)] * data.ndim
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
-        if step == 0:
-            raise ValueError("a step of 0 goes nowhere")
         n = data.shape[axis]
-        places = range(n)[slice(start, end if end >= -n else None if step < 0 else 0, step)]
-        if step > 0:
-            key[axis] = slice(places.start, max(places.start, places.stop), step)
+        places = steps_along(n, start, end, step)
+        if not places:  # whatever the step: not every library turns round what is empty
+            key[axis] = slice(0, 0)
+        elif step > 0:
+            key[axis] = slice(places.start, places.stop, min(step, n))  # longer ones overflow in strides
         else:  # not every library counts backwards: forwards in the mirrored axis
-            key[axis] = slice(n - 1 - places.start, max(n - 1 - places.start, n - 1 - places.stop), -step)
-    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0)
+            key[axis] = slice(n - 1 - places.start, n - 1 - places.stop, min(-step, n))
+    backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0 and key[axis].stop)
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
-@op("Slice", storage=True)
+@op("Slice", any_dtype=True)
 def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Array:
     """`data[start:end]` along each of `axes`."""
     return slice_(xp, data, starts, ends, axes)
 
 
-@op("DepthToSpace", storage=True)
+def _image(x: Array, blocksize: int) -> tuple[int, ...]:
+    """The shape of an image (N, C, H, W). Raises ValueError for another rank, and for a block without elements."""
+    if x.ndim != 4 or blocksize < 1:
+        raise ValueError(f"blocks of {blocksize} by {blocksize} do not make or take up an image {list(x.shape)}")
+    return tuple(x.shape)
+
+
+@op("DepthToSpace", any_dtype=True)
 def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
 
@@ -199,7 +257,7 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
     another, and for channels that do not fit.
     """
     one_of("mode", mode, "DCR", "CRD")
-    b, (n, c, h, w) = blocksize, input.shape
+    b, (n, c, h, w) = blocksize, _image(input, blocksize)
     if c % (b * b):
         raise ValueError(f"{c} channels cannot be spread over blocks of {b} by {b}")
     if mode == "DCR":
@@ -209,11 +267,11 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
     return xp.reshape(blocks, (n, c // b**2, h * b, w * b))
 
 
-@op("SpaceToDepth", storage=True)
+@op("SpaceToDepth", any_dtype=True)
 def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
     one_of("mode", mode, "DCR", "CRD")
-    b, (n, c, h, w) = blocksize, input.shape
+    b, (n, c, h, w) = blocksize, _image(input, blocksize)
     if h % b or w % b:
         raise ValueError(f"an image of {h} by {w} is not made of blocks of {b} by {b}")
     blocks = xp.reshape(input, (n, c, h // b, b, w // b, b))
@@ -223,7 +281,7 @@ def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
 
 def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> list[tuple[int, int]]:
     """ONNX's list (all befores, then all afters) as a pair for each axis."""
-    chosen = range(rank) if axes is None else [normal_axis(a, rank) for a in axes]
+    chosen = range(rank) if axes is None else distinct_axes(axes, rank)
     count = len(chosen)
     if len(pads) != 2 * count:
         raise ValueError(f"pads {pads} must have two entries for each of {count} axes")
@@ -233,7 +291,7 @@ def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> l
     return widths
 
 
-@op("Pad", since=11, storage=True)
+@op("Pad", since=11, any_dtype=True)
 def pad(
     xp: Namespace,
     data: Array,
@@ -245,9 +303,15 @@ def pad(
 ) -> Array:
     """Put `pads` elements before and after `axes`; negative ones crop.
 
-    `mode`: "constant" (`constant_value`, else 0 or ""), "edge", "reflect" or, from opset 19 on, "wrap".
+    `mode`: "constant" (`constant_value`, else 0 or ""), "edge", "reflect" or, from opset 19 on, "wrap". Pads longer
+    than the axis reflect or wrap again. Raises ValueError for another mode, and to crop more than there is.
     """
-    return xp.pad(data, _widths(data.ndim, pads, axes), mode, _filler(xp, data, constant_value))
+    one_of("mode", mode, "constant", "edge", "reflect", "wrap")
+    widths = _widths(data.ndim, pads, axes)
+    for n, (lo, hi) in zip(data.shape, widths, strict=True):
+        if n + min(lo, 0) + min(hi, 0) < 0:
+            raise ValueError(f"pads {list(pads)} crop {-min(lo, 0) - min(hi, 0)} elements from an axis of {n}")
+    return xp.pad(data, widths, mode, _filler(xp, data, constant_value))
 
 
 def _filler(xp: Namespace, data: Array, value: Any) -> Any:
@@ -257,37 +321,43 @@ def _filler(xp: Namespace, data: Array, value: Any) -> Any:
     return "" if kind == "string" else False if kind == "bool" else 0
 
 
-@op("Pad", storage=True)
+@op("Pad", any_dtype=True)
 def pad_1(xp: Namespace, data: Array, *, paddings: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `paddings`."""
     return pad(xp, data, paddings, value, mode=mode)
 
 
-@op("Pad", since=2, storage=True)
+@op("Pad", since=2, any_dtype=True)
 def pad_2(xp: Namespace, data: Array, *, pads: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `pads`."""
     return pad(xp, data, pads, value, mode=mode)
 
 
-@op("CenterCropPad", since=18, storage=True)
+@op("CenterCropPad", since=18, any_dtype=True)
 def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints | None = None) -> Array:
     """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
     widths = [(0, 0)] * input_data.ndim
-    for axis, wanted in zip(range(input_data.ndim) if axes is None else axes, shape, strict=True):
+    chosen = distinct_axes(range(input_data.ndim) if axes is None else axes, input_data.ndim)
+    lengths("shape", shape)
+    if len(chosen) != len(shape):
+        raise ValueError(f"shape {list(shape)} must have one length for each of the axes {list(chosen)}")
+    for axis, wanted in zip(chosen, shape, strict=True):
         have = input_data.shape[axis]
         before = -((have - wanted) // 2) if wanted < have else (wanted - have) // 2
-        widths[normal_axis(axis, input_data.ndim)] = (before, wanted - have - before)
+        widths[axis] = (before, wanted - have - before)
     return xp.pad(input_data, widths, "constant", _filler(xp, input_data, None))
 
 
-@op("ReverseSequence", since=10, storage=True)
+@op("ReverseSequence", since=10, any_dtype=True)
 def reverse_sequence(
     xp: Namespace, input: Array, sequence_lens: Array, *, time_axis: Int = 0, batch_axis: Int = 1
 ) -> Array:
     """Reverse the first `sequence_lens[b]` steps of each example; the rest stays."""
-    axes = normal_axis(time_axis, input.ndim), normal_axis(batch_axis, input.ndim)
+    axes = distinct_axes((time_axis, batch_axis), input.ndim)
     x = xp.moveaxis(input, axes, (0, 1))
     time, batch = x.shape[:2]
+    require_shape("sequence_lens", sequence_lens, batch)
+    require_range(xp, "sequence_lens", sequence_lens, 0, time)
     steps = xp.reshape(xp.arange(time, dtype=xp.int64), (-1, 1))
     lengths = xp.reshape(xp.astype(sequence_lens, xp.int64), (1, -1))
     sources = xp.where(steps < lengths, lengths - 1 - steps, steps) * batch + xp.arange(batch, dtype=xp.int64)
@@ -295,7 +365,9 @@ def reverse_sequence(
     return xp.moveaxis(xp.reshape(xp.take(rows, xp.reshape(sources, (-1,)), axis=0), x.shape), (0, 1), axes)
 
 
-@op("Trilu", since=14, storage=True)
-def trilu(xp: Namespace, input: Array, k: Int = 0, *, upper: Int = 1) -> Array:
+@op("Trilu", since=14, any_dtype=True)
+def trilu(xp: Namespace, input: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal of the last two axes, zeros elsewhere."""
+    if input.ndim < 2:
+        raise ValueError(f"a tensor of shape {list(input.shape)} has no diagonal")
     return xp.triu(input, k=k) if upper else xp.tril(input, k=k)

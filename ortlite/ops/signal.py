@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import log10, pi
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, DType, Float, Int
+from ortlite.ops.annotations import Array, DType, Flag, Float, Int
 from ortlite.ops.registry import op
 from ortlite.ops.shape import normal_axis
+from ortlite.ops.types import attribute_dtype
 
 
 def _complex(xp: Namespace, x: Array) -> Array:
@@ -48,8 +49,8 @@ def dft(
     dft_length: Int | None = None,
     axis: Int = -2,
     *,
-    inverse: Int = 0,
-    onesided: Int = 0,
+    inverse: Flag = 0,
+    onesided: Flag = 0,
 ) -> Array:
     """The discrete Fourier transform along `axis` of (..., 1) real or (..., 2) complex numbers, as (..., 2).
 
@@ -66,8 +67,8 @@ def dft_17(
     dft_length: Int | None = None,
     *,
     axis: Int = 1,
-    inverse: Int = 0,
-    onesided: Int = 0,
+    inverse: Flag = 0,
+    onesided: Flag = 0,
 ) -> Array:
     """DFT whose axis is by default the first after the batch."""
     return _transform(xp, input, dft_length, axis, inverse, onesided)
@@ -81,7 +82,7 @@ def stft(
     window: Array | None = None,
     frame_length: Int | None = None,
     *,
-    onesided: Int = 1,
+    onesided: Flag = 1,
 ) -> Array:
     """Fourier transforms of windows of (batch, time, 1 or 2) signals, every `frame_step`: (batch, frames, bins, 2).
 
@@ -118,25 +119,25 @@ def _cosines(xp: Namespace, size: int, periodic: int, weights: tuple[float, ...]
     return xp.astype(y, xp.float32 if dtype is None else xp.dtype(dtype))
 
 
-@op("HannWindow", since=17)
-def hann_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Int = 1) -> Array:
+@op("HannWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+def hann_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Half a raised cosine of `size` samples; `periodic` leaves out the last sample of a symmetric one."""
     return _cosines(xp, size, periodic, (0.5, -0.5), output_datatype)
 
 
-@op("HammingWindow", since=17)
-def hamming_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Int = 1) -> Array:
+@op("HammingWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+def hamming_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Hamming's window with the weights 25/46 and 21/46."""
     return _cosines(xp, size, periodic, (25 / 46, -21 / 46), output_datatype)
 
 
-@op("BlackmanWindow", since=17)
-def blackman_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Int = 1) -> Array:
+@op("BlackmanWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+def blackman_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Blackman's window with the weights 0.42, 0.5 and 0.08."""
     return _cosines(xp, size, periodic, (0.42, -0.5, 0.08), output_datatype)
 
 
-@op("MelWeightMatrix", since=17)
+@op("MelWeightMatrix", since=17, types=attribute_dtype("output_datatype", "float32"))
 def mel_weight_matrix(
     xp: Namespace,
     num_mel_bins: Int,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 
 from ortlite.namespace import Namespace
+from ortlite.ops._broadcast import require_shape
 from ortlite.ops._choice import one_of
 from ortlite.ops.activation import log_softmax
 from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
@@ -31,7 +32,13 @@ def negative_log_likelihood_loss(
     one_of("reduction", reduction, "none", "sum", "mean")
     if input.shape[:1] + input.shape[2:] != target.shape:
         raise ValueError(f"target {tuple(target.shape)} does not fit input {tuple(input.shape)}")
-    place = xp.astype(xp.clip(target, 0, max(input.shape[1] - 1, 0)), xp.int64)
+    classes = input.shape[1]
+    require_shape("weight", weight, classes)
+    if prod(target.shape) and xp.readable(target):
+        counts = (target >= 0) & (target < classes)
+        if not bool(xp.all(counts if ignore_index is None else counts | (target == ignore_index))):
+            raise ValueError(f"targets must lie from 0 to {classes - 1}, or be ignore_index ({ignore_index})")
+    place = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
     picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(place, axis=1), axis=1), axis=1)
     if weight is None:
         share = xp.ones_like(picked)
@@ -93,7 +100,7 @@ def adagrad(
     for x, gradient, squares in _groups(inputs, 3):
         g = x * norm_coefficient + gradient
         total = squares + g * g
-        rows.append((x - g * rate / (xp.sqrt(total) + epsilon), total))
+        rows.append((x - g * rate / (xp.root(total) + epsilon), total))
     return _in_order(rows)
 
 
@@ -116,7 +123,7 @@ def adam(
         g = x * norm_coefficient + gradient
         v = mean * alpha + g * (1 - alpha)
         h = square * beta + g * g * (1 - beta)
-        rows.append(((x - v * rate / (xp.sqrt(h) + epsilon)) * (1 - norm_coefficient_post), v, h))
+        rows.append(((x - v * rate / (xp.root(h) + epsilon)) * (1 - norm_coefficient_post), v, h))
     return _in_order(rows)
 
 
@@ -134,11 +141,14 @@ def momentum(
     return _in_order(rows)
 
 
-@op("Gradient", domain=TRAINING)
+@op("Gradient", domain=TRAINING, types=lambda node, inputs: list(inputs[: len(node.outputs)]))
 def gradient(xp: Namespace, *Inputs: Array, body: Graph, xs: Texts, y: Text, zs: Texts = ()) -> tuple[Array, ...]:
     """The gradients of `y` to the values `xs`, at `Inputs`, the values of `xs` and `zs`.
 
     `body` computes `y` from these: the loader finds it in the graph around the node. Of a `y` with several elements
-    it is the gradient of their sum.
+    it is the gradient of their sum. Raises ValueError where one of `xs` holds no floats.
     """
+    for name, x in zip(xs, Inputs, strict=False):
+        if not xp.isdtype(x.dtype, "real floating"):
+            raise ValueError(f"{name!r} in xs is {xp.dtype_name(x.dtype)}: gradients go to floats alone; name it in zs")
     return tuple(xp.gradient(body, Inputs, len(xs)))

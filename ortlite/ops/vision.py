@@ -5,15 +5,15 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Bool, Float, Int, Ints, Text
+from ortlite.ops._broadcast import along, require_shape
+from ortlite.ops._choice import one_of, require_range
+from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
 from ortlite.ops.registry import op
 
 
 @op("AffineGrid", since=20)
-def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Int = 0) -> Array:
+def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Flag = 0) -> Array:
     """Sampling places of an affine map: `theta` (N, d, d + 1) over an image of `size` (N, C, *spatial), in -1 to 1."""
     spatial = size[2:]
     steps = []
@@ -38,7 +38,7 @@ def _unfold(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
 
 def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
     if padding == "border":
-        return xp.clip(x, 0.0, float(n - 1))
+        return xp.hardtanh(x, 0.0, float(n - 1))
     if padding == "reflection":
         low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
         span = high - low
@@ -48,7 +48,7 @@ def _inside(xp: Namespace, x: Array, n: int, padding: str, align: int) -> Array:
         turns = xp.floor(folded / span)
         rest = folded - turns * span
         odd = xp.remainder(turns, xp.full_like(turns, 2.0)) != 0
-        return xp.clip(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
+        return xp.hardtanh(xp.where(odd, span - rest, rest) + low, 0.0, n - 1.0)
     return x
 
 
@@ -58,7 +58,7 @@ def grid_sample(
     X: Array,
     grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "linear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -94,7 +94,7 @@ def grid_sample_16(
     X: Array,
     grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "bilinear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -161,6 +161,8 @@ def roi_align(
     """
     one_of("mode", mode, "avg", "max")
     one_of("coordinate_transformation_mode", coordinate_transformation_mode, "half_pixel", "output_half_pixel")
+    require_shape("rois", rois, *batch_indices.shape, 4)
+    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
     shift = 0.5 if coordinate_transformation_mode == "half_pixel" else 0.0
     boxes = xp.astype(rois, X.dtype) * spatial_scale - shift
     x1, y1, x2, y2 = (boxes[:, i] for i in range(4))
@@ -324,7 +326,7 @@ def max_roi_pool(xp: Namespace, X: Array, rois: Array, *, pooled_shape: Ints, sp
     return xp.where((some[0][:, :, None] & some[1][:, None, :])[:, None, :, :], y, xp.zeros_like(y))
 
 
-@op("NonMaxSuppression", since=10, dynamic=True)
+@op("NonMaxSuppression", since=10, data_dependent_shape=True)
 def non_max_suppression(
     xp: Namespace,
     boxes: Array,
@@ -333,7 +335,7 @@ def non_max_suppression(
     iou_threshold: Float = 0.0,
     score_threshold: Float | None = None,
     *,
-    center_point_box: Int = 0,
+    center_point_box: Flag = 0,
 ) -> Array:
     """Choose boxes (N, boxes, 4) by scores (N, classes, boxes): rows (batch, class, box), best first.
 

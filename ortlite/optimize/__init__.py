@@ -1,7 +1,7 @@
 """Stage 2: Graph -> Graph, one pass a file.
 
 `PASSES` is the ordered list. A pass is a pure function of a graph; it handles subgraphs itself, through
-`within`. Its level is the lowest GraphOptimizationLevel at which it runs.
+`map_subgraphs`. Its level is the lowest GraphOptimizationLevel at which it runs.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Pass:
 
 
 PASSES: tuple[Pass, ...] = (
+    Pass("EliminateDeadCode", BASIC, remove_dead_code),  # nothing is folded that nobody reads
     Pass("CastLikeToCast", BASIC, make_casts),
     Pass("ConstantFolding", BASIC, fold_constants),
     Pass("InlineConstantIf", BASIC, inline_constant_if),

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ortlite.graph import Graph, Node, TensorType, Type
-from ortlite.optimize.rewrite import within
+from ortlite.optimize.rewrite import map_subgraphs
 
 __all__ = ["make_casts"]
 
 
 def make_casts(graph: Graph, outer: Mapping[str, Type] | None = None) -> Graph:
     """A CastLike of a constant can then be folded; `outer` are the types of what a subgraph captures."""
-    types = {**(outer or {}), **graph.types}
-    graph = within(graph, lambda subgraph: make_casts(subgraph, types))
+    types = {**graph.captured(outer or {}), **graph.types}
+    graph = map_subgraphs(graph, lambda subgraph: make_casts(subgraph, types))
     return graph.with_nodes(tuple(_cast(node, types) for node in graph.nodes))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ortlite.graph import Graph, Node
-from ortlite.optimize.rewrite import within
+from ortlite.optimize.rewrite import map_subgraphs
 
 __all__ = ["remove_dead_code"]
 
 
 def remove_dead_code(graph: Graph) -> Graph:
     """Keep what the graph's outputs need, the inputs of the model, and nothing else."""
-    graph = within(graph, remove_dead_code)
+    graph = map_subgraphs(graph, remove_dead_code)
     needed = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):

@@ -3,95 +3,155 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from ortlite.dtypes import of_numpy
-from ortlite.evaluate import evaluate
-from ortlite.graph import Graph, Node, TensorType
+from ortlite import run
+from ortlite.dtypes import of_numpy, to_numpy
+from ortlite.evaluate import NeedsError, evaluate, going_on
+from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.ops import registry
-from ortlite.optimize.rewrite import within
+from ortlite.optimize.rewrite import map_subgraphs
+from ortlite.plan import Call
+from ortlite.save import output_shapes
+from ortlite.steps import Bound
 
 __all__ = ["fold_constants"]
 
 log = logging.getLogger("ortlite")
 
-# A folded value may be this many times larger than all constants together (DequantizeLinear of int8 weights
-# makes 4), or a mebibyte: Expand and ConstantOfShape must not turn a small file into a large session.
-GROWTH, SMALL = 4, 1 << 20
+# Folded values, and what they are computed from, may be this many times as large as all constants together
+# (DequantizeLinear of int8 weights makes 4), or four mebibytes: Expand and ConstantOfShape must not turn a small file
+# into a large session. All that is read and computed on the way may be as many times as large as that.
+GROWTH, SMALL, WORK = 8, 1 << 22, 16
 
 
-def fold_constants(graph: Graph, outer: Mapping[str, np.ndarray] | None = None) -> Graph:
-    """Replace nodes whose inputs are all constant by their results; `outer` are constants of graphs around it."""
-    known: dict[str, Any] = {**(outer or {}), **graph.constants}
+@dataclass(slots=True)
+class _Budget:
+    """Bytes that folding may still hold at a time, and read and compute in all. One for a model."""
+
+    room: int
+    work: int
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Replace nodes whose inputs are all constant by their results.
+
+    What is too large, needs too long or fails is left to run time, where an error can say more; so is text, whose size
+    no shape tells.
+    """
+    room = max(SMALL, GROWTH * _bytes_of_constants(graph))
+    return _folded(graph, {}, _Budget(room, WORK * room))
+
+
+def _bytes_of_constants(graph: Graph) -> int:
+    own = sum(value.nbytes for value in graph.constants.values())
+    return own + sum(_bytes_of_constants(part) for node in graph.nodes for part in node.subgraphs.values())
+
+
+def _folded(graph: Graph, outer: Mapping[str, np.ndarray], budget: _Budget) -> Graph:
+    """`outer` are the constants that a subgraph captures."""
+    known = {**outer, **graph.constants}
     for name in graph.overridable:
-        known.pop(name, None)
+        del known[name]
+    types = {**graph.types, **{name: TensorType(of_numpy(v.dtype), v.shape) for name, v in known.items()}}
     constant = set(known)
     foldable: list[Node] = []
     for node in graph.nodes:
-        if _foldable(node) and constant.issuperset(node.reads()):
+        if constant.issuperset(node.reads()) and _foldable(node, types):
             foldable.append(node)
             constant.update(filter(None, node.outputs))
-    results: dict[str, np.ndarray] = {}
     if foldable:
-        limit = max(SMALL, GROWTH * sum(c.nbytes for c in known.values()))
-        values = _evaluate(graph, foldable, known)
-        results = {n: np.asarray(v) for n, v in values.items() if hasattr(v, "nbytes") and v.nbytes <= limit}
-    folded = {id(node) for node in foldable if all(name in results for name in filter(None, node.outputs))}
-    # a node whose result was too large runs at run time, and so must what only it reads
-    nodes = tuple(node for node in graph.nodes if id(node) not in folded)
-    remade = {name for node in nodes for name in node.outputs}
-    results = {name: value for name, value in results.items() if name not in remade}
-    types = {name: TensorType(of_numpy(value.dtype), value.shape) for name, value in results.items()}
-    graph = replace(graph, nodes=nodes, constants={**graph.constants, **results}, types={**graph.types, **types})
-    known |= results
-    return within(graph, lambda subgraph: fold_constants(subgraph, _visible(known, subgraph)))
+        results, failed = _results(graph, foldable, known, types, budget)
+        gone = {id(node) for node in foldable if failed.isdisjoint(node.outputs)}
+        nodes = tuple(node for node in graph.nodes if id(node) not in gone)
+        found = {name: TensorType(of_numpy(value.dtype), value.shape) for name, value in results.items()}
+        graph = graph.with_nodes(nodes, constants={**graph.constants, **results}, types={**graph.types, **found})
+        known |= results
+    return map_subgraphs(graph, lambda subgraph: _folded(subgraph, subgraph.captured(known), budget))
 
 
-def _visible(known: Mapping[str, Any], subgraph: Graph) -> dict[str, Any]:
-    return {name: known[name] for name in subgraph.captures if name in known}
-
-
-def _foldable(node: Node) -> bool:
+def _foldable(node: Node, types: Mapping[str, Type]) -> bool:
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
-    return kernel is not None and "rng" not in kernel.injected and not node.subgraphs
+    if kernel is None or "rng" in kernel.injected or node.subgraphs:
+        return False
+    found = [types.get(name) for name in (*node.inputs, *node.outputs) if name]
+    return all(isinstance(type_, TensorType) and type_.dtype.kind != "S" for type_ in found)
 
 
-def _evaluate(graph: Graph, nodes: list[Node], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Run nodes on NumPy; those that fail are left to fail at run time, where the error can say more."""
-    while nodes:
-        reads = {name for node in nodes for name in node.reads()}
-        made = {name for node in nodes for name in node.outputs if name}
-        part = Graph(
-            name=f"constants of {graph.name}",
-            inputs=(),
-            outputs=tuple(sorted(made)),
-            nodes=tuple(nodes),
-            constants={name: known[name] for name in reads if name in known},
-            types={
-                **graph.types,
-                **{n: TensorType(of_numpy(v.dtype), v.shape) for n, v in known.items() if n in reads},
-            },
-        )
-        try:
-            return dict(zip(part.outputs, evaluate(part), strict=True))
-        except Exception as error:  # noqa: BLE001  (whatever a kernel raises)
-            failed = getattr(error, "node", None)
-            log.debug("not folded: %s", error)
-            bad = {name for node in nodes if node is failed for name in node.outputs} or made
-            nodes[:] = _independent(nodes, bad)
-    return {}
+def _results(
+    graph: Graph, nodes: list[Node], known: Mapping[str, np.ndarray], types: Mapping[str, Type], budget: _Budget
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    """What `nodes` compute and the rest of the graph reads, and which of their values could not be computed."""
+    made: dict[str, np.ndarray] = {}
+    ours = {id(node) for node in nodes}
+    kept = set(graph.outputs).union(*(node.reads() for node in graph.nodes if id(node) not in ours))
+    readers = Counter(name for node in nodes for name in node.reads())
+    called: dict[int, str] = {}  # slot -> the value in it
+    failures: dict[str, Exception] = {}
+
+    def step(bound: Bound, values: list[Any]) -> None:
+        call = bound.step if isinstance(bound.step, Call) else None
+        if call is not None:
+            given = [made[name] if name in made else known.get(name) for name in call.node.inputs]
+            size = _size(call, given, types)
+            work = size + sum(value.nbytes for value in given if value is not None)
+            if size > budget.room or work > budget.work:
+                raise MemoryError(f"{size} bytes are more than constants may grow by")
+            budget.work -= work
+        run.step(bound, values)
+        names = call.node.outputs if call is not None else [called[slot] for slot in bound.step.reads()]
+        for name, slot in zip(names, bound.outputs, strict=True):
+            if slot is None:
+                continue
+            called[slot] = name
+            value, wanted = np.asarray(values[slot]), types[name]
+            assert isinstance(wanted, TensorType)
+            if of_numpy(value.dtype) != wanted.dtype:
+                if call is not None and wanted.dtype.name not in call.provider.widen:
+                    raise TypeError(f"{call.kernel} made {value.dtype} of {name!r}, not {wanted.dtype}")
+            elif readers[name] or name in kept:
+                made[name] = value
+                budget.room -= value.nbytes
+        for name in call.node.reads() if call is not None else ():  # of a node that fails, the inputs stay
+            readers[name] -= 1
+            if not readers[name] and name not in kept and name in made:
+                budget.room += made.pop(name).nbytes
+
+    reads = set(readers)
+    part = Graph(
+        name=f"constants of {graph.name}",
+        inputs=(),
+        outputs=(),
+        nodes=tuple(nodes),
+        constants={name: value for name, value in known.items() if name in reads},
+        types=types,
+    )
+    try:
+        evaluate(part, on_step=going_on(failures, step))
+    except Exception as error:  # noqa: BLE001  (a node that cannot even be bound)
+        log.debug("not folded: %s", error)
+        return {}, {name for node in nodes for name in node.outputs}
+    for name, failure in failures.items():
+        if not isinstance(failure, NeedsError):
+            log.debug("not folded: %r: %s", name, failure)
+    return made, set(failures) - {""}
 
 
-def _independent(nodes: list[Node], bad: set[str]) -> list[Node]:
-    """The nodes that do not depend on the values `bad`."""
-    kept = []
-    for node in nodes:
-        if bad.intersection(node.outputs) or bad.intersection(node.reads()):
-            bad.update(node.outputs)
-        else:
-            kept.append(node)
-    return kept
+def _size(call: Call, given: Sequence[np.ndarray | None], types: Mapping[str, Type]) -> int:
+    """How many bytes a node's outputs will have. Raises ValueError where nobody can tell beforehand."""
+    total = 0
+    for name, shape in zip(call.node.outputs, output_shapes(call.node, given), strict=True):
+        type_ = types.get(name)
+        if not isinstance(type_, TensorType):
+            continue
+        if shape is None or (None in shape and not call.kernel.data_dependent_shape):
+            raise ValueError(f"the size of {name!r} is not known before it is computed")
+        most = sum(value.size for value in given if value is not None)  # of those that choose among their elements
+        total += prod(most if d is None else d for d in shape) * to_numpy(type_.dtype).itemsize
+    return total

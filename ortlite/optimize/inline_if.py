@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ortlite.graph import Graph, Node, Type
-from ortlite.optimize.rewrite import rename, within
+from ortlite.optimize.rewrite import map_subgraphs, rename
 
 __all__ = ["inline_constant_if"]
 
@@ -15,15 +15,18 @@ def inline_constant_if(graph: Graph) -> Graph:
     """The nodes of the branch taken move into the graph around it, under names of their own."""
     constants = dict(graph.constants)
     types = dict(graph.types)
+    overridable = set(graph.overridable)
     nodes: list[Node] = []
-    for node in graph.nodes:
+    waiting = list(reversed(graph.nodes))
+    while waiting:
+        node = waiting.pop()
         condition = constants.get(node.inputs[0]) if node.op_type == "If" and not node.domain else None
-        if condition is None or node.inputs[0] in graph.overridable:
+        if condition is None or condition.size != 1 or node.inputs[0] in overridable:
             nodes.append(node)
             continue
         branch = node.attributes["then_branch" if condition.reshape(-1)[0] else "else_branch"]
-        nodes.extend(_moved(branch, node, constants, types))
-    return within(graph.with_nodes(tuple(nodes), constants=constants, types=types), inline_constant_if)
+        waiting.extend(reversed(_moved(branch, node, constants, types)))  # there may be such an If among them
+    return map_subgraphs(graph.with_nodes(tuple(nodes), constants=constants, types=types), inline_constant_if)
 
 
 def _moved(branch: Graph, node: Node, constants: dict[str, Any], types: dict[str, Type]) -> list[Node]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ortlite.graph import Graph, Node
 
-__all__ = ["rename", "rename_graph", "within"]
+__all__ = ["map_subgraphs", "rename", "rename_graph"]
 
 
 def rename(node: Node, names: Mapping[str, str]) -> Node:
@@ -27,7 +27,7 @@ def rename(node: Node, names: Mapping[str, str]) -> Node:
 
 def rename_graph(graph: Graph, names: Mapping[str, str]) -> Graph:
     """A subgraph reading other outer values; what it defines itself keeps its names."""
-    inner = {old: new for old, new in names.items() if old in graph.captures}
+    inner = graph.captured(names)
     if not inner:
         return graph
     return replace(
@@ -38,7 +38,7 @@ def rename_graph(graph: Graph, names: Mapping[str, str]) -> Graph:
     )
 
 
-def within(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
+def map_subgraphs(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
     """Apply `fn` to every direct subgraph; nodes' captures follow what the new subgraphs capture."""
     if not any(node.subgraphs for node in graph.nodes):
         return graph

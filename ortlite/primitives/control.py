@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.primitives.base import Namespace
 
-__all__ = ["cond", "known", "scan", "while_loop"]
+__all__ = ["cond", "known", "readable", "scan", "while_loop"]
 
 State = tuple[Any, ...]  # of arrays, sequences of arrays, or None
 
@@ -20,6 +20,11 @@ def known(xp: Namespace, x: Any) -> Any:
     if x.dtype == xp.bool:
         return bool(x)
     return int(x) if xp.isdtype(x.dtype, "integral") else float(x)
+
+
+def readable(xp: Namespace, x: Any) -> bool:
+    """Whether a look at the values of `x` is cheap, to check them: not where a library traces, nor on a device."""
+    return True
 
 
 class UndecidedError(ValueError):

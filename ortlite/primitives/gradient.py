@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from math import log, prod
+from math import prod
 from typing import Any
 
 from ortlite.primitives.base import Namespace
+from ortlite.primitives.rules import ABOUT_DTYPES, CONSTANT, RULES, Rule, getitem, scattered_extremum
+from ortlite.primitives.scatter import scatter_flat
+from ortlite.primitives.window import first_max_pool
 
 __all__ = ["gradient"]
-
-Rule = Callable[..., Sequence[Any]]
 
 
 def gradient(xp: Namespace, body: Any, inputs: Sequence[Any], count: int) -> tuple[Any, ...]:
@@ -182,11 +183,14 @@ def _tape(xp: Namespace) -> Namespace:
         wrapped = {n: partial(_constant, tape, f"{name}.{n}", f) for n, f in functions.items()}
         vars(tape)[name] = Namespace(name, wrapped)
     for name, rule in RULES.items():
-        vars(tape)[name] = partial(_recorded, tape, xp, vars(xp).get(name, partial(_getitem, xp)), rule)
+        vars(tape)[name] = partial(_recorded, tape, xp, vars(xp).get(name, partial(getitem, xp)), rule)
     for name, fn in xp.defaults.items():
-        vars(tape)[name] = partial(fn, tape)
+        if name not in RULES:
+            vars(tape)[name] = partial(fn, tape)
     vars(tape).update(lift=partial(_lift, tape), bare=_read, unstack=partial(_unstack, tape))
-    vars(tape).update(cumulative_prod=partial(_cumulative_prod, tape))
+    own: dict[str, Any] = {"cumulative_prod": _cumulative_prod, "max_pool": _max_pool, "scatter_flat": _scatter_flat}
+    vars(tape).update({name: partial(fn, tape) for name, fn in own.items()})
+    vars(tape).update(readable=lambda x: xp.readable(_bare(x)))
     return tape
 
 
@@ -212,10 +216,6 @@ def _recorded(tape: Namespace, xp: Namespace, fn: Callable[..., Any], rule: Rule
     return Variable(tape, value, [(a, b) for a, b in zip(flat, backs, strict=False) if _active(a)], active=True)
 
 
-def _getitem(xp: Namespace, x: Any, key: Any) -> Any:
-    return x[key]
-
-
 def _unstack(tape: Namespace, x: Any, axis: int = 0) -> tuple[Any, ...]:
     return tuple(tape.squeeze(part, axis=axis) for part in _slices(x, axis))
 
@@ -224,170 +224,6 @@ def _slices(x: Any, axis: int) -> Iterable[Any]:
     axis %= x.ndim
     for i in range(x.shape[axis]):
         yield x[(*(slice(None),) * axis, slice(i, i + 1), ...)]
-
-
-ABOUT_DTYPES = frozenset({"dtype", "dtype_name", "isdtype", "finfo", "iinfo"})
-CONSTANT = frozenset(
-    "all any argmax argmin argsort asarray bitwise_and bitwise_invert bitwise_or bitwise_xor ceil count_nonzero empty "
-    "empty_like equal eye floor floor_divide full full_like greater greater_equal isfinite isinf isnan less "
-    "less_equal logical_and logical_not logical_or logical_xor not_equal ones ones_like round searchsorted sign "
-    "signbit trunc zeros zeros_like arange nonzero result_type can_cast broadcast_shapes linspace".split()
-)
-
-
-def _like(xp: Namespace, g: Any, x: Any) -> Any:
-    """A gradient summed over the axes that broadcasting added or stretched."""
-    shape = tuple(getattr(x, "shape", ()))
-    extra = g.ndim - len(shape)
-    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1))
-    return xp.reshape(xp.sum(g, axis=axes, dtype=g.dtype), shape) if axes else g
-
-
-def _unary(derivative: Callable[[Namespace, Any, Any], Any]) -> Rule:
-    """A rule from f'(x), which may use the result as well."""
-
-    def rule(xp: Namespace, y: Any, x: Any) -> list[Any]:
-        return [lambda g: g * derivative(xp, x, y)]
-
-    return rule
-
-
-def _binary(first: Callable[..., Any], second: Callable[..., Any]) -> Rule:
-    """A rule from both partial derivatives, functions of (xp, a, b, y)."""
-
-    def rule(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
-        return [
-            lambda g: _like(xp, g * first(xp, a, b, y), a),
-            lambda g: _like(xp, g * second(xp, a, b, y), b),
-        ]
-
-    return rule
-
-
-def _share(xp: Namespace, a: Any, b: Any, y: Any) -> Any:
-    """Whose the extremum was: 1, 0, or a half each."""
-    return xp.astype(a == y, y.dtype) * (1.0 - 0.5 * xp.astype(a == b, y.dtype))
-
-
-def _pow_exponent(xp: Namespace, a: Any, b: Any, y: Any) -> Any:
-    positive = a > 0
-    return y * xp.where(positive, xp.log(xp.where(positive, a, xp.ones_like(y))), xp.zeros_like(y))
-
-
-def _axes(x: Any, axis: Any) -> tuple[int, ...]:
-    chosen = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return tuple(a % x.ndim for a in chosen)
-
-
-def _kept(xp: Namespace, g: Any, x: Any, axis: Any) -> Any:
-    """A reduction's gradient (or result) with the reduced axes as axes of length 1."""
-    axes = _axes(x, axis)
-    return xp.reshape(g, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
-
-
-def _sum(xp: Namespace, y: Any, x: Any, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> list[Any]:
-    return [lambda g: xp.broadcast_to(_kept(xp, g, x, axis), x.shape)]
-
-
-def _mean(xp: Namespace, y: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> list[Any]:
-    count = prod(x.shape[a] for a in _axes(x, axis))
-    return [lambda g: xp.broadcast_to(_kept(xp, g, x, axis), x.shape) / float(max(count, 1))]
-
-
-def _extremum(xp: Namespace, y: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> list[Any]:
-    def back(g: Any) -> Any:
-        hit = xp.astype(x == _kept(xp, y, x, axis), x.dtype)
-        return hit * _kept(xp, g, x, axis) / xp.sum(hit, axis=_axes(x, axis), keepdims=True)
-
-    return [back]
-
-
-def _prod(xp: Namespace, y: Any, x: Any, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> list[Any]:
-    def back(g: Any) -> Any:
-        """The product of the others, also beside zeros: with none as it is, with one only there, with more nowhere."""
-        zero = x == 0
-        zeros = xp.sum(xp.astype(zero, x.dtype), axis=_axes(x, axis), keepdims=True)
-        safe = xp.where(zero, xp.ones_like(x), x)
-        rest = xp.prod(safe, axis=_axes(x, axis), keepdims=True)
-        others = xp.where(zeros == 0, rest / safe, xp.where((zeros == 1) & zero, rest, xp.zeros_like(x)))
-        return others * _kept(xp, g, x, axis)
-
-    return [back]
-
-
-def _cumulative_sum(xp: Namespace, y: Any, x: Any, *, axis: int | None = None, **keywords: Any) -> list[Any]:
-    where = 0 if axis is None else axis
-    return [lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=where), axis=where), axis=where)]
-
-
-def _matmul(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
-    rows = xp.expand_dims(a, axis=0) if a.ndim == 1 else a
-    columns = xp.expand_dims(b, axis=1) if b.ndim == 1 else b
-
-    def wide(g: Any) -> Any:
-        g = xp.expand_dims(g, axis=g.ndim) if b.ndim == 1 else g
-        return xp.expand_dims(g, axis=g.ndim - 1) if a.ndim == 1 else g
-
-    def turned(x: Any) -> Any:
-        return xp.permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
-
-    return [
-        lambda g: xp.reshape(_like(xp, xp.matmul(wide(g), turned(columns)), rows), a.shape),
-        lambda g: xp.reshape(_like(xp, xp.matmul(turned(rows), wide(g)), columns), b.shape),
-    ]
-
-
-def _where(xp: Namespace, y: Any, condition: Any, a: Any, b: Any) -> list[Any]:
-    def part(g: Any, mine: bool, x: Any) -> Any:
-        zero = xp.zeros_like(g)
-        return _like(xp, xp.where(condition, g, zero) if mine else xp.where(condition, zero, g), x)
-
-    return [lambda g: None, lambda g: part(g, True, a), lambda g: part(g, False, b)]
-
-
-def _clip(xp: Namespace, y: Any, x: Any, min: Any = None, max: Any = None) -> list[Any]:
-    def beyond(g: Any, bound: Any, where: Any) -> Any:
-        return _like(xp, xp.where(where, g, xp.zeros_like(g)), bound)
-
-    crossed = False if min is None or max is None else min > max  # then it is the maximum everywhere
-    return [
-        lambda g: g * xp.astype(x == y, y.dtype),
-        lambda g: beyond(g, min, x < min if crossed is False else (x < min) & ~crossed),
-        lambda g: beyond(g, max, x > max if crossed is False else (x > max) | crossed),
-    ]
-
-
-def _reshaped(xp: Namespace, y: Any, x: Any, *args: Any, **keywords: Any) -> list[Any]:
-    """For all that only changes the shape."""
-    return [lambda g: xp.reshape(g, x.shape)]
-
-
-def _permute_dims(xp: Namespace, y: Any, x: Any, axes: Sequence[int]) -> list[Any]:
-    places = [a % x.ndim for a in axes]
-    return [lambda g: xp.permute_dims(g, tuple(places.index(i) for i in range(x.ndim)))]
-
-
-def _moveaxis(xp: Namespace, y: Any, x: Any, source: Any, destination: Any) -> list[Any]:
-    return [lambda g: xp.moveaxis(g, destination, source)]
-
-
-def _concat(xp: Namespace, y: Any, arrays: Sequence[Any], *, axis: int = 0) -> list[Any]:
-    backs, start = [], 0
-    for x in arrays:
-        end = start + x.shape[axis]
-        key = (*(slice(None),) * (axis % y.ndim), slice(start, end), ...)
-        backs.append(partial(lambda g, key: g[key], key=key))
-        start = end
-    return backs
-
-
-def _stack(xp: Namespace, y: Any, arrays: Sequence[Any], *, axis: int = 0) -> list[Any]:
-    before = (slice(None),) * (axis % y.ndim)
-    return [partial(lambda g, i: g[(*before, i, ...)], i=i) for i in range(len(arrays))]
-
-
-def _matrix_transpose(xp: Namespace, y: Any, x: Any) -> list[Any]:
-    return [xp.matrix_transpose]
 
 
 def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **keywords: Any) -> Any:
@@ -403,100 +239,17 @@ def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **k
     return tape.moveaxis(y, -1, where)
 
 
-def _flip(xp: Namespace, y: Any, x: Any, *, axis: Any = None) -> list[Any]:
-    return [lambda g: xp.flip(g, axis=axis)]
+def _max_pool(
+    tape: Namespace, x: Any, size: Sequence[int], *, indices: bool = False, **windows: Any
+) -> tuple[Any, Any]:
+    """Of equals in a window the first gets the gradient."""
+    places = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
+    return first_max_pool(tape, x, size, **windows), _lift(tape, places)
 
 
-def _scattered(xp: Namespace, g: Any, places: Any, x: Any) -> Any:
-    """Gradients of elements at flat places of `x`, added up where they came from."""
-    flat = xp.zeros((prod(x.shape),), dtype=g.dtype)
-    return xp.reshape(xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(g, (-1,)), "add"), x.shape)
-
-
-def _flat_places(xp: Namespace, x: Any) -> Any:
-    return xp.reshape(xp.arange(prod(x.shape), dtype=xp.int64), x.shape)
-
-
-def _picked(pick: Callable[..., Any]) -> Rule:
-    """A rule for functions that pick elements: the same pick of their places says where gradients go."""
-
-    def rule(xp: Namespace, y: Any, x: Any, *args: Any, **keywords: Any) -> list[Any]:
-        return [lambda g: _scattered(xp, g, pick(xp, _flat_places(xp, x), *args, **keywords), x)]
-
-    return rule
-
-
-def _named(name: str) -> Callable[..., Any]:
-    return lambda xp, places, *args, **keywords: getattr(xp, name)(places, *args, **keywords)
-
-
-def _astype(xp: Namespace, y: Any, x: Any, dtype: Any, **keywords: Any) -> list[Any]:
-    return [lambda g: xp.astype(g, x.dtype)]
-
-
-RULES: dict[str, Rule] = {
-    "add": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: 1.0),
-    "subtract": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: -1.0),
-    "multiply": _binary(lambda xp, a, b, y: b, lambda xp, a, b, y: a),
-    "divide": _binary(lambda xp, a, b, y: 1.0 / b, lambda xp, a, b, y: -y / b),
-    "pow": _binary(lambda xp, a, b, y: b * xp.pow(a, b - 1), _pow_exponent),
-    "maximum": _binary(_share, lambda xp, a, b, y: _share(xp, b, a, y)),
-    "minimum": _binary(_share, lambda xp, a, b, y: _share(xp, b, a, y)),
-    "atan2": _binary(lambda xp, a, b, y: b / (a * a + b * b), lambda xp, a, b, y: -a / (a * a + b * b)),
-    "logaddexp": _binary(lambda xp, a, b, y: xp.exp(a - y), lambda xp, a, b, y: xp.exp(b - y)),
-    "remainder": _binary(lambda xp, a, b, y: 1.0, lambda xp, a, b, y: -xp.floor(a / b)),
-    "copysign": _binary(lambda xp, a, b, y: xp.sign(a) * xp.sign(y), lambda xp, a, b, y: 0.0),
-    "hypot": _binary(lambda xp, a, b, y: a / y, lambda xp, a, b, y: b / y),
-    "negative": _unary(lambda xp, x, y: -1.0),
-    "positive": _unary(lambda xp, x, y: 1.0),
-    "abs": _unary(lambda xp, x, y: xp.sign(x)),
-    "square": _unary(lambda xp, x, y: 2.0 * x),
-    "sqrt": _unary(lambda xp, x, y: 0.5 / y),
-    "reciprocal": _unary(lambda xp, x, y: -y * y),
-    "exp": _unary(lambda xp, x, y: y),
-    "expm1": _unary(lambda xp, x, y: y + 1.0),
-    "log": _unary(lambda xp, x, y: 1.0 / x),
-    "log1p": _unary(lambda xp, x, y: 1.0 / (1.0 + x)),
-    "log2": _unary(lambda xp, x, y: 1.0 / (x * log(2))),
-    "log10": _unary(lambda xp, x, y: 1.0 / (x * log(10))),
-    "sin": _unary(lambda xp, x, y: xp.cos(x)),
-    "cos": _unary(lambda xp, x, y: -xp.sin(x)),
-    "tan": _unary(lambda xp, x, y: 1.0 + y * y),
-    "asin": _unary(lambda xp, x, y: 1.0 / xp.sqrt(1.0 - x * x)),
-    "acos": _unary(lambda xp, x, y: -1.0 / xp.sqrt(1.0 - x * x)),
-    "atan": _unary(lambda xp, x, y: 1.0 / (1.0 + x * x)),
-    "sinh": _unary(lambda xp, x, y: xp.cosh(x)),
-    "cosh": _unary(lambda xp, x, y: xp.sinh(x)),
-    "tanh": _unary(lambda xp, x, y: 1.0 - y * y),
-    "asinh": _unary(lambda xp, x, y: 1.0 / xp.sqrt(x * x + 1.0)),
-    "acosh": _unary(lambda xp, x, y: 1.0 / xp.sqrt(x * x - 1.0)),
-    "atanh": _unary(lambda xp, x, y: 1.0 / (1.0 - x * x)),
-    "sum": _sum,
-    "mean": _mean,
-    "max": _extremum,
-    "min": _extremum,
-    "prod": _prod,
-    "cumulative_sum": _cumulative_sum,
-    "matmul": _matmul,
-    "where": _where,
-    "clip": _clip,
-    "reshape": _reshaped,
-    "expand_dims": _reshaped,
-    "squeeze": _reshaped,
-    "permute_dims": _permute_dims,
-    "moveaxis": _moveaxis,
-    "matrix_transpose": _matrix_transpose,
-    "broadcast_to": lambda xp, y, x, shape: [lambda g: _like(xp, g, x)],
-    "concat": _concat,
-    "stack": _stack,
-    "flip": _flip,
-    "roll": _picked(_named("roll")),
-    "repeat": _picked(_named("repeat")),
-    "tile": _picked(_named("tile")),
-    "take": _picked(_named("take")),
-    "take_along_axis": _picked(_named("take_along_axis")),
-    "tril": lambda xp, y, x, *, k=0: [lambda g: xp.tril(g, k=k)],
-    "triu": lambda xp, y, x, *, k=0: [lambda g: xp.triu(g, k=k)],
-    "getitem": _picked(_getitem),
-    "astype": _astype,
-}
+def _scatter_flat(tape: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+    """The default body, but for extrema, of which all equals have the same share."""
+    if reduction not in {"max", "min"}:
+        return scatter_flat(tape, data, places, updates, reduction)
+    xp = tape.inner
+    return _recorded(tape, xp, xp.scatter_flat, scattered_extremum, data, places, updates, reduction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -30,6 +31,7 @@ def einsum(xp: Namespace, equation: str, *operands: Any) -> Any:
     "..." stands for the axes that broadcast. Raises ValueError for an equation that does not fit the operands.
     """
     terms, result = _parse(equation, [x.ndim for x in operands])
+    _require_sizes(equation, terms, operands)
     left, x = _diagonal(xp, terms[0], operands[0])
     for index in range(1, len(operands)):
         right, y = _diagonal(xp, terms[index], operands[index])
@@ -69,7 +71,22 @@ def _parse(equation: str, ranks: list[int]) -> tuple[list[list[Axis]], list[Axis
     result: list[Axis] = [*before, *(dotted if dots else ()), *after]
     if unknown := set(before + after) - set(letters):
         raise ValueError(f"einsum {equation!r}: no operand has the axes {sorted(unknown)}")
+    if len(set(result)) != len(result):
+        raise ValueError(f"einsum {equation!r}: the result has an axis twice")
     return terms, result
+
+
+def _require_sizes(equation: str, terms: list[list[Axis]], operands: Sequence[Any]) -> None:
+    """Raises ValueError where one name stands for axes of different lengths, 1 aside, or of any in one operand."""
+    sizes: dict[Axis, int] = {}
+    for term, x in zip(terms, operands, strict=True):
+        own: dict[Axis, int] = {}
+        for axis, n in zip(term, x.shape, strict=True):
+            wanted = sizes.get(axis, 1)
+            if own.setdefault(axis, n) != n or (n != wanted and 1 not in {n, wanted}):
+                shapes = ", ".join(str(list(y.shape)) for y in operands)
+                raise ValueError(f"einsum {equation!r}: the axis {axis!r} has different lengths in {shapes}")
+            sizes[axis] = n if wanted == 1 else wanted
 
 
 def _diagonal(xp: Namespace, axes: list[Axis], x: Any) -> tuple[list[Axis], Any]:

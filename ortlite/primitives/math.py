@@ -6,7 +6,7 @@ from typing import Any
 
 from ortlite.primitives.base import Namespace
 
-__all__ = ["erf", "fmod", "sigmoid", "trunc_divide"]
+__all__ = ["erf", "fmod", "hardtanh", "leaky_relu", "relu", "root", "sigmoid", "trunc_divide"]
 
 # erf on |x| < 1: x · P(x²) / Q(x²). Rational approximations of W. J. Cody, Math. Comp. 23 (1969), 631-637.
 NEAR_P = (
@@ -60,6 +60,31 @@ def fmod(xp: Namespace, x: Any, y: Any) -> Any:
     size = xp.remainder(xp.abs(x), xp.abs(y))
     size = xp.where(xp.isinf(y) & xp.isfinite(x), xp.abs(x), size)
     return xp.copysign(size, x)
+
+
+def relu(xp: Namespace, x: Any) -> Any:
+    """`x` where it is above 0, else 0; the derivative at 0 is 0."""
+    return xp.maximum(x, xp.asarray(0, dtype=x.dtype))
+
+
+def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
+    """`x` where it is not below 0, else `slope` · `x`; the derivative at 0 is `slope`, a number or an array."""
+    if not hasattr(slope, "shape") and 0 < slope <= 1:
+        return xp.maximum(x, x * slope)
+    return xp.where(x < 0, x * slope, x)
+
+
+def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
+    """`x` held between two numbers; the derivative is 0 at both and beyond, where that of `clip` is 1 at both."""
+    return xp.clip(x, low, high)
+
+
+def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
+    """`x` to a power below 1, for `x` not below 0; the derivative at 0, which is infinite, is 0: that of a norm."""
+    zero = x == 0
+    base = xp.where(zero, xp.ones_like(x), x)  # the branch that is not taken must have a finite derivative
+    y = xp.sqrt(base) if power == 0.5 else xp.pow(base, xp.asarray(power, dtype=x.dtype))
+    return xp.where(zero, xp.zeros_like(x), y)
 
 
 def trunc_divide(xp: Namespace, x: Any, y: Any) -> Any:

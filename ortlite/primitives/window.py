@@ -36,7 +36,7 @@ def window_slices(
     """For each position of the kernel, what the windows show there: slices of the padded spatial axes."""
     for position in product(*map(range, size)):
         yield tuple(
-            slice(k * d, k * d + (n - 1) * s + 1 if n else k * d, s)
+            slice(k * d, k * d + (n - 1) * s + 1, s) if n else slice(0, 0)
             for k, n, s, d in zip(position, out, strides, dilations, strict=True)
         )
 
@@ -155,6 +155,22 @@ def max_pool(
             where = xp.where(rows[number] > x, here, where)
             x = xp.maximum(x, rows[number])
     return x, where
+
+
+def first_max_pool(
+    xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
+) -> Any:
+    """The maximum of every window, picked: of equals the first has the derivative, where `max_pool` may share it."""
+
+    def whole(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+        for along in reversed(axis):
+            x = xp.take_along_axis(x, xp.argmax(x, axis=along, keepdims=True), axis=along)
+        return x
+
+    def pair(first: Any, second: Any) -> Any:
+        return xp.where((second > first) | xp.isnan(second), second, first)
+
+    return _fold(whole, pair, padded(xp, x, pads, float("-inf")), size, strides, dilations)
 
 
 def sum_pool(

@@ -129,3 +129,36 @@ def test_losses(reduction):
         given = {"reduction": reduction, "ignore_index": -1}
         check("NegativeLogLikelihoodLoss", x, target, w, opset=13, **given)
         check("SoftmaxCrossEntropyLoss", x, target, w, opset=13, outputs=2, rtol=1e-4, **given)
+
+
+@pytest.mark.parametrize("alpha", [-1.5, -1.0, -0.25, 0.3, 1.0, 2.0])
+def test_activations_with_odd_parameters(alpha):
+    """Their formulas hold whatever the sign of a parameter."""
+    x = np.array([-60.0, -2.5, -1.0, -0.1, -0.0, 0.0, 0.1, 1.0, 2.5, 60.0], np.float32)
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        celu = np.maximum(0, wide) + np.minimum(0, alpha * (np.exp(wide / alpha) - 1))
+    expected = {
+        "Celu": np.where(celu < -3e38, -np.inf, celu),
+        "Elu": np.where(wide < 0, alpha * np.expm1(np.minimum(wide, 0)), wide),
+        "LeakyRelu": np.where(wide < 0, alpha * wide, wide),
+        "ThresholdedRelu": np.where(wide > alpha, wide, 0),
+        "HardSigmoid": np.clip(alpha * wide + 0.5, 0, 1),
+        "Swish": wide / (1 + np.exp(-alpha * wide)),
+    }
+    for op, y in expected.items():
+        check(op, x, alpha=alpha, opset=28 if op == "Swish" else 26, expected=y.astype(np.float32))
+    selu = -2.0 * np.where(wide > 0, wide, alpha * np.expm1(np.minimum(wide, 0)))
+    check("Selu", x, alpha=alpha, gamma=-2.0, expected=selu.astype(np.float32))
+    shrunk = np.where(wide < -alpha, wide + 0.5, np.where(wide > alpha, wide - 0.5, 0))
+    check("Shrink", x, lambd=alpha, bias=0.5, expected=shrunk.astype(np.float32))
+    check("Clip", x, np.float32(alpha), np.float32(-alpha))  # where min is above max, max wins
+
+
+def test_softmax_of_a_scalar_is_1():
+    """By the text a scalar has no axis, and onnxruntime refuses it; onnx.reference and PyTorch do not."""
+    x, one = np.array(3, np.float32), np.array(1, np.float32)
+    for axis in (0, -1):
+        for op, y in [("Softmax", one), ("LogSoftmax", one * 0), ("Hardmax", one)]:
+            check(op, x, axis=axis, expected=y)
+            check(op, x, axis=axis, opset=11, expected=y)

@@ -134,3 +134,36 @@ def test_constants_of_a_branch_are_read_where_only_the_branch_runs():
                   { k = Constant <value = float[4] {5, 6, 7, 8}> ()  a = Add(x, k) }> }"""
     run(text, {"c": np.array(True), "x": X}, [X + np.array([1, 2, 3, 4], np.float32)])
     run(text, {"c": np.array(False), "x": X}, [X + np.array([5, 6, 7, 8], np.float32)])
+
+
+@pytest.mark.parametrize("shapes", [("", ""), ("[1]", "[1]"), ("[1]", ""), ("", "[1]"), ("[N]", "[M]")])
+@pytest.mark.parametrize("trips", [0, 3])
+def test_a_loop_body_gets_what_it_declares(shapes, trips):
+    """Iteration number and condition as tensors of one element: spox declares them so, always."""
+    index, condition = shapes
+    out = "[K, 1]" if index else "[K]"
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (int64 m, bool c) => (int64 n, int64{out} z, int64[L, R] w)
+    <int64 none = {{0}}>
+    {{ n, z, w = Loop (m, c, none) <body = b (int64{index} i, bool{condition} ci, int64 s) =>
+        (bool{condition} co, int64 t, int64{index} u, int64[R] rank)
+        {{ co = Identity(ci) u = Identity(i) f = Shape(i) r = Shape(ci) ri = Size(f) rc = Size(r)
+          minus = Constant <value_ints = [-1]> () a = Reshape(ri, minus) d = Reshape(rc, minus)
+          rank = Concat <axis = 0> (a, d) once = Constant <value_int = 1> () t = Add(s, once) }}> }}"""
+    z = np.arange(trips).reshape((trips, 1) if index else (trips,))
+    w = np.tile([len(index) and 1, len(condition) and 1], (trips, 1)).astype(np.int64)
+    if trips == 0 and index == "[N]":
+        z = z[:, :0]  # nothing is known of the axis of what never was
+    if trips:
+        run(text, {"m": np.array(trips), "c": np.array(True)}, [np.array(trips), z, w])
+    else:
+        for provider in PROVIDERS:
+            n, z_, _ = run_model(parser.parse_model(text), {"m": np.array(0), "c": np.array(True)}, provider)
+            assert (n.tolist(), z_.shape) == (0, z.shape)
+
+
+def test_a_loop_ends_by_a_condition_with_an_axis():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64 m) => (int64[1] n, int64[K, 1] z)
+    <int64[1] none = {0}, int64[1] most = {2}>
+    { n, z = Loop (m, "", none) <body = b (int64[1] i, bool[1] ci, int64[1] s) => (bool[1] co, int64[1] t, int64[1] u)
+        { t = Add(s, i) u = Identity(i) co = Less(i, most) }> }"""
+    run(text, {"m": np.array([9])}, [np.array([3]), np.array([[0], [1], [2]])])

@@ -159,3 +159,34 @@ def test_what_cannot_be_differentiated_is_said():
         bad = text.replace('y = "y"', f'y = "{y}"').replace("y = Det(x)", "s = Mul(x, w)")
         with pytest.raises(Exception, match=problem):
             ortlite.InferenceSession(parser.parse_model(bad).SerializeToString())
+
+
+def test_gradients_go_to_floats_alone():
+    text = f"""<ir_version: 8, opset_import: ["": 18, "{TRAINING}": 1]>
+    g (int64[3] k) => (d) {{ f = Cast <to = 11> (k)  y = Mul(f, f)
+      d = {TRAINING}.Gradient <xs = ["k"], y = "y"> (k) }}"""
+    for provider in PROVIDERS:
+        with pytest.raises(Exception, match="'k' in xs is int64"):
+            run_model(parser.parse_model(text), {"k": np.array([1, 2, 3])}, provider)
+
+
+def test_what_does_not_flow_is_zero_even_of_infinite_gradients():
+    """A product with 0 would be NaN."""
+    text = f"""<ir_version: 8, opset_import: ["": 18, "{TRAINING}": 1]>
+    g (double[3] x) => (double[3] d) <double big = {{1e308}}, double one = {{1.0}}>
+    {{ m = HOLD s = Mul(m, big) t = Mul(s, big) y = Mul(t, big)
+       d = {TRAINING}.Gradient <xs = ["x"], y = "y"> (x) }}"""
+    x = np.array([-1.0, 2.0, 3.0])
+    for hold, flows in (
+        ("Relu(x)", [0, 1, 1]),
+        ("Max(x, one)", [0, 1, 1]),
+        ("Min(x, one)", [1, 0, 0]),
+        ("Clip(x, , one)", [1, 0, 0]),
+        ("HardSigmoid(x)", [1, 1, 0]),
+        ("ReduceMax(x)", [0, 0, 1]),
+    ):
+        model = parser.parse_model(text.replace("HOLD", hold))
+        for provider in PROVIDERS:
+            with np.errstate(over="ignore", invalid="ignore"):
+                (d,) = run_model(model, {"x": x}, provider)
+            np.testing.assert_array_equal(d, np.where(flows, np.inf, 0), err_msg=f"{hold} on {provider}")

@@ -87,3 +87,23 @@ def test_wrong_axis():
     word = "Dimension" if PROVIDERS == ("TorchExecutionProvider",) else "axis"  # torch's own word for it
     with pytest.raises(Exception, match=rf"the_node.*{word}"):
         run_op("ArgMax", X, axis=5)
+
+
+REDUCTIONS = "Sum Mean Prod Max Min L1 L2 SumSquare LogSum LogSumExp".split()
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_scalar_is_reduced_along_0_and_minus_1(op, axis, keepdims):
+    """What PyTorch exports of `x.amax(0)` relies on it. onnxruntime takes any axis of a scalar, and so 1."""
+    check(f"Reduce{op}", np.float32(2.5), np.array([axis]), keepdims=keepdims)
+    check(f"Reduce{op}", np.float32(2.5), axes=[axis], keepdims=keepdims, opset=12)
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_place_of_a_scalar_is_0(op, last):
+    for axis in (0, -1):
+        for keepdims in (0, 1):
+            check(op, np.float32(2.5), axis=axis, keepdims=keepdims, select_last_index=last, expected=np.array(0))

@@ -105,3 +105,89 @@ def test_what_is_no_picture_gives_an_empty_one():
     (y,) = run_op("ImageDecoder", np.arange(50, dtype=np.uint8), opset=20)
     assert y.size == 0
     assert y.ndim == 3
+
+
+GRAMS = {"mode": "TF", "max_skip_count": 0, "min_gram_length": 1, "max_gram_length": 2, "ngram_counts": [0, 2],
+         "ngram_indexes": [1, 0, 3], "pool_int64s": [1, 2, 1, 2], "opset": 9}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (1, 0), (0, 3), (0, 0)])
+def test_n_grams_of_nothing(mode, shape):
+    x = np.zeros(shape, np.int64)
+    given = GRAMS | {"mode": mode, "weights": [1.0, 2.0, 3.0], "max_skip_count": 2}
+    check("TfIdfVectorizer", x, expected=np.zeros((*shape[:-1], 4), np.float32), **given)
+    check("TfIdfVectorizer", x.astype(np.int32), expected=np.zeros((*shape[:-1], 4), np.float32), **given)
+    words = given | {"pool_int64s": None, "pool_strings": ["a", "b", "a", "b"]}
+    check("TfIdfVectorizer", x.astype(object), expected=np.zeros((*shape[:-1], 4), np.float32), **words)
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize("x", [np.array([1, 2]), np.array([[1, 2], [3, 4]]), np.zeros((2, 0), np.int64)])
+def test_a_pool_of_nothing(mode, x):
+    given = GRAMS | {"mode": mode, "pool_int64s": None, "ngram_counts": [0, 0], "ngram_indexes": [0, 1]}
+    check("TfIdfVectorizer", x, expected=np.zeros((*x.shape[:-1], 2), np.float32), **given)
+
+
+@pytest.mark.parametrize("skips", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+def test_n_grams_with_tokens_left_out(skips, mode):
+    given = GRAMS | {"mode": mode, "max_skip_count": skips, "weights": [1.0, 2.0, 3.0]}
+    check("TfIdfVectorizer", np.array([[1, 2, 1, 2], [1, 3, 3, 2], [2, 2, 1, 1]]), **given)
+    check("TfIdfVectorizer", np.array([1, 2]), **given)
+    check("TfIdfVectorizer", np.array([1]), **given)
+    check("TfIdfVectorizer", np.array(1), **given)
+
+
+def test_skip_counts_beyond_the_row_cost_nothing():
+    x = np.array([1, 5, 5, 2])
+    expected = np.array([1, 1, 0, 1], np.float32)
+    for skips in (2, 1 << 40, (1 << 63) - 1):
+        check("TfIdfVectorizer", x, expected=expected, **GRAMS | {"max_skip_count": skips})
+
+
+def test_of_equal_n_grams_the_first_counts():
+    given = GRAMS | {"pool_int64s": [1, 1, 2, 1, 2], "ngram_counts": [0, 3], "ngram_indexes": [3, 2, 1, 0]}
+    check("TfIdfVectorizer", np.array([1, 2, 1]), expected=np.array([1, 1, 0, 2], np.float32), **given)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "pattern"),
+    [
+        ({"mode": "TFI"}, "mode is TF, IDF or TFIDF"),
+        ({"min_gram_length": 0}, "n-grams of 0 to 2 tokens"),
+        ({"min_gram_length": 3}, "n-grams of 3 to 2 tokens"),
+        ({"max_gram_length": 1 << 62}, f"n-grams of 1 to {1 << 62} tokens.* 2 lengths"),
+        ({"max_skip_count": -1}, "up to -1 left out"),
+        ({"ngram_counts": [0, 1 << 62]}, f"1-grams are elements 0 to {1 << 62} of a pool of 4"),
+        ({"ngram_counts": [0, 5]}, "1-grams are elements 0 to 5 of a pool of 4"),
+        ({"ngram_counts": [-1, 2]}, "1-grams are elements -1 to 2 of a pool of 4"),
+        ({"ngram_counts": [2, 0]}, "1-grams are elements 2 to 0 of a pool of 4"),
+        ({"ngram_counts": [0, 1]}, "2-grams are elements 1 to 4 of a pool of 4"),
+        ({"ngram_indexes": [0, 1]}, "2 places for 3 n-grams"),
+        ({"ngram_indexes": [0, -1, 2]}, "ngram_indexes are -1 to 2"),
+        ({"ngram_indexes": [0, 1 << 62, 2]}, f"ngram_indexes are 0 to {1 << 62}"),
+        ({"weights": [1.0, 2.0]}, "2 weights for 3 ngram_indexes"),
+        ({"pool_strings": ["a"]}, "1 pool_strings beside 4 pool_int64s"),
+        ({"pool_strings": ["a"] * 4, "pool_int64s": None}, "X is int64, the pool is text"),
+    ],
+)
+def test_n_grams_that_do_not_fit(attributes, pattern):
+    with pytest.raises(Exception, match=rf"the_node[\s\S]*{pattern}"):
+        run_op("TfIdfVectorizer", np.array([1, 2, 1]), **GRAMS | attributes)
+    with pytest.raises(Exception, match=r"X must be \(C\) or \(N, C\), not \(1, 1, 1\)"):
+        run_op("TfIdfVectorizer", np.zeros((1, 1, 1), np.int64), **GRAMS)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+def test_texts_of_nothing(shape):
+    x = np.zeros(shape, object)
+    empty = np.zeros((*shape, 0), object)
+    check("StringSplit", x, delimiter=",", outputs=2, opset=20, expected=[empty, np.zeros(shape, np.int64)])
+    check("StringConcat", x, x, opset=20, expected=x)
+    check("RegexFullMatch", x, pattern="a", opset=20, expected=np.zeros(shape, bool))
+    check("Tokenizer", x, domain="com.microsoft", mark=1, mincharnum=1, pad_value="", separators=[" "], expected=empty)
+    if len(shape) == 1:
+        check("StringNormalizer", x, opset=10, expected=text(""))
+    check("LabelEncoder", x, keys_strings=["a"], values_int64s=[1], opset=2, domain="ai.onnx.ml",
+          expected=np.zeros(shape, np.int64))  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from opcheck import check, run_op
+from opcheck import check, onnxruntime_op, run_op
 
 R = np.random.default_rng(0)
 
@@ -160,3 +160,60 @@ def test_boxes():
     boxes = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, 2, 1, 3]]], np.float32)
     scores = np.array([[[0.9, 0.75, 0.6]]], np.float32)
     check("NonMaxSuppression", boxes, scores, np.array([3]), np.float32([0.5]), np.float32([0.1]), opset=11)
+
+
+def cropped(x, w, auto_pad, strides, dilations, extra, wanted):
+    """ConvTranspose by the letter of ONNX: the whole result, less the pads that `wanted` implies."""
+    (y,) = onnxruntime_op("ConvTranspose", x, w, strides=strides, dilations=dilations)
+    key = [slice(None)] * 2
+    for n, more, want in zip(y.shape[2:], extra, wanted, strict=True):
+        total = n + more - want  # stride * (input - 1) + output_padding + (kernel - 1) * dilation + 1 - output_shape
+        start = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+        key.append(slice(start, start + want))
+    return np.pad(y, [(0, 0), (0, 0), *((0, more) for more in extra)])[tuple(key)]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("auto_pad", [None, "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("less", [0, 1, 2, 3])
+@pytest.mark.parametrize(("stride", "dilation", "more"), [(2, 1, 0), (3, 1, 1), (1, 2, 0)])
+def test_conv_transpose_to_a_shape(rank, auto_pad, less, stride, dilation, more):
+    """Only SAME_UPPER puts the smaller half of an odd padding first."""
+    x, w = floats(1, 2, *(4, 3, 3)[:rank]), floats(2, 3, *(3, 2, 2)[:rank])
+    strides, dilations, extra = [stride] * rank, [dilation] * rank, [more] * rank
+    lengths = zip(x.shape[2:], w.shape[2:], strict=True)
+    wanted = [stride * (n - 1) + more + (k - 1) * dilation + 1 - less for n, k in lengths]
+    given = {"auto_pad": auto_pad, "strides": strides, "dilations": dilations, "output_padding": extra}
+    expected = cropped(x, w, auto_pad, strides, dilations, extra, wanted)
+    check("ConvTranspose", x, w, output_shape=wanted, expected=expected, rtol=1e-4, atol=1e-5, **given)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_conv_transpose_by_auto_pad(auto_pad, size):
+    x, w = floats(1, 2, 4), floats(2, 3, size)
+    expected = cropped(x, w, auto_pad, [2], [1], [0], [8]) if size > 2 else None
+    check("ConvTranspose", x, w, auto_pad=auto_pad, strides=[2], expected=expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize(
+    ("length", "size", "stride", "dilation"), [(2, 3, 2, 1), (2, 3, 1, 1), (2, 4, 2, 1), (2, 5, 4, 1), (2, 2, 2, 2)]
+)
+@pytest.mark.parametrize("given", [{}, {"auto_pad": "VALID"}, {"ceil_mode": 1}, {"count_include_pad": 1}])
+def test_a_window_larger_than_the_image(op, length, size, stride, dilation, given):
+    """Shape inference and onnxruntime divide towards zero: there is one window when less than a stride is missing."""
+    if "count_include_pad" in given and op != "AveragePool":
+        pytest.skip("it counts nothing")
+    check(op, floats(1, 2, length), kernel_shape=[size], strides=[stride], dilations=[dilation], **given)
+
+
+def test_a_padded_window_larger_than_the_image():
+    x = floats(1, 2, 2, 5)
+    given = {"kernel_shape": [5, 3], "strides": [3, 2], "pads": [1, 1, 0, 1]}
+    for op, more in [("MaxPool", {}), ("LpPool", {}), ("AveragePool", {}), ("AveragePool", {"count_include_pad": 1})]:
+        check(op, x, **given, **more)
+    check("MaxPool", x, outputs=2, **given)
+    nhwc = np.moveaxis(np.abs(x * 10).astype(np.uint8), 1, -1)
+    (want,) = onnxruntime_op("MaxPool", np.moveaxis(nhwc, -1, 1), **given)
+    check("NhwcMaxPool", nhwc, expected=np.moveaxis(want, 1, -1), domain="com.microsoft", opset=1, **given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Int, Ints
+from ortlite.ops.annotations import Array, Flag, Float, Int, Ints
 from ortlite.ops.attention import by_key_heads, guarded_softmax, merge_heads, rotated, split_heads, transposed
 from ortlite.ops.registry import op
 
@@ -77,14 +77,14 @@ def attention(
     attention_bias: Array | None = None,
     past_sequence_length: Array | None = None,
     *,
-    do_rotary: Int = 0,
+    do_rotary: Flag = 0,
     mask_filter_value: Float = MASKED,
     num_heads: Int,
-    past_present_share_buffer: Int = 0,
+    past_present_share_buffer: Flag = 0,
     qkv_hidden_sizes: Ints | None = None,
     rotary_embedding_dim: Int = 0,
     scale: Float | None = None,
-    unidirectional: Int = 0,
+    unidirectional: Flag = 0,
 ) -> tuple[Array, Array]:
     """Self attention of (batch, sequence, hidden) with one projection to queries, keys and values side by side.
 
@@ -125,7 +125,7 @@ def multi_head_attention(
     mask_filter_value: Float = MASKED,
     num_heads: Int,
     scale: Float | None = None,
-    unidirectional: Int = 0,
+    unidirectional: Flag = 0,
 ) -> tuple[Array, Array, Array, Array]:
     """Attention of projected tensors (batch, sequence, heads · size); also keys and values with the past, and scores.
 
@@ -168,8 +168,8 @@ def rotary_embedding(
     cos_cache: Array,
     sin_cache: Array,
     *,
-    interleaved: Int = 0,
-    is_packed_batching: Int = 0,
+    interleaved: Flag = 0,
+    is_packed_batching: Flag = 0,
     num_heads: Int = 0,
     rotary_embedding_dim: Int = 0,
     scale: Float = 1.0,
@@ -206,11 +206,11 @@ def group_query_attention(
     attention_bias: Array | None = None,
     head_sink: Array | None = None,
     *,
-    do_rotary: Int = 0,
+    do_rotary: Flag = 0,
     kv_num_heads: Int,
     local_window_size: Int = -1,
     num_heads: Int,
-    rotary_interleaved: Int = 0,
+    rotary_interleaved: Flag = 0,
     scale: Float | None = None,
     smooth_softmax: Int = -1,
     softcap: Float = 0.0,

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, conv, linalg, recurrent
-from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Text
+from ortlite.ops._broadcast import require_broadcast, require_shape
+from ortlite.ops._choice import require_range
+from ortlite.ops.annotations import Array, DType, Flag, Float, Floats, Int, Ints, Text
 from ortlite.ops.registry import op
+from ortlite.ops.shape import normal_axis
 
 MS = "com.microsoft"
 
@@ -53,10 +56,10 @@ def fused_matmul(
     B: Array,
     *,
     alpha: Float = 1.0,
-    transA: Int = 0,
-    transB: Int = 0,
-    transBatchA: Int = 0,
-    transBatchB: Int = 0,
+    transA: Flag = 0,
+    transB: Flag = 0,
+    transBatchA: Flag = 0,
+    transBatchB: Flag = 0,
 ) -> Array:
     """`alpha` · A' B'. `transBatch*` first moves the first axis behind the other batch axes."""
     a, b = _turned(xp, A, transA, transBatchA), _turned(xp, B, transB, transBatchB)
@@ -78,13 +81,15 @@ def gelu(xp: Namespace, X: Array) -> Array:
 
 @op("BiasGelu", domain=MS)
 def bias_gelu(xp: Namespace, A: Array, B: Array) -> Array:
-    """Gelu(`A` + `B`)."""
+    """Gelu(`A` + `B`), `B` a vector along the last axis."""
+    require_shape("B", B, A.shape[-1])
     return activation.gelu(xp, A + B)
 
 
 @op("FastGelu", domain=MS)
 def fast_gelu(xp: Namespace, X: Array, bias: Array | None = None) -> Array:
-    """Gelu by a hyperbolic tangent, of `X` + `bias`."""
+    """Gelu by a hyperbolic tangent, of `X` + `bias`, a vector along the last axis."""
+    require_shape("bias", bias, X.shape[-1])
     return activation.gelu(xp, X if bias is None else X + bias, approximate="tanh")
 
 
@@ -95,18 +100,21 @@ def quick_gelu(xp: Namespace, X: Array, *, alpha: Float = 1.702) -> Array:
 
 
 def layer_normalized(
-    xp: Namespace, x: Array, gamma: Array, beta: Array | None, epsilon: float
+    xp: Namespace, x: Array, gamma: Array | None, beta: Array | None, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """Normalised over the last axis, scaled and shifted; also mean and 1 / standard deviation."""
+    require_shape("gamma", gamma, x.shape[-1])
+    require_shape("beta", beta, x.shape[-1])
     mean = xp.mean(x, axis=-1, keepdims=True)
     centred = x - mean
     inverse = 1.0 / xp.sqrt(xp.mean(xp.square(centred), axis=-1, keepdims=True) + epsilon)
-    y = centred * inverse * gamma
+    y = centred * inverse if gamma is None else centred * inverse * gamma
     return (y if beta is None else y + beta), mean, inverse
 
 
 def root_mean_square_normalized(xp: Namespace, x: Array, scale: Array, epsilon: float) -> tuple[Array, Array]:
     """Divided by the root of the mean square over the last axis, and scaled; also its inverse."""
+    require_shape("gamma", scale, x.shape[-1])
     inverse = 1.0 / xp.sqrt(xp.mean(xp.square(x), axis=-1, keepdims=True) + epsilon)
     return x * inverse * scale, inverse
 
@@ -123,6 +131,8 @@ def skip_layer_normalization(
     epsilon: Float = 1e-12,
 ) -> tuple[Array, Array, Array, Array]:
     """Layer normalisation of `input` + `skip` + `bias`; also mean, 1 / standard deviation, and that sum."""
+    require_broadcast("skip", skip, input.shape)
+    require_shape("bias", bias, input.shape[-1])
     total = input + skip if bias is None else input + skip + bias
     y, mean, inverse = layer_normalized(xp, total, gamma, beta, epsilon)
     return y, mean, inverse, total
@@ -133,6 +143,8 @@ def skip_simplified_layer_normalization(
     xp: Namespace, input: Array, skip: Array, gamma: Array, bias: Array | None = None, *, epsilon: Float = 1e-12
 ) -> tuple[Array, Array, Array, Array]:
     """`input` + `skip` + `bias` over its root mean square, scaled; also 0 for the mean, 1 / that root, and the sum."""
+    require_broadcast("skip", skip, input.shape)
+    require_shape("bias", bias, input.shape[-1])
     total = input + skip if bias is None else input + skip + bias
     y, inverse = root_mean_square_normalized(xp, total, gamma, epsilon)
     return y, xp.zeros_like(inverse), inverse, total
@@ -143,7 +155,8 @@ def simplified_layer_normalization(
     xp: Namespace, X: Array, scale: Array, *, axis: Int = -1, epsilon: Float = 1e-5, stash_type: DType | None = None
 ) -> tuple[Array, Array]:
     """`X` over its root mean square (axes from `axis` on), scaled; in ai.onnx, where onnxruntime has it."""
-    axes = tuple(range(axis % X.ndim, X.ndim))
+    axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
+    require_broadcast("scale", scale, X.shape)
     inverse = 1.0 / xp.sqrt(xp.mean(xp.square(X), axis=axes, keepdims=True) + epsilon)
     return xp.astype(X * inverse, scale.dtype) * scale, xp.astype(inverse, xp.float32)
 
@@ -169,8 +182,11 @@ def embed_layer_normalization(
     Also how many tokens `mask` counts in each example (0 without one), and the sum.
     """
     batch, length = input_ids.shape
+    if position_ids is None and length > position_embedding.shape[0]:
+        raise ValueError(f"there are {length} tokens and {position_embedding.shape[0]} positions")
 
     def looked_up(table: Array, ids: Array) -> Array:
+        require_range(xp, "ids", ids, 0, table.shape[0] - 1)
         return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[1]))
 
     total = looked_up(word_embedding, input_ids)
@@ -179,6 +195,6 @@ def embed_layer_normalization(
     )
     if segment_ids is not None and segment_embedding is not None:
         total = total + looked_up(segment_embedding, segment_ids)
-    y, _, _ = layer_normalized(xp, total, 1.0 if gamma is None else gamma, beta, epsilon)
+    y, _, _ = layer_normalized(xp, total, gamma, beta, epsilon)
     counts = xp.zeros((batch,), dtype=xp.int32) if mask is None else xp.sum(mask, axis=1, dtype=xp.int32)
     return y, counts, total

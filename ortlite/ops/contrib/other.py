@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
-from ortlite.ops._choice import one_of
-from ortlite.ops.annotations import Array, Float, Int, Ints, Scalar, Text, Texts
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops._choice import one_of, require_range
+from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
@@ -40,7 +41,7 @@ def conv_transpose_with_dynamic_pads(
 
 @op("SparseToDenseMatMul", domain=MS, results=("B",))
 def sparse_to_dense_matmul(
-    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Int = 0, transB: Int = 0
+    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Flag = 0, transB: Flag = 0
 ) -> Array:
     """`alpha` · A' B'; the sparse A is dense here."""
     return matrix_product(xp, A.T if transA else A, B.T if transB else B) * alpha
@@ -52,26 +53,26 @@ def inverse(xp: Namespace, X: Array) -> Array:
     return xp.linalg.inv(X)
 
 
-@op("Trilu", domain=MS, storage=True)
-def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Int = 1) -> Array:
+@op("Trilu", domain=MS, any_dtype=True)
+def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
     """The triangle above (or below) the `k`-th diagonal."""
     return shape.trilu(xp, X, k, upper=upper)
 
 
-@op("Unique", domain=MS, dynamic=True, results=("x", "int64", "int64"))
+@op("Unique", domain=MS, data_dependent_shape=True, results=("x", "int64", "int64"))
 def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
     """The different elements of a vector in order of first appearance, which of them stands where, and how often."""
     values, _, places, counts = index.unique(xp, x, sorted=0, n_outputs=4)
     return values, places, counts
 
 
-@op("ExpandDims", domain=MS, storage=True)
+@op("ExpandDims", domain=MS, any_dtype=True)
 def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
     """A new axis of length 1."""
     return xp.expand_dims(X, axis=axis)
 
 
-@op("Range", domain=MS)
+@op("Range", domain=MS, data_dependent_shape=True)
 def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar | None = None) -> Array:
     """`start`, `start` + `delta` (default 1), … as long as `limit` is not reached."""
     return create.range_(xp, start, limit, (1.0 if isinstance(limit, float) else 1) if delta is None else delta)
@@ -83,7 +84,7 @@ def grid_sample(
     X: Array,
     Grid: Array,
     *,
-    align_corners: Int = 0,
+    align_corners: Flag = 0,
     mode: Text = "bilinear",
     padding_mode: Text = "zeros",
 ) -> Array:
@@ -108,6 +109,9 @@ def crop_and_resize(
     """
     one_of("mode", mode, "bilinear", "nearest")
     count = rois.shape[0]
+    require_shape("rois", rois, count, 4)
+    require_shape("batch_indices", batch_indices, count)
+    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
     places = []
     for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
         low, high = rois[:, axis : axis + 1], rois[:, axis + 2 : axis + 3]
@@ -126,6 +130,21 @@ def crop_and_resize(
     found = xp.reshape(interpolate(xp, images, coordinates), (count, X.shape[1], *crop_size))
     outside = xp.asarray(extrapolation_value, dtype=X.dtype)
     return xp.where(xp.expand_dims(inside, axis=1), found, outside)
+
+
+@op("CDist", domain=MS)
+def cdist(xp: Namespace, A: Array, B: Array, *, metric: Text = "sqeuclidean") -> Array:
+    """The distance of every row of `A` (M, K) to every row of `B` (N, K): (M, N).
+
+    `metric` euclidean, or sqeuclidean for its square. Raises ValueError for another, and for rows of other lengths.
+    """
+    one_of("metric", metric, "euclidean", "sqeuclidean")
+    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1]:
+        raise ValueError(f"A {list(A.shape)} and B {list(B.shape)} are no matrices with rows of one length")
+    squares = [xp.sum(xp.square(x), axis=1, dtype=x.dtype) for x in (A, B)]
+    sums = xp.expand_dims(squares[0], axis=1) + xp.expand_dims(squares[1], axis=0)
+    y = xp.clip(sums - xp.matmul(A, B.T) * 2.0, 0.0, None)
+    return xp.sqrt(y) if metric == "euclidean" else y
 
 
 MASK = 0xFFFFFFFF
@@ -150,8 +169,8 @@ def _murmur(data: bytes, seed: int) -> int:
     return h ^ h >> 16
 
 
-@op("MurmurHash3", domain=MS, host=True, results=("",))
-def murmur_hash_3(xp: Namespace, X: Array, *, positive: Int = 1, seed: Int = 0) -> Array:
+@op("MurmurHash3", domain=MS, python_objects=True, results=("",))
+def murmur_hash_3(xp: Namespace, X: Array, *, positive: Flag = 1, seed: Int = 0) -> Array:
     """The 32-bit hash of every element (text in UTF-8), unsigned if `positive`."""
     flat = xp.reshape(X, (-1,))
     data = [v.encode() if isinstance(v, str) else v.tobytes() for v in flat]
@@ -159,12 +178,12 @@ def murmur_hash_3(xp: Namespace, X: Array, *, positive: Int = 1, seed: Int = 0) 
     return xp.reshape(hashes if positive else xp.astype(hashes, xp.int32), X.shape)
 
 
-@op("Tokenizer", domain=MS, host=True)
+@op("Tokenizer", domain=MS, python_objects=True, data_dependent_shape=True)
 def tokenizer(
     xp: Namespace,
     X: Array,
     *,
-    mark: Int,
+    mark: Flag,
     mincharnum: Int,
     pad_value: Text,
     separators: Texts | None = None,
@@ -222,7 +241,7 @@ def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_
     return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
 
 
-@op("BifurcationDetector", domain=MS, dynamic=True, results=("src_tokens", "int64"))
+@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"))
 def bifurcation_detector(
     xp: Namespace,
     src_tokens: Array,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, linalg, pool, quant, recurrent
-from ortlite.ops._window import defaults, window_pads
-from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text, Texts
+from ortlite.ops._broadcast import require_shape
+from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
 from ortlite.ops.index import wrapped
 from ortlite.ops.quant import by_row, centred, dtype_of, saturated, spread, wide
@@ -26,7 +26,7 @@ def _quantised(xp: Namespace, y: Array, scale: Array, zero_point: Array | None, 
     return saturated(xp, xp.divide(y, xp.reshape(scale, ())), zero, to)
 
 
-@op("QLinearAdd", domain=MS, storage=True)
+@op("QLinearAdd", domain=MS, any_dtype=True)
 def qlinear_add(
     xp: Namespace,
     A: Array,
@@ -43,7 +43,7 @@ def qlinear_add(
     return _quantised(xp, y, C_scale, C_zero_point, A)
 
 
-@op("QLinearMul", domain=MS, storage=True)
+@op("QLinearMul", domain=MS, any_dtype=True)
 def qlinear_mul(
     xp: Namespace,
     A: Array,
@@ -60,7 +60,7 @@ def qlinear_mul(
     return _quantised(xp, y, C_scale, C_zero_point, A)
 
 
-@op("QLinearSigmoid", domain=MS, storage=True)
+@op("QLinearSigmoid", domain=MS, any_dtype=True)
 def qlinear_sigmoid(
     xp: Namespace,
     X: Array,
@@ -73,7 +73,7 @@ def qlinear_sigmoid(
     return _quantised(xp, xp.sigmoid(_float(xp, X, X_scale, X_zero_point)), Y_scale, Y_zero_point, X)
 
 
-@op("QLinearLeakyRelu", domain=MS, storage=True)
+@op("QLinearLeakyRelu", domain=MS, any_dtype=True)
 def qlinear_leaky_relu(
     xp: Namespace,
     X: Array,
@@ -89,7 +89,7 @@ def qlinear_leaky_relu(
     return _quantised(xp, xp.where(x < 0, x * alpha, x), Y_scale, Y_zero_point, X)
 
 
-@op("QLinearSoftmax", domain=MS, storage=True)
+@op("QLinearSoftmax", domain=MS, any_dtype=True)
 def qlinear_softmax(
     xp: Namespace,
     X: Array,
@@ -107,7 +107,7 @@ def qlinear_softmax(
     return _quantised(xp, y, y_scale, y_zero_point, X)
 
 
-@op("QLinearConcat", domain=MS, storage=True, results=("Y_zero_point",))
+@op("QLinearConcat", domain=MS, any_dtype=True, results=("Y_zero_point",))
 def qlinear_concat(xp: Namespace, Y_scale: Array, Y_zero_point: Array, *inputs: Array, axis: Int) -> Array:
     """Quantised tensors, each with its scale and zero point behind it, side by side."""
     parts = [_float(xp, *inputs[i : i + 3]) for i in range(0, len(inputs), 3)]
@@ -122,7 +122,7 @@ def _channels_last(xp: Namespace, x: Array, channels_last: int) -> Array:
     return xp.moveaxis(x, 1, -1) if channels_last else x
 
 
-@op("QLinearAveragePool", domain=MS, storage=True)
+@op("QLinearAveragePool", domain=MS, any_dtype=True)
 def qlinear_average_pool(
     xp: Namespace,
     X: Array,
@@ -132,9 +132,9 @@ def qlinear_average_pool(
     y_zero_point: Array | None = None,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
-    channels_last: Int = 0,
-    count_include_pad: Int = 0,
+    ceil_mode: Flag = 0,
+    channels_last: Flag = 0,
+    count_include_pad: Flag = 0,
     kernel_shape: Ints,
     pads: Ints | None = None,
     strides: Ints | None = None,
@@ -148,7 +148,7 @@ def qlinear_average_pool(
     return _channels_last(xp, _quantised(xp, y, y_scale, y_zero_point, X), channels_last)
 
 
-@op("QLinearGlobalAveragePool", domain=MS, storage=True)
+@op("QLinearGlobalAveragePool", domain=MS, any_dtype=True)
 def qlinear_global_average_pool(
     xp: Namespace,
     X: Array,
@@ -157,7 +157,7 @@ def qlinear_global_average_pool(
     y_scale: Array,
     y_zero_point: Array,
     *,
-    channels_last: Int = 0,
+    channels_last: Flag = 0,
 ) -> Array:
     """GlobalAveragePool of a quantised tensor."""
     x = _channels_first(xp, _float(xp, X, x_scale, x_zero_point), channels_last)
@@ -171,7 +171,7 @@ def nhwc_max_pool(
     x: Array,
     *,
     auto_pad: Text = "NOTSET",
-    ceil_mode: Int = 0,
+    ceil_mode: Flag = 0,
     dilations: Ints | None = None,
     kernel_shape: Ints,
     pads: Ints | None = None,
@@ -179,12 +179,11 @@ def nhwc_max_pool(
 ) -> Array:
     """MaxPool with the channels last."""
     x = xp.moveaxis(x, -1, 1)
-    steps, holes = defaults(strides, x.ndim - 2), defaults(dilations, x.ndim - 2)
-    around = window_pads(x.shape[2:], kernel_shape, steps, holes, pads, auto_pad, ceil_mode)
-    return xp.moveaxis(xp.max_pool(x, kernel_shape, strides=steps, pads=around, dilations=holes)[0], 1, -1)
+    size, steps, holes, around = pool.pool_windows(x.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    return xp.moveaxis(xp.max_pool(x, size, strides=steps, pads=around, dilations=holes)[0], 1, -1)
 
 
-@op("QGemm", domain=MS, storage=True, results=("y_zero_point",))
+@op("QGemm", domain=MS, any_dtype=True, results=("y_zero_point",))
 def qgemm(
     xp: Namespace,
     A: Array,
@@ -198,8 +197,8 @@ def qgemm(
     y_zero_point: Array | None = None,
     *,
     alpha: Float = 1.0,
-    transA: Int = 0,
-    transB: Int = 0,
+    transA: Flag = 0,
+    transB: Flag = 0,
 ) -> Array:
     """`alpha` · A' B' + C of quantised matrices, C int32 in units of both scales; quantised when `y_scale` is there."""
     a = centred(xp, A.T if transA else A, a_zero_point)
@@ -212,7 +211,7 @@ def qgemm(
     return y if y_scale is None else _quantised(xp, y, y_scale, y_zero_point, A)
 
 
-@op("MatMulIntegerToFloat", domain=MS, storage=True, results=("a_scale",))
+@op("MatMulIntegerToFloat", domain=MS, any_dtype=True, results=("a_scale",))
 def matmul_integer_to_float(
     xp: Namespace,
     A: Array,
@@ -229,7 +228,7 @@ def matmul_integer_to_float(
     return y if bias is None else y + bias
 
 
-@op("DynamicQuantizeMatMul", domain=MS, storage=True)
+@op("DynamicQuantizeMatMul", domain=MS, any_dtype=True)
 def dynamic_quantize_matmul(
     xp: Namespace,
     A: Array,
@@ -243,7 +242,7 @@ def dynamic_quantize_matmul(
     return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias)
 
 
-@op("DynamicQuantizeLSTM", domain=MS, storage=True)
+@op("DynamicQuantizeLSTM", domain=MS, any_dtype=True)
 def dynamic_quantize_lstm(
     xp: Namespace,
     X: Array,
@@ -265,7 +264,7 @@ def dynamic_quantize_lstm(
     clip: Float = 0.0,
     direction: Text = "forward",
     hidden_size: Int | None = None,
-    input_forget: Int = 0,
+    input_forget: Flag = 0,
 ) -> tuple[Array, Array, Array]:
     """LSTM with quantised weights (directions, features, gates · hidden), single scales or one a column.
 
@@ -285,7 +284,7 @@ def dynamic_quantize_lstm(
     )  # fmt: skip
 
 
-@op("QAttention", domain=MS, storage=True, results=("bias", "bias"))
+@op("QAttention", domain=MS, any_dtype=True, results=("bias", "bias"))
 def qattention(
     xp: Namespace,
     input: Array,
@@ -298,12 +297,12 @@ def qattention(
     weight_zero_point: Array | None = None,
     past: Array | None = None,
     *,
-    do_rotary: Int = 0,
+    do_rotary: Flag = 0,
     mask_filter_value: Float = MASKED,
     num_heads: Int,
-    past_present_share_buffer: Int = 0,
+    past_present_share_buffer: Flag = 0,
     scale: Float | None = None,
-    unidirectional: Int = 0,
+    unidirectional: Flag = 0,
 ) -> tuple[Array, Array]:
     """Attention of a quantised input and quantised projections (single scales, or one a column)."""
     return attention(
@@ -324,7 +323,7 @@ def unpacked(xp: Namespace, x: Array, bits: int) -> Array:
     return xp.astype(xp.reshape(parts, (*x.shape[:-1], x.shape[-1] * count)), xp.float32)
 
 
-@op("MatMulNBits", domain=MS, storage=True)
+@op("MatMulNBits", domain=MS, any_dtype=True)
 def matmul_nbits(
     xp: Namespace,
     A: Array,
@@ -348,7 +347,11 @@ def matmul_nbits(
     """
     if weight_prepacked:
         raise ValueError("weight_prepacked weights are in a layout of onnxruntime's own")
+    if A.shape[-1] != K:
+        raise ValueError(f"A {list(A.shape)} has no last axis of K {K}")
     blocks = -(-K // block_size)
+    require_shape("g_idx", g_idx, K)
+    require_shape("bias", bias, N)
     w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
     scale = xp.reshape(wide(xp, scales), (N, blocks))
     if zero_points is None:
@@ -357,6 +360,7 @@ def matmul_nbits(
         zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
     else:
         zero = xp.reshape(wide(xp, zero_points), (N, blocks))
+    require_shape("what is unpacked of zero_points", zero, N, blocks)
     if g_idx is not None:
         scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
         w = (w[:, :K] - zero) * scale
@@ -367,7 +371,7 @@ def matmul_nbits(
     return xp.astype(y, A.dtype)
 
 
-@op("GatherBlockQuantized", domain=MS, storage=True, results=("scales",))
+@op("GatherBlockQuantized", domain=MS, any_dtype=True, results=("scales",))
 def gather_block_quantized(
     xp: Namespace,
     data: Array,

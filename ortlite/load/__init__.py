@@ -1,0 +1,138 @@
+"""Stage 1: an ONNX file becomes a Graph. Beside schema.py and save.py, the only place that imports onnx.
+
+`tensors` reads weights and types, `graph` nodes: model-local functions are inlined, Constant nodes become constants,
+old spellings are normalised (`schema.DROPPED`), nodes are brought into topological order, and every value gets the type
+that its producer's schema gives it. `gradient` finds what Gradient nodes differentiate; `shapes` refuses constants that
+do not fit together.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
+from ortlite.graph import Model
+from ortlite.load import graph, shapes
+from ortlite.load.tensors import Tensors, text
+
+__all__ = ["load"]
+
+log = logging.getLogger("ortlite")
+
+
+def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = None) -> Model:
+    """Read a model from a path or from bytes.
+
+    External data is looked for beside the file; `external_data` names the folder for bytes (default: the
+    working directory). Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
+    each naming what is wrong.
+    """
+    if isinstance(source, bytes):
+        name, proto, folder = "", _parse(source, ""), Path(external_data or ".")
+    else:
+        path = Path(os.fsdecode(source))
+        name, proto, folder = str(path), _parse(_read(path), str(path)), Path(external_data or path.parent)
+    file = graph.File(Tensors(folder))
+    try:
+        return _model(proto, file)
+    except OrtError:
+        raise
+    except MemoryError as error:
+        raise Fail(f"{_failed(name)}There is not enough memory for it. ({file.about})") from error
+    except Exception as error:  # unforeseen: whatever it is, the model is the reason
+        problem = f"{type(error).__name__}: {error}"
+        raise InvalidGraph(f"{_failed(name)}This is an invalid model. {file.about}: {problem}") from error
+
+
+def _failed(name: str) -> str:
+    return f"Load model from {name} failed:" if name else ""
+
+
+def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
+    opsets = _opsets(proto)
+    file.define(proto)
+    model = Model(
+        graph=graph.read_model_graph(proto, opsets, file),
+        opsets=opsets,
+        ir_version=proto.ir_version,
+        producer_name=_prose(proto.producer_name),
+        domain=_prose(proto.domain),
+        description=_prose(proto.doc_string),
+        graph_description=_prose(proto.graph.doc_string),
+        version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
+        metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
+    )
+    file.reading = "shapes"
+    shapes.check(proto, model.graph)
+    shapes.check_reshapes(model.graph)
+    log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
+    return model
+
+
+def _prose(value: str | bytes) -> str:
+    """Text that nothing depends on; protobuf hands on as bytes what is not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def _read(path: Path) -> bytes | memoryview:
+    """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
+    failed = _failed(str(path))
+    if path.suffix == ".ort":
+        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise InvalidProtobuf(f"{failed}Protobuf parsing failed.")
+        if not stat.S_ISREG(kind):  # opening a pipe would wait for somebody to write to it
+            raise Fail(f"{failed}It is not a file.")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else b""
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file has a NUL in its name
+        raise NoSuchFile(f"{failed}Load model {path} failed. File doesn't exist") from None
+    except OSError as error:
+        raise Fail(f"{failed}{error.strerror or error}") from error
+
+
+def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
+    failed = _failed(path)
+    if data[4:8] == b"ORTM":
+        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        problem = "Protobuf parsing failed." if path else "Failed to load model because protobuf parsing failed."
+        raise InvalidProtobuf(failed + problem) from None
+    if not proto.HasField("graph"):
+        raise InvalidArgument(f"{failed}No graph was found in the protobuf.")
+    if proto.ir_version > onnx.IR_VERSION:
+        log.warning("model IR version %d is newer than the %d known here", proto.ir_version, onnx.IR_VERSION)
+    return proto
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    """Domain -> version. A missing one means 1 before IR 3 and is an error from then on, as in onnxruntime."""
+    opsets: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = graph.domain_of(text(entry.domain, "an opset import"))
+        opsets[domain] = max(entry.version, opsets.get(domain, entry.version))
+    if not opsets:
+        if proto.ir_version >= 3:
+            raise Fail("Missing opset in the model. All ModelProtos MUST have at least one entry of opset_import.")
+        opsets[""] = 1
+    newest = onnx.defs.onnx_opset_version()
+    if opsets.get("", 0) > newest:
+        raise Fail(
+            f"ONNX Runtime only *guarantees* support for models stamped with official released onnx opset versions. "
+            f"Opset {opsets['']} is under development and support for this is limited. "
+            f"Current official support for domain ai.onnx is till opset {newest}."
+        )
+    return opsets

@@ -1,0 +1,319 @@
+"""Fuzzing: damaged models, each made into a session and run once; whatever is raised must be one of our errors.
+
+`python -m tests.fuzz --minutes 5` (or `nox -s fuzz -- --minutes 5`) works in child processes with a limit of memory; a
+mutant that raises anything else, crashes the process or takes longer than ten seconds is written to `--out` with its
+seed and its story. `mutant(seed)` makes the same model every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from onnx import helper, numpy_helper, parser
+
+SECONDS = 10
+BYTES = 2**30
+LARGEST = 4000  # bytes of a model that mutants are made of
+
+NUMBERS = [0, 1, -1, 2, 3, 7, -2, 16, 127, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**62, 2**63 - 1, -(2**63)]
+FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e38, -1e38, float("inf"), float("-inf"), float("nan")]
+WORDS = ["", "x", "y", "nope", "ai.onnx", "ai.onnx.ml", "com.microsoft", "a/b", "\x00", "é", "n" * 300]
+WORDS += ["Add", "Relu", "If", "Loop", "Constant", "Reshape", "Gradient", "location", "offset", "length", "../x", "-1"]
+
+BASE = '<ir_version: 9, opset_import: ["": 21, "my": 1, "ai.onnx.ml": 4, "com.microsoft": 1]> '
+TEXTS = [
+    "g (float[2,3] x) => (float[2,3] y) { t = Relu(x) y = Add(t, x) }",
+    "g (float[2,3] x) => (float[?,?] y) <int64[2] s = {3, 2}> { y = Reshape(x, s) }",
+    ("g (bool c, float[2] x) => (float[2] y) { y = If (c) <then_branch = a () => (float[2] p) { p = Neg(x) }, "
+    "else_branch = b () => (float[2] q) { q = Abs(x) }> }"),
+    ("g (int64 n, float[2] x) => (float[2] y, float[?,2] z) { c = Constant <value = bool {1}> () "
+    "y, z = Loop (n, c, x) <body = b (int64 i, bool go, float[2] s) => (bool on, float[2] t, float[2] o) "
+    "{ on = Identity(go) t = Mul(s, s) o = Identity(t) }> }"),
+    ("g (float[3,2] x) => (float[2] y, float[3,2] z) { i = Constant <value_floats = [0.0, 0.0]> () "
+    "y, z = Scan <num_scan_inputs = 1, body = b (float[2] s, float[2] r) => (float[2] t, float[2] o) "
+    "{ t = Add(s, r) o = Identity(t) }> (i, x) }"),
+    ("g (float[2] x) => (float[2] y) { t = my.twice <k = 3.0> (x) y = my.twice (t) } "
+    '<domain: "my", opset_import: ["": 21, "my": 1]> twice <k: float = 2.0> (a, l) => (c) '
+    "{ s = Constant <value_float: float = @k> () m = my.times(a, s) c = Clip(m, l) } "
+    '<domain: "my", opset_import: ["": 21]> times (a, b) => (c) { c = Mul(a, b) }'),
+    "g (float[2,4] x, float[4,4] w) => (float[2,4] y) { y = com.microsoft.FusedMatMul <alpha = 2.0> (x, w) }",
+    "g (float[1,2,5,5] x, float[3,2,3,3] w) => (float[?,?,?,?] y) { y = Conv <pads = [1,1,1,1]> (x, w) }",
+    ("g (float[4] x) => (float[?] y) { s = SplitToSequence <keepdims = 0> (x) y = ConcatFromSequence <axis = 0, "
+    "new_axis = 1> (s) }"),
+    ("g (float[2,3] x) => (float[?,?] y) { q, k = TopK <axis = 1> (x, n) y = Cast <to = 1> (k) n = Constant "
+    "<value_ints = [2]> () }"),
+]  # fmt: skip
+
+
+@cache
+def few() -> list[bytes]:
+    """Small models, one of every kind of structure, and one of each operator that PyTorch's exporter was tried on."""
+    made = [parser.parse_model(BASE + text) for text in TEXTS]
+    made.append(_external(parser.parse_model(BASE + TEXTS[1])))
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    read = [path.read_bytes() for path in sorted(folder.glob("*/*/model.onnx"))]
+    return [m.SerializeToString() for m in made] * 20 + [data for data in read if len(data) <= LARGEST]
+
+
+@cache
+def seeds() -> list[bytes]:
+    """Those, and the models of the ONNX suite; making its data takes a while."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from conformance.cases import load_cases
+
+        models = [case.model for kind, case in load_cases().values() if kind == "node" and case.model is not None]
+    return few() * 2 + [data for m in models if len(data := m.SerializeToString()) <= LARGEST]
+
+
+def _external(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with a tensor in a file that is not there, and a sparse one."""
+    tensor = model.graph.initializer.add(name="out", data_type=1, dims=[2], data_location=1)
+    for key, value in {"location": "weights", "offset": "0", "length": "8"}.items():
+        tensor.external_data.add(key=key, value=value)
+    sparse = model.graph.sparse_initializer.add(dims=[2, 3])
+    sparse.values.CopyFrom(numpy_helper.from_array(np.float32([1, 2]), "sparse"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.int64([1, 4])))
+    return model
+
+
+def mutant(seed: int, models: list[bytes] | None = None) -> bytes:
+    """A damaged model, made of one of `models` (`seeds()`), always the same for a seed."""
+    rng = random.Random(seed)
+    proto = onnx.ModelProto()
+    proto.ParseFromString(rng.choice(seeds() if models is None else models))
+    for _ in range(rng.choice([1, 1, 1, 2, 3, 5])):
+        messages = list(_messages(proto))
+        rng.choice(CHANGES)(rng, rng.choice(messages), messages)
+    data = proto.SerializeToString()
+    if rng.random() < 0.1 and data:  # bytes: names that are not UTF-8, cut-off fields
+        at = rng.randrange(len(data))
+        data = data[:at] + bytes([rng.randrange(256)]) + data[at + rng.randrange(2) :]
+    return data
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    yield message
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            for inner in value if descriptor.is_repeated else [value]:
+                yield from _messages(inner)
+
+
+def _value(rng: random.Random, descriptor: Any) -> Any:
+    kind = descriptor.cpp_type
+    if kind == descriptor.CPPTYPE_ENUM:
+        return rng.choice([v.number for v in descriptor.enum_type.values])
+    if kind in {descriptor.CPPTYPE_FLOAT, descriptor.CPPTYPE_DOUBLE}:
+        return rng.choice(FLOATS)
+    if kind == descriptor.CPPTYPE_STRING:
+        word = rng.choice(WORDS)
+        return word.encode() if descriptor.type == descriptor.TYPE_BYTES else word
+    low, high = {
+        descriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+        descriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+        descriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+    }.get(kind, (0, 1))
+    return min(max(rng.choice(NUMBERS), low), high)
+
+
+def _change(rng: random.Random, message: Message, _: list[Message]) -> None:
+    """Give a field, set or not, another value."""
+    descriptor = rng.choice([f for f, _ in message.ListFields()] or list(message.DESCRIPTOR.fields))
+    if rng.random() < 0.2:
+        descriptor = rng.choice(list(message.DESCRIPTOR.fields))
+    if descriptor.message_type is not None:
+        return
+    value = _value(rng, descriptor)
+    if descriptor.is_repeated:
+        values = getattr(message, descriptor.name)
+        if len(values) and rng.random() < 0.7:
+            values[rng.randrange(len(values))] = value
+        else:
+            values.append(value)
+    else:
+        setattr(message, descriptor.name, value)
+
+
+def _drop(rng: random.Random, message: Message, _: list[Message]) -> None:
+    """Take a field, or one entry of it, away."""
+    if fields := message.ListFields():
+        descriptor, value = rng.choice(fields)
+        if descriptor.is_repeated and len(value) > 1:
+            del value[rng.randrange(len(value))]
+        else:
+            message.ClearField(descriptor.name)
+
+
+def _repeat(rng: random.Random, message: Message, _: list[Message]) -> None:
+    """Write one entry of a field twice, or the entries in another order."""
+    if fields := [(d, v) for d, v in message.ListFields() if d.is_repeated]:
+        descriptor, value = rng.choice(fields)
+        entries = list(value)
+        copies = [type(e).FromString(e.SerializeToString()) if isinstance(e, Message) else e for e in entries]
+        if rng.random() < 0.5:
+            copies.append(rng.choice(copies))
+        else:
+            rng.shuffle(copies)
+        message.ClearField(descriptor.name)
+        getattr(message, descriptor.name).extend(copies)
+
+
+def _transplant(rng: random.Random, message: Message, messages: list[Message]) -> None:
+    """Put what one message says in place of another of its kind."""
+    others = [m for m in messages if m.DESCRIPTOR is message.DESCRIPTOR]
+    other = type(message).FromString(rng.choice(others).SerializeToString())
+    if len(messages) < 3000:
+        message.CopyFrom(other)
+
+
+CHANGES: list[Callable[[random.Random, Message, list[Message]], None]] = [_change] * 4 + [_drop, _repeat, _transplant]
+
+
+def feeds(session: Any, seed: int) -> dict[str, Any]:
+    """Values for a session's inputs, small whatever the file declares."""
+    rng = np.random.default_rng(seed)
+    given: dict[str, Any] = {}
+    for entry in session.get_inputs():
+        if entry.type.startswith(("seq(", "optional(")):
+            given[entry.name] = []
+            continue
+        if not entry.type.startswith("tensor("):
+            raise TypeError(entry.type)
+        kind = entry.type[len("tensor(") : -1]
+        dims = [d if isinstance(d, int) and 0 <= d <= 16 else 2 for d in entry.shape or ()]
+        dims = [min(d, 4) for d in dims] if np.prod(dims) > 10_000 else dims
+        if kind == "string":
+            given[entry.name] = np.full(dims, "a", object)
+        else:
+            dtype = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(_NAMES.get(kind, kind).upper()))
+            given[entry.name] = rng.integers(0, 4, dims).astype(dtype)
+    return given
+
+
+_NAMES = {"float8e4m3fn": "FLOAT8E4M3FN", "float4e2m1": "FLOAT4E2M1"}
+
+
+def attempt(data: bytes, seed: int = 0) -> str | None:
+    """What is wrong with how a model fails, or None: it runs, or says with one of our errors why it does not."""
+    import ortlite
+    from ortlite.errors import OrtError
+
+    stage = "session"
+    try:
+        session = ortlite.InferenceSession(data, providers=["CPUExecutionProvider"], enable_fallback=0)
+        given = None
+        try:
+            given = feeds(session, seed)
+        except (ValueError, TypeError, KeyError):  # a type that the generator of feeds cannot make
+            return None
+        stage = "run"
+        session.run(None, given)
+    except OrtError:
+        return None
+    except Exception as error:  # noqa: BLE001  (that is what is looked for)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        ours = [f for f in traceback.extract_tb(error.__traceback__) if "/ortlite" in f.filename]
+        place = f"{Path((ours or [where])[-1].filename).name}:{(ours or [where])[-1].lineno}"
+        return f"{stage}: {type(error).__name__} at {place}: {str(error)[:200]}"
+    return None
+
+
+def _child(pipe: Connection) -> None:
+    """Try the mutants that the parent names until it says no more."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    seeds()
+    attempt(seeds()[0])  # imports
+    used = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+    )
+    if used:
+        resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe.send(None)
+    while (seed := pipe.recv()) is not None:
+        pipe.send(attempt(mutant(seed), seed))
+
+
+class Worker:
+    """A child process that tries mutants; a new one takes its place when it dies or hangs."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start a process and wait until it is ready."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_child, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        self.pipe.recv()
+
+    def run(self, seed: int) -> str | None:
+        """Try one mutant."""
+        self.pipe.send(seed)
+        problem: str | None
+        if not self.pipe.poll(SECONDS):
+            problem = f"hangs for more than {SECONDS} s"
+        else:
+            try:
+                answer: str | None = self.pipe.recv()
+            except EOFError:
+                self.process.join()
+                problem = f"the process ends with {self.process.exitcode}"
+            else:
+                return answer
+        self.process.kill()
+        self.process.join()
+        self.start()
+        return problem
+
+
+def main() -> int:
+    """Fuzz for some minutes; the exit code says whether anything was found."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--minutes", type=float, default=5)
+    options.add_argument("--start", type=int, default=0, help="the first seed")
+    options.add_argument("--count", type=int, default=10**9, help="how many mutants at most")
+    options.add_argument("--out", type=Path, default=Path("fuzz-findings"))
+    args = options.parse_args()
+    worker, end = Worker(), time.monotonic() + 60 * args.minutes
+    seen: dict[str, int] = {}
+    tried = 0
+    while tried < args.count and time.monotonic() < end:
+        seed = args.start + tried
+        tried += 1
+        problem = worker.run(seed)
+        if problem is not None:
+            key = problem.split(": ")[0] + problem.partition(" at ")[2].split(": ")[0] or problem
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] == 1:
+                args.out.mkdir(parents=True, exist_ok=True)
+                (args.out / f"{seed}.onnx").write_bytes(mutant(seed))
+                (args.out / f"{seed}.txt").write_text(problem + "\n")
+                print(f"{seed}: {problem}", flush=True)
+    print(f"{tried} mutants, {sum(seen.values())} findings of {len(seen)} kinds")
+    return bool(seen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
