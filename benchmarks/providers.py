@@ -121,8 +121,8 @@ def page(processes: int) -> str:
     lines += ["", f"Best of {processes} processes, {datetime.now(UTC):%Y-%m-%d}, {where}, load {load:.1f}."]
     if load > QUIET:
         lines += [
-            "**Preliminary**: other work ran on the machine at the same time (torch's waiting threads suffer most from it),",
-            "so that the figures order nothing yet: run it again on a quiet machine.",
+            "**Preliminary**: other work ran on the machine at the same time (torch's waiting threads suffer most), so",
+            "that the figures order nothing yet: run it again on a quiet machine.",
         ]
     return "\n".join(lines) + "\n"
 
