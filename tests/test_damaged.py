@@ -327,7 +327,11 @@ def test_a_subgraph_of_a_function_sees_that_an_input_is_left_out():
         (call("f", ["x"], ["y"], q=1), CLIP, "Unrecognized attribute: q"),
         (call("f", ["x"] * 4, ["y"]), CLIP, "4 inputs"),
         (call("f", ["x"], ["y", "z"]), CLIP, "2 outputs"),
-        (call("f", [""], ["y"]), function("f", ["a"], ["b"], [NODE("Relu", ["a"], ["b"])]), "is required and has no name"),
+        (
+            call("f", [""], ["y"]),
+            function("f", ["a"], ["b"], [NODE("Relu", ["a"], ["b"])]),
+            "is required and has no name",
+        ),
         (call("f", ["x"], ["y"]), function("f", ["a", "a"], ["b"], [NODE("Relu", ["a"], ["b"])]), "called 'a'"),
     ],
 )

@@ -1,9 +1,9 @@
 """Stage 1: an ONNX file becomes a Graph. Beside schema.py and save.py, the only place that imports onnx.
 
-`tensors` reads weights and types, `graph` nodes: model-local functions are inlined, Constant nodes become constants,
-old spellings are normalised (`schema.DROPPED`), nodes are brought into topological order, and every value gets the type
-that its producer's schema gives it. `gradient` finds what Gradient nodes differentiate; `shapes` refuses constants that
-do not fit together.
+`tensors` reads weights and types; `order` brings nodes into topological order; `functions` says what calls become;
+`graph` reads nodes: functions are inlined, Constant nodes become constants, old spellings are normalised
+(`schema.DROPPED`), and every value gets the type that its producer's schema gives it. `gradient` finds what Gradient
+nodes differentiate; `shapes` refuses constants that do not fit together.
 """
 
 from __future__ import annotations
