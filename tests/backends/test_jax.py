@@ -13,8 +13,8 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite import primitives as default
 from ortlite.ops import registry
+from ortlite.primitives import DEFAULTS
 from ortlite.provider import CPU, create
 
 jax = pytest.importorskip("jax")
@@ -43,7 +43,7 @@ def draw(*shape, dtype="float64", low=-4, high=5):
 
 def body(name):
     """The default body of a primitive."""
-    return default.DEFAULTS[name]
+    return DEFAULTS[name]
 
 
 def agree(xp, numpy, name, *args, rtol=1e-12, **keywords):
