@@ -58,6 +58,13 @@ def function(
     optimizer may write to. `provider`, a name or (name, options), says which library the parameters come in, and which
     one computes where all arguments are NumPy arrays (default: NumPy). Raises what a session raises for a model that is
     not valid, and InvalidArgument for an argument of a wrong dtype, rank or dimension.
+
+    Example:
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> fn, params = function(model_bytes(), params=True)
+        >>> fn(params, scans()[0][:2]).shape, sorted(params)[0]
+        ((2, 10), 'b1')
+
     """
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
     if params:

@@ -84,6 +84,14 @@ class SessionOptions(_Options):
     `session.disable_cpu_ep_fallback` ("1": as onnxruntime, no node may run on the CPU provider),
     `session.model_external_initializers_file_folder_path`, `optimization.disable_specified_optimizers` (names of
     `ortlite.optimize.PASSES`, commas between) and `ortlite.check_types` ("1": every output's dtype is checked).
+
+    Example:
+        >>> options = SessionOptions()
+        >>> options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        >>> options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        >>> options.get_session_config_entry("session.disable_cpu_ep_fallback")
+        '1'
+
     """
 
     KIND = "SessionOptions"

@@ -54,7 +54,17 @@ class InferenceSession:
     Raises TypeError for a source of another type, ValueError for a bad `fallback` or `placement`, and the classes of
     `ortlite.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
     provider with a warning, as in onnxruntime, unless `enable_fallback=0`, or `fallback="error"`, or there is a
-    `placement`. Arguments and options that have no effect get a UserWarning.
+    `placement`. Unknown arguments, and the options that would write a file, get a UserWarning; options that only tune
+    onnxruntime (threads, arenas, execution order) are accepted and have no effect.
+
+    Example:
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> session = InferenceSession(model_bytes(), providers=["CPUExecutionProvider"])
+        >>> [arg.name for arg in session.get_inputs()], session.get_outputs()[0].shape
+        (['scan'], ['batch', 10])
+        >>> session.run(None, {"scan": scans()[0][:2]})[0].argmax(axis=1).tolist()
+        [2, 8]
+
     """
 
     def __init__(
@@ -204,6 +214,14 @@ class InferenceSession:
         Any value of the main graph may be asked for by its name, and any may be fed: what only it needs is then not
         computed, and its inputs need not be fed. With `taps`, names or regular expressions that match whole names, the
         result is (outputs, {name: value}) with every value that one of them means; constants are meant by name only.
+
+        Example:
+            >>> from ortlite.cli.digits import model_bytes, scans
+            >>> session = InferenceSession(model_bytes())
+            >>> outputs, values = session.run(None, {"scan": scans()[0][:2]}, taps="h")
+            >>> values["h"].shape
+            (2, 48)
+
         """
         try:
             return self._run(output_names, input_feed, run_options, taps)
@@ -340,6 +358,13 @@ class InferenceSession:
         """Per node the provider that runs it and why not an earlier one; every crossing. Prints as a table.
 
         What crossings cost is that of the last run of the whole model.
+
+        Example:
+            >>> from ortlite.cli.digits import model_bytes
+            >>> explanation = InferenceSession(model_bytes()).explain()
+            >>> explanation.nodes[1].op_type, explanation.nodes[1].provider, explanation.copies
+            ('Conv', 'CPUExecutionProvider', ())
+
         """
         from ortlite.api.explain import explain
 
