@@ -302,7 +302,7 @@ def closure(fn, types=()):
     def graph(*inputs):
         return fn(*inputs)
 
-    graph.types, graph.input_types = tuple(types), ()
+    graph.types, graph.input_types = tuple(types), (None, None)
     return graph
 
 
