@@ -56,6 +56,16 @@ def rows(folder: Path, runs: int) -> list[tuple[str, str, str, str]]:
             f"+{(ours - peer) * 10:.2f} µs (at most 1.5)",
         )
     ]
+    ours, peer = (measure("run", engine, build("one", folder), 20000)["ms"] for engine in ("ortlite", "onnxruntime"))
+    ours, peer = ours * 1e3, peer * 1e3
+    table.append(
+        (
+            "`session.run` of one Add",
+            f"{ours:.1f} µs",
+            f"onnxruntime {peer:.1f} µs",
+            f"{ours / peer:.2f} × (at most 7 µs)",
+        )
+    )
     ours, peer = import_ms("ortlite"), import_ms("numpy")
     table.append(
         ("`import ortlite`", f"{ours:.0f} ms", f"`import numpy` {peer:.0f} ms", f"{ours / peer:.2f} × (at most 1.5)")

@@ -66,6 +66,12 @@ def adds():
     return _model(net, "adds", [8], x, [8])
 
 
+def one():
+    """One Add of 8 floats: what a call costs."""
+    net = _Net()
+    return _model(net, "one", [8], net.op("Add", "x", "x"), [8])
+
+
 def heavy():
     """500 MB of weights in ten MatMuls: what loading costs."""
     net = _Net()
@@ -87,7 +93,7 @@ def _model(net, name, shape, output, output_shape):
     return helper.make_model(graph, opset_imports=OPSETS, ir_version=8)
 
 
-MODELS = {"resnet50": resnet50, "adds": adds, "heavy": heavy}
+MODELS = {"resnet50": resnet50, "adds": adds, "one": one, "heavy": heavy}
 
 
 def build(name: str, folder: Path, external: bool = False) -> Path:

@@ -31,6 +31,7 @@ import numpy as np
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
 from ortlite import provider
+from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
 
@@ -330,7 +331,7 @@ def measure(where, pattern):
                     original, args = DEFAULTS[key], arrays(where, args)
                 else:
                     original, args, keywords = operator_call(where, key, *make())
-                calls = [runner(where, f, args, keywords) for f in (original, fn)]
+                calls = [runner(where, f, args, keywords) for f in (original, or_default(fn, original))]
                 try:
                     rows.append(Row(name, case, *compare(*calls), reason))
                 except Exception as error:

@@ -1,7 +1,5 @@
 """Judging the models whose weights were left out.
 
-    python -m conformance.judge      writes expected/drawn_weights.npz, with onnxruntime
-
 The suite's "real" models come without weights: ConstantOfShape makes them, one number repeated. Every channel then
 adds up the same terms, and the expected answer is 1,000 equal probabilities. That says next to nothing about a kernel:
 
@@ -93,30 +91,8 @@ def assert_agrees(name: str, actual: np.ndarray, rtol: float) -> None:
     A value may be off by `rtol` of itself and of the average magnitude, which is what rounding errors go by.
     """
     if name not in expected():
-        raise AssertionError(f"{FILE.name} has no {name}: python -m conformance.judge adds it")
+        raise AssertionError(f"{FILE.name} has no {name}: python -m conformance.answers adds it")
     wanted = expected()[name]
     assert actual.dtype == wanted.dtype, f"with drawn weights: {actual.dtype}, expected {wanted.dtype}"
     atol = rtol * float(np.mean(np.abs(wanted)))
     np.testing.assert_allclose(actual, wanted, rtol, atol, err_msg="with drawn weights")
-
-
-def main() -> None:
-    import onnxruntime
-
-    from conformance.cases import case_model, data_sets, load_cases
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # of every shape that is no longer used it warns
-    answers = {}
-    for name, (_, case) in sorted(load_cases().items()):
-        model = case_model(case)
-        if left_out(model):
-            [(inputs, _)] = data_sets(case, model)
-            session = onnxruntime.InferenceSession(drawn(model).SerializeToString(), options)
-            feeds = dict(zip([i.name for i in session.get_inputs()], inputs, strict=True))
-            [answers[name]] = session.run(None, feeds)
-    np.savez_compressed(FILE, **answers)
-
-
-if __name__ == "__main__":
-    main()

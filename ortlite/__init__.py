@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata as ModelMetadata
     from ortlite.api.values import NodeArg as NodeArg
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "function": "function",

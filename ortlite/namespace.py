@@ -7,7 +7,8 @@
 - `xp.astype(x, dtype)` does not copy what has the dtype already: no kernel changes an array
 - `xp.dtype_name(native)`: the logical name of a library dtype, such as "float32" or "int4"
 - the primitives of `ortlite.primitives`, each a pure function with a default body in the standard alone;
-  a provider replaces those for which its library has something faster.
+  a provider replaces those for which its library has something faster. A replacement that cannot do a case returns
+  NotImplemented, and the default body runs with the same arguments.
 
 Names that some libraries lack and no default body can give (`OPTIONAL`) must be declared by a kernel with
 `@op(..., needs=...)`; where they are missing, the node goes to the next provider.
@@ -16,7 +17,7 @@ Names that some libraries lack and no default body can give (`OPTIONAL`) must be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +25,7 @@ from ortlite.dtypes import DType, by_name
 from ortlite.primitives import DEFAULTS
 from ortlite.primitives.base import Namespace
 
-__all__ = ["OPTIONAL", "Namespace", "build"]
+__all__ = ["OPTIONAL", "Namespace", "build", "or_default"]
 
 OPTIONAL = {
     "bit_view": "bit_view(x, dtype): the same bytes seen as another dtype of the same width",
@@ -37,6 +38,17 @@ def _astype(astype: Callable[..., Any], x: Any, dtype: Any) -> Any:
     return x if x.dtype == dtype else astype(x, dtype)
 
 
+def or_default(fn: Callable[..., Any], default: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, and where it returns NotImplemented, `default` with the same arguments."""
+
+    @wraps(fn)
+    def call(*args: Any, **keywords: Any) -> Any:
+        result = fn(*args, **keywords)
+        return default(*args, **keywords) if result is NotImplemented else result
+
+    return call
+
+
 def build(
     library: ModuleType,
     dtypes: Mapping[str, Any],
@@ -46,8 +58,8 @@ def build(
     """Make the namespace of one library.
 
     `library` is its Array API module, `dtypes` maps logical names to native dtypes, `primitives` are
-    replacements with the signature of the default (`fn(xp, ...)`), and `names` replaces plain names. Raises TypeError
-    for a replacement of what is no primitive.
+    replacements with the signature of the default (`fn(xp, ...)`), which may leave cases to it by returning
+    NotImplemented, and `names` replaces plain names. Raises TypeError for a replacement of what is no primitive.
     """
     if unknown := primitives.keys() - DEFAULTS.keys() - OPTIONAL.keys():
         raise TypeError(f"no primitives: {', '.join(sorted(unknown))}; there are {', '.join(sorted(DEFAULTS))}")
@@ -56,7 +68,8 @@ def build(
     public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
     public["astype"] = partial(_astype, library.astype)
     xp = Namespace(library.__name__, {**public, **(names or {}), "defaults": DEFAULTS})
-    for name, fn in (DEFAULTS | dict(primitives)).items():
+    own = {name: or_default(fn, DEFAULTS[name]) if name in DEFAULTS else fn for name, fn in primitives.items()}
+    for name, fn in (DEFAULTS | own).items():
         xp.__dict__[name] = partial(fn, xp)
 
     by_native = {native: name for name, native in dtypes.items()}

@@ -40,7 +40,8 @@ class ExecutionProvider:
     `storage` the logical dtypes the library can hold. `widen` maps those it can hold but not compute in to
     the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
     library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not
-    told).
+    told). `immutable` says that nobody can write to the library's arrays: a function copies NumPy's before they become
+    some, for their owner can.
 
     `rank` says where `get_available_providers()` lists it: the smallest first, of equal ones by name, the CPU provider
     last whatever it says. Devices have 10 to 49, libraries that compute on the CPU 50 to 99; 100 says that nobody has
@@ -54,6 +55,7 @@ class ExecutionProvider:
     widen: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[tuple[str, ...]] = ()
     option_names: ClassVar[frozenset[str] | None] = None
+    immutable: ClassVar[bool] = False
     rank: ClassVar[int | None] = 100
 
     def __init__(self, options: Mapping[str, str] | None = None):
@@ -118,10 +120,7 @@ class ExecutionProvider:
         return fn
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        """A NumPy array as an array of this library, on its device; shares memory where it can.
-
-        A library whose arrays never change, or which computes later, must copy what is not read-only.
-        """
+        """A NumPy array as an array of this library, on its device; shares memory where it can."""
         return self.xp.from_dlpack(array)
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -154,7 +153,7 @@ class ExecutionProvider:
         """
         import numpy as np
 
-        start = self.pointer(array)
+        start = None if self.immutable else self.pointer(array)
         if start is None:
             return None
         try:

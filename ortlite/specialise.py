@@ -243,20 +243,20 @@ class _Writer:
     def step(self, bound: Bound, code: _Code) -> None:
         given = [self.argument(a) for a in bound.arguments]
         given += [f"{name}={self.argument(a)}" for name, a in bound.keywords]
-        fn, first = bound.fn, ""
+        fns = [bound.fn]
         if isinstance(bound.step, Call) and bound.step.kernel.host_result is None:
-            fn, first = bound.step.kernel.body, self.name(bound.step.provider.xp, "x")  # saves a partial's call
-        call = f"{self.name(fn, 'k')}({', '.join([first, *given] if first else given)})"
-        if not bound.multiple:
-            code.add(f"v{bound.outputs[0]} = {call}", bound)
-            return
+            kernel = bound.step.kernel
+            given.insert(0, self.name(bound.step.provider.xp, "x"))  # saves a partial's call
+            # the same saves the call of `body`; but a seed is drawn only once
+            fns = [kernel.override, kernel.fn] if kernel.override and bound.pure else [kernel.body]
+        call, *otherwise = [f"{self.name(fn, 'k')}({', '.join(given)})" for fn in fns]
         wanted = [(position, slot) for position, slot in enumerate(bound.outputs) if slot is not None]
-        if len(wanted) == 1:
-            code.add(f"v{wanted[0][1]} = {call}[{wanted[0][0]}]", bound)
-            return
-        code.add(f"t = {call}", bound)
-        for position, slot in wanted:
-            code.add(f"v{slot} = t[{position}]", bound)
+        result = f"v{wanted[0][1]}" if len(wanted) == 1 else "t"
+        code.add(f"{result} = {call}", bound)
+        if otherwise:
+            code.add(f"if {result} is NotImplemented: {result} = {otherwise[0]}", bound)
+        for position, slot in wanted if bound.multiple else ():
+            code.add(f"v{slot} = {result}[{position}]", bound)
 
 
 def _is_array(value: Any) -> bool:

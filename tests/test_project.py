@@ -23,6 +23,13 @@ def test_ci_runs_the_readmes_test_command():
     assert f"\n{command}\n" in ci
 
 
+def test_the_readmes_first_example_prints_what_it_says():
+    readme = (ROOT / "README.md").read_text()
+    code, output = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", readme, re.DOTALL).groups()
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == output
+
+
 @pytest.mark.parametrize("module", ["onnx", "torch", "jax", "rich", "click", "ml_dtypes", "array_api_compat"])
 def test_importing_ortlite_is_light(module):
     code = f"import sys, ortlite; ortlite.InferenceSession; sys.exit({module!r} in sys.modules)"

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import textwrap
 
+import array_api_compat.numpy
 import numpy as np
 import pytest
 from onnx import parser
 
 import ortlite
-from ortlite import load, optimize, partition, plan
+from ortlite import load, namespace, optimize, partition, pipeline, plan
 from ortlite.compile import compile_plan
 from ortlite.errors import Fail
+from ortlite.ops import registry
 from ortlite.provider import create, transfer
 
 TEXT = """<ir_version: 8, opset_import: ["": 20]> g (float[3] x, string[1] s) => (float[3] y, string[1] t)
@@ -301,6 +303,81 @@ def test_a_replacement_that_replaces_nothing_is_an_error(overrides, message):
         TypeError, match=f"OtherExecutionProvider {message}|OtherExecutionProvider overrides.*{message}"
     ):
         plan.plan(parts)
+
+
+STRICT = type(create("StrictExecutionProvider"))
+
+
+def built(text, op, override):
+    """The program of a model, on array-api-strict with one operator overridden, and on it as it is."""
+    kernel = registry.lookup("ai.onnx.ml" if op == "Scaler" else "", op, 20)
+
+    class Overriding(STRICT):
+        name = "OverridingExecutionProvider"
+        overrides = {(kernel.domain, op, kernel.since): override}  # noqa: RUF012
+
+    for provider in (Overriding(), create("StrictExecutionProvider")):
+        graph = load.load(parser.parse_model(text).SerializeToString())
+        yield pipeline.build(graph, [provider, create("CPUExecutionProvider")], seed=3).program
+
+
+@pytest.mark.parametrize(
+    ("node", "op", "keywords"),
+    [
+        ("y = Softmax <axis = 0> (x)", "Softmax", {"axis"}),
+        ("y = LpPool <kernel_shape = [2], p = 1> (x)", "LpPool", {"kernel_shape", "p"}),
+        ("y, z = TopK <axis = 2> (x, two)", "TopK", {"axis"}),  # two results
+        ("a, z = TopK <axis = 2> (x, two)  y = Abs(a)", "TopK", {"axis"}),
+        ("a, b = TopK <axis = 2> (x, two)  y = Abs(a)", "TopK", {"axis"}),  # one of two is needed
+        ("y, m = Dropout (x)", "Dropout", {"n_outputs", "rng"}),
+        ("y, m = Dropout (x, , yes)", "Dropout", {"n_outputs", "rng"}),  # draws a seed each time
+        ("y = RandomNormalLike (x)", "RandomNormalLike", {"rng"}),
+        ("y = ml.Scaler <scale = [2.0], offset = [1.0]> (x)", "Scaler", {"offset", "scale", "memo"}),
+        ("s = Shape (x)  y = Cast <to = 1> (s)", "Shape", set()),  # a host value
+    ],
+)
+def test_an_override_leaves_to_the_kernel_what_it_cannot_do(node, op, keywords):
+    seen = []
+
+    def override(xp, *arguments, **rest):
+        seen.append(rest)
+        return NotImplemented
+
+    outputs = "float[A, B, C] y" + (", int64[A, B, D] z" if " z = " in node else "")
+    text = f"""<ir_version: 8, opset_import: ["": 20, "ai.onnx.ml": 3]> g (float[A, B, C] x) => ({outputs})
+    <int64[1] two = {{2}}, bool yes = {{1}}> {{ {node.replace("ml.", "ai.onnx.ml.")} }}"""
+    program, plain = built(text, op, override)
+    x = create("StrictExecutionProvider").from_numpy(np.arange(24, dtype=np.float32).reshape(2, 3, 4) % 7)
+    for _ in range(4):  # interpreted, then specialised
+        for got, wanted in zip(program([x]), plain([x]), strict=True):
+            np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+    assert seen
+    assert all(keywords == given.keys() for given in seen)
+    assert all(given["memo"] for given in seen if "memo" in given)  # the very dictionary, which the kernel fills
+    if "Shape" not in node:
+        assert len(seen) == 4
+        assert any(entry.function for entry in program._signatures.entries.values())
+
+
+def test_an_override_is_asked_at_every_call():
+    def abs_(xp, X):
+        return xp.zeros_like(X) if X.shape[0] == 1 else NotImplemented
+
+    text = '<ir_version: 8, opset_import: ["": 20]> g (float[N] x) => (float[N] y) { y = Abs(x) }'
+    program, _ = built(text, "Abs", abs_)
+    for size in (1, 2, 1, 2, 1, 2, 1, 2):
+        (y,) = program([create("StrictExecutionProvider").from_numpy(np.full(size, -1, np.float32))])
+        assert y.tolist() == ([0] if size == 1 else [1, 1])
+
+
+def test_a_replaced_primitive_leaves_to_the_default_body_what_it_cannot_do():
+    def sigmoid(xp, x):
+        return x * 0 + 7 if x.ndim == 1 else NotImplemented
+
+    xp = create("CPUExecutionProvider").xp
+    own = namespace.build(array_api_compat.numpy, {"float32": np.dtype(np.float32)}, {"sigmoid": sigmoid})
+    assert own.sigmoid(np.zeros(2, np.float32)).tolist() == [7, 7]
+    np.testing.assert_array_equal(own.sigmoid(np.ones((1, 2), np.float32)), xp.sigmoid(np.ones((1, 2), np.float32)))
 
 
 def test_an_input_that_cannot_go_to_its_provider_is_named(monkeypatch):

@@ -73,6 +73,36 @@ def test_a_graph_of_one_library_is_one_region():
     assert [len(arrays) for arrays in provider.calls] == [2, 2]  # x, and the constant w as an argument
 
 
+def test_within_a_region_an_override_leaves_to_the_kernel_what_it_cannot_do():
+    asked = []
+
+    class Overriding(Compiling):
+        @property
+        def overrides(self):
+            return {("", "Softmax", 13): softmax, ("", "Dropout", 12): dropout}
+
+    def softmax(xp, input, *, axis=-1):
+        asked.append("Softmax")
+        return xp.zeros_like(input) if axis == 0 else NotImplemented
+
+    def dropout(xp, data, *args, **rest):
+        asked.append("Dropout")
+        return NotImplemented
+
+    provider = Overriding()
+    stages = pipeline.build(
+        model("""g (float[A, B] x) => (float[A, B] y, float[A, B] z) {
+            a = Abs(x)  b = Softmax <axis = 0> (a)  d, m = Dropout(a)  c = Softmax(d)  y = Neg(c)  z = Exp(b) }"""),
+        [provider, create(CPU)],
+    )  # fmt: skip
+    y, z = run(stages, provider, X, times=4)
+    e = np.exp(np.abs(X))
+    np.testing.assert_allclose(np.asarray(y), -e / e.sum(1, keepdims=True), rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(z), np.ones_like(X))
+    assert len(provider.calls) >= 2
+    assert set(asked) == {"Softmax", "Dropout"}
+
+
 def test_what_needs_values_stands_between_regions():
     provider = Compiling()
     stages = pipeline.build(

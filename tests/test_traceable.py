@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx import helper
 from conformance.dtypes import MADE, Example, examples, instance, pairs
 from ortlite import dtypes, schema
 from ortlite.graph import TensorType
+from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
 
@@ -164,7 +165,7 @@ def run(call: Call, name: str = CPU, move: Callable[[Any], Any] | None = None, j
     provider, kernel = create(name), call.kernel
     override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
     if override is not None:
-        kernel = replace(kernel, fn=wraps(kernel.fn)(partial(override)))
+        kernel = replace(kernel, fn=wraps(kernel.fn)(or_default(override, kernel.fn)))
     move = move or provider.from_numpy
     attributes = {}
     for key, value in call.attributes:

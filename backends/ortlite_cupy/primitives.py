@@ -60,12 +60,12 @@ def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
     Asking how large the elements are waits for the device once.
     """
     if a.size == 0 or b.size == 0 or a.ndim == 0 or b.ndim == 0:
-        return default.linalg.integer_matmul(xp, a, b, dtype)
+        return NotImplemented
     ends = [cupy.stack([x.min(), x.max()]).astype(cupy.float64) for x in (a, b)]
     largest = abs(cupy.stack(ends)).max(axis=1).get().tolist()
     bound = largest[0] * largest[1] * a.shape[-1]
     if bound >= 2**53:
-        return default.linalg.integer_matmul(xp, a, b, dtype)
+        return NotImplemented
     single = bound < 2**24 and max(largest) <= TF32_EXACT
     exact = cupy.float32 if single else cupy.float64
     return cupy.matmul(a.astype(exact), b.astype(exact)).astype(cupy.int64).astype(dtype, copy=False)
@@ -83,13 +83,13 @@ def sigmoid(xp: Namespace, x: Any) -> Any:
 
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
     """cupy.fmod for floats; that of integers goes through float64."""
-    return cupy.fmod(x, y) if x.dtype.kind == "f" else default.math.fmod(xp, x, y)
+    return cupy.fmod(x, y) if x.dtype.kind == "f" else NotImplemented
 
 
 def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
     """A constant border is written around the array in two launches."""
     if mode != "constant" or x.ndim == 0:
-        return default.pad.pad(xp, x, widths, mode, value)
+        return NotImplemented
     crop = tuple(slice(max(-lo, 0), max(n - max(-hi, 0), 0)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
     x = x[crop]
     if all(lo <= 0 and hi <= 0 for lo, hi in widths):
@@ -119,7 +119,7 @@ def conv(
     padded = default.window.padded(xp, x, pads)
     windows = _windows(padded, size, strides, dilations)
     if windows is None or (prod(size) == 1 and set(strides) <= {1}):
-        return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+        return NotImplemented
     (n, c), m, out = x.shape[:2], w.shape[0], windows.shape[2 + len(size) :]
     depth = c // groups * prod(size)
     columns = windows.reshape(n, groups, depth, prod(out))
@@ -132,7 +132,7 @@ def conv_transpose(
     """One product, whose columns are added up where the kernel puts them: no zeros are multiplied."""
     size, spatial = w.shape[2:], x.shape[2:]
     if 0 in x.shape or 0 in w.shape:
-        return default.window.conv_transpose(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+        return NotImplemented
     n, c, m = x.shape[0], x.shape[1], w.shape[1]
     kernel = w.reshape(1, groups, c // groups, m * prod(size)).swapaxes(2, 3)
     columns = cupy.matmul(kernel, x.reshape(n, groups, c // groups, prod(spatial)))
@@ -141,7 +141,7 @@ def conv_transpose(
     y = cupy.zeros((n, groups * m, *full), dtype=columns.dtype)
     for number, key in enumerate(default.window.window_slices(spatial, size, strides, dilations)):
         y[(slice(None), slice(None), *key)] += columns[:, :, number]
-    return pad(xp, y, ((0, 0), (0, 0), *((-lo, -hi) for lo, hi in pads)))
+    return xp.pad(y, ((0, 0), (0, 0), *((-lo, -hi) for lo, hi in pads)))
 
 
 def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
@@ -158,12 +158,12 @@ def max_pool(
     pads: Pads,
     dilations: Sequence[int],
     indices: bool = False,
-) -> tuple[Any, Any]:
+) -> Any:
     """One reduction over a view of the windows; the default body where positions are asked for."""
     least = float("-inf") if x.dtype.kind == "f" else cupy.iinfo(x.dtype).min
     windows = None if indices else _windows(default.window.padded(xp, x, pads, least), size, strides, dilations)
     if windows is None:
-        return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
+        return NotImplemented
     return windows.max(axis=tuple(range(2, 2 + len(size)))), None
 
 
@@ -173,7 +173,7 @@ def sum_pool(
     """One reduction over a view of the windows."""
     windows = _windows(default.window.padded(xp, x, pads), size, strides, dilations)
     if windows is None:
-        return default.window.sum_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations)
+        return NotImplemented
     return windows.sum(axis=tuple(range(2, 2 + len(size))), dtype=x.dtype)
 
 
@@ -181,7 +181,7 @@ def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """Indexing by one array an axis; CuPy counts negative indices from the end itself."""
     depth = indices.shape[-1]
     if not depth or 0 in data.shape:
-        return default.scatter.gather_nd(xp, data, indices)
+        return NotImplemented
     return data[tuple(indices[..., i] for i in range(depth))]
 
 
@@ -192,7 +192,7 @@ SMALL = {"int8": "int32", "int16": "int32", "uint8": "uint32", "uint16": "uint32
 
 
 def _scattered(data: Any, key: Any, updates: Any, reduction: str) -> Any:
-    """A copy of `data` changed at `key`; None where CuPy cannot combine. Of two writes to a place either may win."""
+    """A copy of `data` changed at `key`, or NotImplemented. Of two writes to a place either may win."""
     known: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         "add": (cupyx.scatter_add, ADDED),
         "max": (cupyx.scatter_max, COMPARED),
@@ -205,7 +205,7 @@ def _scattered(data: Any, key: Any, updates: Any, reduction: str) -> Any:
     name = SMALL.get(data.dtype.name, data.dtype.name)
     combine, fitting = known.get(reduction, (None, ()))
     if combine is None or name not in fitting:
-        return None
+        return NotImplemented
     result = data.astype(name)  # a copy
     combine(result, key, updates.astype(name, copy=False))
     return result.astype(data.dtype, copy=False)
@@ -215,8 +215,7 @@ def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction:
     """Assignment by index; sums, and extrema of integers, by atomic operations."""
     if places.size == 0:
         return data
-    result = _scattered(data, places, updates, reduction)
-    return default.scatter.scatter_flat(xp, data, places, updates, reduction) if result is None else result
+    return _scattered(data, places, updates, reduction)
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
@@ -225,17 +224,15 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
         return data
     key = [cupy.arange(n).reshape([-1 if i == d else 1 for i in range(data.ndim)]) for d, n in enumerate(indices.shape)]
     key[axis % data.ndim] = indices
-    result = _scattered(data, tuple(key), updates, reduction)
-    return default.scatter.scatter(xp, data, indices, updates, axis, reduction) if result is None else result
+    return _scattered(data, tuple(key), updates, reduction)
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
     """Assignment by index; sums, and extrema of integers, by atomic operations."""
     depth = indices.shape[-1]
     if not depth or updates.size == 0:
-        return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
-    result = _scattered(data, tuple(indices[..., i] for i in range(depth)), updates, reduction)
-    return default.scatter.scatter_nd(xp, data, indices, updates, reduction) if result is None else result
+        return NotImplemented
+    return _scattered(data, tuple(indices[..., i] for i in range(depth)), updates, reduction)
 
 
 def _precise(name: str) -> Callable[..., Any]:

@@ -44,6 +44,7 @@ class JAXExecutionProvider(ExecutionProvider):
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
     option_names = frozenset({"device", "jit"})
+    immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
 
     @cached_property
@@ -73,10 +74,10 @@ class JAXExecutionProvider(ExecutionProvider):
         import jax
 
         array = np.asarray(array)
-        if array.flags.writeable or not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))  # JAX reads later, and its owner may write meanwhile
         with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
-            return jax.device_put(array, self.device)
+            return jax.device_put(
+                array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), self.device
+            )
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -90,9 +91,6 @@ class JAXExecutionProvider(ExecutionProvider):
     def pointer(self, array: Any) -> int | None:
         address: int = array.unsafe_buffer_pointer()
         return address
-
-    def memory(self, array: Any) -> tuple[int, int] | None:
-        return None  # nobody can write to it
 
     def traced(self, array: Any) -> bool:
         import jax

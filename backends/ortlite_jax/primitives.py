@@ -40,7 +40,7 @@ def conv(
         # of few windows XLA would spend more on turning the weights round than on the products
         few = x.shape[0] * prod(windows) <= 2 * w.shape[0]
         if groups > 1 or few or prod(size) <= 3:
-            return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+            return NotImplemented
     return lax.conv_general_dilated(
         x, w, tuple(strides), list(pads), rhs_dilation=tuple(dilations), feature_group_count=groups,
         precision=lax.Precision.HIGHEST,
@@ -97,8 +97,10 @@ def max_pool(
     pads: Pads,
     dilations: Sequence[int],
     indices: bool = False,
-) -> tuple[Any, Any]:
+) -> Any:
     """The default body, with a derivative that goes to the first of equals."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return NotImplemented
     around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
 
     def plain(x: Any) -> Any:
@@ -109,8 +111,6 @@ def max_pool(
         along = jax.jvp(lambda x: default.window.first_max_pool(xp, x, size, **around), primals, tangents)[1]
         return (best, places), (along, None if places is None else np.zeros(places.shape, jax.dtypes.float0))
 
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return default.window.max_pool(xp, x, size, indices=indices, **around)
     pool = jax.custom_jvp(plain)
     pool.defjvp(tangent)
     best, places = pool(x)
@@ -170,15 +170,15 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     """Indexed updates of whole rows; the default body for products and for no index at all."""
     reduction = _of_booleans(data, reduction)
     if reduction == "mul" or not indices.shape[-1]:
-        return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
+        return NotImplemented
     return _at(data, tuple(jnp.moveaxis(indices, -1, 0)), updates, reduction)
 
 
-def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
+def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> Any:
     """lax.top_k of few out of many; the default body for the smallest floats, where NaN would come first."""
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     if k * 4 > x.shape[axis] or x.dtype == jnp.bool_ or (floating and not largest):
-        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+        return NotImplemented
     key = lax.stop_gradient(x) if largest else ~x
     if floating:  # lax.top_k puts -0 below 0, and a NaN with its sign bit set below all
         key = jnp.where(jnp.isnan(key), np.asarray(np.nan, x.dtype), jnp.where(key == 0, jnp.zeros_like(key), key))
@@ -237,7 +237,7 @@ def _strong(state: Any) -> Any:
 def cond(xp: Namespace, pred: Any, then: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any) -> Any:
     """lax.cond where the predicate has no value yet; else only one branch is looked at."""
     if known(xp, pred) is not None:
-        return default.control.cond(xp, pred, then, otherwise, *operands)
+        return NotImplemented
     forms: list[Any] = []
 
     def branch(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -313,7 +313,7 @@ def _counted(xp: Namespace, step: Callable[..., Any], trips: int, true: Any, sta
 def scan(xp: Namespace, step: Callable[..., Any], state: Any, xs: Sequence[Any], reverse: bool = False) -> Any:
     """lax.scan under a trace, where it is compiled once; on values step by step, which need not be compiled."""
     if not (_traced(state, xs) or _staged()):
-        return default.control.scan(xp, step, state, xs, reverse)
+        return NotImplemented
 
     def advance(state: Any, row: Any) -> tuple[Any, Any]:
         after, outputs = step(state, row)
@@ -322,7 +322,7 @@ def scan(xp: Namespace, step: Callable[..., Any], state: Any, xs: Sequence[Any],
     try:
         return lax.scan(advance, _strong(tuple(state)), tuple(xs), reverse=reverse)
     except _UnsteadyError:
-        return default.control.scan(xp, step, state, xs, reverse)
+        return NotImplemented
 
 
 def _position(fold: Callable[..., Any], x: Any, axis: int | None, keepdims: bool) -> Any:

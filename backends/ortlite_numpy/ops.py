@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ortlite.namespace import Namespace
-from ortlite.ops import norm
 from ortlite.ops._choice import one_of
 
 
@@ -30,7 +29,7 @@ def gather(xp: Namespace, data: Any, indices: Any, *, axis: int = 0) -> Any:
 def lrn(xp: Namespace, X: Any, *, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int) -> Any:
     """The window's sum grows in place, channel beside channel, instead of in a new array each time."""
     if size < 1 or X.ndim < 2:
-        return norm.lrn(xp, X, alpha=alpha, beta=beta, bias=bias, size=size)
+        return NotImplemented
     squares = np.square(X)
     total = squares.copy()
     before = (size - 1) // 2

@@ -1,7 +1,7 @@
 """Operators that PyTorch does faster, with the signatures of their kernels.
 
-What torch has no exact counterpart of goes to the kernel, and so do Attention and GridSample where somebody
-differentiates: torch's own have no second derivatives and none forwards.
+Where torch has no exact counterpart, they return NotImplemented, and the kernel runs; so do Attention and GridSample
+under differentiation: torch's own have no second derivatives and none forwards.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
-from ortlite.ops import activation, norm, quant, recurrent, vision
 from ortlite.ops import attention as attend
-from ortlite.ops import resize as resample
+from ortlite.ops import quant
 from ortlite.ops._choice import one_of
 from ortlite.ops.shape import normal_axis
 from ortlite_torch.primitives import differentiated
@@ -30,7 +29,7 @@ def prelu(xp: Namespace, X: Any, slope: Any) -> Any:
     """torch.prelu, of one slope or one a channel."""
     axes = [i - slope.ndim for i, n in enumerate(slope.shape) if n != 1]
     if X.ndim < 2 or (axes and axes != [1 - X.ndim]):
-        return activation.prelu(xp, X, slope)
+        return NotImplemented
     return torch.prelu(X, slope.reshape(-1))
 
 
@@ -41,7 +40,7 @@ def elu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
 
 def celu(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
     """F.celu, which knows no alpha of 0."""
-    return F.celu(X, alpha) if alpha else activation.celu(xp, X, alpha=alpha)
+    return F.celu(X, alpha) if alpha else NotImplemented
 
 
 def selu(xp: Namespace, X: Any, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Any:
@@ -72,7 +71,7 @@ def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
 
 def swish(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
     """F.silu."""
-    return F.silu(X) if alpha == 1.0 else activation.swish(xp, X, alpha=alpha)
+    return F.silu(X) if alpha == 1.0 else NotImplemented
 
 
 def log_softmax(xp: Namespace, input: Any, *, axis: int = -1) -> Any:
@@ -89,14 +88,14 @@ def layer_normalization(
     axis: int = -1,
     epsilon: float = 1e-5,
     stash_type: Any = None,
-) -> tuple[Any, Any, Any]:
+) -> Any:
     """torch.native_layer_norm, where scale and bias have the shape of what is normalised and one dtype serves all."""
     shape = tuple(X.shape[normal_axis(axis, X.ndim) :])
     stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
     weights = (Scale,) if B is None else (Scale, B)
     fits = all(tuple(w.shape) == shape and w.dtype == X.dtype for w in weights)
     if not fits or X.dtype not in {stash, torch.float64} or 0 in X.shape:
-        return norm.layer_normalization(xp, X, Scale, B, axis=axis, epsilon=epsilon, stash_type=stash_type)
+        return NotImplemented
     y, mean, inverse = torch.native_layer_norm(X, shape, Scale, B, epsilon)
     return y, mean.to(stash), inverse.to(stash)
 
@@ -104,7 +103,7 @@ def layer_normalization(
 def instance_normalization(xp: Namespace, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
     """torch.group_norm with a channel a group."""
     if 0 in input.shape or scale.dtype != input.dtype:
-        return norm.instance_normalization(xp, input, scale, B, epsilon=epsilon)
+        return NotImplemented
     return torch.group_norm(input, input.shape[1], scale, B, epsilon)
 
 
@@ -114,9 +113,7 @@ def group_normalization(
     """torch.group_norm."""
     stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
     if 0 in X.shape or X.dtype not in {stash, torch.float64} or scale.dtype != X.dtype:
-        return norm.group_normalization(
-            xp, X, scale, bias, epsilon=epsilon, num_groups=num_groups, stash_type=stash_type
-        )
+        return NotImplemented
     return torch.group_norm(X, num_groups, scale, bias, epsilon)
 
 
@@ -131,14 +128,12 @@ def batch_normalization(
     epsilon: float = 1e-5,
     momentum: float = 0.9,
     training_mode: int = 0,
-) -> tuple[Any, Any, Any]:
+) -> Any:
     """torch.batch_norm by a given mean and variance, which it does not differentiate by."""
     given = (scale, B, input_mean, input_var)
     ours = training_mode or 0 in X.shape or X.ndim < 2 or any(v.dtype != X.dtype for v in given)
     if ours or differentiated(input_mean, input_var):
-        return norm.batch_normalization(
-            xp, X, scale, B, input_mean, input_var, epsilon=epsilon, momentum=momentum, training_mode=training_mode
-        )
+        return NotImplemented
     y = torch.batch_norm(X, scale, B, input_mean, input_var, False, 0.0, epsilon, False)
     return y, input_mean, input_var
 
@@ -163,7 +158,7 @@ def attention(
     softcap: float = 0.0,
     softmax_precision: Any = None,
     n_outputs: int = 1,
-) -> tuple[Any, Any, Any, Any]:
+) -> Any:
     """F.scaled_dot_product_attention under a mask or causality, when the scores are not asked for."""
     q = attend.split_heads(xp, Q, q_num_heads)
     k, v = attend.split_heads(xp, K, kv_num_heads), attend.split_heads(xp, V, kv_num_heads)
@@ -184,12 +179,7 @@ def attention(
         or keys * v.shape[3] == 0
     )
     if ours or differentiated(Q, K, V, attn_mask, past_key, past_value):
-        return attend.attention(
-            xp, Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen, is_causal=is_causal,
-            kv_num_heads=kv_num_heads, left_window_size=left_window_size, q_num_heads=q_num_heads,
-            qk_matmul_output_mode=qk_matmul_output_mode, right_window_size=right_window_size, scale=scale,
-            softcap=softcap, softmax_precision=softmax_precision, n_outputs=n_outputs,
-        )  # fmt: skip
+        return NotImplemented
     if past:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
@@ -211,10 +201,9 @@ def grid_sample(
     """F.grid_sample of images and volumes."""
     kind = mode.removeprefix("bi")
     known = X.ndim == 4 or (X.ndim == 5 and kind != "cubic")
-    if not known or not X.dtype.is_floating_point or X.dtype != grid.dtype or 0 in (*X.shape, *grid.shape):
-        return vision.grid_sample(xp, X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
-    if differentiated(X, grid):
-        return vision.grid_sample(xp, X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+    floats = X.dtype.is_floating_point and X.dtype == grid.dtype
+    if not known or not floats or 0 in (*X.shape, *grid.shape) or differentiated(X, grid):
+        return NotImplemented
     name = kind if kind == "nearest" else f"bi{kind}"
     return F.grid_sample(X, grid, name, padding_mode, bool(align_corners))
 
@@ -250,12 +239,7 @@ def resize(
         exact = all(n * 256 % m == 0 for n, m in zip(X.shape[2:], out, strict=True))
         name = INTERPOLATE.get((mode, X.ndim)) if exact else None
     if name is None:
-        return resample.resize(
-            xp, X, roi, scales, sizes, antialias=antialias, axes=axes,
-            coordinate_transformation_mode=coordinate_transformation_mode, cubic_coeff_a=cubic_coeff_a,
-            exclude_outside=exclude_outside, extrapolation_value=extrapolation_value,
-            keep_aspect_ratio_policy=keep_aspect_ratio_policy, mode=mode, nearest_mode=nearest_mode,
-        )  # fmt: skip
+        return NotImplemented
     return F.interpolate(X, out, mode=name)
 
 
@@ -282,21 +266,45 @@ def _without_advice(x: Any) -> Iterator[None]:
 
 def _fused(
     run: Callable[..., Any],
-    states: int,
+    order: list[int],
     X: Any,
     W: Any,
     R: Any,
     B: Any,
+    lengths: Any,
     initial: list[Any],
-    order: list[int],
-    direction: str,
-    layout: int,
-) -> tuple[Any, ...]:
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    output_sequence: int = 0,
+) -> Any:
     """One of torch's recurrent networks: all outputs (time, directions, batch, hidden) and the last states.
 
-    `order` says which of ONNX's gates stands at each of torch's places.
+    `order` says which of ONNX's gates stands at each of torch's places. The usual activations know no alpha and beta.
     """
     backward, both = direction == "reverse", direction == "bidirectional"
+    count = 2 if both else 1
+    start = (X.shape[0], count, R.shape[2]) if layout else (count, X.shape[1], R.shape[2])
+    fits = (  # torch ends the process where a state has another shape
+        lengths is None
+        and not clip
+        and direction in {"forward", "reverse", "bidirectional"}
+        and W.shape[0] == R.shape[0] == count
+        and W.shape[2] == X.shape[2]
+        and W.shape[1] == R.shape[1]
+        and hidden_size in {None, R.shape[2]}
+        and W.shape[1] == len(order) * R.shape[2]
+        and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
+        and 0 not in X.shape
+        and all(s is None or tuple(s.shape) == start for s in initial)
+        and all(s is None or s.dtype == X.dtype for s in (W, R, B, *initial))
+    )
+    if not fits or differentiated(X, W, R, B, *initial):  # it has no second derivatives
+        return NotImplemented
     if layout:
         X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
     hidden = R.shape[2]
@@ -305,51 +313,15 @@ def _fused(
     for d in range(W.shape[0]):
         biases = X.new_zeros(2, W.shape[1]) if B is None else B[d].reshape(2, -1)
         weights += [W[d][places], R[d][places], biases[0][places], biases[1][places]]
-    start = [X.new_zeros(W.shape[0], X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
+    states = [X.new_zeros(W.shape[0], X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
     x = X.flip(0) if backward else X
     with _without_advice(x):
-        y, *last = run(x, start if states > 1 else start[0], weights, True, 1, 0.0, False, both, False)
+        y, *last = run(x, states if len(states) > 1 else states[0], weights, True, 1, 0.0, False, both, False)
     y = y.flip(0) if backward else y
     y = y.reshape(*y.shape[:2], W.shape[0], hidden)
     if layout:
         return y.transpose(0, 1), *(s.transpose(0, 1) for s in last)
     return y.transpose(1, 2), *last
-
-
-def _common(
-    gates: int,
-    hidden: int | None,
-    X: Any,
-    W: Any,
-    R: Any,
-    B: Any,
-    lengths: Any,
-    direction: str,
-    clip: float,
-    layout: int,
-    *states: Any,
-) -> bool:
-    """Whether a recurrent network is what torch's fused ones compute, and fits; nobody takes second derivatives.
-
-    They end the process where a state has another shape.
-    """
-    count = 2 if direction == "bidirectional" else 1
-    start = (X.shape[0], count, R.shape[2]) if layout else (count, X.shape[1], R.shape[2])
-    return (
-        lengths is None
-        and not clip
-        and direction in {"forward", "reverse", "bidirectional"}
-        and W.shape[0] == R.shape[0] == count
-        and W.shape[2] == X.shape[2]
-        and W.shape[1] == R.shape[1]
-        and hidden in {None, R.shape[2]}
-        and W.shape[1] == gates * R.shape[2]
-        and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
-        and 0 not in X.shape
-        and all(s is None or tuple(s.shape) == start for s in states)
-        and all(s is None or s.dtype == X.dtype for s in (W, R, B, *states))
-        and not differentiated(X, W, R, B, *states)
-    )
 
 
 def rnn(
@@ -361,28 +333,15 @@ def rnn(
     sequence_lens: Any = None,
     initial_h: Any = None,
     *,
-    activation_alpha: Any = None,
-    activation_beta: Any = None,
     activations: Any = ("Tanh", "Tanh"),
-    clip: float = 0.0,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
-    output_sequence: int = 0,
-) -> tuple[Any, Any]:
+    **rest: Any,
+) -> Any:
     """torch.rnn_tanh and torch.rnn_relu."""
     names = {name.lower() for name in activations}
-    if names not in ({"tanh"}, {"relu"}) or not _common(
-        1, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h
-    ):
-        return recurrent.rnn(
-            xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
-            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
-            hidden_size=hidden_size, layout=layout,
-        )  # fmt: skip
+    if names not in ({"tanh"}, {"relu"}):
+        return NotImplemented
     run = torch.rnn_tanh if names == {"tanh"} else torch.rnn_relu
-    y, h = _fused(run, 1, X, W, R, B, [initial_h], [0], direction, layout)
-    return y, h
+    return _fused(run, [0], X, W, R, B, sequence_lens, [initial_h], **rest)
 
 
 def gru(
@@ -394,29 +353,14 @@ def gru(
     sequence_lens: Any = None,
     initial_h: Any = None,
     *,
-    activation_alpha: Any = None,
-    activation_beta: Any = None,
     activations: Any = None,
-    clip: float = 0.0,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
     linear_before_reset: int = 0,
-    output_sequence: int = 0,
-) -> tuple[Any, Any]:
+    **rest: Any,
+) -> Any:
     """torch.gru, whose reset gate comes after the product."""
-    if (
-        activations
-        or not linear_before_reset
-        or not _common(3, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h)
-    ):
-        return recurrent.gru(
-            xp, X, W, R, B, sequence_lens, initial_h, activation_alpha=activation_alpha,
-            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
-            hidden_size=hidden_size, layout=layout, linear_before_reset=linear_before_reset,
-        )  # fmt: skip
-    y, h = _fused(torch.gru, 1, X, W, R, B, [initial_h], [1, 0, 2], direction, layout)
-    return y, h
+    if activations or not linear_before_reset:
+        return NotImplemented
+    return _fused(torch.gru, [1, 0, 2], X, W, R, B, sequence_lens, [initial_h], **rest)
 
 
 def lstm(
@@ -430,28 +374,14 @@ def lstm(
     initial_c: Any = None,
     P: Any = None,
     *,
-    activation_alpha: Any = None,
-    activation_beta: Any = None,
     activations: Any = None,
-    clip: float = 0.0,
-    direction: str = "forward",
-    hidden_size: int | None = None,
     input_forget: int = 0,
-    layout: int = 0,
-    output_sequence: int = 0,
-) -> tuple[Any, Any, Any]:
+    **rest: Any,
+) -> Any:
     """torch.lstm."""
-    usual = not activations and P is None and not input_forget
-    if not usual or not _common(
-        4, hidden_size, X, W, R, B, sequence_lens, direction, clip, layout, initial_h, initial_c
-    ):
-        return recurrent.lstm(
-            xp, X, W, R, B, sequence_lens, initial_h, initial_c, P, activation_alpha=activation_alpha,
-            activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
-            hidden_size=hidden_size, input_forget=input_forget, layout=layout,
-        )  # fmt: skip
-    y, h, c = _fused(torch.lstm, 2, X, W, R, B, [initial_h, initial_c], [0, 2, 3, 1], direction, layout)
-    return y, h, c
+    if activations or P is not None or input_forget:
+        return NotImplemented
+    return _fused(torch.lstm, [0, 2, 3, 1], X, W, R, B, sequence_lens, [initial_h, initial_c], **rest)
 
 
 CHUNK = 256  # so many products of differences of bytes add up exactly in float32

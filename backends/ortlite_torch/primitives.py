@@ -77,14 +77,11 @@ def conv(
 ) -> Any:
     """F.conv1d to F.conv3d; where the pads of an axis differ, the heavier side is padded beforehand."""
     size = w.shape[2:]
-    if not _fits(x, size, CONV) or 0 in w.shape:
-        return default.window.conv(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+    windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
+    if not _fits(x, size, CONV) or 0 in w.shape or 0 in windows:
+        return NotImplemented
     both = [max(min(pair), 0) for pair in pads]
     x = _around(x, [(lo - b, hi - b) for b, (lo, hi) in zip(both, pads, strict=True)])
-    if any(n + 2 * b <= (k - 1) * d for n, b, k, d in zip(x.shape[2:], both, size, dilations, strict=True)):
-        return default.window.conv(  # not one window fits
-            xp, x, w, strides=strides, pads=[(b, b) for b in both], dilations=dilations, groups=groups
-        )
     return CONV[len(size)](x, w, None, tuple(strides), both, tuple(dilations), groups)
 
 
@@ -93,7 +90,7 @@ def conv_transpose(
 ) -> Any:
     """F.conv_transpose1d to F.conv_transpose3d; the pads crop afterwards."""
     if not _fits(x, w.shape[2:], CONV) or 0 in w.shape:
-        return default.window.conv_transpose(xp, x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
+        return NotImplemented
     y = CONV_TRANSPOSE[w.ndim - 2](x, w, None, tuple(strides), 0, 0, groups, tuple(dilations))
     return _around(y, [(-lo, -hi) for lo, hi in pads])
 
@@ -107,7 +104,7 @@ def max_pool(
     pads: Pads,
     dilations: Sequence[int],
     indices: bool = False,
-) -> tuple[Any, Any]:
+) -> Any:
     """F.max_pool1d to F.max_pool3d; the default body where positions are asked for, and where it is faster.
 
     Where somebody differentiates, the first of equals has the derivative.
@@ -122,7 +119,7 @@ def max_pool(
         places = default.window.max_pool(xp, x.detach(), size, indices=True, **around)[1] if indices else None
         return default.window.first_max_pool(xp, x, size, **around), places
     if indices or slow or not fits:
-        return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
+        return NotImplemented
     own = _own_padding(size, pads)
     x = _around(x, pads, float("-inf")) if own is None else x
     return MAX_POOL[len(size)](x, tuple(size), tuple(strides), own or 0, tuple(dilations)), None
@@ -135,7 +132,7 @@ def sum_pool(
     windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
     slow = x.device.type == "cpu"  # as in max_pool
     if slow or not _fits(x, size, SUM_POOL) or any(d != 1 for d in dilations) or 0 in windows:
-        return default.window.sum_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations)
+        return NotImplemented
     own = _own_padding(size, pads)
     x = _around(x, pads) if own is None else x
     return SUM_POOL[len(size)](x, tuple(size), tuple(strides), own or 0, divisor_override=1)
@@ -155,7 +152,7 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
         and all(w >= 0 and (w < n or mode == "edge") for n, pair in zip(x.shape, widths, strict=True) for w in pair)
     ):
         return F.pad(x, [n for pair in reversed(list(widths[2:])) for n in pair], BORDERS[mode])
-    return default.pad.pad(xp, x, widths, mode, value)
+    return NotImplemented
 
 
 def erf(xp: Namespace, x: Any) -> Any:
@@ -181,7 +178,7 @@ def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
 def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
     """Without a guard unless somebody takes derivatives."""
     if differentiated(x):
-        return default.math.root(xp, x, power)
+        return NotImplemented
     return torch.sqrt(x) if power == 0.5 else torch.pow(x, torch.asarray(power, dtype=x.dtype, device=x.device))
 
 
@@ -203,14 +200,14 @@ def softmax(xp: Namespace, x: Any, axis: int) -> Any:
 def einsum(xp: Namespace, equation: str, *operands: Any) -> Any:
     """torch.einsum, of floats."""
     if not operands[0].dtype.is_floating_point:
-        return default.linalg.einsum(xp, equation, *operands)
+        return NotImplemented
     return torch.einsum(equation, *operands)
 
 
 def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """Indexing by one tensor an axis; along one axis the default body is faster."""
     if indices.shape[-1] < 2:
-        return default.scatter.gather_nd(xp, data, indices)
+        return NotImplemented
     return _at(data, torch.unbind(indices.to(torch.int64), -1))
 
 
@@ -233,7 +230,7 @@ def _lacking(data: Any, reduction: str) -> bool:
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
     """torch.scatter and torch.scatter_reduce."""
     if _lacking(data, reduction):
-        return default.scatter.scatter(xp, data, indices, updates, axis, reduction)
+        return NotImplemented
     index = indices.to(torch.int64)
     index = torch.where(index < 0, index + data.shape[axis], index)
     if reduction == "none":
@@ -243,8 +240,6 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
 
 def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
     """torch.scatter and torch.scatter_reduce."""
-    if _lacking(data, reduction):
-        return default.scatter.scatter_flat(xp, data, places, updates, reduction)
     return scatter(xp, data, places, updates, 0, reduction)
 
 
@@ -252,7 +247,7 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     """torch.scatter and torch.scatter_reduce of rows."""
     depth = indices.shape[-1]
     if not depth or 0 in data.shape or _lacking(data, reduction):
-        return default.scatter.scatter_nd(xp, data, indices, updates, reduction)
+        return NotImplemented
     row: Any = 0
     for index, size in zip(torch.unbind(indices.to(torch.int64), -1), data.shape, strict=False):
         row = row * size + torch.where(index < 0, index + size, index)
@@ -264,12 +259,12 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     return torch.scatter_reduce(rows, 0, row, updates, REDUCE[reduction]).reshape(data.shape)
 
 
-def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
+def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> Any:
     """torch.topk of keys in which the place breaks ties, for dtypes that leave room for it in 64 bits."""
     axis %= x.ndim
     size = x.shape[axis]
     if x.dtype not in KEYED or k == size or 0 in x.shape:
-        return default.sort.top_k(xp, x, k, axis, largest, sorted)
+        return NotImplemented
     bits = x.detach()
     if x.dtype == torch.float32:  # its bits in the order of the numbers: one zero, one NaN, which is the largest
         bits = torch.where(torch.isnan(bits), torch.nan, bits + 0.0).view(torch.int32)
@@ -321,7 +316,7 @@ def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) ->
     Under vmap both run, and torch.where chooses: torch.cond gives back the first result alone.
     """
     if known(xp, pred) is not None:
-        return default.control.cond(xp, pred, then, otherwise, *operands)
+        return NotImplemented
     pred = pred.reshape(())
     if torch._C._are_functorch_transforms_active():  # noqa: SLF001  (torch has no public name for it)
         (yes, spec), (no, other) = tree_flatten(then(*operands)), tree_flatten(otherwise(*operands))

@@ -406,6 +406,8 @@ def _enter(
         check_shape(name, value, type_)
     if target is None:
         return value
+    if not mine and target.immutable and isinstance(value, np.ndarray):  # its owner may write to it
+        value = value.copy()
     try:
         with nullcontext() if mine or target is source else target.eager():  # what is known beside tracers stays known
             return provider.transfer(value, source, target)

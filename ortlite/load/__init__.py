@@ -1,9 +1,9 @@
 """Stage 1: an ONNX file becomes a Graph. Beside schema.py and save.py, the only place that imports onnx.
 
-`tensors` reads weights and types, `graph` nodes: model-local functions are inlined, Constant nodes become constants,
-old spellings are normalised (`schema.DROPPED`), nodes are brought into topological order, and every value gets the type
-that its producer's schema gives it. `gradient` finds what Gradient nodes differentiate; `shapes` refuses constants that
-do not fit together.
+`tensors` reads weights and types; `order` brings nodes into topological order; `functions` says what calls become;
+`graph` reads nodes: functions are inlined, Constant nodes become constants, old spellings are normalised
+(`schema.DROPPED`), and every value gets the type that its producer's schema gives it. `gradient` finds what Gradient
+nodes differentiate; `shapes` refuses constants that do not fit together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import graph, shapes
+from ortlite.load import functions, graph, shapes
 from ortlite.load.tensors import Tensors, text
 
 __all__ = ["load"]
@@ -122,7 +122,7 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
     """Domain -> version. A missing one means 1 before IR 3 and is an error from then on, as in onnxruntime."""
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
-        domain = graph.domain_of(text(entry.domain, "an opset import"))
+        domain = functions.domain_of(text(entry.domain, "an opset import"))
         opsets[domain] = max(entry.version, opsets.get(domain, entry.version))
     if not opsets:
         if proto.ir_version >= 3:

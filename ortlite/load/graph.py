@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -15,48 +12,34 @@ import onnx
 from onnx import AttributeProto
 
 from ortlite import dtypes, errors, infer, schema
-from ortlite.errors import Fail, InvalidArgument, InvalidGraph
-from ortlite.graph import Graph, Node, SequenceType, TensorType, Type, in_order
+from ortlite.errors import Fail, InvalidGraph
+from ortlite.graph import Graph, Node, SequenceType, TensorType, Type
 from ortlite.load import gradient
+from ortlite.load.functions import (
+    INLINED,
+    Function,
+    Key,
+    check_expansion,
+    domain_of,
+    function_key,
+    operator_body,
+    read_function,
+    too_large,
+)
+from ortlite.load.order import ordered, repeated_name
 from ortlite.load.tensors import Tensors, text, value_type
 from ortlite.ops import registry
 from ortlite.ops.types import BOOL, INT64
 from ortlite.schema import Schema
 
-__all__ = ["CALLS", "GRAPHS", "INLINED", "File", "domain_of", "read_model_graph"]
+__all__ = ["GRAPHS", "File", "read_model_graph"]
 
 log = logging.getLogger("ortlite")
 
-# What a file may ask for. Functions that call others twice double with every level: 2 KB could become 2**30 nodes.
-INLINED = 2**18  # nodes that the calls of functions become, all together
-CALLS = 256  # functions inside one another
 GRAPHS = 32  # graphs inside one another: one less than protobuf's own limit of nesting lets through
 
 OPSETS = range(1, 2**31)  # versions that onnx can look up
 PREFIX = 200  # letters before the names of a function's values, from which on they are a number
-
-Key = tuple[str, str, str]  # domain, name, overload of a function
-
-
-def domain_of(domain: str) -> str:
-    """A domain in its one spelling."""
-    return "" if domain == "ai.onnx" else domain
-
-
-@dataclass
-class Function:
-    """A function that nodes may call: of the file, or the body of an operator."""
-
-    key: Key
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    nodes: list[onnx.NodeProto]  # in topological order
-    opsets: Mapping[str, int]
-    attributes: frozenset[str]
-    defaults: Mapping[str, AttributeProto]
-
-    def __str__(self) -> str:
-        return f"function {self.key[0]}::{self.key[1]}"
 
 
 @dataclass
@@ -81,12 +64,12 @@ class File:
         """Take the model's functions in, after a look at what its calls become."""
         for function in proto.functions:
             self.reading = f"function {function.name}"
-            key = _function_key(function, function.name)
+            key = function_key(function, function.name)
             if key in self.functions:
                 raise Fail(f"This is an invalid model. Error: function {key[0]}::{key[1]} is defined twice.")
-            self.functions[key] = _function(function, key)
+            self.functions[key] = read_function(function, key)
         if self.functions:
-            _check_expansion(proto.graph.node, self.functions)
+            check_expansion(proto.graph.node, self.functions)
 
 
 @dataclass(frozen=True)
@@ -147,7 +130,7 @@ class _Reader:
             if scope.function is not None:
                 self.file.inlined += 1
                 if self.file.inlined > INLINED:
-                    raise _too_large()
+                    raise too_large()
             function = self.node(proto, scope)
             if function is not None:
                 waiting.append((iter(function.nodes), self.call(function, proto, scope)))
@@ -310,7 +293,7 @@ def _body(proto: onnx.NodeProto, domain: str, opset: int, known: Schema | None, 
     """The body of an operator without a kernel. Raises NotImplemented where onnx has none."""
     if known is None:
         raise _unknown(proto, domain, opset if imported else None)
-    function = _operator_body(domain, proto.op_type, opset)
+    function = operator_body(domain, proto.op_type, opset)
     if function is None:
         raise errors.NotImplemented(
             f"Could not find an implementation for {proto.op_type}({known.since}) node with name '{proto.name}'"
@@ -406,7 +389,7 @@ def _graph(
 ) -> Graph:
     """Read a graph. `outer` are the values around it, `given` the types its inputs are called with."""
     inputs = [scope.rename(text(i.name, "an input")) for i in proto.input]
-    if repeated := _repeated(inputs):
+    if repeated := repeated_name(inputs):
         raise Fail(f"This is an invalid model. Error: Duplicate definition of name ({repeated}).")
     constants = _initializers(proto, scope, file.tensors)
     types = _Types(outer)
@@ -421,7 +404,7 @@ def _graph(
     known = {i.name for i in proto.input} | {t.name for t in proto.initializer}
     known |= {t.values.name for t in proto.sparse_initializer}
     reader = _Reader(file, types, hints, constants)
-    reader.read(_ordered(proto.node, known, lambda name: _is_outside(scope.rename(name), outer)), scope)
+    reader.read(ordered(proto.node, known, lambda name: _is_outside(scope.rename(name), outer)), scope)
     nodes = gradient.with_bodies(reader.nodes, constants, types)
 
     file.reading = f"graph {proto.name}"
@@ -486,152 +469,3 @@ def _check_output(name: str, declared: Type | None, found: Type | None, nodes: S
             f"Type Error: Type ({declared.ort}) of output arg ({name}) of node ({producer}) "
             f"does not match expected type ({found.ort})."
         )
-
-
-def _repeated(names: Iterable[str]) -> str | None:
-    return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-# Order
-
-
-def _ordered(
-    protos: Iterable[onnx.NodeProto], known: Collection[str], outside: Callable[[str], bool]
-) -> list[onnx.NodeProto]:
-    """The nodes in topological order, as far as possible in the file's.
-
-    `known` are the values that are there before them, `outside` says of a name whether it is a value from elsewhere.
-    Raises Fail for a circle and for a name that two values have, InvalidArgument for one that none has.
-    """
-    nodes = list(protos)
-    producers: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        text(node.op_type, f"the operator of node {node.name!r}")
-        text(node.domain, f"the domain of node {node.name!r}")
-        for name in node.output:
-            if name:
-                if name in producers or name in known:
-                    raise Fail(f"This is an invalid model. Error: Duplicate definition of name ({name}).")
-                producers[text(name, f"an output of node {node.name!r}")] = index
-    needs: list[set[int]] = []
-    sorted_ = True
-    for index, node in enumerate(nodes):
-        sources: set[int] = set()
-        for name in _needs(node):
-            # what a later node of this graph computes is meant, not an outer value of that name
-            if (source := producers.get(name)) is not None:
-                sources.add(source)
-                sorted_ &= source < index
-            elif name and name not in known and not outside(text(name, f"an input of node {node.name!r}")):
-                raise InvalidArgument(
-                    f"Invalid model. Node input '{name}' is not a graph input, initializer, or output of a "
-                    f"previous node. (node {node.name!r}, {node.op_type})"
-                )
-        needs.append(sources)
-    if sorted_:
-        return nodes
-    order = in_order(needs)
-    if len(order) < len(nodes):
-        left = sorted(set(range(len(nodes))) - set(order))
-        circle = ", ".join(repr(nodes[i].name or nodes[i].op_type) for i in left[:5])
-        raise Fail(f"This is an invalid model. Error: the graph is not acyclic. (nodes {circle})")
-    return [nodes[i] for i in order]
-
-
-def _needs(proto: onnx.NodeProto) -> Iterable[str]:
-    """The values a node reads from its surroundings, those of its subgraphs included."""
-    names: Iterable[str] = proto.input
-    for graph in _graphs_of(proto):
-        inner = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-        inner |= {t.values.name for t in graph.sparse_initializer}
-        inner |= {o for n in graph.node for o in n.output}
-        read = {n for node in graph.node for n in _needs(node)} | {o.name for o in graph.output}
-        names = {*names, *(read - inner)}
-    return names
-
-
-def _graphs_of(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in proto.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        if attribute.graphs:
-            yield from attribute.graphs
-
-
-# Functions
-
-
-def _function_key(proto: onnx.FunctionProto, name: str) -> Key:
-    domain, overload = text(proto.domain, "a function's domain"), text(proto.overload, "a function's overload")
-    return domain_of(domain), text(name, "a function"), overload
-
-
-def _function(proto: onnx.FunctionProto, key: Key, defaults: Iterable[AttributeProto] = ()) -> Function:
-    """A function's body, in order. Raises Fail for a body that is no graph, InvalidGraph for ambiguous names."""
-    about = f"function {key[0]}::{key[1]}"
-    inputs = tuple(text(name, f"an input of {about}") for name in proto.input)
-    outputs = tuple(text(name, f"an output of {about}") for name in proto.output)
-    if repeated := _repeated(inputs) or _repeated(outputs):
-        raise InvalidGraph(f"This is an invalid model. {about}: two inputs or outputs are called {repeated!r}.")
-    nodes = _ordered(proto.node, set(inputs), lambda name: False)
-    computed = {*inputs, *(name for node in nodes for name in node.output)}
-    if missing := next((name for name in outputs if name not in computed), None):
-        raise Fail(f"This is an invalid model. Error: Output ({missing}) of {about} does not exist in the function.")
-    given = {a.name: a for a in (*defaults, *proto.attribute_proto)}
-    opsets = {domain_of(text(o.domain, "an opset import")): o.version for o in proto.opset_import}
-    return Function(key, inputs, outputs, nodes, opsets, frozenset({*proto.attribute, *given}), given)
-
-
-@cache
-def _operator_body(domain: str, op_type: str, opset: int) -> Function | None:
-    """What onnx says an operator is composed of."""
-    known: Any = onnx.defs.get_schema(op_type, opset, domain)
-    if not known.has_function:
-        return None
-    defaults = [a.default_value for a in known.attributes.values() if a.default_value.type]
-    function = _function(known.function_body, (domain, op_type, ""), defaults)
-    return replace(function, attributes=frozenset(known.attributes))
-
-
-def _check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function]) -> None:
-    """Raise Fail where functions call themselves, and InvalidGraph where calls become too much, before they do."""
-    own = {key: _calls(function.nodes, functions) for key, function in functions.items()}
-    try:
-        order = tuple(TopologicalSorter({key: calls.keys() for key, (_, calls) in own.items()}).static_order())
-    except CycleError as error:
-        domain, name, _ = error.args[1][0]
-        raise Fail(f"This is an invalid model. Error: function {domain}::{name} calls itself.") from None
-    sizes: dict[Key, int] = {}
-    depths: dict[Key, int] = {}
-    for key in order:
-        count, calls = own[key]
-        # a size beyond the limit is as good as any other, and no number of a million digits
-        sizes[key] = min(count + sum(sizes[k] * times for k, times in calls.items()), INLINED + 1)
-        depths[key] = 1 + max((depths[k] for k in calls), default=0)
-    calls = _calls(nodes, functions)[1]
-    if sum(sizes[k] * times for k, times in calls.items()) > INLINED:
-        raise _too_large()
-    if (deepest := max((depths[k] for k in calls), default=0)) > CALLS:
-        raise InvalidGraph(
-            f"This is an invalid model. Error: functions call one another {deepest} deep; {CALLS} is the limit."
-        )
-
-
-def _calls(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function]) -> tuple[int, Counter[Key]]:
-    """How many nodes there are, subgraphs included, and how often they call each function."""
-    count, calls = 0, Counter[Key]()
-    waiting = [nodes]
-    while waiting:
-        for node in waiting.pop():
-            count += 1
-            key = domain_of(node.domain), node.op_type, node.overload
-            if key in functions:
-                calls[key] += 1
-            waiting.extend(graph.node for graph in _graphs_of(node))
-    return count, calls
-
-
-def _too_large() -> InvalidGraph:
-    return InvalidGraph(
-        f"This is an invalid model. Error: the calls of functions become more than {INLINED} nodes, the limit."
-    )

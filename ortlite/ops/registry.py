@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 from ortlite.ops.types import Rule
 
@@ -65,7 +66,7 @@ class Kernel:
     The types of the outputs, where no type variable of a schema tells them: `types` is a rule of `ortlite.ops.types`;
     `results`, for domains that onnx has no schema of, says per output the input whose dtype it has, the attribute that
     names its dtype, a dtype's name, or "" when none of these says it. `override`: what a provider runs in place of
-    `fn`, whose signature still counts.
+    `fn`, whose signature still counts; where it returns NotImplemented, `fn` runs.
     """
 
     domain: str
@@ -88,10 +89,10 @@ class Kernel:
     def _signature(self) -> tuple[tuple[Param, ...], Param | None, dict[str, Param], frozenset[str], str]:
         return read(self.fn)
 
-    @property
+    @cached_property
     def body(self) -> Callable[..., Any]:
-        """The function to call."""
-        return self.override or self.fn
+        """The function to call: `fn`, or `override` with `fn` for what that leaves to it."""
+        return self.fn if self.override is None else or_default(self.override, self.fn)
 
     @property
     def inputs(self) -> tuple[Param, ...]:

@@ -132,10 +132,18 @@ def test_primitives_compute_what_their_defaults_do():
         for name in ("erf", "sigmoid"):
             check(name, x)
             check(name, x.astype(np.float64))
+        check("root", np.abs(x))
+        check("root", np.where(x > 0, x, np.float32(0)), 1 / 3)
+        assert not provider.xp.readable(cupy.asarray(x))  # unlike the default: values are on the device
+        seen.add("readable")
         check("fmod", x, np.abs(x[::-1]) + 0.5)
         check("fmod", np.array([-(2**62) - 1, 7, -7]), np.array([10, -3, 3]))
         assert provider.xp.bit_view(cupy.asarray(x), np.dtype(np.int32)).get().tolist() == x.view(np.int32).tolist()
         seen.add("bit_view")  # which has no default
+        for power in (0.5, 0.25):
+            check("root", np.maximum(x, 0), power)
+        assert not provider.xp.readable(cupy.asarray(x))  # a look at values would wait for the device
+        seen.add("readable")
         for widths, mode in product([((0, 1), (2, 0)), ((-1, 1), (0, -2)), ((-1, 0), (-1, -1)), ((0, 0), (0, 0))],
                                     ["constant", "edge", "wrap", "reflect"]):
             check("pad", x, widths, mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -206,6 +207,10 @@ OPERATORS = [
        {"direction": way, "layout": layout, "hidden_size": 2, **({"linear_before_reset": 1} if op == "GRU" else {})})
       for op in GATES for way, bias, layout in (
           ("forward", True, 0), ("reverse", False, 0), ("bidirectional", True, 0), ("bidirectional", True, 1))),
+    *((op, 28, network(op, 1), {
+        "activation_alpha": [], "activation_beta": [], "clip": 0.0, "direction": "forward", "hidden_size": 2,
+        "layout": 0, "output_sequence": 1, **more})
+      for op, more in (("RNN", {}), ("GRU", {"linear_before_reset": 1}), ("LSTM", {"input_forget": 0}))),
     ("RNN", 28, network("RNN", 1), {"activations": ["Relu"]}),
     ("RNN", 28, network("RNN", 2), {"activations": ["Tanh", "Relu"], "direction": "bidirectional"}),
     ("GRU", 28, network("GRU", 1), {}),
@@ -309,7 +314,7 @@ def bound(op, opset, inputs, attributes):
 def test_operators_do_what_the_kernels_do(op, opset, inputs, attributes, device):
     provider = torch_provider(device)
     kernel, args, keywords = bound(op, opset, inputs, attributes)
-    override = ops.OVERRIDES["", op, kernel.since]
+    override = replace(kernel, override=ops.OVERRIDES.get(("", op, kernel.since))).body
     with np.errstate(all="ignore"):
         wanted = kernel.fn(PLAIN, *args, **keywords)
     with torch.no_grad():
@@ -355,7 +360,7 @@ def smooth():
     for number, (op, opset, inputs, attributes) in enumerate(OPERATORS):
         kernel, args, keywords = bound(op, opset, inputs, attributes)
         if op not in ROUGH and differentiable(args) and finite(args):
-            override = partial(ops.OVERRIDES["", op, kernel.since], provider.xp)
+            override = partial(replace(kernel, override=ops.OVERRIDES["", op, kernel.since]).body, provider.xp)
             yield pytest.param(*as_function(override, provider, args, keywords), id=f"{op}-{number}")
 
 
@@ -398,6 +403,37 @@ def test_compiles_without_a_break(function, values):
         wanted = function(*values)
         compiled = torch.compile(function, fullgraph=True, backend="eager", dynamic=False)
         torch.testing.assert_close(compiled(*values), wanted)
+
+
+LEFT = """<ir_version: 10, opset_import: ["": 24]>
+g (float[3, 4, 5] x) => (float[3, 4, 5] y, float[3, 1, 4, 2] z, float[1, 4, 2] h, float[1, 4, 2] c) {
+    slope = Constant <value_floats = [-0.1, 0.2, 0.3, 0.4, 0.5]> ()  p = PRelu(x, slope)
+    y, k, v = Attention <softcap = 2.0, q_num_heads = 1, kv_num_heads = 1> (p, x, x)
+    w = ConstantOfShape <value = float[1] {0.3}> (ws)  r = ConstantOfShape <value = float[1] {0.2}> (rs)
+    z, h, c = LSTM <hidden_size = 2, clip = 0.5> (y, w, r)
+}"""
+
+
+def test_a_model_of_which_torch_leaves_all_to_the_kernels_can_be_transformed():
+    shapes = "<int64[3] ws = {1, 8, 5}, int64[3] rs = {1, 8, 2}>"
+    model = parser.parse_model(LEFT.replace(") {\n", f") {shapes} {{\n", 1)).SerializeToString()
+    x = R.standard_normal((3, 4, 5)).astype(np.float32)
+    session = ortlite.InferenceSession(model, providers=["TorchExecutionProvider"], fallback="error")
+    wanted = ortlite.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    for _ in range(3):  # interpreted, then specialised
+        for a, b in zip(session.run(None, {"x": x}), wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    f, tensor = ortlite.function(model), torch.from_numpy(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(f, fullgraph=True, backend="eager")
+    batch = torch.func.vmap(f)(torch.stack([tensor, tensor * 2]))
+    slopes = torch.func.grad(lambda t: f(t)[0].sum())(tensor)
+    with torch.no_grad():
+        for got in (compiled(tensor), [v[0] for v in batch]):
+            for a, b in zip(got, wanted, strict=True):
+                np.testing.assert_allclose(a.numpy(), b, rtol=1e-5, atol=1e-6)
+    assert slopes.shape == x.shape
+    assert slopes.abs().sum() > 0
 
 
 def test_products_of_integers_where_only_floats_are_multiplied():
