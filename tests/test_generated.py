@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from benchmarks import __main__ as numbers
 from benchmarks import operators, overrides
-from conformance import cases, dtypes, gradients, peer_bugs, report
+from conformance import cases, dtypes, gradients, judge, peer_bugs, report
 from conformance.__main__ import expected_failures
 from ortlite import dtypes as vocabulary
 from ortlite import provider
@@ -99,6 +100,12 @@ def test_the_summary_of_results(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "HERE", tmp_path)
     report.write_summary()
     assert (tmp_path / "results" / "README.md").read_text() == text("conformance/results/README.md")
+
+
+def test_answers_to_drawn_weights():
+    left_out = {name for name, (_, case) in cases.load_cases().items() if judge.left_out(cases.case_model(case))}
+    with np.load(judge.FILE) as answers:
+        assert set(answers) == left_out, "run `python -m conformance.answers`"
 
 
 def test_peer_bugs():
