@@ -5,15 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement  # nox itself needs it
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "conformance", "torch", "jax", "wheel"]
+nox.options.error_on_missing_interpreters = False  # in CI neither: what is missing is listed as skipped
 nox.options.reuse_venv = "yes"
+nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 
 # One version of the large libraries for everybody who develops; users get the open range of pyproject.toml.
 CONSTRAINED = {"PIP_CONSTRAINT": str(Path(__file__).parent / ".ci" / "constraints.txt")}
 PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+PYTHONS = ["3.11", "3.12", "3.13"]  # the classifiers of pyproject.toml: tests/test_project.py
+
+# What `lowest` runs: all but the coverage of the newest onnx (test_schemas, test_gradients, tests/ops as a whole).
+STAGES = [f"tests/test_{name}.py" for name in "load pipeline optimize providers session taps".split()]
+STAGES += [f"tests/test_{name}.py" for name in "backend cli plugin".split()]
+STAGES += [f"tests/ops/test_{name}.py" for name in "elementwise index reduce shape text_image windows".split()]
+
+
+def floors(*extras: str) -> list[str]:
+    """`name==version` for each `name>=version` that pyproject.toml asks for: the oldest that it promises."""
+    asked = PROJECT["project"]["dependencies"] + [
+        entry for extra in extras for entry in PROJECT["project"]["optional-dependencies"][extra]
+    ]
+    pinned = []
+    for requirement in map(Requirement, asked):
+        (least,) = requirement.specifier
+        assert least.operator == ">=", f"{requirement} has no floor"
+        pinned.append(f"{requirement.name}=={least.version}")
+    return pinned
 
 
 def group(name: str) -> list[str]:
@@ -36,11 +60,20 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
+@nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Unit and property tests."""
+    """Unit and property tests, on each Python that is installed."""
     session.install("-e", ".[all]", *group("test"))
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The stages and the common operators with the lowest versions that pyproject.toml promises."""
+    constraints = Path(session.create_tmp()) / "floors.txt"
+    constraints.write_text("\n".join(floors("strict", "text", "image")) + "\n")
+    session.install("-e", ".[all]", *group("test"), env={"PIP_CONSTRAINT": str(constraints.resolve())})
+    session.run("pytest", "-n", "2", *(session.posargs or STAGES))
 
 
 @nox.session

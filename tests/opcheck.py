@@ -22,6 +22,11 @@ __all__ = ["PROVIDERS", "check", "make_model", "onnxruntime_op", "run_model", "r
 PROVIDERS = tuple(os.environ.get("ORTLITE_TEST_PROVIDERS", "CPUExecutionProvider,StrictExecutionProvider").split(","))
 
 
+# A test that names no opset means the newest: of this onnx, and of what onnxruntime knows where it is asked, too.
+NEWEST = min(28, onnx.defs.onnx_opset_version())
+SHARED = min(26, NEWEST)
+
+
 def _type(value: Any) -> onnx.TypeProto:
     if isinstance(value, list):
         element = _type(value[0]) if value else helper.make_tensor_type_proto(1, None)
@@ -36,7 +41,7 @@ def _type(value: Any) -> onnx.TypeProto:
 
 
 def make_model(
-    op_type: str, *inputs: Any, opset: int = 28, domain: str = "", outputs: int = 1, **attributes: Any
+    op_type: str, *inputs: Any, opset: int = NEWEST, domain: str = "", outputs: int = 1, **attributes: Any
 ) -> onnx.ModelProto:
     """A model of one node. None leaves an input out; attributes that are None are not set."""
     names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
@@ -47,7 +52,7 @@ def make_model(
     graph = helper.make_graph([node], "one node", feeds, [onnx.ValueInfoProto(name=n) for n in results])
     imports = [helper.make_opsetid("", opset if not domain else 21)]
     if domain:
-        imports.append(helper.make_opsetid(domain, opset if opset != 28 else _newest(domain)))
+        imports.append(helper.make_opsetid(domain, opset if opset != NEWEST else _newest(domain)))
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
@@ -151,7 +156,7 @@ def _assert_same(actual: Any, expected: Any, *, compiled: bool) -> None:
 def run_op(
     op_type: str,
     *inputs: Any,
-    opset: int = 28,
+    opset: int = NEWEST,
     domain: str = "",
     outputs: int = 1,
     provider: str = PROVIDERS[0],
@@ -164,7 +169,7 @@ def run_op(
     return run_model(model, feeds, provider)
 
 
-def onnxruntime_op(op_type: str, *inputs: Any, opset: int = 26, **options: Any) -> list[Any]:
+def onnxruntime_op(op_type: str, *inputs: Any, opset: int = SHARED, **options: Any) -> list[Any]:
     """The same operator by onnxruntime's CPU provider (which knows opsets up to 26)."""
     import onnxruntime
 
@@ -181,7 +186,7 @@ def check(
     op_type: str,
     *inputs: Any,
     expected: Any = None,
-    opset: int = 26,
+    opset: int = SHARED,
     rtol: float = 1e-5,
     atol: float = 1e-6,
     **options: Any,

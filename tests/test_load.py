@@ -231,7 +231,8 @@ def test_subgraphs_list_their_captures():
 def test_tensors_of_every_dtype_are_read():
     from ortlite import dtypes
 
-    for dtype in dtypes.ALL:
+    known = onnx.TensorProto.DataType.values()  # an older onnx has fewer
+    for dtype in (d for d in dtypes.ALL if d.code in known):
         values = np.array(["a", "ü"], object) if dtype.kind == "S" else np.array([0, 1, 1], dtypes.to_numpy(dtype))
         array = Tensors(None).read(numpy_helper.from_array(values, "t"))
         assert dtypes.of_numpy(array.dtype) is dtype

@@ -70,7 +70,7 @@ def test_folding_does_not_make_a_small_file_large():
 
 def test_a_node_that_cannot_be_folded_fails_when_it_runs():
     g = graph(
-        HEAD + "g (float[1] x) => (float[?] y) { [bad] r = Reshape(k, n)  y = Add(r, x) }",
+        HEAD + "g (float[1] x) => (float[?] y) { m = Abs(n)  [bad] r = Reshape(k, m)  y = Add(r, x) }",
         n=np.array([5]),
         k=np.ones(2, np.float32),
     )

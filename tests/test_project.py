@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_the_examples_of_docstrings_are_true(module):
 def test_importing_ortlite_is_light(module):
     code = f"import sys, ortlite; ortlite.InferenceSession; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_promised_versions_are_the_tested_ones():
+    """The Pythons of nox are those of the classifiers; every library of the base and of `all` has a floor to test."""
+    noxfile = (ROOT / "noxfile.py").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = re.findall(r'"(3\.\d+)"', re.search(r"^PYTHONS = \[(.*?)\]", noxfile, re.MULTILINE)[1])
+    promised = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r"Python :: 3\.\d+$", c)]
+    assert pythons == promised
+    assert project["requires-python"] == f">={pythons[0]}"
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + [entry for name in ("strict", "text", "image") for entry in extras[name]]
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", entry) for entry in asked), asked
+    assert extras["all"] == ["ortlite[strict,text,image]"]
 
 
 def test_public_names():
