@@ -19,13 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ortlite.dtypes import DType, by_name
 from ortlite.primitives import DEFAULTS
 from ortlite.primitives.base import Namespace
 
-__all__ = ["OPTIONAL", "Namespace", "build", "or_default"]
+__all__ = ["OPTIONAL", "Namespace", "build", "complete", "or_default"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONAL = {
     "bit_view": "bit_view(x, dtype): the same bytes seen as another dtype of the same width",
@@ -49,6 +51,12 @@ def or_default(fn: Callable[..., Any], default: Callable[..., Any]) -> Callable[
     return call
 
 
+def complete(fn: F) -> F:
+    """Mark a replacement that never returns NotImplemented: calling it costs 0.1 µs less."""
+    fn.complete = True  # type: ignore[attr-defined]
+    return fn
+
+
 def build(
     library: ModuleType,
     dtypes: Mapping[str, Any],
@@ -68,9 +76,9 @@ def build(
     public |= {name: getattr(library, name) for name in ("linalg", "fft") if hasattr(library, name)}
     public["astype"] = partial(_astype, library.astype)
     xp = Namespace(library.__name__, {**public, **(names or {}), "defaults": DEFAULTS})
-    own = {name: or_default(fn, DEFAULTS[name]) if name in DEFAULTS else fn for name, fn in primitives.items()}
-    for name, fn in (DEFAULTS | own).items():
-        xp.__dict__[name] = partial(fn, xp)
+    for name, fn in (DEFAULTS | dict(primitives)).items():
+        whole = fn is DEFAULTS.get(name, fn) or getattr(fn, "complete", False)
+        xp.__dict__[name] = partial(fn if whole else or_default(fn, DEFAULTS[name]), xp)
 
     by_native = {native: name for name, native in dtypes.items()}
 

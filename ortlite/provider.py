@@ -80,7 +80,10 @@ class ExecutionProvider:
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        """(domain, op_type, since) -> a kernel of the same signature that this library does better."""
+        """(domain, op_type, since) -> a kernel of the same signature that this library does better.
+
+        Where it returns NotImplemented, the kernel that it replaces runs with the same arguments.
+        """
         return {}
 
     def supports(self, kernel: Kernel, dtypes: Sequence[DType | None]) -> str | None:

@@ -247,7 +247,7 @@ class _Writer:
         if isinstance(bound.step, Call) and bound.step.kernel.host_result is None:
             kernel = bound.step.kernel
             given.insert(0, self.name(bound.step.provider.xp, "x"))  # saves a partial's call
-            # the same saves the call of `body`; but a seed is drawn only once
+            # `body` written out saves its call; not where arguments may be read only once, as a seed
             fns = [kernel.override, kernel.fn] if kernel.override and bound.pure else [kernel.body]
         call, *otherwise = [f"{self.name(fn, 'k')}({', '.join(given)})" for fn in fns]
         wanted = [(position, slot) for position, slot in enumerate(bound.outputs) if slot is not None]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite import primitives as default
-from ortlite.namespace import Namespace
+from ortlite.namespace import Namespace, complete
 
 compat: Any = array_api_compat.numpy
 BLOCK = 1 << 14  # elements that several passes find in the cache
@@ -49,6 +49,7 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     return result if result.dtype == x.dtype else compat.clip(x, min, max)
 
 
+@complete
 def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
     """Without a guard: nothing in NumPy takes derivatives, and the operator Gradient brings its own."""
     y: Any = np.sqrt(x) if power == 0.5 else np.power(x, x.dtype.type(power))

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes, is_in_torch_dis
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ortlite import primitives as default
-from ortlite.namespace import Namespace
+from ortlite.namespace import Namespace, complete
 
 Pads = Sequence[tuple[int, int]]
 
@@ -155,21 +155,25 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     return NotImplemented
 
 
+@complete
 def erf(xp: Namespace, x: Any) -> Any:
     """torch.erf."""
     return torch.erf(x)
 
 
+@complete
 def relu(xp: Namespace, x: Any) -> Any:
     """torch.relu."""
     return torch.relu(x)
 
 
+@complete
 def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
     """F.leaky_relu; of an array of slopes by hand."""
     return torch.where(x > 0, x, x * slope) if isinstance(slope, torch.Tensor) else F.leaky_relu(x, slope)
 
 
+@complete
 def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
     """F.hardtanh."""
     return F.hardtanh(x, low, high)
@@ -182,16 +186,19 @@ def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
     return torch.sqrt(x) if power == 0.5 else torch.pow(x, torch.asarray(power, dtype=x.dtype, device=x.device))
 
 
+@complete
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
     """torch.fmod."""
     return torch.fmod(x, y)
 
 
+@complete
 def sigmoid(xp: Namespace, x: Any) -> Any:
     """torch.sigmoid."""
     return torch.sigmoid(x)
 
 
+@complete
 def softmax(xp: Namespace, x: Any, axis: int) -> Any:
     """torch.softmax."""
     return torch.softmax(x, axis)
@@ -288,6 +295,7 @@ def symbolic(x: Any) -> bool:
     return isinstance(x, FakeTensor | FunctionalTensor) or torch._is_functional_tensor(x)  # noqa: SLF001
 
 
+@complete
 def known(xp: Namespace, x: Any) -> Any:
     """The element; None for what torch.compile and vmap look with. A constant of the model is known to them too."""
     if not isinstance(x, torch.Tensor):
@@ -302,6 +310,7 @@ def known(xp: Namespace, x: Any) -> Any:
         return default.control.known(xp, x)
 
 
+@complete
 def readable(xp: Namespace, x: Any) -> bool:
     """In the host's memory, and no tensor of torch.compile, torch.export or torch.func."""
     if not isinstance(x, torch.Tensor):
