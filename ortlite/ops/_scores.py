@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
-from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
+from ortlite.ops.memo import constant
 
 __all__ = ["labels_of", "number", "transform"]
 

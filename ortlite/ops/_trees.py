@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ortlite.namespace import Namespace
-from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
+from ortlite.ops.memo import constant
 
 __all__ = ["Forest", "Split", "build", "members", "scores"]
 

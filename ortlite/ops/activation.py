@@ -5,11 +5,9 @@ from __future__ import annotations
 from math import pi, prod, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_broadcast
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Text
+from ortlite.ops.helpers import along, folded_axes, normal_axis, one_of, require_broadcast
 from ortlite.ops.registry import op
-from ortlite.ops.shape import folded_axes, normal_axis
 
 
 @op("Relu")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Flag, Float, Graph, Int, Text
+from ortlite.ops.helpers import along, one_of
 from ortlite.ops.registry import op
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
 from ortlite.ops._window import Pads, defaults, fixed_pads, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
+from ortlite.ops.helpers import along, require_shape
 from ortlite.ops.registry import op
 from ortlite.primitives.window import output_shape as window_count
 

@@ -7,11 +7,9 @@ from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import aligned
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Flag, Float, Int, Text
+from ortlite.ops.helpers import aligned, normal_axis, one_of
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 
 
 @op("Abs")

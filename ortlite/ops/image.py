@@ -7,8 +7,8 @@ import io
 import numpy as np
 
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Text
+from ortlite.ops.helpers import one_of
 from ortlite.ops.registry import op
 
 MODES = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}

@@ -5,28 +5,11 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Int, Text
+from ortlite.ops.helpers import along, from_front, normal_axis, one_of, require_range, require_shape, wrapped
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 
 REDUCTIONS = ("none", "add", "mul", "min", "max")
-
-
-def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
-    """Indices as int64, negative ones counted from the end of an axis of `size` elements.
-
-    Raises ValueError for one out of range where they are readable.
-    """
-    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
-    return from_front(xp, indices, size)
-
-
-def from_front(xp: Namespace, indices: Array, size: int) -> Array:
-    """Indices as int64, negative ones counted from the end of an axis of `size` elements."""
-    indices = xp.astype(indices, xp.int64)
-    return xp.where(indices < 0, indices + size, indices)
 
 
 @op("Gather", any_dtype=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_broadcast
 from ortlite.ops.annotations import Array, Flag, Float, Text
+from ortlite.ops.helpers import require_broadcast
 from ortlite.ops.registry import op
 
 

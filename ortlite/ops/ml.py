@@ -14,10 +14,10 @@ from typing import Any
 from ortlite import dtypes
 from ortlite.graph import MapType, Node, SequenceType, TensorType
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
-from ortlite.ops._memo import CODES, Memo, constant, listed, once, vector
 from ortlite.ops._scores import labels_of, number, transform
 from ortlite.ops.annotations import Array, Arrays, Float, Floats, Int, Ints, Map, Text, Texts, Value
+from ortlite.ops.helpers import one_of
+from ortlite.ops.memo import CODES, Memo, constant, listed, once, vector
 from ortlite.ops.registry import op
 from ortlite.ops.types import FLOAT, INT64, STRING, Inferred, Types, class_labels
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops import _trees
-from ortlite.ops._memo import Memo, constant, listed, once
 from ortlite.ops._scores import labels_of, transform
 from ortlite.ops._trees import Forest, Split
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts, Value
+from ortlite.ops.memo import Memo, constant, listed, once
 from ortlite.ops.registry import op
 from ortlite.ops.types import class_labels
 

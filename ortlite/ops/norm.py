@@ -6,11 +6,9 @@ from math import prod
 
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_broadcast, require_shape
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int, Ints
+from ortlite.ops.helpers import along, distinct_axes, normal_axis, one_of, require_broadcast, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.shape import distinct_axes, normal_axis
 from ortlite.ops.types import Inferred, Types, attribute_dtype
 
 

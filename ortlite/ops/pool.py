@@ -7,10 +7,9 @@ from itertools import product
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import require_range
 from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_pads
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Text
+from ortlite.ops.helpers import along, require_range, require_shape
 from ortlite.ops.registry import op
 
 

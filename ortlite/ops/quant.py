@@ -12,12 +12,11 @@ from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
 from ortlite.ops.annotations import Array, Flag, Int, Ints, Text
 from ortlite.ops.cast import COMPUTED, convert
 from ortlite.ops.conv import add_bias, fitting_windows
+from ortlite.ops.helpers import along, normal_axis, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 from ortlite.ops.types import Inferred, Types, attribute_dtype, unshaped
 
 UINT8 = dtypes.by_name("uint8")

@@ -8,8 +8,8 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Ints
+from ortlite.ops.helpers import folded_axes
 from ortlite.ops.registry import op
-from ortlite.ops.shape import folded_axes
 
 Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 

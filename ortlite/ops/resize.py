@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from math import floor
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
+from ortlite.ops.helpers import along, distinct_axes, one_of
 from ortlite.ops.registry import op
-from ortlite.ops.shape import distinct_axes
 from ortlite.primitives.resample import Filter, Taps, taps
 
 

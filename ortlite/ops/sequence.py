@@ -5,8 +5,9 @@ from __future__ import annotations
 from ortlite.graph import Node, OptionalType
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Arrays, Bool, DType, Flag, Graph, Int, Ints, Type, Value
+from ortlite.ops.helpers import normal_axis
 from ortlite.ops.registry import op
-from ortlite.ops.shape import concat, cut, normal_axis
+from ortlite.ops.shape import concat, cut
 from ortlite.ops.types import Inferred, Types, attribute_dtype, element_type, graph_outputs, sequence_type, unshaped
 
 

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Value
+from ortlite.ops.helpers import distinct_axes, normal_axis, one_of, require_lengths, require_range, require_shape
 from ortlite.ops.registry import op
-
-
-def normal_axis(axis: int, rank: int) -> int:
-    """`axis` counted from the front. Raises ValueError when a tensor of `rank` has no such axis."""
-    if not -rank <= axis < rank:
-        raise ValueError(f"axis {axis} is not an axis of a tensor of rank {rank}")
-    return axis + rank if axis < 0 else axis
-
-
-def distinct_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`axes` counted from the front. Raises ValueError for one that there is not, and for one that comes twice."""
-    given = tuple(axes)
-    chosen = tuple(normal_axis(a, rank) for a in given)
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"axes {list(given)} name an axis of a tensor of rank {rank} twice")
-    return chosen
-
-
-def folded_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`distinct_axes`, except that a scalar may be folded along 0 or -1, as what PyTorch exports relies on."""
-    given = tuple(axes)
-    return () if rank == 0 and given in {(0,), (-1,)} else distinct_axes(given, rank)
 
 
 @op("Identity", any_dtype=True)
@@ -107,7 +83,7 @@ def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
 @op("Expand", since=8, any_dtype=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
-    lengths("shape", shape)
+    require_lengths("shape", shape)
     rank = max(input.ndim, len(shape))
     have = (1,) * (rank - input.ndim) + tuple(input.shape)
     want = (1,) * (rank - len(shape)) + tuple(shape)
@@ -116,18 +92,12 @@ def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     return xp.broadcast_to(input, tuple(b if a == 1 else a for a, b in zip(have, want, strict=True)))
 
 
-def lengths(name: str, given: Sequence[int]) -> None:
-    """Raises ValueError where one of the lengths of axes, or numbers of repetitions, is negative."""
-    if min(given, default=0) < 0:
-        raise ValueError(f"{name} {list(given)} must not be negative")
-
-
 @op("Tile", since=6, any_dtype=True)
 def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
     """Repeat `input` `repeats[axis]` times along each axis."""
     if len(repeats) != input.ndim:
         raise ValueError(f"repeats {repeats} must have one entry for each of {input.ndim} axes")
-    lengths("repeats", repeats)
+    require_lengths("repeats", repeats)
     return xp.tile(input, repeats)
 
 
@@ -135,7 +105,7 @@ def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
 def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     """Repeat `input` `tiles` times along `axis`."""
     axis = normal_axis(axis, input.ndim)
-    lengths("tiles", (tiles,))
+    require_lengths("tiles", (tiles,))
     return xp.tile(input, tuple(tiles if i == axis else 1 for i in range(input.ndim)))
 
 
@@ -338,7 +308,7 @@ def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints
     """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
     widths = [(0, 0)] * input_data.ndim
     chosen = distinct_axes(range(input_data.ndim) if axes is None else axes, input_data.ndim)
-    lengths("shape", shape)
+    require_lengths("shape", shape)
     if len(chosen) != len(shape):
         raise ValueError(f"shape {list(shape)} must have one length for each of the axes {list(chosen)}")
     for axis, wanted in zip(chosen, shape, strict=True):

@@ -6,8 +6,8 @@ from math import log10, pi
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int
+from ortlite.ops.helpers import normal_axis
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 from ortlite.ops.types import attribute_dtype
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of
 from ortlite.ops.activation import log_softmax
 from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
+from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.registry import op
 
 TRAINING = "ai.onnx.preview.training"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
+from ortlite.ops.helpers import along, one_of, require_range, require_shape
 from ortlite.ops.registry import op
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
+from ortlite.ops.helpers import one_of, require_range, require_shape
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, linalg, pool, quant, recurrent
-from ortlite.ops._broadcast import require_shape
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
-from ortlite.ops.index import wrapped
+from ortlite.ops.helpers import require_shape, wrapped
 from ortlite.ops.quant import by_row, centred, dtype_of, saturated, spread, wide
 from ortlite.ops.registry import op
 
