@@ -26,7 +26,7 @@ EMPTY = inspect.Parameter.empty
 # One file per ONNX category, imported when the first operator is looked up.
 CATEGORIES = (
     "elementwise activation logical reduce shape index create linalg norm conv pool resize vision attention recurrent "
-    "quant cast signal random control sequence text image ml ml_trees ml_svm training contrib"
+    "quant cast signal random control sequence text image ml training contrib"
 ).split()
 
 

@@ -8,9 +8,9 @@ from itertools import accumulate, combinations
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._scores import labels_of, transform
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
 from ortlite.ops.memo import Memo, vector
+from ortlite.ops.ml._scores import labels_of, transform
 from ortlite.ops.registry import op
 from ortlite.ops.types import class_labels
 
