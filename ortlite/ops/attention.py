@@ -91,7 +91,7 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
     return scores if seen is None else xp.where(seen, scores, minus_inf)
 
 
-@op("Attention", since=23)
+@op("Attention", since=23, views=True)
 def attention(
     xp: Namespace,
     Q: Array,

@@ -14,7 +14,7 @@ def _either_branch(node: Node, inputs: Types) -> Inferred:
     return [a or b for a, b in zip(then, other, strict=False)]
 
 
-@op("If", any_dtype=True, types=_either_branch)
+@op("If", any_dtype=True, views=True, types=_either_branch)
 def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
     return tuple(xp.cond(cond, then_branch, else_branch))
@@ -23,6 +23,7 @@ def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Grap
 @op(
     "Loop",
     any_dtype=True,
+    views=True,
     data_dependent_shape=True,
     types=lambda node, inputs: graph_outputs(node.attributes["body"])[1:],
 )
@@ -66,7 +67,7 @@ def _none_of(xp: Namespace, type_: Type) -> Array:
     return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
 
 
-@op("Scan", since=9, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
+@op("Scan", since=9, any_dtype=True, views=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan(
     xp: Namespace,
     *initial_state_and_scan_inputs: Value,

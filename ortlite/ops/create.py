@@ -11,7 +11,7 @@ from ortlite.ops.registry import op
 from ortlite.ops.types import attribute_dtype, value_dtype
 
 
-@op("Constant", any_dtype=True, types=value_dtype)
+@op("Constant", any_dtype=True, views=True, types=value_dtype)
 def constant(
     xp: Namespace,
     *,
@@ -34,7 +34,7 @@ def constant(
     return xp.asarray(value_float if value_floats is None else value_floats, dtype=xp.float32)
 
 
-@op("ConstantOfShape", since=9, any_dtype=True, types=value_dtype)
+@op("ConstantOfShape", since=9, any_dtype=True, views=True, types=value_dtype)
 def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None) -> Array:
     """A tensor of shape `input` filled with the one element of `value` (default: float32 0)."""
     require_lengths("the shape", input)

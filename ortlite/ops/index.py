@@ -70,7 +70,7 @@ def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
     return xp.concat([*grid, xp.astype(indices, xp.int64)], axis=-1)
 
 
-@op("ScatterElements", since=11)
+@op("ScatterElements", since=11, views=True)
 def scatter_elements(
     xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0, reduction: Text = "none"
 ) -> Array:
@@ -87,13 +87,13 @@ def scatter_elements(
     return xp.scatter(data, indices, updates, axis, reduction)
 
 
-@op("Scatter", since=9)
+@op("Scatter", since=9, views=True)
 def scatter(xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0) -> Array:
     """The old name of ScatterElements."""
     return scatter_elements(xp, data, indices, updates, axis=axis)
 
 
-@op("ScatterND", since=11)
+@op("ScatterND", since=11, views=True)
 def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, reduction: Text = "none") -> Array:
     """A copy of `data` with slices `updates` at the index tuples `indices`; `reduction` none, add, mul, min or max.
 
@@ -105,7 +105,7 @@ def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, re
     return xp.scatter_nd(data, indices, updates, reduction)
 
 
-@op("TensorScatter", since=24)
+@op("TensorScatter", since=24, views=True)
 def tensor_scatter(
     xp: Namespace,
     past_cache: Array,

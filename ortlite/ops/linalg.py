@@ -73,7 +73,7 @@ def gemm_1(
     return y
 
 
-@op("Einsum", since=12)
+@op("Einsum", since=12, views=True)
 def einsum(xp: Namespace, *Inputs: Array, equation: Text) -> Array:
     """Einstein summation by `equation`."""
     return xp.einsum(equation, *Inputs)

@@ -35,7 +35,7 @@ def _moments(xp: Namespace, X: Array, axes: tuple[int, ...], keepdims: bool = Fa
     return (mean if keepdims else xp.squeeze(mean, axis=axes)), var
 
 
-@op("BatchNormalization", since=14)
+@op("BatchNormalization", since=14, views=True)
 def batch_normalization(
     xp: Namespace,
     X: Array,
@@ -60,7 +60,7 @@ def batch_normalization(
     return y, input_mean * momentum + mean * (1 - momentum), input_var * momentum + var * (1 - momentum)
 
 
-@op("BatchNormalization")
+@op("BatchNormalization", views=True)
 def batch_normalization_1(
     xp: Namespace,
     X: Array,
@@ -95,7 +95,7 @@ def batch_normalization_1(
     return y, mean, var, saved_mean, saved_var
 
 
-@op("BatchNormalization", since=7)
+@op("BatchNormalization", since=7, views=True)
 def batch_normalization_7(
     xp: Namespace,
     X: Array,

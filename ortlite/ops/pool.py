@@ -38,7 +38,7 @@ def pool_windows(
     return size, steps, holes, window_pads(x[2:], size, steps, holes, pads, auto_pad, ceil_mode)
 
 
-@op("MaxPool")
+@op("MaxPool", views=True)
 def max_pool(
     xp: Namespace,
     X: Array,

@@ -123,7 +123,7 @@ def reduce_prod(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _prod)
 
 
-@op("ReduceMax")
+@op("ReduceMax", views=True)
 def reduce_max(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
@@ -131,7 +131,7 @@ def reduce_max(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _max)
 
 
-@op("ReduceMin")
+@op("ReduceMin", views=True)
 def reduce_min(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:

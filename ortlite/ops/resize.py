@@ -73,7 +73,7 @@ def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:
         raise ValueError(f"sizes or scales {list(given)} must not be negative, one for each of the axes {list(axes)}")
 
 
-@op("Resize", since=11)
+@op("Resize", since=11, views=True)
 def resize(
     xp: Namespace,
     X: Array,
@@ -119,7 +119,7 @@ def resize(
     return resize_axes(xp, X, wanted, factors, rule, regions, extrapolation_value)
 
 
-@op("Resize", since=10)
+@op("Resize", since=10, views=True)
 def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Resample by `scales`, coordinates divided by the scale; nearest rounds down to enlarge and up to shrink."""
     one_of("mode", mode, "nearest", "linear", "bilinear")
@@ -129,13 +129,13 @@ def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest"
     return resize_axes(xp, X, wanted, dict(enumerate(scales)), rule)
 
 
-@op("Upsample", since=7)
+@op("Upsample", since=7, views=True)
 def upsample(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Enlarge by `scales`: the name of Resize below opset 10."""
     return resize_10(xp, X, scales, mode=mode)
 
 
-@op("Upsample")
+@op("Upsample", views=True)
 def upsample_1(xp: Namespace, X: Array, *, height_scale: Float, width_scale: Float, mode: Text = "nearest") -> Array:
     """Enlarge the last two axes."""
     return resize_10(xp, X, (1.0,) * (X.ndim - 2) + (height_scale, width_scale), mode=mode)

@@ -11,7 +11,7 @@ from ortlite.ops.helpers import distinct_axes, normal_axis, one_of, require_leng
 from ortlite.ops.registry import op
 
 
-@op("Identity", any_dtype=True)
+@op("Identity", any_dtype=True, views=True)
 def identity(xp: Namespace, input: Value) -> Value:
     """The input itself: a tensor, sequence, optional or map."""
     return input
@@ -29,7 +29,7 @@ def size(xp: Namespace, data: Array) -> Int:
     return prod(data.shape)
 
 
-@op("Reshape", any_dtype=True)
+@op("Reshape", any_dtype=True, views=True)
 def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
     """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
 
@@ -47,14 +47,14 @@ def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0
     return xp.reshape(data, wanted)
 
 
-@op("Flatten", any_dtype=True)
+@op("Flatten", any_dtype=True, views=True)
 def flatten(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
     """A matrix: the axes before `axis` as rows, the others as columns."""
     axis = axis if axis == input.ndim else normal_axis(axis, input.ndim)
     return xp.reshape(input, (prod(input.shape[:axis]), prod(input.shape[axis:])))
 
 
-@op("Squeeze", any_dtype=True)
+@op("Squeeze", any_dtype=True, views=True)
 def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     """Remove `axes` of length 1, all of them when none are given. Raises ValueError for a longer axis."""
     chosen = distinct_axes([i for i, d in enumerate(data.shape) if d == 1] if axes is None else axes, data.ndim)
@@ -63,7 +63,7 @@ def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     return xp.squeeze(data, axis=chosen)
 
 
-@op("Unsqueeze", any_dtype=True)
+@op("Unsqueeze", any_dtype=True, views=True)
 def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
     rank = data.ndim + len(axes)
@@ -72,7 +72,7 @@ def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
 
 
-@op("Transpose", any_dtype=True)
+@op("Transpose", any_dtype=True, views=True)
 def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     """Permute the axes by `perm`, by default reverse them."""
     if perm is not None and sorted(perm) != list(range(data.ndim)):
@@ -80,7 +80,7 @@ def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     return xp.permute_dims(data, tuple(range(data.ndim))[::-1] if perm is None else perm)
 
 
-@op("Expand", since=8, any_dtype=True)
+@op("Expand", since=8, any_dtype=True, views=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
     require_lengths("shape", shape)
@@ -133,7 +133,7 @@ def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     return tuple(pieces)
 
 
-@op("Split", any_dtype=True)
+@op("Split", any_dtype=True, views=True)
 def split(
     xp: Namespace,
     input: Array,
@@ -177,7 +177,7 @@ def steps_along(n: int, start: int, end: int, step: int) -> range:
     return range(start, end, step)
 
 
-@op("Slice", since=10, any_dtype=True)
+@op("Slice", since=10, any_dtype=True, views=True)
 def slice_(
     xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Array:
@@ -206,7 +206,7 @@ def slice_(
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
-@op("Slice", any_dtype=True)
+@op("Slice", any_dtype=True, views=True)
 def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Array:
     """`data[start:end]` along each of `axes`."""
     return slice_(xp, data, starts, ends, axes)
@@ -219,7 +219,7 @@ def _image(x: Array, blocksize: int) -> tuple[int, ...]:
     return tuple(x.shape)
 
 
-@op("DepthToSpace", any_dtype=True)
+@op("DepthToSpace", any_dtype=True, views=True)
 def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
 
@@ -237,7 +237,7 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
     return xp.reshape(blocks, (n, c // b**2, h * b, w * b))
 
 
-@op("SpaceToDepth", any_dtype=True)
+@op("SpaceToDepth", any_dtype=True, views=True)
 def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
     one_of("mode", mode, "DCR", "CRD")
@@ -261,7 +261,7 @@ def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> l
     return widths
 
 
-@op("Pad", since=11, any_dtype=True)
+@op("Pad", since=11, any_dtype=True, views=True)
 def pad(
     xp: Namespace,
     data: Array,
@@ -291,19 +291,19 @@ def _filler(xp: Namespace, data: Array, value: Any) -> Any:
     return "" if kind == "string" else False if kind == "bool" else 0
 
 
-@op("Pad", any_dtype=True)
+@op("Pad", any_dtype=True, views=True)
 def pad_1(xp: Namespace, data: Array, *, paddings: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `paddings`."""
     return pad(xp, data, paddings, value, mode=mode)
 
 
-@op("Pad", since=2, any_dtype=True)
+@op("Pad", since=2, any_dtype=True, views=True)
 def pad_2(xp: Namespace, data: Array, *, pads: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `pads`."""
     return pad(xp, data, pads, value, mode=mode)
 
 
-@op("CenterCropPad", since=18, any_dtype=True)
+@op("CenterCropPad", since=18, any_dtype=True, views=True)
 def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints | None = None) -> Array:
     """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
     widths = [(0, 0)] * input_data.ndim

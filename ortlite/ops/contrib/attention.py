@@ -108,7 +108,7 @@ def attention(
     return y, (xp.stack([k, v]) if k.shape == v.shape else k)
 
 
-@op("MultiHeadAttention", domain=MS)
+@op("MultiHeadAttention", domain=MS, views=True)
 def multi_head_attention(
     xp: Namespace,
     query: Array,

@@ -65,7 +65,7 @@ def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
     return values, places, counts
 
 
-@op("ExpandDims", domain=MS, any_dtype=True)
+@op("ExpandDims", domain=MS, any_dtype=True, views=True)
 def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
     """A new axis of length 1."""
     return xp.expand_dims(X, axis=axis)
@@ -222,7 +222,7 @@ def _cut(words: Sequence[str], separators: Sequence[str]) -> list[str]:
     return pieces
 
 
-@op("NGramRepeatBlock", domain=MS, results=("scores",))
+@op("NGramRepeatBlock", domain=MS, results=("scores",), views=True)
 def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_size: Int) -> Array:
     """`scores` (batch, vocabulary), -inf for a token that would repeat an n-gram of `input_ids` (batch, length)."""
     batch, length = input_ids.shape
@@ -240,7 +240,7 @@ def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_
     return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
 
 
-@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"))
+@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"), views=True)
 def bifurcation_detector(
     xp: Namespace,
     src_tokens: Array,

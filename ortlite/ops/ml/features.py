@@ -92,7 +92,7 @@ def normalizer(xp: Namespace, X: Array, *, norm: Text = "MAX") -> Array:
     return xp.astype(x / xp.where(size == 0, xp.ones_like(size), size), xp.float32)
 
 
-@op("Scaler", domain=ML)
+@op("Scaler", domain=ML, views=True)
 def scaler(
     xp: Namespace, X: Array, *, offset: Floats | None = None, scale: Floats | None = None, memo: Memo = None
 ) -> Array:
