@@ -140,12 +140,12 @@ def _of_booleans(data: Any, reduction: str) -> str:
     return {"add": "max", "mul": "min"}.get(reduction, reduction) if data.dtype == jnp.bool_ else reduction
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """Indexed updates."""
     reduction = _of_booleans(data, reduction)
     if reduction == "mul":
-        return _multiplied(xp, data, places, updates)
-    return _at(data, places, updates, reduction)
+        return _multiplied(xp, data, indices, updates)
+    return _at(data, indices, updates, reduction)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -211,8 +211,8 @@ def rotary_embedding(
     if cos_cache.shape[-1] * 2 != width or sin_cache.shape != cos_cache.shape:
         raise ValueError(f"caches {tuple(cos_cache.shape)} and {tuple(sin_cache.shape)} must hold {width // 2} angles")
     if position_ids is not None:
-        places = xp.expand_dims(position_ids, axis=-1)
-        cos_cache, sin_cache = xp.gather_nd(cos_cache, places), xp.gather_nd(sin_cache, places)
+        indices = xp.expand_dims(position_ids, axis=-1)
+        cos_cache, sin_cache = xp.gather_nd(cos_cache, indices), xp.gather_nd(sin_cache, indices)
     y = rotated(xp, x, xp.expand_dims(cos_cache, axis=1), xp.expand_dims(sin_cache, axis=1), interleaved)
     return merge_heads(xp, y) if X.ndim == 3 else y
 

@@ -41,9 +41,9 @@ def loop(
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        place = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
+        iteration = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
         given = _shaped(xp, xp.asarray(True) if going is True else going, shapes[1])
-        results = body(place, given, *state)
+        results = body(iteration, given, *state)
         going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
         return going, results[1 : 1 + count], results[1 + count :]
 
@@ -102,8 +102,8 @@ def scan(
     outputs = list(stacked) or [_none_of(xp, t) for t in body.types[split:]]
     directions = scan_output_directions or (0,) * len(outputs)
     outputs = [xp.flip(y, axis=0) if b else y for y, b in zip(outputs, directions, strict=True)]
-    places = scan_output_axes or (0,) * len(outputs)
-    return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, places, strict=True)))
+    output_axes = scan_output_axes or (0,) * len(outputs)
+    return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, output_axes, strict=True)))
 
 
 @op("Scan", since=8, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))

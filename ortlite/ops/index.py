@@ -16,8 +16,7 @@ REDUCTIONS = ("none", "add", "mul", "min", "max")
 def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """The slices of `data` at `indices` along `axis`: the shape of `indices` takes that axis's place."""
     axis = normal_axis(axis, data.ndim)
-    places = wrapped(xp, indices, data.shape[axis])
-    taken = xp.take(data, xp.reshape(places, (-1,)), axis=axis)
+    taken = xp.take(data, xp.reshape(wrapped(xp, indices, data.shape[axis]), (-1,)), axis=axis)
     return xp.reshape(taken, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
 
 
@@ -65,8 +64,8 @@ def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
     """Index tuples with the batch coordinates put in front."""
     grid = []
     for axis in range(batch_dims):
-        places = along(xp, xp.arange(indices.shape[axis], dtype=xp.int64), axis, indices.ndim)
-        grid.append(xp.broadcast_to(places, (*indices.shape[:-1], 1)))
+        coordinate = along(xp, xp.arange(indices.shape[axis], dtype=xp.int64), axis, indices.ndim)
+        grid.append(xp.broadcast_to(coordinate, (*indices.shape[:-1], 1)))
     return xp.concat([*grid, xp.astype(indices, xp.int64)], axis=-1)
 
 
@@ -137,15 +136,15 @@ def tensor_scatter(
         require_range(xp, "write_indices", write_indices, 0, last)
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
     starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
-    places = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
+    positions = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
     if mode == "circular":
-        places = xp.remainder(places, xp.asarray(size, dtype=xp.int64))
+        positions = xp.remainder(positions, xp.asarray(size, dtype=xp.int64))
     # one row for all coordinates before the axis, which share the starts of their batch, and one for all behind it
-    places = xp.reshape(xp.repeat(places, lead // batch, axis=0) if batch else places, (lead, steps))
+    positions = xp.reshape(xp.repeat(positions, lead // batch, axis=0) if batch else positions, (lead, steps))
     rows = xp.broadcast_to(xp.expand_dims(xp.arange(lead, dtype=xp.int64), axis=1), (lead, steps))
     cache = xp.reshape(past_cache, (lead, size, prod(past_cache.shape[axis + 1 :])))
     update = xp.reshape(update, (lead, steps, cache.shape[2]))
-    return xp.reshape(xp.scatter_nd(cache, xp.stack([rows, places], axis=-1), update), past_cache.shape)
+    return xp.reshape(xp.scatter_nd(cache, xp.stack([rows, positions], axis=-1), update), past_cache.shape)
 
 
 @op("OneHot", since=9)
@@ -163,8 +162,8 @@ def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None 
     """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
     if axis is None:
         input, axis = xp.reshape(input, (-1,)), 0
-    (places,) = xp.nonzero(condition)
-    return xp.take(input, places, axis=normal_axis(axis, input.ndim))
+    (indices,) = xp.nonzero(condition)
+    return xp.take(input, indices, axis=normal_axis(axis, input.ndim))
 
 
 @op("NonZero", since=9, data_dependent_shape=True)
@@ -242,5 +241,5 @@ def top_k(
     axis = normal_axis(axis, X.ndim)
     if count is None or not 0 <= count <= X.shape[axis]:
         raise ValueError(f"an axis of {X.shape[axis]} elements has no top {count}")
-    values, places = xp.top_k(X, count, axis, bool(largest), bool(sorted))
-    return values, places
+    values, indices = xp.top_k(X, count, axis, bool(largest), bool(sorted))
+    return values, indices

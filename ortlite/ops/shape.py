@@ -67,9 +67,9 @@ def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
 def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
     rank = data.ndim + len(axes)
-    places = distinct_axes(axes, rank)
+    inserted = distinct_axes(axes, rank)
     lengths = iter(data.shape)
-    return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
+    return xp.reshape(data, tuple(1 if i in inserted else next(lengths) for i in range(rank)))
 
 
 @op("Transpose", any_dtype=True, views=True)
@@ -112,8 +112,8 @@ def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
 @op("Concat", since=4, any_dtype=True)
 def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     """Join tensors along `axis`."""
-    place = normal_axis(axis, inputs[0].ndim)
-    if len({(*x.shape[:place], *x.shape[place + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
+    front = normal_axis(axis, inputs[0].ndim)
+    if len({(*x.shape[:front], *x.shape[front + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
         raise ValueError(f"shapes {[list(x.shape) for x in inputs]} differ in more than axis {axis}")
     return xp.concat(inputs, axis=axis)
 
@@ -164,7 +164,7 @@ def split(
 
 
 def steps_along(n: int, start: int, end: int, step: int) -> range:
-    """The places that Slice takes along an axis of `n` elements, by the letter of ONNX.
+    """The indices that Slice takes along an axis of `n` elements, by the letter of ONNX.
 
     `n` is added to a negative start and end, which are then clamped: for a positive step both to 0 … n, for a negative
     one the start to 0 … n - 1 and the end to -1 … n - 1. Raises ValueError for a step of 0.
@@ -195,13 +195,13 @@ def slice_(
     key = [slice(None)] * data.ndim
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
         n = data.shape[axis]
-        places = steps_along(n, start, end, step)
-        if not places:  # whatever the step: not every library turns round what is empty
+        indices = steps_along(n, start, end, step)
+        if not indices:  # whatever the step: not every library turns round what is empty
             key[axis] = slice(0, 0)
         elif step > 0:
-            key[axis] = slice(places.start, places.stop, min(step, n))  # longer ones overflow in strides
+            key[axis] = slice(indices.start, indices.stop, min(step, n))  # longer ones overflow in strides
         else:  # not every library counts backwards: forwards in the mirrored axis
-            key[axis] = slice(n - 1 - places.start, n - 1 - places.stop, min(-step, n))
+            key[axis] = slice(n - 1 - indices.start, n - 1 - indices.stop, min(-step, n))
     backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0 and key[axis].stop)
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 

@@ -37,12 +37,12 @@ def negative_log_likelihood_loss(
         counts = (target >= 0) & (target < classes)
         if not bool(xp.all(counts if ignore_index is None else counts | (target == ignore_index))):
             raise ValueError(f"targets must lie from 0 to {classes - 1}, or be ignore_index ({ignore_index})")
-    place = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
-    picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(place, axis=1), axis=1), axis=1)
+    index = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
+    picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(index, axis=1), axis=1), axis=1)
     if weight is None:
         share = xp.ones_like(picked)
     else:
-        share = xp.reshape(xp.take(weight, xp.reshape(place, (-1,))), place.shape)
+        share = xp.reshape(xp.take(weight, xp.reshape(index, (-1,))), index.shape)
     if ignore_index is not None:
         counted = target != ignore_index
         picked = xp.where(counted, picked, xp.zeros_like(picked))

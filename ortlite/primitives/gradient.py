@@ -247,9 +247,9 @@ def _max_pool(
     return first_max_pool(tape, x, size, **windows), _lift(tape, places)
 
 
-def _scatter_flat(tape: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def _scatter_flat(tape: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """The default body, but for extrema, of which all equals have the same share."""
     if reduction not in {"max", "min"}:
-        return scatter_flat(tape, data, places, updates, reduction)
+        return scatter_flat(tape, data, indices, updates, reduction)
     xp = tape.inner
-    return _recorded(tape, xp, xp.scatter_flat, scattered_extremum, data, places, updates, reduction)
+    return _recorded(tape, xp, xp.scatter_flat, scattered_extremum, data, indices, updates, reduction)

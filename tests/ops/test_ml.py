@@ -373,8 +373,8 @@ HUGE = 1 << 62
 
 # What does not fit, and what the error must name: (operator, input, attributes, pattern)
 MISFITS = [
-    ("ArrayFeatureExtractor", (FLOATS, np.array([0, 3])), {}, r"Y has places.*3 of the last axis"),
-    ("ArrayFeatureExtractor", (FLOATS, np.array([-1])), {}, r"Y has places.*3 of the last axis"),
+    ("ArrayFeatureExtractor", (FLOATS, np.array([0, 3])), {}, r"Y has indices.*3 of the last axis"),
+    ("ArrayFeatureExtractor", (FLOATS, np.array([-1])), {}, r"Y has indices.*3 of the last axis"),
     ("Scaler", FLOATS, {"offset": [1.0, 2.0]}, "2 offsets"),
     ("Scaler", FLOATS, {"scale": [1.0] * 4}, "4 scales"),
     ("Scaler", FLOATS, {"scale": [1.0], "offset": [1.0] * 3}, "3 offsets beside 1 scales"),

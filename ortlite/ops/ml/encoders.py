@@ -40,12 +40,12 @@ def _translated(xp: Namespace, x: Array, keys: Any, values: Any, default: Any, t
     flat = xp.reshape(x, (-1,))
     odd = first[-1] != first[-1]  # NaN, whose order the standard leaves open: infinity stands in for it
     ordered = xp.asarray([*first[:-1], math.inf], dtype=x.dtype) if odd else table
-    place = xp.clip(xp.astype(xp.searchsorted(ordered, flat), xp.int64), None, len(keys) - 1)
+    index = xp.clip(xp.astype(xp.searchsorted(ordered, flat), xp.int64), None, len(keys) - 1)
     if odd:
-        place = xp.where(xp.not_equal(flat, flat), xp.asarray(len(keys) - 1, dtype=place.dtype), place)
-    found = xp.take(table, place)
+        index = xp.where(xp.not_equal(flat, flat), xp.asarray(len(keys) - 1, dtype=index.dtype), index)
+    found = xp.take(table, index)
     same = (found == flat) | (xp.not_equal(found, found) & xp.not_equal(flat, flat))
-    return xp.reshape(xp.where(same, xp.take(results, place), xp.full(flat.shape, default, dtype=native)), x.shape)
+    return xp.reshape(xp.where(same, xp.take(results, index), xp.full(flat.shape, default, dtype=native)), x.shape)
 
 
 def _other_of_two(node: Node, inputs: Types) -> Inferred:
@@ -131,12 +131,12 @@ def label_encoder_1(
     default_string: Text = "_Unused",
     memo: Memo = None,
 ) -> Array:
-    """Strings to their places in `classes_strings`, or places to strings."""
+    """Strings to their indices in `classes_strings`, or indices to strings."""
     strings = classes_strings or ()
-    places = range(len(strings))
+    indices = range(len(strings))
     if xp.dtype_name(X.dtype) == "string":
-        return _translated(xp, X, strings, places, default_int64, "int64", memo)
-    return _translated(xp, X, places, strings, default_string, "string", memo)
+        return _translated(xp, X, strings, indices, default_int64, "int64", memo)
+    return _translated(xp, X, indices, strings, default_string, "string", memo)
 
 
 @op("OneHotEncoder", domain=ML)

@@ -20,11 +20,11 @@ PADDED = 1 << 16  # features, at most, that FeatureVectorizer adds to an input
 def array_feature_extractor(xp: Namespace, X: Array, Y: Array) -> Array:
     """The elements `Y` of the last axis of `X`; of a vector as a matrix of one row.
 
-    Raises ValueError for places that `X` does not have, when they are known.
+    Raises ValueError for indices that `X` does not have, when they are known.
     """
     width = X.shape[-1] if X.ndim else 0
     if math.prod(Y.shape) and xp.known(xp.all((Y >= 0) & (Y < width))) is False:
-        raise ValueError(f"Y has places that are not among the {width} of the last axis of X {tuple(X.shape)}")
+        raise ValueError(f"Y has indices that are not among the {width} of the last axis of X {tuple(X.shape)}")
     chosen = xp.take(X, xp.reshape(Y, (-1,)), axis=X.ndim - 1)
     return xp.expand_dims(chosen, axis=0) if X.ndim == 1 else chosen
 
