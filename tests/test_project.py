@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,12 @@ def test_only_load_save_schema_and_the_backend_import_onnx():
 
 # What no array library but NumPy holds; every kernel in them says so.
 HOST_ONLY = {"text", "image"}
+
+
+def test_backends_import_only_public_modules():
+    for path in (ROOT / "backends").rglob("*.py"):
+        imports = re.findall(r"^ *(?:from|import) +(ortlite[. ].*)$", path.read_text(), re.MULTILINE)
+        assert not [line for line in imports if re.search(r"[. ]_", line)], path
 
 
 def test_no_operator_names_a_library():

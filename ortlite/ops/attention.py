@@ -173,7 +173,7 @@ def flex_attention(
 def rotated(xp: Namespace, x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
     """Pairs of elements of the last axis turned: neighbours when `interleaved`, else from both halves.
 
-    The angles broadcast over everything but the last axis, where they have half the length; what is beyond stays.
+    The angles broadcast over all axes but the last, where they have half the length; elements beyond that stay.
     """
     half = cos.shape[-1]
     turning, rest = x[..., : 2 * half], x[..., 2 * half :]

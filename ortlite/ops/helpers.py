@@ -25,14 +25,14 @@ __all__ = [
 
 
 def one_of(name: str, value: object, *allowed: object) -> None:
-    """Raises ValueError when the attribute `name` has none of the values that ONNX gives it."""
+    """Raises ValueError when the attribute `name` has another value than those `allowed`."""
     if value not in allowed:
         *first, last = allowed
         raise ValueError(f"{name} is {', '.join(map(str, first))} or {last}, not {value!r}")
 
 
 def require_range(xp: Namespace, name: str, x: Array, lowest: int, highest: int) -> None:
-    """Raises ValueError where an element of the integers `x` is out of range; nothing where they are not readable."""
+    """Raises ValueError when an element of the integers `x` is out of range; not checked where none is readable."""
     if not prod(x.shape) or not xp.readable(x):
         return
     for found in (int(xp.min(x)), int(xp.max(x))):
@@ -41,20 +41,20 @@ def require_range(xp: Namespace, name: str, x: Array, lowest: int, highest: int)
 
 
 def require_shape(name: str, x: Array | None, *shape: int) -> None:
-    """Raises ValueError when the input `name`, if given, has another `shape`: one by accident would broadcast."""
+    """Raises ValueError when the input `name`, if given, has another shape: some would broadcast by accident."""
     if x is not None and tuple(x.shape) != shape:
         raise ValueError(f"{name} must have the shape {list(shape)}, not {list(x.shape)}")
 
 
 def require_broadcast(name: str, x: Array, shape: tuple[int, ...]) -> None:
-    """Raises ValueError when the input `name` cannot be broadcast to `shape`, but would stretch what has it."""
+    """Raises ValueError when the input `name` cannot be broadcast to `shape`: a larger one would enlarge the result."""
     pairs = zip(reversed(x.shape), reversed(shape), strict=False)
     if x.ndim > len(shape) or any(n not in {1, m} for n, m in pairs):
         raise ValueError(f"{name} of shape {list(x.shape)} cannot be broadcast to {list(shape)}")
 
 
 def require_lengths(name: str, given: Sequence[int]) -> None:
-    """Raises ValueError where one of the lengths of axes, or numbers of repetitions, is negative."""
+    """Raises ValueError when one of the `given` lengths of axes, or numbers of repetitions, is negative."""
     if min(given, default=0) < 0:
         raise ValueError(f"{name} {list(given)} must not be negative")
 
@@ -67,7 +67,7 @@ def normal_axis(axis: int, rank: int) -> int:
 
 
 def distinct_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`axes` counted from the front. Raises ValueError for one that there is not, and for one that comes twice."""
+    """`axes` counted from the front. Raises ValueError for an axis that does not exist or comes twice."""
     given = tuple(axes)
     chosen = tuple(normal_axis(a, rank) for a in given)
     if len(set(chosen)) != len(chosen):
@@ -76,7 +76,7 @@ def distinct_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
 
 
 def folded_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`distinct_axes`, except that a scalar may be folded along 0 or -1, as what PyTorch exports relies on."""
+    """`distinct_axes`, except that a scalar also has the axes 0 and -1: exports of PyTorch rely on it."""
     given = tuple(axes)
     return () if rank == 0 and given in {(0,), (-1,)} else distinct_axes(given, rank)
 
@@ -104,7 +104,7 @@ def aligned(xp: Namespace, A: Array, B: Array, axis: int | None, broadcast: int)
 def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
     """Indices as int64, negative ones counted from the end of an axis of `size` elements.
 
-    Raises ValueError for one out of range where they are readable.
+    Raises ValueError for an index out of range, where values are readable.
     """
     require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
     return from_front(xp, indices, size)

@@ -198,7 +198,7 @@ def unique(
     first, counts = xp.take(order, starts), ends - starts
     values = xp.take(xp.reshape(X, (-1,)), first) if axis is None else xp.take(X, first, axis=axis)
     if n_outputs == 1 and sorted:
-        return values, first, first, counts  # nobody looks at the others
+        return values, first, first, counts  # the other outputs are not used
     group = xp.cumulative_sum(xp.astype(new, xp.int64)) - 1
     inverse = xp.take(group, xp.astype(xp.argsort(order), xp.int64))
     if not sorted:
@@ -233,7 +233,7 @@ def top_k(
     largest: Flag = 1,
     sorted: Flag = 1,
 ) -> tuple[Array, Array]:
-    """The `K` largest (or smallest) elements along `axis`, in order, and their indices; of equals the first.
+    """The `K` largest (or smallest) elements along `axis`, in order, and their indices; the first ones of a tie.
 
     Before opset 10 their number was the attribute `k`. Raises ValueError when there are not that many.
     """

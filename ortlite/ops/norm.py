@@ -127,7 +127,7 @@ def instance_normalization(xp: Namespace, input: Array, scale: Array, B: Array, 
 
 
 def _with_statistics(node: Node, inputs: Types) -> Inferred:
-    """The result's type is that of the input; mean and deviation have the one that `stash_type` names."""
+    """The result has the dtype of the input; mean and deviation have the dtype that `stash_type` names."""
     return [inputs[0], *attribute_dtype("stash_type", "float32")(node, inputs) * 2]
 
 

@@ -193,11 +193,11 @@ def _arg(xp: Namespace, name: str, data: Array, axis: int, keepdims: int, last: 
 
 @op("ArgMax")
 def argmax(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
-    """Index of the maximum along `axis`, of equals the first, or the last with `select_last_index`."""
+    """Index of the maximum along `axis`: the first one of a tie, or the last with `select_last_index`."""
     return _arg(xp, "argmax", data, axis, keepdims, select_last_index)
 
 
 @op("ArgMin")
 def argmin(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
-    """Index of the minimum along `axis`, of equals the first, or the last with `select_last_index`."""
+    """Index of the minimum along `axis`: the first one of a tie, or the last with `select_last_index`."""
     return _arg(xp, "argmin", data, axis, keepdims, select_last_index)

@@ -31,7 +31,7 @@ def size(xp: Namespace, data: Array) -> Int:
 
 @op("Reshape", any_dtype=True, views=True)
 def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
-    """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
+    """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 takes the remaining elements.
 
     Raises ValueError when the number of elements does not fit.
     """
@@ -181,7 +181,7 @@ def steps_along(n: int, start: int, end: int, step: int) -> range:
 def slice_(
     xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Array:
-    """`data[start:end:step]` along each of `axes`; what is out of range is clamped, see `steps_along`.
+    """`data[start:end:step]` along each of `axes`; bounds out of range are clamped, see `steps_along`.
 
     Unlike in Python, an `end` below -n with a negative step is before the first element, and a `start` below -n is the
     first. Raises ValueError for a step of 0 and for numbers of them that differ.
@@ -196,7 +196,7 @@ def slice_(
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
         n = data.shape[axis]
         indices = steps_along(n, start, end, step)
-        if not indices:  # whatever the step: not every library turns round what is empty
+        if not indices:  # whatever the step: not every library can flip an empty axis
             key[axis] = slice(0, 0)
         elif step > 0:
             key[axis] = slice(indices.start, indices.stop, min(step, n))  # longer ones overflow in strides

@@ -25,7 +25,7 @@ def negative_log_likelihood_loss(
 ) -> Array:
     """Minus the log-probability (batch, classes, ...) of each `target` (batch, ...), weighted by class.
 
-    `reduction` none keeps every loss; sum adds them up; mean divides the sum by that of the weights. Targets equal to
+    `reduction` none keeps every loss; sum adds them up; mean divides that by the sum of the weights. Targets equal to
     `ignore_index` count nothing. Raises ValueError for shapes that do not fit or an unknown reduction.
     """
     one_of("reduction", reduction, "none", "sum", "mean")

@@ -164,7 +164,7 @@ def _active(x: Any) -> bool:
 
 
 def _lift(tape: Namespace, x: Any) -> Any:
-    """An array as a constant on the tape; what is on it already, and what is no array, as it is."""
+    """An array as a constant on the tape; variables of this tape and non-arrays are returned as they are."""
     if isinstance(x, tuple):
         return tuple(_lift(tape, item) for item in x)
     mine = isinstance(x, Variable) and x.tape is tape
@@ -242,7 +242,7 @@ def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **k
 def _max_pool(
     tape: Namespace, x: Any, size: Sequence[int], *, indices: bool = False, **windows: Any
 ) -> tuple[Any, Any]:
-    """Of equals in a window the first gets the gradient."""
+    """In a tie the first element of a window gets the gradient."""
     places = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
     return first_max_pool(tape, x, size, **windows), _lift(tape, places)
 

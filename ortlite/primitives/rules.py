@@ -61,7 +61,7 @@ def _binary(first: Callable[..., Any], second: Callable[..., Any]) -> Rule:
 
 
 def _larger(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
-    """For the extremum of two: it goes to the one that it was, a half to each of equals."""
+    """For the extremum of two: the gradient goes to the larger (smaller) one, half of it to each in a tie."""
 
     def back(x: Any, g: Any) -> Any:
         return _like(xp, _within(xp, xp.where(a == b, g * 0.5, g), x == y), x)
@@ -80,7 +80,7 @@ def _leaky_relu(xp: Namespace, x: Any, slope: Any, y: Any) -> Any:
 
 
 def _within(xp: Namespace, g: Any, where: Any) -> Any:
-    """A gradient where it flows, else 0: a product with 0 would keep what is not finite."""
+    """A gradient where it flows, else 0: a product with 0 would keep infinities and NaN."""
     return xp.where(where, g, xp.zeros_like(g))
 
 

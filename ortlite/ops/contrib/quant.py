@@ -361,7 +361,7 @@ def matmul_nbits(
         zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
     else:
         zero = xp.reshape(wide(xp, zero_points), (N, blocks))
-    require_shape("what is unpacked of zero_points", zero, N, blocks)
+    require_shape("the unpacked zero_points", zero, N, blocks)
     if g_idx is not None:
         scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
         w = (w[:, :K] - zero) * scale

@@ -90,7 +90,7 @@ def linear_classifier(
 
 
 def binary_scores(xp: Namespace, score: Array, post_transform: str) -> Array:
-    """Scores of two classes from that of the second one, as onnxruntime has them: ONNX does not say."""
+    """Scores of two classes from the score of the second, as onnxruntime computes them: ONNX does not say how."""
     if post_transform in {"NONE", "LOGISTIC"}:
         p = transform(xp, score, post_transform)
         return xp.stack([1 - p, p], axis=1)

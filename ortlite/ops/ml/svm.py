@@ -218,7 +218,7 @@ def _is_second(xp: Namespace, scores: Array, coefficients: Sequence[float]) -> A
 
 
 def _most_votes(xp: Namespace, scores: Array, classes: int) -> Array:
-    """The class that wins most of its pairs; of equals the first."""
+    """The class that wins most of its pairs; the first one of a tie."""
     votes = [xp.zeros(scores.shape[:1], dtype=xp.int64) for _ in range(classes)]
     for number, (i, j) in enumerate(combinations(range(classes), 2)):
         won = xp.astype(scores[:, number] > 0, xp.int64)

@@ -126,7 +126,7 @@ def tree_ensemble_classifier(
 
 
 def _binary(xp: Namespace, score: Array, voted: int, positive: bool, post_transform: str) -> Array:
-    """Scores of both classes from that of the one class that is voted for; see tree_ensemble_classifier."""
+    """Scores of both classes from the score of the one class with votes; see tree_ensemble_classifier."""
     if voted == 1:
         return transform(xp, xp.stack([xp.zeros_like(score), score], axis=1), post_transform)
     if post_transform == "LOGISTIC":
