@@ -118,9 +118,9 @@ def max_pool(
     # torch's loops over images are slow on the CPU, slices and reductions are vectorised
     slow = not picks and x.device.type == "cpu" and (len(size) > 1 or set(windows) == {1})
     if picks and (indices or not fits):
-        around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
-        places = default.window.max_pool(xp, x.detach(), size, indices=True, **around)[1] if indices else None
-        return default.window.first_max_pool(xp, x, size, **around), places
+        given: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+        where = default.window.max_pool(xp, x.detach(), size, indices=True, **given)[1] if indices else None
+        return default.window.first_max_pool(xp, x, size, **given), where
     if indices or slow or not fits:
         return default.window.max_pool(xp, x, size, strides=strides, pads=pads, dilations=dilations, indices=indices)
     own = _own_padding(size, pads)

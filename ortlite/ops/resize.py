@@ -14,7 +14,7 @@ from ortlite.primitives.resample import Filter, Taps, taps
 
 def resample(xp: Namespace, x: Array, axis: int, table: Taps) -> Array:
     """`x` resampled along `axis` by a table of taps."""
-    parts = [xp.take(x, xp.asarray(places, dtype=xp.int64), axis=axis) for places in table.places]
+    parts = [xp.take(x, xp.asarray(indices, dtype=xp.int64), axis=axis) for indices in table.indices]
     if not table.weights:
         return parts[0]
     total = None

@@ -243,8 +243,8 @@ def _max_pool(
     tape: Namespace, x: Any, size: Sequence[int], *, indices: bool = False, **windows: Any
 ) -> tuple[Any, Any]:
     """In a tie the first element of a window gets the gradient."""
-    places = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
-    return first_max_pool(tape, x, size, **windows), _lift(tape, places)
+    where = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
+    return first_max_pool(tape, x, size, **windows), _lift(tape, where)
 
 
 def _scatter_flat(tape: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:

@@ -146,12 +146,12 @@ def max_pool(
     where = None
     for axis in reversed(range(len(size))):  # rows are compared last, so that in a tie the first of the first row wins
         rows = list(_along(x, axis, size, strides, dilations))
-        places = None if where is None else list(_along(where, axis, size, strides, dilations))
+        positions = None if where is None else list(_along(where, axis, size, strides, dilations))
         x = rows[0]
-        where = xp.zeros(x.shape, dtype=xp.int64) if places is None else places[0]
+        where = xp.zeros(x.shape, dtype=xp.int64) if positions is None else positions[0]
         for number in range(1, size[axis]):
             first = number * prod(size[axis + 1 :])
-            here = xp.asarray(first, dtype=xp.int64) if places is None else places[number] + first
+            here = xp.asarray(first, dtype=xp.int64) if positions is None else positions[number] + first
             where = xp.where(rows[number] > x, here, where)
             x = xp.maximum(x, rows[number])
     return x, where
