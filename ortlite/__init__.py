@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession as InferenceSession
     from ortlite.api.values import ModelMetadata as ModelMetadata
     from ortlite.api.values import NodeArg as NodeArg
+    from ortlite.ops.registry import op as op
 
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
-    "function": "function",
-    "options": "ExecutionMode ExecutionOrder GraphOptimizationLevel RunOptions SessionOptions",
-    "providers": "get_all_providers get_available_providers",
-    "session": "InferenceSession",
-    "values": "ModelMetadata NodeArg",
+    "api.function": "function",
+    "api.options": "ExecutionMode ExecutionOrder GraphOptimizationLevel RunOptions SessionOptions",
+    "api.providers": "get_all_providers get_available_providers",
+    "api.session": "InferenceSession",
+    "api.values": "ModelMetadata NodeArg",
+    "ops.registry": "op",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are str)
@@ -52,7 +54,7 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"ortlite.api.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"ortlite.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

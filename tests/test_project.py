@@ -80,6 +80,12 @@ def test_only_load_save_schema_the_backend_and_the_second_judge_import_onnx():
 HOST_ONLY = {"text", "image"}
 
 
+def test_backends_import_only_public_modules():
+    for path in (ROOT / "backends").rglob("*.py"):
+        imports = re.findall(r"^ *(?:from|import) +(ortlite[. ].*)$", path.read_text(), re.MULTILINE)
+        assert not [line for line in imports if re.search(r"[. ]_", line)], path
+
+
 def test_no_operator_names_a_library():
     for path in (ROOT / "ortlite" / "ops").rglob("*.py"):
         words = [line.split()[:2] for line in path.read_text().splitlines()]

@@ -50,6 +50,18 @@ def test_kernel_accepts_the_schema(schema):
             assert param.default == pytest.approx(default) if isinstance(default, float) else param.default == default
 
 
+NO_SCHEMA = [k for k in registry.kernels() if schemas.lookup(k.domain, k.op_type, k.since) is None]
+
+
+@pytest.mark.parametrize("kernel", NO_SCHEMA, ids=lambda k: f"{k.domain or 'ai.onnx'}-{k.op_type}-{k.since}")
+def test_kernel_without_a_schema_says_what_it_is(kernel):
+    assert kernel.fn.__doc__
+    for result in kernel.results:
+        named = [p.name for p in kernel.inputs] + [n for n, p in kernel.attributes.items() if p.kind == "DType"]
+        assert result in {"", *named} or dtypes.by_name(result), f"{kernel}: results names {result!r}"
+    assert kernel.multiple or len(kernel.results) < 2
+
+
 # Versions whose inputs are of another kind than the newest's. Each has a test of its own.
 ELSEWHERE = {
     ("GroupNormalization", 18),

@@ -211,11 +211,11 @@ def _scattered(data: Any, key: Any, updates: Any, reduction: str) -> Any:
     return result.astype(data.dtype, copy=False)
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """Assignment by index; sums, and extrema of integers, by atomic operations."""
-    if places.size == 0:
+    if indices.size == 0:
         return data
-    return _scattered(data, places, updates, reduction)
+    return _scattered(data, indices, updates, reduction)
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:

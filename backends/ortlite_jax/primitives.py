@@ -101,20 +101,20 @@ def max_pool(
     """The default body, with a derivative that goes to the first of equals."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return NotImplemented
-    around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+    windows: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
 
     def plain(x: Any) -> Any:
-        return default.window.max_pool(xp, x, size, indices=indices, **around)
+        return default.window.max_pool(xp, x, size, indices=indices, **windows)
 
     def tangent(primals: Any, tangents: Any) -> Any:
-        best, places = plain(*primals)
-        along = jax.jvp(lambda x: default.window.first_max_pool(xp, x, size, **around), primals, tangents)[1]
-        return (best, places), (along, None if places is None else np.zeros(places.shape, jax.dtypes.float0))
+        best, where = plain(*primals)
+        along = jax.jvp(lambda x: default.window.first_max_pool(xp, x, size, **windows), primals, tangents)[1]
+        return (best, where), (along, None if where is None else np.zeros(where.shape, jax.dtypes.float0))
 
     pool = jax.custom_jvp(plain)
     pool.defjvp(tangent)
-    best, places = pool(x)
-    return best, places
+    best, where = pool(x)
+    return best, where
 
 
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
@@ -140,25 +140,25 @@ def _of_booleans(data: Any, reduction: str) -> str:
     return {"add": "max", "mul": "min"}.get(reduction, reduction) if data.dtype == jnp.bool_ else reduction
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """Indexed updates."""
     reduction = _of_booleans(data, reduction)
     if reduction == "mul":
-        return _multiplied(xp, data, places, updates)
-    return _at(data, places, updates, reduction)
+        return _multiplied(xp, data, indices, updates)
+    return _at(data, indices, updates, reduction)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _multiplied(xp: Namespace, data: Any, places: Any, updates: Any) -> Any:
+def _multiplied(xp: Namespace, data: Any, indices: Any, updates: Any) -> Any:
     """Indexed products, of which JAX has no derivative: that of the default body."""
-    return data.at[places].multiply(updates)
+    return data.at[indices].multiply(updates)
 
 
 def _tangent(xp: Namespace, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
-    (data, places, updates), (along_data, _, along_updates) = primals, tangents
+    (data, indices, updates), (along_data, _, along_updates) = primals, tangents
 
     def product(data: Any, updates: Any) -> Any:
-        return default.scatter.scatter_flat(xp, data, places, updates, "mul")
+        return default.scatter.scatter_flat(xp, data, indices, updates, "mul")
 
     return jax.jvp(product, (data, updates), (along_data, along_updates))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
+from ortlite.ops.helpers import one_of
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:

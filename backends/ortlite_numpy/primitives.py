@@ -145,15 +145,15 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     return result
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """Assignment by index; reductions by ufunc.at, which the narrow types lack."""
     if reduction != "none" and data.dtype.kind not in "biufcO":
         return NotImplemented
     result = data.copy()
     if reduction == "none":
-        result[places] = updates
+        result[indices] = updates
     else:
-        ADDS[reduction].at(result, places, updates)
+        ADDS[reduction].at(result, indices, updates)
     return result
 
 
@@ -166,15 +166,15 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     return result
 
 
-def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
     """Writes only where something is: fresh zeros cost nothing until they are touched."""
-    shape = (*places.shape[:axis], depth, *places.shape[axis:])
+    shape = (*indices.shape[:axis], depth, *indices.shape[axis:])
     result = np.full(shape, off, off.dtype) if any(off.tobytes()) else np.zeros(shape, off.dtype)
-    inside = (places >= 0) & (places < depth)
+    inside = (indices >= 0) & (indices < depth)
     if inside.all():
-        np.put_along_axis(result, np.expand_dims(places, axis), on, axis)
+        np.put_along_axis(result, np.expand_dims(indices, axis), on, axis)
     else:
-        *outer, place = *np.nonzero(inside), places[inside]
+        *outer, place = *np.nonzero(inside), indices[inside]
         result[(*outer[:axis], place, *outer[axis:])] = on
     return result
 

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops import quant
-from ortlite.ops._choice import one_of
-from ortlite.ops.shape import normal_axis
+from ortlite.ops.helpers import normal_axis, one_of
 from ortlite_torch.primitives import differentiated
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides

@@ -115,9 +115,9 @@ def max_pool(
     # torch's loops over images are slow on the CPU, slices and reductions are vectorised
     slow = not picks and x.device.type == "cpu" and (len(size) > 1 or set(windows) == {1})
     if picks and (indices or not fits):
-        around: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
-        places = default.window.max_pool(xp, x.detach(), size, indices=True, **around)[1] if indices else None
-        return default.window.first_max_pool(xp, x, size, **around), places
+        given: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+        where = default.window.max_pool(xp, x.detach(), size, indices=True, **given)[1] if indices else None
+        return default.window.first_max_pool(xp, x, size, **given), where
     if indices or slow or not fits:
         return NotImplemented
     own = _own_padding(size, pads)
@@ -218,13 +218,13 @@ def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     return _at(data, torch.unbind(indices.to(torch.int64), -1))
 
 
-def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
     """Writes one element of each row: `on`, or `off` once more where the place is outside."""
-    shape = (*places.shape[:axis], depth, *places.shape[axis:])
+    shape = (*indices.shape[:axis], depth, *indices.shape[axis:])
     if 0 in shape:
         return off.expand(shape)
-    inside = (places >= 0) & (places < depth)
-    index = torch.clamp(places.to(torch.int64), 0, depth - 1)
+    inside = (indices >= 0) & (indices < depth)
+    index = torch.clamp(indices.to(torch.int64), 0, depth - 1)
     return torch.scatter(off.expand(shape), axis, index.unsqueeze(axis), torch.where(inside, on, off).unsqueeze(axis))
 
 
@@ -245,9 +245,9 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
     return torch.scatter_reduce(data, axis, index, updates, REDUCE[reduction])
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """torch.scatter and torch.scatter_reduce."""
-    return scatter(xp, data, places, updates, 0, reduction)
+    return scatter(xp, data, indices, updates, 0, reduction)
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:

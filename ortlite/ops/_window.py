@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ortlite.ops._choice import one_of
+from ortlite.ops.helpers import one_of
 
 __all__ = ["Pads", "defaults", "fixed_pads", "kernel_size", "window_pads"]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from math import pi, prod, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_broadcast
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Text
+from ortlite.ops.helpers import along, folded_axes, normal_axis, one_of, require_broadcast
 from ortlite.ops.registry import op
-from ortlite.ops.shape import folded_axes, normal_axis
 
 
 @op("Relu")
@@ -221,7 +219,7 @@ def _dropped(xp: Namespace, data: Array, ratio: float, seed: int) -> tuple[Array
     return xp.where(kept, data * scale, xp.zeros_like(data)), kept
 
 
-@op("Dropout", since=12)
+@op("Dropout", since=12, views=True)
 def dropout(
     xp: Namespace,
     data: Array,
@@ -239,19 +237,19 @@ def dropout(
     return _dropped(xp, data, share, rng)
 
 
-@op("Dropout", since=7)
+@op("Dropout", since=7, views=True)
 def dropout_7(xp: Namespace, data: Array, *, ratio: Float = 0.5, n_outputs: Int = 1) -> tuple[Array, Array | None]:
     """`data`: opsets 7 to 9 have no training. The mask has the dtype of `data`."""
     return data, xp.ones_like(data) if n_outputs > 1 else None
 
 
-@op("Dropout", since=10)
+@op("Dropout", since=10, views=True)
 def dropout_10(xp: Namespace, data: Array, *, ratio: Float = 0.5, n_outputs: Int = 1) -> tuple[Array, Array | None]:
     """`data`: opsets 10 and 11 have no training. The mask is boolean."""
     return data, xp.ones(data.shape, dtype=xp.bool) if n_outputs > 1 else None
 
 
-@op("Dropout")
+@op("Dropout", views=True)
 def dropout_1(
     xp: Namespace, data: Array, *, ratio: Float = 0.5, is_test: Flag = 0, rng: Int = 0
 ) -> tuple[Array, Array]:

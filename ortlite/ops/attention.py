@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Flag, Float, Graph, Int, Text
+from ortlite.ops.helpers import along, one_of
 from ortlite.ops.registry import op
 
 
@@ -92,7 +91,7 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
     return scores if seen is None else xp.where(seen, scores, minus_inf)
 
 
-@op("Attention", since=23)
+@op("Attention", since=23, views=True)
 def attention(
     xp: Namespace,
     Q: Array,
@@ -174,7 +173,7 @@ def flex_attention(
 def rotated(xp: Namespace, x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
     """Pairs of elements of the last axis turned: neighbours when `interleaved`, else from both halves.
 
-    The angles broadcast over everything but the last axis, where they have half the length; what is beyond stays.
+    The angles broadcast over all axes but the last, where they have half the length; elements beyond that stay.
     """
     half = cos.shape[-1]
     turning, rest = x[..., : 2 * half], x[..., 2 * half :]
@@ -212,8 +211,8 @@ def rotary_embedding(
     if cos_cache.shape[-1] * 2 != width or sin_cache.shape != cos_cache.shape:
         raise ValueError(f"caches {tuple(cos_cache.shape)} and {tuple(sin_cache.shape)} must hold {width // 2} angles")
     if position_ids is not None:
-        places = xp.expand_dims(position_ids, axis=-1)
-        cos_cache, sin_cache = xp.gather_nd(cos_cache, places), xp.gather_nd(sin_cache, places)
+        indices = xp.expand_dims(position_ids, axis=-1)
+        cos_cache, sin_cache = xp.gather_nd(cos_cache, indices), xp.gather_nd(sin_cache, indices)
     y = rotated(xp, x, xp.expand_dims(cos_cache, axis=1), xp.expand_dims(sin_cache, axis=1), interleaved)
     return merge_heads(xp, y) if X.ndim == 3 else y
 

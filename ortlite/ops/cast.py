@@ -20,7 +20,7 @@ COMPUTED = ("float32", "float64")
 SPECIAL = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
 
 
-@op("Cast", since=6, any_dtype=True, types=attribute_dtype("to"))
+@op("Cast", since=6, any_dtype=True, views=True, types=attribute_dtype("to"))
 def cast(xp: Namespace, input: Array, *, to: DType, saturate: Flag = 1, round_mode: Text = "up") -> Array:
     """`input` as `to`.
 
@@ -30,20 +30,20 @@ def cast(xp: Namespace, input: Array, *, to: DType, saturate: Flag = 1, round_mo
     return convert(xp, input, to, bool(saturate), round_mode)
 
 
-@op("Cast", any_dtype=True, types=attribute_dtype("to"))
+@op("Cast", any_dtype=True, views=True, types=attribute_dtype("to"))
 def cast_1(xp: Namespace, input: Array, *, to: Text) -> Array:
     """`input` as the type that `to` spells, such as "FLOAT" or "INT64"."""
     names = {"DOUBLE": "float64", "FLOAT": "float32"}
     return convert(xp, input, dtypes.by_name(names.get(to, to.lower())))
 
 
-@op("CastLike", since=15, any_dtype=True)
+@op("CastLike", since=15, any_dtype=True, views=True)
 def cast_like(xp: Namespace, input: Array, target_type: Array, *, saturate: Flag = 1, round_mode: Text = "up") -> Array:
     """`input` in the dtype of `target_type`; see Cast."""
     return convert(xp, input, dtypes.by_name(xp.dtype_name(target_type.dtype)), bool(saturate), round_mode)
 
 
-@op("BitCast", since=26, any_dtype=True, needs=("bit_view",), types=attribute_dtype("to"))
+@op("BitCast", since=26, any_dtype=True, views=True, needs=("bit_view",), types=attribute_dtype("to"))
 def bit_cast(xp: Namespace, input: Array, *, to: DType) -> Array:
     """The bits of `input` read as `to`, a type of the same width. Raises ValueError for another width."""
     source = dtypes.by_name(xp.dtype_name(input.dtype))

@@ -14,7 +14,7 @@ def _either_branch(node: Node, inputs: Types) -> Inferred:
     return [a or b for a, b in zip(then, other, strict=False)]
 
 
-@op("If", any_dtype=True, types=_either_branch)
+@op("If", any_dtype=True, views=True, types=_either_branch)
 def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Graph) -> tuple[Value, ...]:
     """`then_branch()` where the one element of `cond` is true, else `else_branch()`."""
     return tuple(xp.cond(cond, then_branch, else_branch))
@@ -23,6 +23,7 @@ def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Grap
 @op(
     "Loop",
     any_dtype=True,
+    views=True,
     data_dependent_shape=True,
     types=lambda node, inputs: graph_outputs(node.attributes["body"])[1:],
 )
@@ -40,9 +41,9 @@ def loop(
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        place = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
+        iteration = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
         given = _shaped(xp, xp.asarray(True) if going is True else going, shapes[1])
-        results = body(place, given, *state)
+        results = body(iteration, given, *state)
         going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
         return going, results[1 : 1 + count], results[1 + count :]
 
@@ -66,7 +67,7 @@ def _none_of(xp: Namespace, type_: Type) -> Array:
     return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
 
 
-@op("Scan", since=9, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
+@op("Scan", since=9, any_dtype=True, views=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
 def scan(
     xp: Namespace,
     *initial_state_and_scan_inputs: Value,
@@ -101,8 +102,8 @@ def scan(
     outputs = list(stacked) or [_none_of(xp, t) for t in body.types[split:]]
     directions = scan_output_directions or (0,) * len(outputs)
     outputs = [xp.flip(y, axis=0) if b else y for y, b in zip(outputs, directions, strict=True)]
-    places = scan_output_axes or (0,) * len(outputs)
-    return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, places, strict=True)))
+    output_axes = scan_output_axes or (0,) * len(outputs)
+    return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, output_axes, strict=True)))
 
 
 @op("Scan", since=8, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
 from ortlite.ops._window import Pads, defaults, fixed_pads, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
+from ortlite.ops.helpers import along, require_shape
 from ortlite.ops.registry import op
 from ortlite.primitives.window import output_shape as window_count
 
@@ -37,12 +37,12 @@ def fitting_windows(
         raise ValueError(f"X {tuple(x)} and W {tuple(w)} do not fit together with group {group}")
     if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
         raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {list(w)}")
-    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
-    around = window_pads(x[2:], size, steps, holes, pads, auto_pad)
-    for n, k, d, (lo, hi) in zip(x[2:], size, holes, fixed_pads(rank, pads, auto_pad), strict=True):
+    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    padding = window_pads(x[2:], size, strides, dilations, pads, auto_pad)
+    for n, k, d, (lo, hi) in zip(x[2:], size, dilations, fixed_pads(rank, pads, auto_pad), strict=True):
         if n and not auto_pad.startswith("SAME") and (k - 1) * d + 1 > n + lo + hi:
             raise ValueError(f"a kernel of {(k - 1) * d + 1} is larger than an axis of {n} padded by {lo} and {hi}")
-    return steps, holes, around
+    return strides, dilations, padding
 
 
 @op("Conv")
@@ -63,8 +63,10 @@ def conv(
 
     Raises ValueError for shapes that do not fit, and for a kernel larger than the padded image.
     """
-    steps, holes, around = fitting_windows(X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad)
-    return add_bias(xp, xp.conv(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
+    strides, dilations, padding = fitting_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad
+    )
+    return add_bias(xp, xp.conv(X, W, strides=strides, pads=padding, dilations=dilations, groups=group), B)
 
 
 @op("ConvTranspose")
@@ -93,27 +95,27 @@ def conv_transpose(
         raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
     if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
         raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {tuple(W.shape)}")
-    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     extra = tuple(output_padding) if output_padding else (0,) * rank
     if len(extra) != rank or min(extra) < 0:
         raise ValueError(
             f"output_padding {list(extra)} must have one entry, 0 or more, for each of {rank} spatial axes"
         )
     ends = fixed_pads(rank, pads, auto_pad)
-    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(X.shape[2:], steps, size, holes, strict=True)]
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(X.shape[2:], strides, size, dilations, strict=True)]
     if output_shape or auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
-        wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], steps, strict=True)]
+        wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], strides, strict=True)]
         if len(wanted) != rank or min(wanted) < 0:
             raise ValueError(f"output_shape {list(wanted)} must have one length for each of {rank} spatial axes")
-        around = []
+        padding = []
         for have, more, want in zip(full, extra, wanted, strict=True):
             total = have + more - want
             half = max(total, 0) // 2
             lo = half if auto_pad == "SAME_UPPER" else max(total, 0) - half
-            around.append((lo, have - want - lo))
+            padding.append((lo, have - want - lo))
     else:
-        around = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
-    return add_bias(xp, xp.conv_transpose(X, W, strides=steps, pads=around, dilations=holes, groups=group), B)
+        padding = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
+    return add_bias(xp, xp.conv_transpose(X, W, strides=strides, pads=padding, dilations=dilations, groups=group), B)
 
 
 @op("Col2Im", since=18)
@@ -137,12 +139,12 @@ def col2im(
         )
         return counts != 0
     rank, (n, depth, columns) = len(image_shape), input.shape
-    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     block = prod(block_shape)
-    around = fixed_pads(rank, pads)
+    padding = fixed_pads(rank, pads)
     windows = [
         (size + lo + hi - (k - 1) * d - 1) // s + 1
-        for size, k, s, d, (lo, hi) in zip(image_shape, block_shape, steps, holes, around, strict=True)
+        for size, k, s, d, (lo, hi) in zip(image_shape, block_shape, strides, dilations, padding, strict=True)
     ]
     if depth % block or prod(windows) != columns:
         raise ValueError(
@@ -151,11 +153,13 @@ def col2im(
     # what windows do not reach at the end is extended back
     ends = [
         (lo, (w - 1) * s + (k - 1) * d + 1 - lo - size)
-        for size, k, s, d, w, (lo, _) in zip(image_shape, block_shape, steps, holes, windows, around, strict=True)
+        for size, k, s, d, w, (lo, _) in zip(
+            image_shape, block_shape, strides, dilations, windows, padding, strict=True
+        )
     ]
     x = xp.reshape(input, (n * (depth // block), block, *windows))
     kernel = xp.reshape(xp.eye(block, dtype=input.dtype), (block, 1, *block_shape))
-    y = xp.conv_transpose(x, kernel, strides=steps, pads=ends, dilations=holes, groups=1)
+    y = xp.conv_transpose(x, kernel, strides=strides, pads=ends, dilations=dilations, groups=1)
     return xp.reshape(y, (n, depth // block, *image_shape))
 
 
@@ -180,9 +184,11 @@ def deform_conv(
     Between the elements of `X` it interpolates linearly; beyond its edges there is 0.
     """
     rank, size = X.ndim - 2, W.shape[2:]
-    steps, holes, around = fitting_windows(X.shape, W.shape, group, kernel_shape, strides, dilations, pads, "NOTSET")
+    strides, dilations, padding = fitting_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, "NOTSET"
+    )
     n, c = X.shape[:2]
-    out, count = window_count(X.shape[2:], size, steps, holes, around), prod(size)
+    out, count = window_count(X.shape[2:], size, strides, dilations, padding), prod(size)
     if offset_group < 1 or c % offset_group:
         raise ValueError(f"{c} channels cannot be divided into {offset_group} groups of offsets")
     require_shape("offset", offset, n, offset_group * count * rank, *out)
@@ -190,8 +196,8 @@ def deform_conv(
     moves = xp.reshape(offset, (n, offset_group, count, rank, *out))
     coordinates = []
     for axis in range(rank):
-        start = along(xp, xp.arange(out[axis], dtype=X.dtype) * steps[axis] - around[axis][0], axis, rank)
-        reach = along(xp, xp.arange(size[axis], dtype=X.dtype) * holes[axis], axis, rank)
+        start = along(xp, xp.arange(out[axis], dtype=X.dtype) * strides[axis] - padding[axis][0], axis, rank)
+        reach = along(xp, xp.arange(size[axis], dtype=X.dtype) * dilations[axis], axis, rank)
         reach = xp.reshape(xp.broadcast_to(reach, size), (count, *(1,) * rank))
         coordinates.append(moves[:, :, :, axis, ...] + (start + reach))
     image = xp.reshape(X, (n, offset_group, c // offset_group, *X.shape[2:]))
@@ -214,7 +220,7 @@ def interpolate(xp: Namespace, image: Array, coordinates: list[Array]) -> Array:
     total = xp.zeros((n, g, c, prod(points)), dtype=image.dtype)
     corners = 2 ** len(spatial)
     for corner in range(corners):
-        weight = inside = place = None
+        weight = inside = flat_index = None
         for axis, (x, length) in enumerate(zip(coordinates, spatial, strict=True)):
             low = xp.floor(x)
             share = x - low
@@ -224,8 +230,8 @@ def interpolate(xp: Namespace, image: Array, coordinates: list[Array]) -> Array:
             index = xp.astype(xp.clip(index, 0, max(length - 1, 0)), xp.int64)
             weight = share if weight is None else weight * share
             inside = here if inside is None else inside & here
-            place = index if place is None else place * length + index
+            flat_index = index if flat_index is None else flat_index * length + index
         weight = xp.where(inside, weight, xp.zeros_like(weight))
-        places = xp.broadcast_to(xp.reshape(place, (n, g, 1, -1)), total.shape)
-        total = total + xp.take_along_axis(flat, places, axis=3) * xp.reshape(weight, (n, g, 1, -1))
+        indices = xp.broadcast_to(xp.reshape(flat_index, (n, g, 1, -1)), total.shape)
+        total = total + xp.take_along_axis(flat, indices, axis=3) * xp.reshape(weight, (n, g, 1, -1))
     return xp.reshape(total, (n, g, c, *points))

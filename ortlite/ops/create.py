@@ -6,12 +6,12 @@ from math import ceil, prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Float, Floats, Int, Ints, Scalar, Text, Texts
+from ortlite.ops.helpers import require_lengths
 from ortlite.ops.registry import op
-from ortlite.ops.shape import lengths
 from ortlite.ops.types import attribute_dtype, value_dtype
 
 
-@op("Constant", any_dtype=True, types=value_dtype)
+@op("Constant", any_dtype=True, views=True, types=value_dtype)
 def constant(
     xp: Namespace,
     *,
@@ -34,10 +34,10 @@ def constant(
     return xp.asarray(value_float if value_floats is None else value_floats, dtype=xp.float32)
 
 
-@op("ConstantOfShape", since=9, any_dtype=True, types=value_dtype)
+@op("ConstantOfShape", since=9, any_dtype=True, views=True, types=value_dtype)
 def constant_of_shape(xp: Namespace, input: Ints, *, value: Array | None = None) -> Array:
     """A tensor of shape `input` filled with the one element of `value` (default: float32 0)."""
-    lengths("the shape", input)
+    require_lengths("the shape", input)
     if value is not None and prod(value.shape) != 1:
         raise ValueError(f"value must hold one element, not the shape {list(value.shape)}")
     if value is None:

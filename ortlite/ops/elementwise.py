@@ -7,14 +7,12 @@ from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import aligned
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Flag, Float, Int, Text
+from ortlite.ops.helpers import aligned, normal_axis, one_of
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 
 
-@op("Abs")
+@op("Abs", views=True)
 def abs_(xp: Namespace, X: Array) -> Array:
     """|`X`|; the most negative integer stays what it is, as in two's complement."""
     return X if xp.isdtype(X.dtype, "unsigned integer") else xp.abs(X)
@@ -264,7 +262,7 @@ def _equal_shapes(arrays: tuple[Array, ...]) -> None:
         raise ValueError(f"below opset 8 all inputs must have one shape, not {[tuple(a.shape) for a in arrays]}")
 
 
-@op("Sum", since=8)
+@op("Sum", since=8, views=True)
 def sum_(xp: Namespace, *data_0: Array) -> Array:
     """The sum of all inputs, broadcast."""
     return reduce(xp.add, data_0)
@@ -276,19 +274,19 @@ def mean(xp: Namespace, *data_0: Array) -> Array:
     return reduce(xp.add, data_0) / len(data_0)
 
 
-@op("Max", since=8)
+@op("Max", since=8, views=True)
 def max_(xp: Namespace, *data_0: Array) -> Array:
     """The largest of all inputs, broadcast; NaN wins."""
     return reduce(xp.maximum, data_0)
 
 
-@op("Min", since=8)
+@op("Min", since=8, views=True)
 def min_(xp: Namespace, *data_0: Array) -> Array:
     """The smallest of all inputs, broadcast; NaN wins."""
     return reduce(xp.minimum, data_0)
 
 
-@op("Sum")
+@op("Sum", views=True)
 def sum_1(xp: Namespace, *data_0: Array) -> Array:
     """The sum of all inputs, which have one shape."""
     _equal_shapes(data_0)
@@ -302,21 +300,21 @@ def mean_1(xp: Namespace, *data_0: Array) -> Array:
     return mean(xp, *data_0)
 
 
-@op("Max")
+@op("Max", views=True)
 def max_1(xp: Namespace, *data_0: Array) -> Array:
     """The largest of all inputs, which have one shape."""
     _equal_shapes(data_0)
     return max_(xp, *data_0)
 
 
-@op("Min")
+@op("Min", views=True)
 def min_1(xp: Namespace, *data_0: Array) -> Array:
     """The smallest of all inputs, which have one shape."""
     _equal_shapes(data_0)
     return min_(xp, *data_0)
 
 
-@op("Clip", since=11)
+@op("Clip", since=11, views=True)
 def clip(xp: Namespace, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
     """`input` held between `min` and `max`, scalars; where `min` is above `max`, `max` wins. NaN stays."""
     for name, bound in (("min", min), ("max", max)):
@@ -328,7 +326,7 @@ def clip(xp: Namespace, input: Array, min: Array | None = None, max: Array | Non
     return input if low is None and high is None else xp.clip(input, low, high)
 
 
-@op("Clip")
+@op("Clip", views=True)
 def clip_1(xp: Namespace, input: Array, *, min: Float | None = None, max: Float | None = None) -> Array:
     """`input` held between the attributes `min` and `max`."""
     return clip(xp, input, _scalar(xp, min, input), _scalar(xp, max, input))

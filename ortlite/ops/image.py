@@ -7,8 +7,8 @@ import io
 import numpy as np
 
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Text
+from ortlite.ops.helpers import one_of
 from ortlite.ops.registry import op
 
 MODES = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}
@@ -16,7 +16,7 @@ MODES = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}
 
 @op("ImageDecoder", since=20, python_objects=True, data_dependent_shape=True)
 def image_decoder(xp: Namespace, encoded_stream: Array, *, pixel_format: Text = "RGB") -> Array:
-    """The picture in the bytes of a file, uint8 (height, width, channels); what is none gives an empty one.
+    """The picture in the bytes of a file, uint8 (height, width, channels); empty for data that cannot be decoded.
 
     Raises ValueError for an unknown `pixel_format`.
     """

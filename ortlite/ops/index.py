@@ -5,36 +5,18 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Int, Text
+from ortlite.ops.helpers import along, from_front, normal_axis, one_of, require_range, require_shape, wrapped
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 
 REDUCTIONS = ("none", "add", "mul", "min", "max")
-
-
-def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
-    """Indices as int64, negative ones counted from the end of an axis of `size` elements.
-
-    Raises ValueError for one out of range where they are readable.
-    """
-    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
-    return from_front(xp, indices, size)
-
-
-def from_front(xp: Namespace, indices: Array, size: int) -> Array:
-    """Indices as int64, negative ones counted from the end of an axis of `size` elements."""
-    indices = xp.astype(indices, xp.int64)
-    return xp.where(indices < 0, indices + size, indices)
 
 
 @op("Gather", any_dtype=True)
 def gather(xp: Namespace, data: Array, indices: Array, *, axis: Int = 0) -> Array:
     """The slices of `data` at `indices` along `axis`: the shape of `indices` takes that axis's place."""
     axis = normal_axis(axis, data.ndim)
-    places = wrapped(xp, indices, data.shape[axis])
-    taken = xp.take(data, xp.reshape(places, (-1,)), axis=axis)
+    taken = xp.take(data, xp.reshape(wrapped(xp, indices, data.shape[axis]), (-1,)), axis=axis)
     return xp.reshape(taken, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
 
 
@@ -82,12 +64,12 @@ def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
     """Index tuples with the batch coordinates put in front."""
     grid = []
     for axis in range(batch_dims):
-        places = along(xp, xp.arange(indices.shape[axis], dtype=xp.int64), axis, indices.ndim)
-        grid.append(xp.broadcast_to(places, (*indices.shape[:-1], 1)))
+        coordinate = along(xp, xp.arange(indices.shape[axis], dtype=xp.int64), axis, indices.ndim)
+        grid.append(xp.broadcast_to(coordinate, (*indices.shape[:-1], 1)))
     return xp.concat([*grid, xp.astype(indices, xp.int64)], axis=-1)
 
 
-@op("ScatterElements", since=11)
+@op("ScatterElements", since=11, views=True)
 def scatter_elements(
     xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0, reduction: Text = "none"
 ) -> Array:
@@ -104,13 +86,13 @@ def scatter_elements(
     return xp.scatter(data, indices, updates, axis, reduction)
 
 
-@op("Scatter", since=9)
+@op("Scatter", since=9, views=True)
 def scatter(xp: Namespace, data: Array, indices: Array, updates: Array, *, axis: Int = 0) -> Array:
     """The old name of ScatterElements."""
     return scatter_elements(xp, data, indices, updates, axis=axis)
 
 
-@op("ScatterND", since=11)
+@op("ScatterND", since=11, views=True)
 def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, reduction: Text = "none") -> Array:
     """A copy of `data` with slices `updates` at the index tuples `indices`; `reduction` none, add, mul, min or max.
 
@@ -122,7 +104,7 @@ def scatter_nd(xp: Namespace, data: Array, indices: Array, updates: Array, *, re
     return xp.scatter_nd(data, indices, updates, reduction)
 
 
-@op("TensorScatter", since=24)
+@op("TensorScatter", since=24, views=True)
 def tensor_scatter(
     xp: Namespace,
     past_cache: Array,
@@ -154,15 +136,15 @@ def tensor_scatter(
         require_range(xp, "write_indices", write_indices, 0, last)
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
     starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
-    places = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
+    positions = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)
     if mode == "circular":
-        places = xp.remainder(places, xp.asarray(size, dtype=xp.int64))
+        positions = xp.remainder(positions, xp.asarray(size, dtype=xp.int64))
     # one row for all coordinates before the axis, which share the starts of their batch, and one for all behind it
-    places = xp.reshape(xp.repeat(places, lead // batch, axis=0) if batch else places, (lead, steps))
+    positions = xp.reshape(xp.repeat(positions, lead // batch, axis=0) if batch else positions, (lead, steps))
     rows = xp.broadcast_to(xp.expand_dims(xp.arange(lead, dtype=xp.int64), axis=1), (lead, steps))
     cache = xp.reshape(past_cache, (lead, size, prod(past_cache.shape[axis + 1 :])))
     update = xp.reshape(update, (lead, steps, cache.shape[2]))
-    return xp.reshape(xp.scatter_nd(cache, xp.stack([rows, places], axis=-1), update), past_cache.shape)
+    return xp.reshape(xp.scatter_nd(cache, xp.stack([rows, positions], axis=-1), update), past_cache.shape)
 
 
 @op("OneHot", since=9)
@@ -180,8 +162,8 @@ def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None 
     """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
     if axis is None:
         input, axis = xp.reshape(input, (-1,)), 0
-    (places,) = xp.nonzero(condition)
-    return xp.take(input, places, axis=normal_axis(axis, input.ndim))
+    (indices,) = xp.nonzero(condition)
+    return xp.take(input, indices, axis=normal_axis(axis, input.ndim))
 
 
 @op("NonZero", since=9, data_dependent_shape=True)
@@ -216,7 +198,7 @@ def unique(
     first, counts = xp.take(order, starts), ends - starts
     values = xp.take(xp.reshape(X, (-1,)), first) if axis is None else xp.take(X, first, axis=axis)
     if n_outputs == 1 and sorted:
-        return values, first, first, counts  # nobody looks at the others
+        return values, first, first, counts  # the other outputs are not used
     group = xp.cumulative_sum(xp.astype(new, xp.int64)) - 1
     inverse = xp.take(group, xp.astype(xp.argsort(order), xp.int64))
     if not sorted:
@@ -251,7 +233,7 @@ def top_k(
     largest: Flag = 1,
     sorted: Flag = 1,
 ) -> tuple[Array, Array]:
-    """The `K` largest (or smallest) elements along `axis`, in order, and their indices; of equals the first.
+    """The `K` largest (or smallest) elements along `axis`, in order, and their indices; the first ones of a tie.
 
     Before opset 10 their number was the attribute `k`. Raises ValueError when there are not that many.
     """
@@ -259,5 +241,5 @@ def top_k(
     axis = normal_axis(axis, X.ndim)
     if count is None or not 0 <= count <= X.shape[axis]:
         raise ValueError(f"an axis of {X.shape[axis]} elements has no top {count}")
-    values, places = xp.top_k(X, count, axis, bool(largest), bool(sorted))
-    return values, places
+    values, indices = xp.top_k(X, count, axis, bool(largest), bool(sorted))
+    return values, indices

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_broadcast
 from ortlite.ops.annotations import Array, Flag, Float, Text
+from ortlite.ops.helpers import require_broadcast
 from ortlite.ops.registry import op
 
 
@@ -73,7 +73,7 @@ def gemm_1(
     return y
 
 
-@op("Einsum", since=12)
+@op("Einsum", since=12, views=True)
 def einsum(xp: Namespace, *Inputs: Array, equation: Text) -> Array:
     """Einstein summation by `equation`."""
     return xp.einsum(equation, *Inputs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import aligned
 from ortlite.ops.annotations import Array, Flag, Int
+from ortlite.ops.helpers import aligned
 from ortlite.ops.registry import op
 
 

@@ -6,11 +6,9 @@ from math import prod
 
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_broadcast, require_shape
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int, Ints
+from ortlite.ops.helpers import along, distinct_axes, normal_axis, one_of, require_broadcast, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.shape import distinct_axes, normal_axis
 from ortlite.ops.types import Inferred, Types, attribute_dtype
 
 
@@ -37,7 +35,7 @@ def _moments(xp: Namespace, X: Array, axes: tuple[int, ...], keepdims: bool = Fa
     return (mean if keepdims else xp.squeeze(mean, axis=axes)), var
 
 
-@op("BatchNormalization", since=14)
+@op("BatchNormalization", since=14, views=True)
 def batch_normalization(
     xp: Namespace,
     X: Array,
@@ -62,7 +60,7 @@ def batch_normalization(
     return y, input_mean * momentum + mean * (1 - momentum), input_var * momentum + var * (1 - momentum)
 
 
-@op("BatchNormalization")
+@op("BatchNormalization", views=True)
 def batch_normalization_1(
     xp: Namespace,
     X: Array,
@@ -97,7 +95,7 @@ def batch_normalization_1(
     return y, mean, var, saved_mean, saved_var
 
 
-@op("BatchNormalization", since=7)
+@op("BatchNormalization", since=7, views=True)
 def batch_normalization_7(
     xp: Namespace,
     X: Array,
@@ -129,7 +127,7 @@ def instance_normalization(xp: Namespace, input: Array, scale: Array, B: Array, 
 
 
 def _with_statistics(node: Node, inputs: Types) -> Inferred:
-    """The result's type is that of the input; mean and deviation have the one that `stash_type` names."""
+    """The result has the dtype of the input; mean and deviation have the dtype that `stash_type` names."""
     return [inputs[0], *attribute_dtype("stash_type", "float32")(node, inputs) * 2]
 
 

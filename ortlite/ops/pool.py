@@ -7,10 +7,9 @@ from itertools import product
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import require_range
 from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_pads
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Text
+from ortlite.ops.helpers import along, require_range, require_shape
 from ortlite.ops.registry import op
 
 
@@ -32,14 +31,14 @@ def pool_windows(
     if rank < 1:
         raise ValueError(f"an image is (N, C, *spatial), not {list(x)}")
     size = kernel_size(kernel_shape, rank)
-    steps, holes = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     for k, pair in zip(size, fixed_pads(rank, pads, auto_pad), strict=True):
         if not auto_pad.startswith("SAME") and not all(0 <= p < k for p in pair):
             raise ValueError(f"pads {list(pads or ())} must be 0 or more and less than the kernel {list(size)}")
-    return size, steps, holes, window_pads(x[2:], size, steps, holes, pads, auto_pad, ceil_mode)
+    return size, strides, dilations, window_pads(x[2:], size, strides, dilations, pads, auto_pad, ceil_mode)
 
 
-@op("MaxPool")
+@op("MaxPool", views=True)
 def max_pool(
     xp: Namespace,
     X: Array,
@@ -54,15 +53,17 @@ def max_pool(
     n_outputs: Int = 1,
 ) -> tuple[Array, Array]:
     """The maximum of each window, and its index in the flattened `X` (column by column with `storage_order` 1)."""
-    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    best, where = xp.max_pool(X, size, strides=steps, pads=around, dilations=holes, indices=n_outputs > 1)
+    size, strides, dilations, padding = pool_windows(
+        X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
+    )
+    best, where = xp.max_pool(X, size, strides=strides, pads=padding, dilations=dilations, indices=n_outputs > 1)
     if where is None:
         return best, None
-    places = _flat_places(xp, X, where, size, steps, holes, around, storage_order)
-    return best, places
+    indices = _flat_indices(xp, X, where, size, strides, dilations, padding, storage_order)
+    return best, indices
 
 
-def _flat_places(
+def _flat_indices(
     xp: Namespace,
     X: Array,
     where: Array,
@@ -105,16 +106,18 @@ def average_pool(
     What a window shows beyond the pads never counts.
     """
     rank = X.ndim - 2
-    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    plain = around if auto_pad.startswith("SAME") else fixed_pads(rank, pads, auto_pad)
-    total = xp.sum_pool(X, size, strides=steps, pads=around, dilations=holes)
+    size, strides, dilations, padding = pool_windows(
+        X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
+    )
+    plain = padding if auto_pad.startswith("SAME") else fixed_pads(rank, pads, auto_pad)
+    total = xp.sum_pool(X, size, strides=strides, pads=padding, dilations=dilations)
     counts = []
     for i in range(rank):
         (lo, hi), n = plain[i], X.shape[2 + i]
         first, last = (-lo, n + hi) if count_include_pad else (0, n)
-        starts = xp.arange(total.shape[2 + i], dtype=xp.int64) * steps[i] - lo
-        # how many of a window's elements come before a place: the quotient rounded up
-        ahead = [starts - place if holes[i] == 1 else (starts - place) // holes[i] for place in (first, last)]
+        starts = xp.arange(total.shape[2 + i], dtype=xp.int64) * strides[i] - lo
+        # how many of a window's elements come before an edge: the quotient rounded up
+        ahead = [starts - edge if dilations[i] == 1 else (starts - edge) // dilations[i] for edge in (first, last)]
         below, within = (xp.clip(-steps_on, 0, size[i]) for steps_on in ahead)
         counts.append(along(xp, xp.astype(within - below, X.dtype), i, rank))
     return total / reduce(xp.multiply, counts)
@@ -146,8 +149,10 @@ def lp_pool(
     strides: Ints | None = None,
 ) -> Array:
     """The `p`-norm of each window."""
-    size, steps, holes, around = pool_windows(X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    total = xp.sum_pool(_powers(xp, X, p), size, strides=steps, pads=around, dilations=holes)
+    size, strides, dilations, padding = pool_windows(
+        X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
+    )
+    total = xp.sum_pool(_powers(xp, X, p), size, strides=strides, pads=padding, dilations=dilations)
     return _power_mean(xp, total, p)
 
 
@@ -203,8 +208,8 @@ def max_unpool(
     The indices count in the image that `kernel_shape`, `strides` and `pads` imply; a larger `output_shape` extends it.
     """
     rank = X.ndim - 2
-    size, steps, around = kernel_size(kernel_shape, rank), defaults("strides", strides, rank), fixed_pads(rank, pads)
-    implied = [(n - 1) * s - lo - hi + k for n, s, k, (lo, hi) in zip(X.shape[2:], steps, size, around, strict=True)]
+    size, strides, padding = kernel_size(kernel_shape, rank), defaults("strides", strides, rank), fixed_pads(rank, pads)
+    implied = [(n - 1) * s - lo - hi + k for n, s, k, (lo, hi) in zip(X.shape[2:], strides, size, padding, strict=True)]
     shape = (*X.shape[:2], *implied)
     if min(shape) < 0 or (output_shape is not None and len(output_shape) != X.ndim):
         raise ValueError(f"X {list(X.shape)} was not pooled from {list(shape)} (output_shape {output_shape})")

@@ -12,12 +12,11 @@ from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
 from ortlite.ops.annotations import Array, Flag, Int, Ints, Text
 from ortlite.ops.cast import COMPUTED, convert
 from ortlite.ops.conv import add_bias, fitting_windows
+from ortlite.ops.helpers import along, normal_axis, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 from ortlite.ops.types import Inferred, Types, attribute_dtype, unshaped
 
 UINT8 = dtypes.by_name("uint8")
@@ -34,7 +33,7 @@ def wide(xp: Namespace, x: Array) -> Array:
     return x if xp.dtype_name(x.dtype) in COMPUTED else xp.astype(x, xp.float32)
 
 
-def spread(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) -> Array:
+def broadcast_scale(xp: Namespace, v: Array, x: Array, axis: int, block_size: int = 0) -> Array:
     """A scale or zero point shaped to broadcast over `x`: one for all, one for each place along `axis`, or one a block.
 
     Raises ValueError for a shape that fits neither.
@@ -106,14 +105,16 @@ def quantize_linear(
     """
     _require_alike(y_scale, y_zero_point)
     to = (output_dtype or UINT8) if y_zero_point is None else dtype_of(xp, y_zero_point)
-    scale = spread(xp, y_scale, x, axis, block_size)
+    scale = broadcast_scale(xp, y_scale, x, axis, block_size)
     quotient = xp.divide(wide(xp, x), wide(xp, scale))  # a last bit decides how a tie is rounded
     rounding = precision or dtype_of(xp, y_scale)
     if rounding.bits < 32 and rounding.kind == "f" and rounding.name != "float8_e8m0fnu":
         quotient = wide(xp, xp.astype(quotient, xp.dtype(rounding)))
     if to.kind == "f":
         return convert(xp, quotient, to, bool(saturate))
-    return saturated(xp, quotient, None if y_zero_point is None else spread(xp, y_zero_point, x, axis, block_size), to)
+    return saturated(
+        xp, quotient, None if y_zero_point is None else broadcast_scale(xp, y_zero_point, x, axis, block_size), to
+    )
 
 
 @op("DequantizeLinear", since=10, any_dtype=True, types=attribute_dtype("output_dtype", like=1))
@@ -130,8 +131,8 @@ def dequantize_linear(
     """(`x` - `x_zero_point`) · `x_scale` in the scale's type or `output_dtype`; see QuantizeLinear for the shapes."""
     _require_alike(x_scale, x_zero_point)
     to = xp.dtype(output_dtype) if output_dtype else x_scale.dtype
-    y = centred(xp, x, None if x_zero_point is None else spread(xp, x_zero_point, x, axis, block_size))
-    return xp.astype(wide(xp, y) * wide(xp, spread(xp, x_scale, x, axis, block_size)), to)
+    y = centred(xp, x, None if x_zero_point is None else broadcast_scale(xp, x_zero_point, x, axis, block_size))
+    return xp.astype(wide(xp, y) * wide(xp, broadcast_scale(xp, x_scale, x, axis, block_size)), to)
 
 
 def centred(xp: Namespace, x: Array, zero_point: Array | None) -> Array:
@@ -216,12 +217,19 @@ def _convolution(
     strides: Ints | None,
 ) -> Array:
     """The int32 convolution of x - x_zero with w - w_zero (one, or one a channel), computed exactly in floats."""
-    steps, holes, around = fitting_windows(x.shape, w.shape, group, kernel_shape, strides, dilations, pads, auto_pad)
+    strides, dilations, padding = fitting_windows(
+        x.shape, w.shape, group, kernel_shape, strides, dilations, pads, auto_pad
+    )
     exact = xp.float32 if prod(w.shape[1:]) <= FLOAT32_EXACT else xp.float64
     left = centred(xp, x, None if x_zero is None else xp.reshape(x_zero, ()))
-    right = centred(xp, w, None if w_zero is None else spread(xp, w_zero, w, 0))
+    right = centred(xp, w, None if w_zero is None else broadcast_scale(xp, w_zero, w, 0))
     y = xp.conv(
-        xp.astype(left, exact), xp.astype(right, exact), strides=steps, pads=around, dilations=holes, groups=group
+        xp.astype(left, exact),
+        xp.astype(right, exact),
+        strides=strides,
+        pads=padding,
+        dilations=dilations,
+        groups=group,
     )
     return xp.astype(y, xp.int32)
 
@@ -275,5 +283,5 @@ def qlinear_conv(
         if prod(v.shape) != 1:
             raise ValueError(f"{name} must hold one element, not the shape {list(v.shape)}")
     factor = xp.divide(wide(xp, x_scale) * wide(xp, w_scale), wide(xp, y_scale))
-    y = xp.astype(y, factor.dtype) * spread(xp, factor, y, 1)
+    y = xp.astype(y, factor.dtype) * broadcast_scale(xp, factor, y, 1)
     return _requantised(xp, y, xp.reshape(y_zero_point, ()))

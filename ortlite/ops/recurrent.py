@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import require_range
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Text, Texts
+from ortlite.ops.helpers import require_range, require_shape
 from ortlite.ops.registry import op
 
 Activation = Callable[[Any], Any]

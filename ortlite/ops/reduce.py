@@ -8,8 +8,8 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Ints
+from ortlite.ops.helpers import folded_axes
 from ortlite.ops.registry import op
-from ortlite.ops.shape import folded_axes
 
 Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
 
@@ -123,7 +123,7 @@ def reduce_prod(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _prod)
 
 
-@op("ReduceMax")
+@op("ReduceMax", views=True)
 def reduce_max(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
@@ -131,7 +131,7 @@ def reduce_max(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _max)
 
 
-@op("ReduceMin")
+@op("ReduceMin", views=True)
 def reduce_min(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
@@ -193,11 +193,11 @@ def _arg(xp: Namespace, name: str, data: Array, axis: int, keepdims: int, last: 
 
 @op("ArgMax")
 def argmax(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
-    """Index of the maximum along `axis`, of equals the first, or the last with `select_last_index`."""
+    """Index of the maximum along `axis`: the first one of a tie, or the last with `select_last_index`."""
     return _arg(xp, "argmax", data, axis, keepdims, select_last_index)
 
 
 @op("ArgMin")
 def argmin(xp: Namespace, data: Array, *, axis: Int = 0, keepdims: Flag = 1, select_last_index: Flag = 0) -> Array:
-    """Index of the minimum along `axis`, of equals the first, or the last with `select_last_index`."""
+    """Index of the minimum along `axis`: the first one of a tie, or the last with `select_last_index`."""
     return _arg(xp, "argmin", data, axis, keepdims, select_last_index)

@@ -2,32 +2,40 @@
 
 A kernel is a plain function `kernel(xp, *inputs, **attributes)` whose parameter names are the ONNX
 schema's. `@op` reads its signature once; nothing about an operator is written anywhere else.
+
+Third parties register kernels with `@ortlite.op` too: in a script, or in a package that names a module or a function in
+the entry-point group `ortlite.operators`, loaded when the first operator is looked up.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
+from types import ModuleType
 from typing import Any, TypeVar
 
 from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 from ortlite.ops.types import Rule
 
-__all__ = ["Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
+__all__ = ["ENTRY_POINTS", "Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 INJECTED = frozenset({"memo", "n_outputs", "rng"})
 EMPTY = inspect.Parameter.empty
+ENTRY_POINTS = "ortlite.operators"
+BUILT_IN = "ortlite.ops."  # where the modules of our own kernels are
 
 # One file per ONNX category, imported when the first operator is looked up.
 CATEGORIES = (
     "elementwise activation logical reduce shape index create linalg norm conv pool resize vision attention recurrent "
-    "quant cast signal random control sequence text image ml ml_trees ml_svm training contrib"
+    "quant cast signal random control sequence text image ml training contrib"
 ).split()
 
 
@@ -155,22 +163,38 @@ def read(fn: Callable[..., Any]) -> tuple[tuple[Param, ...], Param | None, dict[
         if p.name in INJECTED:
             injected.add(p.name)
             continue
-        annotation = str(p.annotation)
-        kind = annotation.removesuffix(" | None")
+        kind = _kind(p.annotation)
         if kind not in known:
-            raise TypeError(f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}")
-        param = Param(p.name, kind, p.default, kind != annotation)
+            raise TypeError(
+                f"{fn.__module__}.{fn.__name__}: parameter {p.name!r} has the unknown annotation {kind!r}; there are "
+                f"{', '.join(sorted(known))} (ortlite.ops.annotations)"
+            )
+        param = Param(p.name, kind, p.default, nullable="None" in str(p.annotation))
         if p.kind is p.VAR_POSITIONAL:
             variadic = param
         elif p.kind is p.KEYWORD_ONLY:
             attributes[p.name] = param
         else:
             inputs.append(param)
-    return tuple(inputs), variadic, attributes, frozenset(injected), str(signature.return_annotation)
+    return tuple(inputs), variadic, attributes, frozenset(injected), _kind(signature.return_annotation)
+
+
+# Annotations of third parties: none, Python's own, and what Array is where a module does not postpone evaluation.
+PLAIN = {"_empty": "Array", "Any": "Array", "int": "Int", "float": "Float", "bool": "Bool", "str": "Text"}
+PLAIN |= {"tuple[int, ...]": "Ints", "tuple[float, ...]": "Floats", "tuple[str, ...]": "Texts"}
+
+
+def _kind(annotation: Any) -> str:
+    """The name of an annotation, without `| None`."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    text = text.removeprefix("Optional[").removesuffix("]") if text.startswith("Optional[") else text
+    text = text.removesuffix(" | None")
+    return PLAIN.get(text, text)
 
 
 _TABLE: dict[tuple[str, str], list[Kernel]] = {}
-_loaded = False
+_LOCK = RLock()
+_loaded = _loading = False
 
 
 def op(
@@ -186,25 +210,74 @@ def op(
     results: tuple[str, ...] = (),
     types: Rule | None = None,
 ) -> Callable[[F], F]:
-    """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags."""
+    """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags.
+
+    Raises ValueError for a version of an operator that has a kernel already, and for any version of an operator of
+    ortlite's own in another package; TypeError for a signature that is no kernel's.
+    """
 
     def register(fn: F) -> F:
-        versions = _TABLE.setdefault((domain, op_type), [])
-        if any(k.since == since for k in versions):
-            raise ValueError(f"{domain or 'ai.onnx'}::{op_type} since {since} is registered twice")
         flags = (python_objects, any_dtype, data_dependent_shape, views)
-        versions.append(Kernel(domain, op_type, since, fn, *flags, needs, results, types))
-        versions.sort(key=lambda k: k.since)
+        kernel = Kernel(domain, op_type, since, fn, *flags, needs, results, types)
+        foreign = not _built_in(kernel)
+        if foreign:
+            _load_categories()  # ours come first, whoever imports what when
+            kernel.inputs  # noqa: B018  (reads the signature: a mistake shows here, not in the first session)
+        versions = _TABLE.get((domain, op_type), [])
+        name = f"{domain or 'ai.onnx'}::{op_type}"
+        if any(k.since == since for k in versions):
+            raise ValueError(f"{name} since {since} is registered twice")
+        if foreign and any(map(_built_in, versions)):
+            raise ValueError(f"{name} has a kernel in ortlite, whose place {fn.__module__}.{fn.__name__} cannot take")
+        _TABLE[domain, op_type] = sorted([*versions, kernel], key=lambda k: k.since)
         return fn
 
     return register
 
 
+def _built_in(kernel: Kernel) -> bool:
+    return (kernel.fn.__module__ or "").startswith(BUILT_IN)
+
+
+def _load_categories() -> None:
+    for category in CATEGORIES:
+        importlib.import_module(BUILT_IN + category)
+
+
 def _load() -> None:
-    global _loaded  # noqa: PLW0603  (a one-way latch: the table fills itself once)
-    for category in () if _loaded else CATEGORIES:
-        importlib.import_module(f"ortlite.ops.{category}")
-    _loaded = True
+    """Fill the table, once: our kernels, then those of the packages that are installed."""
+    global _loaded, _loading  # noqa: PLW0603  (one-way latches: the table fills itself once)
+    if _loaded:
+        return
+    with _LOCK:
+        if _loaded or _loading:  # a package that looks operators up while it registers its own finds ours
+            return
+        _loading = True
+        try:
+            _load_categories()
+            _load_packages()
+            _loaded = True
+        finally:
+            _loading = False
+
+
+def _load_packages() -> None:
+    """Let every package with an entry point in `ortlite.operators` register its kernels; skip the broken ones."""
+    from importlib.metadata import entry_points
+
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value)):
+        before = dict(_TABLE)
+        try:
+            loaded = point.load()
+            if callable(loaded):
+                loaded()
+            elif not isinstance(loaded, ModuleType):
+                raise TypeError(f"{loaded!r} is neither a module nor callable")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (a broken package must not take the others down)
+            _TABLE.clear()
+            _TABLE.update(before)
+            message = f"The operators of {point.name!r} ({point.value}) are skipped: {error!r}"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def lookup(domain: str, op_type: str, opset: int) -> Kernel | None:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from math import floor
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along
-from ortlite.ops._choice import one_of
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
+from ortlite.ops.helpers import along, distinct_axes, one_of
 from ortlite.ops.registry import op
-from ortlite.ops.shape import distinct_axes
 from ortlite.primitives.resample import Filter, Taps, taps
 
 
 def resample(xp: Namespace, x: Array, axis: int, table: Taps) -> Array:
     """`x` resampled along `axis` by a table of taps."""
-    parts = [xp.take(x, xp.asarray(places, dtype=xp.int64), axis=axis) for places in table.places]
+    parts = [xp.take(x, xp.asarray(indices, dtype=xp.int64), axis=axis) for indices in table.indices]
     if not table.weights:
         return parts[0]
     total = None
@@ -75,7 +73,7 @@ def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:
         raise ValueError(f"sizes or scales {list(given)} must not be negative, one for each of the axes {list(axes)}")
 
 
-@op("Resize", since=11)
+@op("Resize", since=11, views=True)
 def resize(
     xp: Namespace,
     X: Array,
@@ -121,7 +119,7 @@ def resize(
     return resize_axes(xp, X, wanted, factors, rule, regions, extrapolation_value)
 
 
-@op("Resize", since=10)
+@op("Resize", since=10, views=True)
 def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Resample by `scales`, coordinates divided by the scale; nearest rounds down to enlarge and up to shrink."""
     one_of("mode", mode, "nearest", "linear", "bilinear")
@@ -131,13 +129,13 @@ def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest"
     return resize_axes(xp, X, wanted, dict(enumerate(scales)), rule)
 
 
-@op("Upsample", since=7)
+@op("Upsample", since=7, views=True)
 def upsample(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Enlarge by `scales`: the name of Resize below opset 10."""
     return resize_10(xp, X, scales, mode=mode)
 
 
-@op("Upsample")
+@op("Upsample", views=True)
 def upsample_1(xp: Namespace, X: Array, *, height_scale: Float, width_scale: Float, mode: Text = "nearest") -> Array:
     """Enlarge the last two axes."""
     return resize_10(xp, X, (1.0,) * (X.ndim - 2) + (height_scale, width_scale), mode=mode)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from ortlite.graph import Node, OptionalType
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Arrays, Bool, DType, Flag, Graph, Int, Ints, Type, Value
+from ortlite.ops.helpers import normal_axis
 from ortlite.ops.registry import op
-from ortlite.ops.shape import concat, cut, normal_axis
+from ortlite.ops.shape import concat, cut
 from ortlite.ops.types import Inferred, Types, attribute_dtype, element_type, graph_outputs, sequence_type, unshaped
 
 
-@op("SequenceConstruct", since=11, any_dtype=True, types=lambda node, inputs: [sequence_type(unshaped(inputs[0]))])
+@op(
+    "SequenceConstruct",
+    since=11,
+    any_dtype=True,
+    views=True,
+    types=lambda node, inputs: [sequence_type(unshaped(inputs[0]))],
+)
 def sequence_construct(xp: Namespace, *inputs: Array) -> Arrays:
     """The inputs as a sequence."""
     return inputs
@@ -34,13 +41,13 @@ def _place(position: int, length: int) -> int:
     return position + length if position < 0 else position
 
 
-@op("SequenceAt", since=11, any_dtype=True, types=lambda node, inputs: [element_type(inputs[0])])
+@op("SequenceAt", since=11, any_dtype=True, views=True, types=lambda node, inputs: [element_type(inputs[0])])
 def sequence_at(xp: Namespace, input_sequence: Arrays, position: Int) -> Array:
     """The element at `position`, negative from the end. Raises ValueError when there is none."""
     return input_sequence[_place(position, len(input_sequence))]
 
 
-@op("SequenceInsert", since=11, any_dtype=True)
+@op("SequenceInsert", since=11, any_dtype=True, views=True)
 def sequence_insert(xp: Namespace, input_sequence: Arrays, tensor: Array, position: Int | None = None) -> Arrays:
     """The sequence with `tensor` before `position`, by default at the end."""
     length = len(input_sequence)
@@ -48,7 +55,7 @@ def sequence_insert(xp: Namespace, input_sequence: Arrays, tensor: Array, positi
     return input_sequence[:place] + (tensor,) + input_sequence[place:]  # noqa: RUF005  (copies once, unpacking thrice)
 
 
-@op("SequenceErase", since=11, any_dtype=True)
+@op("SequenceErase", since=11, any_dtype=True, views=True)
 def sequence_erase(xp: Namespace, input_sequence: Arrays, position: Int | None = None) -> Arrays:
     """The sequence without the element at `position`, by default the last."""
     place = _place(-1 if position is None else position, len(input_sequence))
@@ -61,7 +68,13 @@ def sequence_length(xp: Namespace, input_sequence: Arrays) -> Int:
     return len(input_sequence)
 
 
-@op("SplitToSequence", since=11, any_dtype=True, types=lambda node, inputs: [sequence_type(unshaped(inputs[0]))])
+@op(
+    "SplitToSequence",
+    since=11,
+    any_dtype=True,
+    views=True,
+    types=lambda node, inputs: [sequence_type(unshaped(inputs[0]))],
+)
 def split_to_sequence(
     xp: Namespace, input: Array, split: Ints | None = None, *, axis: Int = 0, keepdims: Flag = 1
 ) -> Arrays:
@@ -95,6 +108,7 @@ def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, ne
     "SequenceMap",
     since=17,
     any_dtype=True,
+    views=True,
     types=lambda node, inputs: [sequence_type(t) for t in graph_outputs(node.attributes["body"])],
 )
 def sequence_map(xp: Namespace, input_sequence: Arrays, *additional_inputs: Value, body: Graph) -> tuple[Arrays, ...]:
@@ -116,7 +130,7 @@ def _optional_element(node: Node, inputs: Types) -> Inferred:
     return [given.element if isinstance(given, OptionalType) else given]
 
 
-@op("Optional", since=15, any_dtype=True, types=_optional_of)
+@op("Optional", since=15, any_dtype=True, views=True, types=_optional_of)
 def optional(xp: Namespace, input: Value = None, *, type: Type | None = None) -> Value:
     """The input as an optional; without one, an empty optional."""
     return input
@@ -128,7 +142,7 @@ def optional_has_element(xp: Namespace, input: Value = None) -> Bool:
     return input is not None
 
 
-@op("OptionalGetElement", since=15, any_dtype=True, types=_optional_element)
+@op("OptionalGetElement", since=15, any_dtype=True, views=True, types=_optional_element)
 def optional_get_element(xp: Namespace, input: Value) -> Value:
     """The value of an optional. Raises ValueError when it is empty."""
     if input is None:

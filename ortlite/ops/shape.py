@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Value
+from ortlite.ops.helpers import distinct_axes, normal_axis, one_of, require_lengths, require_range, require_shape
 from ortlite.ops.registry import op
 
 
-def normal_axis(axis: int, rank: int) -> int:
-    """`axis` counted from the front. Raises ValueError when a tensor of `rank` has no such axis."""
-    if not -rank <= axis < rank:
-        raise ValueError(f"axis {axis} is not an axis of a tensor of rank {rank}")
-    return axis + rank if axis < 0 else axis
-
-
-def distinct_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`axes` counted from the front. Raises ValueError for one that there is not, and for one that comes twice."""
-    given = tuple(axes)
-    chosen = tuple(normal_axis(a, rank) for a in given)
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"axes {list(given)} name an axis of a tensor of rank {rank} twice")
-    return chosen
-
-
-def folded_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
-    """`distinct_axes`, except that a scalar may be folded along 0 or -1, as what PyTorch exports relies on."""
-    given = tuple(axes)
-    return () if rank == 0 and given in {(0,), (-1,)} else distinct_axes(given, rank)
-
-
-@op("Identity", any_dtype=True)
+@op("Identity", any_dtype=True, views=True)
 def identity(xp: Namespace, input: Value) -> Value:
     """The input itself: a tensor, sequence, optional or map."""
     return input
@@ -53,9 +29,9 @@ def size(xp: Namespace, data: Array) -> Int:
     return prod(data.shape)
 
 
-@op("Reshape", any_dtype=True)
+@op("Reshape", any_dtype=True, views=True)
 def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
-    """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 is what is left.
+    """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 takes the remaining elements.
 
     Raises ValueError when the number of elements does not fit.
     """
@@ -71,14 +47,14 @@ def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0
     return xp.reshape(data, wanted)
 
 
-@op("Flatten", any_dtype=True)
+@op("Flatten", any_dtype=True, views=True)
 def flatten(xp: Namespace, input: Array, *, axis: Int = 1) -> Array:
     """A matrix: the axes before `axis` as rows, the others as columns."""
     axis = axis if axis == input.ndim else normal_axis(axis, input.ndim)
     return xp.reshape(input, (prod(input.shape[:axis]), prod(input.shape[axis:])))
 
 
-@op("Squeeze", any_dtype=True)
+@op("Squeeze", any_dtype=True, views=True)
 def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     """Remove `axes` of length 1, all of them when none are given. Raises ValueError for a longer axis."""
     chosen = distinct_axes([i for i, d in enumerate(data.shape) if d == 1] if axes is None else axes, data.ndim)
@@ -87,16 +63,16 @@ def squeeze(xp: Namespace, data: Array, axes: Ints | None = None) -> Array:
     return xp.squeeze(data, axis=chosen)
 
 
-@op("Unsqueeze", any_dtype=True)
+@op("Unsqueeze", any_dtype=True, views=True)
 def unsqueeze(xp: Namespace, data: Array, axes: Ints = ()) -> Array:
     """Insert axes of length 1 so that they stand at `axes` of the result. Raises ValueError for a repeated axis."""
     rank = data.ndim + len(axes)
-    places = distinct_axes(axes, rank)
+    inserted = distinct_axes(axes, rank)
     lengths = iter(data.shape)
-    return xp.reshape(data, tuple(1 if i in places else next(lengths) for i in range(rank)))
+    return xp.reshape(data, tuple(1 if i in inserted else next(lengths) for i in range(rank)))
 
 
-@op("Transpose", any_dtype=True)
+@op("Transpose", any_dtype=True, views=True)
 def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     """Permute the axes by `perm`, by default reverse them."""
     if perm is not None and sorted(perm) != list(range(data.ndim)):
@@ -104,10 +80,10 @@ def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
     return xp.permute_dims(data, tuple(range(data.ndim))[::-1] if perm is None else perm)
 
 
-@op("Expand", since=8, any_dtype=True)
+@op("Expand", since=8, any_dtype=True, views=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
-    lengths("shape", shape)
+    require_lengths("shape", shape)
     rank = max(input.ndim, len(shape))
     have = (1,) * (rank - input.ndim) + tuple(input.shape)
     want = (1,) * (rank - len(shape)) + tuple(shape)
@@ -116,18 +92,12 @@ def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     return xp.broadcast_to(input, tuple(b if a == 1 else a for a, b in zip(have, want, strict=True)))
 
 
-def lengths(name: str, given: Sequence[int]) -> None:
-    """Raises ValueError where one of the lengths of axes, or numbers of repetitions, is negative."""
-    if min(given, default=0) < 0:
-        raise ValueError(f"{name} {list(given)} must not be negative")
-
-
 @op("Tile", since=6, any_dtype=True)
 def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
     """Repeat `input` `repeats[axis]` times along each axis."""
     if len(repeats) != input.ndim:
         raise ValueError(f"repeats {repeats} must have one entry for each of {input.ndim} axes")
-    lengths("repeats", repeats)
+    require_lengths("repeats", repeats)
     return xp.tile(input, repeats)
 
 
@@ -135,15 +105,15 @@ def tile(xp: Namespace, input: Array, repeats: Ints) -> Array:
 def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
     """Repeat `input` `tiles` times along `axis`."""
     axis = normal_axis(axis, input.ndim)
-    lengths("tiles", (tiles,))
+    require_lengths("tiles", (tiles,))
     return xp.tile(input, tuple(tiles if i == axis else 1 for i in range(input.ndim)))
 
 
 @op("Concat", since=4, any_dtype=True)
 def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     """Join tensors along `axis`."""
-    place = normal_axis(axis, inputs[0].ndim)
-    if len({(*x.shape[:place], *x.shape[place + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
+    front = normal_axis(axis, inputs[0].ndim)
+    if len({(*x.shape[:front], *x.shape[front + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
         raise ValueError(f"shapes {[list(x.shape) for x in inputs]} differ in more than axis {axis}")
     return xp.concat(inputs, axis=axis)
 
@@ -163,7 +133,7 @@ def cut(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     return tuple(pieces)
 
 
-@op("Split", any_dtype=True)
+@op("Split", any_dtype=True, views=True)
 def split(
     xp: Namespace,
     input: Array,
@@ -194,7 +164,7 @@ def split(
 
 
 def steps_along(n: int, start: int, end: int, step: int) -> range:
-    """The places that Slice takes along an axis of `n` elements, by the letter of ONNX.
+    """The indices that Slice takes along an axis of `n` elements, by the letter of ONNX.
 
     `n` is added to a negative start and end, which are then clamped: for a positive step both to 0 … n, for a negative
     one the start to 0 … n - 1 and the end to -1 … n - 1. Raises ValueError for a step of 0.
@@ -207,11 +177,11 @@ def steps_along(n: int, start: int, end: int, step: int) -> range:
     return range(start, end, step)
 
 
-@op("Slice", since=10, any_dtype=True)
+@op("Slice", since=10, any_dtype=True, views=True)
 def slice_(
     xp: Namespace, data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Array:
-    """`data[start:end:step]` along each of `axes`; what is out of range is clamped, see `steps_along`.
+    """`data[start:end:step]` along each of `axes`; bounds out of range are clamped, see `steps_along`.
 
     Unlike in Python, an `end` below -n with a negative step is before the first element, and a `start` below -n is the
     first. Raises ValueError for a step of 0 and for numbers of them that differ.
@@ -225,18 +195,18 @@ def slice_(
     key = [slice(None)] * data.ndim
     for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
         n = data.shape[axis]
-        places = steps_along(n, start, end, step)
-        if not places:  # whatever the step: not every library turns round what is empty
+        indices = steps_along(n, start, end, step)
+        if not indices:  # whatever the step: not every library can flip an empty axis
             key[axis] = slice(0, 0)
         elif step > 0:
-            key[axis] = slice(places.start, places.stop, min(step, n))  # longer ones overflow in strides
+            key[axis] = slice(indices.start, indices.stop, min(step, n))  # longer ones overflow in strides
         else:  # not every library counts backwards: forwards in the mirrored axis
-            key[axis] = slice(n - 1 - places.start, n - 1 - places.stop, min(-step, n))
+            key[axis] = slice(n - 1 - indices.start, n - 1 - indices.stop, min(-step, n))
     backward = tuple(axis for axis, step in zip(chosen, strides, strict=True) if step < 0 and key[axis].stop)
     return (xp.flip(data, axis=backward) if backward else data)[tuple(key)]
 
 
-@op("Slice", any_dtype=True)
+@op("Slice", any_dtype=True, views=True)
 def slice_1(xp: Namespace, data: Array, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Array:
     """`data[start:end]` along each of `axes`."""
     return slice_(xp, data, starts, ends, axes)
@@ -249,7 +219,7 @@ def _image(x: Array, blocksize: int) -> tuple[int, ...]:
     return tuple(x.shape)
 
 
-@op("DepthToSpace", any_dtype=True)
+@op("DepthToSpace", any_dtype=True, views=True)
 def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Spread channels over blocks: (N, C, H, W) becomes (N, C / b², H · b, W · b).
 
@@ -267,7 +237,7 @@ def depth_to_space(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = 
     return xp.reshape(blocks, (n, c // b**2, h * b, w * b))
 
 
-@op("SpaceToDepth", any_dtype=True)
+@op("SpaceToDepth", any_dtype=True, views=True)
 def space_to_depth(xp: Namespace, input: Array, *, blocksize: Int, mode: Text = "DCR") -> Array:
     """Gather blocks into channels: (N, C, H, W) becomes (N, C · b², H / b, W / b); see DepthToSpace for `mode`."""
     one_of("mode", mode, "DCR", "CRD")
@@ -291,7 +261,7 @@ def _widths(rank: int, pads: tuple[int, ...], axes: tuple[int, ...] | None) -> l
     return widths
 
 
-@op("Pad", since=11, any_dtype=True)
+@op("Pad", since=11, any_dtype=True, views=True)
 def pad(
     xp: Namespace,
     data: Array,
@@ -321,24 +291,24 @@ def _filler(xp: Namespace, data: Array, value: Any) -> Any:
     return "" if kind == "string" else False if kind == "bool" else 0
 
 
-@op("Pad", any_dtype=True)
+@op("Pad", any_dtype=True, views=True)
 def pad_1(xp: Namespace, data: Array, *, paddings: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `paddings`."""
     return pad(xp, data, paddings, value, mode=mode)
 
 
-@op("Pad", since=2, any_dtype=True)
+@op("Pad", since=2, any_dtype=True, views=True)
 def pad_2(xp: Namespace, data: Array, *, pads: Ints, mode: Text = "constant", value: Float = 0.0) -> Array:
     """Pad with widths that stand in the attribute `pads`."""
     return pad(xp, data, pads, value, mode=mode)
 
 
-@op("CenterCropPad", since=18, any_dtype=True)
+@op("CenterCropPad", since=18, any_dtype=True, views=True)
 def center_crop_pad(xp: Namespace, input_data: Array, shape: Ints, *, axes: Ints | None = None) -> Array:
     """Crop or zero-pad `axes` to the lengths `shape`, keeping the centre where it is."""
     widths = [(0, 0)] * input_data.ndim
     chosen = distinct_axes(range(input_data.ndim) if axes is None else axes, input_data.ndim)
-    lengths("shape", shape)
+    require_lengths("shape", shape)
     if len(chosen) != len(shape):
         raise ValueError(f"shape {list(shape)} must have one length for each of the axes {list(chosen)}")
     for axis, wanted in zip(chosen, shape, strict=True):

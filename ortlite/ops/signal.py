@@ -6,8 +6,8 @@ from math import log10, pi
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Flag, Float, Int
+from ortlite.ops.helpers import normal_axis
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 from ortlite.ops.types import attribute_dtype
 
 
@@ -99,8 +99,8 @@ def stft(
         )
     frames = (time - length) // frame_step + 1
     starts = xp.expand_dims(xp.arange(frames, dtype=xp.int64) * frame_step, axis=1)
-    places = xp.reshape(starts + xp.arange(length, dtype=xp.int64), (-1,))
-    x = xp.reshape(xp.take(signal, places, axis=1), (batch, frames, length, parts))
+    indices = xp.reshape(starts + xp.arange(length, dtype=xp.int64), (-1,))
+    x = xp.reshape(xp.take(signal, indices, axis=1), (batch, frames, length, parts))
     if window is not None:
         x = x * xp.expand_dims(window, axis=1)
     return _transform(xp, x, None, 2, 0, onesided)

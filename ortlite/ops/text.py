@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ortlite.namespace import Namespace
-from ortlite.ops._choice import one_of
-from ortlite.ops._memo import Memo, once
 from ortlite.ops.annotations import Array, Flag, Floats, Int, Ints, Text, Texts
+from ortlite.ops.helpers import one_of
+from ortlite.ops.memo import Memo, once
 from ortlite.ops.registry import op
 
 WIDEST = 1 << 24  # places, at most, of a row of n-gram counts

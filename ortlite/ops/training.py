@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod, sqrt
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of
 from ortlite.ops.activation import log_softmax
 from ortlite.ops.annotations import Array, Float, Graph, Int, Text, Texts
+from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.registry import op
 
 TRAINING = "ai.onnx.preview.training"
@@ -26,7 +25,7 @@ def negative_log_likelihood_loss(
 ) -> Array:
     """Minus the log-probability (batch, classes, ...) of each `target` (batch, ...), weighted by class.
 
-    `reduction` none keeps every loss; sum adds them up; mean divides the sum by that of the weights. Targets equal to
+    `reduction` none keeps every loss; sum adds them up; mean divides that by the sum of the weights. Targets equal to
     `ignore_index` count nothing. Raises ValueError for shapes that do not fit or an unknown reduction.
     """
     one_of("reduction", reduction, "none", "sum", "mean")
@@ -38,12 +37,12 @@ def negative_log_likelihood_loss(
         counts = (target >= 0) & (target < classes)
         if not bool(xp.all(counts if ignore_index is None else counts | (target == ignore_index))):
             raise ValueError(f"targets must lie from 0 to {classes - 1}, or be ignore_index ({ignore_index})")
-    place = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
-    picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(place, axis=1), axis=1), axis=1)
+    index = xp.astype(xp.clip(target, 0, max(classes - 1, 0)), xp.int64)
+    picked = xp.squeeze(xp.take_along_axis(input, xp.expand_dims(index, axis=1), axis=1), axis=1)
     if weight is None:
         share = xp.ones_like(picked)
     else:
-        share = xp.reshape(xp.take(weight, xp.reshape(place, (-1,))), place.shape)
+        share = xp.reshape(xp.take(weight, xp.reshape(index, (-1,))), index.shape)
     if ignore_index is not None:
         counted = target != ignore_index
         picked = xp.where(counted, picked, xp.zeros_like(picked))

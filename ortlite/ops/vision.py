@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._broadcast import along, require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
+from ortlite.ops.helpers import along, one_of, require_range, require_shape
 from ortlite.ops.registry import op
 
 
@@ -18,11 +17,11 @@ def affine_grid(xp: Namespace, theta: Array, size: Ints, *, align_corners: Flag 
     spatial = size[2:]
     steps = []
     for axis, n in enumerate(spatial):
-        places = xp.arange(n, dtype=theta.dtype)
+        index = xp.arange(n, dtype=theta.dtype)
         if align_corners:
-            line = places * (2.0 / max(n - 1, 1)) - 1.0 if n > 1 else xp.zeros_like(places)
+            line = index * (2.0 / max(n - 1, 1)) - 1.0 if n > 1 else xp.zeros_like(index)
         else:
-            line = (places * 2.0 + 1.0) / n - 1.0
+            line = (index * 2.0 + 1.0) / n - 1.0
         steps.append(xp.broadcast_to(along(xp, line, axis, len(spatial)), spatial))
     points = xp.stack([*reversed(steps), xp.ones(spatial, dtype=theta.dtype)], axis=-1)  # x before y before z
     flat = xp.reshape(points, (1, prod(spatial), len(spatial) + 1))
@@ -374,6 +373,6 @@ def _kept(
         common = xp.clip(height, 0.0, None) * xp.clip(width, 0.0, None)
         union = area + area[best] - common
         overlaps = xp.where(union > 0, common / xp.where(union > 0, union, xp.ones_like(union)), xp.zeros_like(union))
-        places = xp.arange(scores.shape[0], dtype=xp.int64)
-        alive = alive & (overlaps <= threshold) & (places != best)
+        indices = xp.arange(scores.shape[0], dtype=xp.int64)
+        alive = alive & (overlaps <= threshold) & (indices != best)
     return kept

@@ -164,7 +164,7 @@ def _active(x: Any) -> bool:
 
 
 def _lift(tape: Namespace, x: Any) -> Any:
-    """An array as a constant on the tape; what is on it already, and what is no array, as it is."""
+    """An array as a constant on the tape; variables of this tape and non-arrays are returned as they are."""
     if isinstance(x, tuple):
         return tuple(_lift(tape, item) for item in x)
     mine = isinstance(x, Variable) and x.tape is tape
@@ -242,14 +242,14 @@ def _cumulative_prod(tape: Namespace, x: Any, /, *, axis: int | None = None, **k
 def _max_pool(
     tape: Namespace, x: Any, size: Sequence[int], *, indices: bool = False, **windows: Any
 ) -> tuple[Any, Any]:
-    """Of equals in a window the first gets the gradient."""
-    places = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
-    return first_max_pool(tape, x, size, **windows), _lift(tape, places)
+    """In a tie the first element of a window gets the gradient."""
+    where = tape.inner.max_pool(_bare(x), size, indices=True, **windows)[1] if indices else None
+    return first_max_pool(tape, x, size, **windows), _lift(tape, where)
 
 
-def _scatter_flat(tape: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
+def _scatter_flat(tape: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
     """The default body, but for extrema, of which all equals have the same share."""
     if reduction not in {"max", "min"}:
-        return scatter_flat(tape, data, places, updates, reduction)
+        return scatter_flat(tape, data, indices, updates, reduction)
     xp = tape.inner
-    return _recorded(tape, xp, xp.scatter_flat, scattered_extremum, data, places, updates, reduction)
+    return _recorded(tape, xp, xp.scatter_flat, scattered_extremum, data, indices, updates, reduction)

@@ -31,15 +31,15 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
 
 
 def _sources(mode: str, size: int, lo: int, hi: int) -> list[int]:
-    """Which element each place of a padded axis of `size` elements shows."""
+    """Which element each position of a padded axis of `size` elements shows."""
     if size == 0:
         raise ValueError(f"an empty axis cannot be padded by mode {mode!r}")
-    places = range(-lo, size + hi)
+    positions = range(-lo, size + hi)
     if mode == "edge":
-        return [min(max(i, 0), size - 1) for i in places]
+        return [min(max(i, 0), size - 1) for i in positions]
     if mode == "wrap":
-        return [i % size for i in places]
+        return [i % size for i in positions]
     if mode == "reflect":
         period = max(2 * (size - 1), 1)
-        return [min(i % period, period - i % period) if size > 1 else 0 for i in places]
+        return [min(i % period, period - i % period) if size > 1 else 0 for i in positions]
     raise ValueError(f"unknown padding mode {mode!r}")

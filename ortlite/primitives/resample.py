@@ -27,12 +27,12 @@ class Filter:
 
 
 class Taps(NamedTuple):
-    """What every resampled element of an axis is made of: one place and weight a tap; and whether it lies outside.
+    """What every resampled element of an axis is made of: one index and weight a tap; and whether it lies outside.
 
-    Without weights there is one place, whose element is taken as it is.
+    Without weights there is one index, whose element is taken as it is.
     """
 
-    places: tuple[Table, ...]
+    indices: tuple[Table, ...]
     weights: tuple[Table, ...]
     outside: Table | None
 
@@ -96,8 +96,8 @@ def taps(rule: Filter, n: int, out: int, scale: float, roi: tuple[float, float])
     cropped = (origins < 0) | (origins > n - 1)
     outside = cropped if rule.transform == "tf_crop_and_resize" and cropped.any() else None
     if rule.mode == "nearest":
-        places = _nearest(rule.nearest, origins, scale < 1)
-        return Taps((np.clip(places, 0, n - 1).astype(np.int64),), (), outside)
+        indices = _nearest(rule.nearest, origins, scale < 1)
+        return Taps((np.clip(indices, 0, n - 1).astype(np.int64),), (), outside)
     stretch = min(scale, 1.0) if rule.antialias else 1.0
     reach = (1 if rule.mode == "linear" else 2) / stretch
     base = np.floor(origins)

@@ -61,7 +61,7 @@ def _binary(first: Callable[..., Any], second: Callable[..., Any]) -> Rule:
 
 
 def _larger(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
-    """For the extremum of two: it goes to the one that it was, a half to each of equals."""
+    """For the extremum of two: the gradient goes to the larger (smaller) one, half of it to each in a tie."""
 
     def back(x: Any, g: Any) -> Any:
         return _like(xp, _within(xp, xp.where(a == b, g * 0.5, g), x == y), x)
@@ -80,7 +80,7 @@ def _leaky_relu(xp: Namespace, x: Any, slope: Any, y: Any) -> Any:
 
 
 def _within(xp: Namespace, g: Any, where: Any) -> Any:
-    """A gradient where it flows, else 0: a product with 0 would keep what is not finite."""
+    """A gradient where it flows, else 0: a product with 0 would keep infinities and NaN."""
     return xp.where(where, g, xp.zeros_like(g))
 
 
@@ -144,12 +144,12 @@ def _matmul(xp: Namespace, y: Any, a: Any, b: Any) -> list[Any]:
         g = xp.expand_dims(g, axis=g.ndim) if b.ndim == 1 else g
         return xp.expand_dims(g, axis=g.ndim - 1) if a.ndim == 1 else g
 
-    def turned(x: Any) -> Any:
+    def transposed(x: Any) -> Any:
         return xp.permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
     return [
-        lambda g: xp.reshape(_like(xp, xp.matmul(wide(g), turned(columns)), rows), a.shape),
-        lambda g: xp.reshape(_like(xp, xp.matmul(turned(rows), wide(g)), columns), b.shape),
+        lambda g: xp.reshape(_like(xp, xp.matmul(wide(g), transposed(columns)), rows), a.shape),
+        lambda g: xp.reshape(_like(xp, xp.matmul(transposed(rows), wide(g)), columns), b.shape),
     ]
 
 
@@ -206,14 +206,14 @@ def _matrix_transpose(xp: Namespace, y: Any, x: Any) -> list[Any]:
     return [xp.matrix_transpose]
 
 
-def scattered_extremum(xp: Namespace, y: Any, data: Any, places: Any, updates: Any, reduction: str) -> list[Any]:
+def scattered_extremum(xp: Namespace, y: Any, data: Any, indices: Any, updates: Any, reduction: str) -> list[Any]:
     """For `scatter_flat` by max or min: all equals have the same share."""
-    kept, taken = data == y, updates == xp.take(y, places)
-    count = xp.scatter_flat(xp.astype(kept, y.dtype), places, xp.astype(taken, y.dtype), "add")
+    kept, taken = data == y, updates == xp.take(y, indices)
+    count = xp.scatter_flat(xp.astype(kept, y.dtype), indices, xp.astype(taken, y.dtype), "add")
     return [
         lambda g: _within(xp, g / count, kept),
         lambda g: None,
-        lambda g: _within(xp, xp.take(g / count, places), taken),
+        lambda g: _within(xp, xp.take(g / count, indices), taken),
     ]
 
 
@@ -221,10 +221,10 @@ def _flip(xp: Namespace, y: Any, x: Any, *, axis: Any = None) -> list[Any]:
     return [lambda g: xp.flip(g, axis=axis)]
 
 
-def _scattered(xp: Namespace, g: Any, places: Any, x: Any) -> Any:
-    """Gradients of elements at flat places of `x`, added up where they came from."""
+def _scattered(xp: Namespace, g: Any, indices: Any, x: Any) -> Any:
+    """Gradients of elements at flat indices of `x`, added up where they came from."""
     flat = xp.zeros((prod(x.shape),), dtype=g.dtype)
-    return xp.reshape(xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(g, (-1,)), "add"), x.shape)
+    return xp.reshape(xp.scatter_flat(flat, xp.reshape(indices, (-1,)), xp.reshape(g, (-1,)), "add"), x.shape)
 
 
 def _flat_places(xp: Namespace, x: Any) -> Any:

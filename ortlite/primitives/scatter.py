@@ -15,29 +15,29 @@ __all__ = ["gather_nd", "one_hot", "scatter", "scatter_flat", "scatter_nd"]
 def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
     """`data[indices[..., 0], indices[..., 1], ...]`: (..., depth) indices give (..., *data.shape[depth:])."""
     depth = indices.shape[-1]
-    places = _flat_places(xp, indices, data.shape[:depth])
+    flat_indices = _flat_indices(xp, indices, data.shape[:depth])
     rows = xp.reshape(data, (prod(data.shape[:depth]), *data.shape[depth:]))
-    found = xp.take(rows, xp.reshape(places, (-1,)), axis=0)
+    found = xp.take(rows, xp.reshape(flat_indices, (-1,)), axis=0)
     return xp.reshape(found, (*indices.shape[:-1], *data.shape[depth:]))
 
 
-def _flat_places(xp: Namespace, indices: Any, shape: tuple[int, ...]) -> Any:
+def _flat_indices(xp: Namespace, indices: Any, shape: tuple[int, ...]) -> Any:
     """Tuples of indices along the last axis (negative ones from the end) as positions in the flattened `shape`."""
-    places = xp.zeros(indices.shape[:-1], dtype=xp.int64)
+    flat_indices = xp.zeros(indices.shape[:-1], dtype=xp.int64)
     for axis, size in enumerate(shape):
         index = xp.astype(indices[..., axis], xp.int64)
-        places = places * size + xp.where(index < 0, index + size, index)
-    return places
+        flat_indices = flat_indices * size + xp.where(index < 0, index + size, index)
+    return flat_indices
 
 
-def one_hot(xp: Namespace, places: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
-    """`on` where the index along the new `axis` of length `depth` is in `places`, else `off`: 0-d arrays of one dtype.
+def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: Any) -> Any:
+    """`on` where the index along the new `axis` of length `depth` is in `indices`, else `off`: 0-d arrays of one dtype.
 
-    `axis` counts from the front. A place outside 0 … depth - 1 is nowhere.
+    `axis` counts from the front. An index outside 0 … depth - 1 is nowhere.
     """
-    places = xp.expand_dims(places, axis=axis)
-    classes = xp.arange(depth, dtype=places.dtype)
-    return xp.where(places == xp.reshape(classes, (-1, *(1,) * (places.ndim - 1 - axis))), on, off)
+    indices = xp.expand_dims(indices, axis=axis)
+    classes = xp.arange(depth, dtype=indices.dtype)
+    return xp.where(indices == xp.reshape(classes, (-1, *(1,) * (indices.ndim - 1 - axis))), on, off)
 
 
 def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
@@ -45,17 +45,17 @@ def scatter_nd(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: 
     depth = indices.shape[-1]
     rows = prod(data.shape[:depth])
     width = prod(data.shape[depth:])
-    places = xp.reshape(_flat_places(xp, indices, data.shape[:depth]), (-1, 1))
-    places = places * width + xp.reshape(xp.arange(width, dtype=xp.int64), (1, -1))
+    flat_indices = xp.reshape(_flat_indices(xp, indices, data.shape[:depth]), (-1, 1))
+    flat_indices = flat_indices * width + xp.reshape(xp.arange(width, dtype=xp.int64), (1, -1))
     flat = xp.reshape(data, (rows * width,))
-    flat = xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
+    flat = xp.scatter_flat(flat, xp.reshape(flat_indices, (-1,)), xp.reshape(updates, (-1,)), reduction)
     return xp.reshape(flat, data.shape)
 
 
 def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, reduction: str = "none") -> Any:
     """A copy of `data` with `updates[i, j, ...]` at `data` where the index along `axis` is `indices[i, j, ...]`."""
     axis = axis % data.ndim
-    places = xp.zeros(indices.shape, dtype=xp.int64)
+    flat_indices = xp.zeros(indices.shape, dtype=xp.int64)
     for dim, size in enumerate(data.shape):
         if dim == axis:
             index = xp.astype(indices, xp.int64)
@@ -63,38 +63,38 @@ def scatter(xp: Namespace, data: Any, indices: Any, updates: Any, axis: int, red
         else:
             index = xp.arange(indices.shape[dim], dtype=xp.int64)
             index = xp.reshape(index, tuple(-1 if i == dim else 1 for i in range(data.ndim)))
-        places = places * size + index
+        flat_indices = flat_indices * size + index
     flat = xp.reshape(data, (-1,))
-    flat = xp.scatter_flat(flat, xp.reshape(places, (-1,)), xp.reshape(updates, (-1,)), reduction)
+    flat = xp.scatter_flat(flat, xp.reshape(flat_indices, (-1,)), xp.reshape(updates, (-1,)), reduction)
     return xp.reshape(flat, data.shape)
 
 
-def scatter_flat(xp: Namespace, data: Any, places: Any, updates: Any, reduction: str) -> Any:
-    """A copy of the vector `data` with `updates` at `places`: the last one wins, or `reduction` add, mul, min, max.
+def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction: str) -> Any:
+    """A copy of the vector `data` with `updates` at `indices`: the last one wins, or `reduction` add, mul, min, max.
 
-    Updates to one place are first combined with each other: sorted by place, in log2 steps that double the
+    Updates to one index are first combined with each other: sorted by index, in log2 steps that double the
     reach of each element, and then once with `data`.
     """
-    if places.shape[0] == 0:
+    if indices.shape[0] == 0:
         return data
-    order = xp.argsort(places, stable=True)
-    places, updates = xp.take(places, order), xp.take(updates, order)
+    order = xp.argsort(indices, stable=True)
+    indices, updates = xp.take(indices, order), xp.take(updates, order)
     combine = _combination(xp, reduction, data.dtype)
-    count = places.shape[0]
+    count = indices.shape[0]
     if combine is not None:
         reach = 1
         while reach < count:
-            same = places[reach:] == places[:-reach]
+            same = indices[reach:] == indices[:-reach]
             updates = xp.concat(
                 [updates[:reach], xp.where(same, combine(updates[reach:], updates[:-reach]), updates[reach:])]
             )
             reach *= 2
-    last = xp.concat([places[1:] != places[:-1], xp.ones((1,), dtype=xp.bool)])
+    last = xp.concat([indices[1:] != indices[:-1], xp.ones((1,), dtype=xp.bool)])
     # each place of data looks up the last update meant for it
     targets = xp.arange(data.shape[0], dtype=xp.int64)
-    slots = xp.searchsorted(places, targets, side="right") - 1
+    slots = xp.searchsorted(indices, targets, side="right") - 1
     slots = xp.astype(xp.where(slots < 0, xp.zeros_like(slots), slots), xp.int64)
-    hit = (xp.take(places, slots) == targets) & xp.take(last, slots)
+    hit = (xp.take(indices, slots) == targets) & xp.take(last, slots)
     found = xp.take(updates, slots)
     return xp.where(hit, found if combine is None else combine(data, found), data)
 

@@ -10,7 +10,7 @@ __all__ = ["top_k"]
 
 
 def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Any, Any]:
-    """The `k` largest (or smallest) elements along `axis` and their int64 indices; of equals the first.
+    """The `k` largest (or smallest) elements along `axis` and their int64 indices; the first ones of a tie.
 
     They come in order, `sorted` or not. NaN counts as the largest.
     """

@@ -137,21 +137,21 @@ def max_pool(
 ) -> tuple[Any, Any]:
     """The maximum of every window, and with `indices` its position among the window's elements, int64 (else None).
 
-    Padding never wins; of equals the first does.
+    Padding never wins; in a tie the first element does.
     """
     floating = xp.isdtype(x.dtype, "real floating")
     x = padded(xp, x, pads, float("-inf") if floating else xp.iinfo(x.dtype).min)
     if not indices:
         return _fold(xp.max, xp.maximum, x, size, strides, dilations), None
     where = None
-    for axis in reversed(range(len(size))):  # of equals in the first row the first: rows are compared last
+    for axis in reversed(range(len(size))):  # rows are compared last, so that in a tie the first of the first row wins
         rows = list(_along(x, axis, size, strides, dilations))
-        places = None if where is None else list(_along(where, axis, size, strides, dilations))
+        positions = None if where is None else list(_along(where, axis, size, strides, dilations))
         x = rows[0]
-        where = xp.zeros(x.shape, dtype=xp.int64) if places is None else places[0]
+        where = xp.zeros(x.shape, dtype=xp.int64) if positions is None else positions[0]
         for number in range(1, size[axis]):
             first = number * prod(size[axis + 1 :])
-            here = xp.asarray(first, dtype=xp.int64) if places is None else places[number] + first
+            here = xp.asarray(first, dtype=xp.int64) if positions is None else positions[number] + first
             where = xp.where(rows[number] > x, here, where)
             x = xp.maximum(x, rows[number])
     return x, where
@@ -160,7 +160,7 @@ def max_pool(
 def first_max_pool(
     xp: Namespace, x: Any, size: Sequence[int], *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]
 ) -> Any:
-    """The maximum of every window, picked: of equals the first has the derivative, where `max_pool` may share it."""
+    """The maximum of every window, picked: in a tie the first element has the derivative; `max_pool` may share it."""
 
     def whole(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
         for along in reversed(axis):
@@ -204,7 +204,7 @@ def _fold(
 
 
 def _along(x: Any, axis: int, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Iterator[Any]:
-    """For each position of the windows along one spatial axis, what they show there."""
+    """For each position within the windows along one spatial axis, the elements of `x` there."""
     k, s, d = [size[axis]], [strides[axis]], [dilations[axis]]
     out = output_shape([x.shape[axis + 2]], k, s, d, [(0, 0)])
     for (key,) in window_slices(out, k, s, d):

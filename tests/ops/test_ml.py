@@ -13,7 +13,7 @@ import pytest
 from opcheck import PROVIDERS, check, compare, make_model, run_model, run_op
 
 import ortlite
-from ortlite.ops import ml
+from ortlite.ops.ml import linear
 
 ML = {"domain": "ai.onnx.ml"}
 R = np.random.default_rng(0)
@@ -373,8 +373,8 @@ HUGE = 1 << 62
 
 # What does not fit, and what the error must name: (operator, input, attributes, pattern)
 MISFITS = [
-    ("ArrayFeatureExtractor", (FLOATS, np.array([0, 3])), {}, r"Y has places.*3 of the last axis"),
-    ("ArrayFeatureExtractor", (FLOATS, np.array([-1])), {}, r"Y has places.*3 of the last axis"),
+    ("ArrayFeatureExtractor", (FLOATS, np.array([0, 3])), {}, r"Y has indices.*3 of the last axis"),
+    ("ArrayFeatureExtractor", (FLOATS, np.array([-1])), {}, r"Y has indices.*3 of the last axis"),
     ("Scaler", FLOATS, {"offset": [1.0, 2.0]}, "2 offsets"),
     ("Scaler", FLOATS, {"scale": [1.0] * 4}, "4 scales"),
     ("Scaler", FLOATS, {"scale": [1.0], "offset": [1.0] * 3}, "3 offsets beside 1 scales"),
@@ -486,20 +486,20 @@ def test_nodes_that_many_paths_lead_to_are_looked_at_once():
 
 
 def test_copies_of_shared_trees_are_bounded():
-    from ortlite.ops import _trees
+    from ortlite.ops.ml import _forest
 
-    splits = [_trees.Split(0, 0.0, "LEQ", i + 1 if i < 1999 else ~0, ~0, False) for i in range(2000)]
+    splits = [_forest.Split(0, 0.0, "LEQ", i + 1 if i < 1999 else ~0, ~0, False) for i in range(2000)]
     with pytest.raises(ValueError, match="trees or more share 2000 nodes"):
-        _trees.build(splits, range(2000), {0: [(0, 1.0)]}, 1, "SUM", "float32")
+        _forest.build(splits, range(2000), {0: [(0, 1.0)]}, 1, "SUM", "float32")
 
 
 def test_votes_that_would_need_a_huge_table():
-    from ortlite.ops import _trees
+    from ortlite.ops.ml import _forest
 
     count = 1 << 14
-    splits = [_trees.Split(0, i, "LEQ", ~i, i + 1 if i < count - 2 else ~(count - 1), False) for i in range(count - 1)]
+    splits = [_forest.Split(0, i, "LEQ", ~i, i + 1 if i < count - 2 else ~(count - 1), False) for i in range(count - 1)]
     with pytest.raises(ValueError, match=f"{count} leaves of a tree"):
-        _trees.build(splits, [0], {leaf: [(leaf, 1.0)] for leaf in range(count)}, count, "SUM", "float32")
+        _forest.build(splits, [0], {leaf: [(leaf, 1.0)] for leaf in range(count)}, count, "SUM", "float32")
 
 
 @pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
@@ -548,14 +548,14 @@ def regressor(count):
 def memos(monkeypatch):
     """The dictionary that each run of a kernel is given to keep tables in, and the table that it gets."""
     seen = []
-    vector = ml.vector
+    vector = linear.vector
 
     def spy(xp, memo, name, values, dtype):
         result = vector(xp, memo, name, values, dtype)
         seen.append((memo, memo[name, dtype]))
         return result
 
-    monkeypatch.setattr(ml, "vector", spy)
+    monkeypatch.setattr(linear, "vector", spy)
     return seen
 
 

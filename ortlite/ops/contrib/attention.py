@@ -23,10 +23,10 @@ def _hidden(xp: Namespace, mask: Array, batch: int, queries: int, keys: int) -> 
     zeros: by key (batch, keys), by query and key, or (batch, 1, max, max).
     """
     if mask.ndim == 1:
-        place = xp.arange(keys, dtype=mask.dtype)
-        hidden = place >= xp.expand_dims(mask[:batch], axis=1)
+        position = xp.arange(keys, dtype=mask.dtype)
+        hidden = position >= xp.expand_dims(mask[:batch], axis=1)
         if mask.shape[0] > batch:
-            hidden = hidden | (place < xp.expand_dims(mask[batch : 2 * batch], axis=1))
+            hidden = hidden | (position < xp.expand_dims(mask[batch : 2 * batch], axis=1))
         return xp.reshape(hidden, (batch, 1, 1, keys))
     if mask.ndim == 2:
         return xp.reshape(mask == 0, (mask.shape[0], 1, 1, mask.shape[1]))
@@ -37,8 +37,8 @@ def _hidden(xp: Namespace, mask: Array, batch: int, queries: int, keys: int) -> 
 
 def _future(xp: Namespace, queries: int, keys: int, past: int) -> Array:
     """Which keys come after each query, the first query standing behind `past` keys."""
-    place = xp.expand_dims(xp.arange(queries, dtype=xp.int64), axis=1) + past
-    return xp.arange(keys, dtype=xp.int64) > place
+    position = xp.expand_dims(xp.arange(queries, dtype=xp.int64), axis=1) + past
+    return xp.arange(keys, dtype=xp.int64) > position
 
 
 def _attend(
@@ -108,7 +108,7 @@ def attention(
     return y, (xp.stack([k, v]) if k.shape == v.shape else k)
 
 
-@op("MultiHeadAttention", domain=MS)
+@op("MultiHeadAttention", domain=MS, views=True)
 def multi_head_attention(
     xp: Namespace,
     query: Array,
@@ -155,8 +155,8 @@ def multi_head_attention(
 
 def _turned(xp: Namespace, x: Array, positions: Array, cos: Array, sin: Array, interleaved: int) -> Array:
     """Rotary embedding of (batch, heads, sequence, size) at (batch, sequence) positions of the caches."""
-    places = xp.expand_dims(positions, axis=-1)
-    angles = [xp.expand_dims(xp.gather_nd(table, places), axis=1) for table in (cos, sin)]
+    indices = xp.expand_dims(positions, axis=-1)
+    angles = [xp.expand_dims(xp.gather_nd(table, indices), axis=1) for table in (cos, sin)]
     return rotated(xp, x, angles[0], angles[1], interleaved)
 
 
@@ -242,19 +242,21 @@ def group_query_attention(
     if past_key is not None and past_value is not None:
         held = past_key.shape[2]
         capacity = max(held, total_sequence_length)
-        place = xp.arange(capacity, dtype=xp.int64)
-        source = xp.where(place < before, xp.minimum(place, xp.asarray(held, dtype=xp.int64)), place - before + held)
+        position = xp.arange(capacity, dtype=xp.int64)
+        source = xp.where(
+            position < before, xp.minimum(position, xp.asarray(held, dtype=xp.int64)), position - before + held
+        )
         source = xp.clip(source, 0, held + new - 1)
         k, v = (_at(xp, xp.concat([past, x], axis=2), source) for past, x in ((past_key, k), (past_value, v)))
     scores = _scores(xp, q, k, scale)
     scores = xp.tanh(scores / softcap) * softcap if softcap else scores
     if attention_bias is not None:
         scores = scores + attention_bias
-    place = xp.arange(k.shape[2], dtype=xp.int64)
+    position = xp.arange(k.shape[2], dtype=xp.int64)
     current = xp.reshape(positions, (batch, 1, new, 1))
-    hidden = place > current
+    hidden = position > current
     if local_window_size > 0:
-        hidden = hidden | (place <= current - local_window_size)
+        hidden = hidden | (position <= current - local_window_size)
     scores = xp.where(hidden, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
     if smooth_softmax > 0 or head_sink is not None:
         sink = xp.zeros((num_heads,), dtype=scores.dtype) if head_sink is None else xp.astype(head_sink, scores.dtype)

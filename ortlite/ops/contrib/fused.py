@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, conv, linalg, recurrent
-from ortlite.ops._broadcast import require_broadcast, require_shape
-from ortlite.ops._choice import require_range
 from ortlite.ops.annotations import Array, DType, Flag, Float, Floats, Int, Ints, Text
+from ortlite.ops.helpers import normal_axis, require_broadcast, require_range, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.shape import normal_axis
 
 MS = "com.microsoft"
 

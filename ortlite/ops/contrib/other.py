@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
-from ortlite.ops._broadcast import require_shape
-from ortlite.ops._choice import one_of, require_range
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
+from ortlite.ops.helpers import one_of, require_range, require_shape
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
 
@@ -62,11 +61,11 @@ def trilu(xp: Namespace, X: Array, k: Int = 0, *, upper: Flag = 1) -> Array:
 @op("Unique", domain=MS, data_dependent_shape=True, results=("x", "int64", "int64"))
 def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
     """The different elements of a vector in order of first appearance, which of them stands where, and how often."""
-    values, _, places, counts = index.unique(xp, x, sorted=0, n_outputs=4)
-    return values, places, counts
+    values, _, indices, counts = index.unique(xp, x, sorted=0, n_outputs=4)
+    return values, indices, counts
 
 
-@op("ExpandDims", domain=MS, any_dtype=True)
+@op("ExpandDims", domain=MS, any_dtype=True, views=True)
 def expand_dims(xp: Namespace, X: Array, axis: Int) -> Array:
     """A new axis of length 1."""
     return xp.expand_dims(X, axis=axis)
@@ -112,15 +111,15 @@ def crop_and_resize(
     require_shape("rois", rois, count, 4)
     require_shape("batch_indices", batch_indices, count)
     require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
-    places = []
+    coordinates = []
     for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
         low, high = rois[:, axis : axis + 1], rois[:, axis + 2 : axis + 3]
         steps = xp.arange(out, dtype=X.dtype)
         if out > 1:
-            places.append(low * (length - 1) + steps * ((high - low) * (length - 1) / (out - 1)))
+            coordinates.append(low * (length - 1) + steps * ((high - low) * (length - 1) / (out - 1)))
         else:
-            places.append((low + high) * (0.5 * (length - 1)) + steps)
-    y, x = xp.expand_dims(places[0], axis=2), xp.expand_dims(places[1], axis=1)
+            coordinates.append((low + high) * (0.5 * (length - 1)) + steps)
+    y, x = xp.expand_dims(coordinates[0], axis=2), xp.expand_dims(coordinates[1], axis=1)
     inside = (y >= 0) & (y <= X.shape[2] - 1) & (x >= 0) & (x <= X.shape[3] - 1)
     whole = (count, *crop_size)
     coordinates = [xp.expand_dims(xp.broadcast_to(c, whole), axis=1) for c in (y, x)]
@@ -223,7 +222,7 @@ def _cut(words: Sequence[str], separators: Sequence[str]) -> list[str]:
     return pieces
 
 
-@op("NGramRepeatBlock", domain=MS, results=("scores",))
+@op("NGramRepeatBlock", domain=MS, results=("scores",), views=True)
 def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_size: Int) -> Array:
     """`scores` (batch, vocabulary), -inf for a token that would repeat an n-gram of `input_ids` (batch, length)."""
     batch, length = input_ids.shape
@@ -241,7 +240,7 @@ def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_
     return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
 
 
-@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"))
+@op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"), views=True)
 def bifurcation_detector(
     xp: Namespace,
     src_tokens: Array,

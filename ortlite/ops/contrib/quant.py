@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, linalg, pool, quant, recurrent
-from ortlite.ops._broadcast import require_shape
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
-from ortlite.ops.index import wrapped
-from ortlite.ops.quant import by_row, centred, dtype_of, saturated, spread, wide
+from ortlite.ops.helpers import require_shape, wrapped
+from ortlite.ops.quant import broadcast_scale, by_row, centred, dtype_of, saturated, wide
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -179,8 +178,10 @@ def nhwc_max_pool(
 ) -> Array:
     """MaxPool with the channels last."""
     x = xp.moveaxis(x, -1, 1)
-    size, steps, holes, around = pool.pool_windows(x.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    return xp.moveaxis(xp.max_pool(x, size, strides=steps, pads=around, dilations=holes)[0], 1, -1)
+    size, strides, dilations, padding = pool.pool_windows(
+        x.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
+    )
+    return xp.moveaxis(xp.max_pool(x, size, strides=strides, pads=padding, dilations=dilations)[0], 1, -1)
 
 
 @op("QGemm", domain=MS, any_dtype=True, results=("y_zero_point",))
@@ -360,7 +361,7 @@ def matmul_nbits(
         zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
     else:
         zero = xp.reshape(wide(xp, zero_points), (N, blocks))
-    require_shape("what is unpacked of zero_points", zero, N, blocks)
+    require_shape("the unpacked zero_points", zero, N, blocks)
     if g_idx is not None:
         scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
         w = (w[:, :K] - zero) * scale
@@ -399,6 +400,6 @@ def gather_block_quantized(
     index = wrapped(xp, xp.reshape(indices, (-1,)), x.shape[axis])
     x = xp.take(x, index, axis=axis)
     zero, scale = (xp.take(v, index, axis=axis) for v in (zero, wide(xp, scales)))
-    y = (x - spread(xp, zero, x, along, block_size)) * spread(xp, scale, x, along, block_size)
+    y = (x - broadcast_scale(xp, zero, x, along, block_size)) * broadcast_scale(xp, scale, x, along, block_size)
     y = xp.reshape(y, (*y.shape[:axis], *indices.shape, *y.shape[axis + 1 :]))
     return xp.astype(y, scales.dtype)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
-from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
+from ortlite.ops.memo import constant
 
 __all__ = ["labels_of", "number", "transform"]
 
@@ -59,8 +59,8 @@ def number(xp: Namespace, x: Array) -> Array:
     return x if xp.isdtype(x.dtype, "real floating") else xp.astype(x, xp.float64)
 
 
-def labels_of(xp: Namespace, places: Array, strings: Sequence[str] | None, ints: Sequence[int] | None) -> Array:
-    """The class labels at int64 `places`; the places themselves when there are no labels."""
+def labels_of(xp: Namespace, indices: Array, strings: Sequence[str] | None, ints: Sequence[int] | None) -> Array:
+    """The class labels at int64 `indices`; the indices themselves when there are no labels."""
     if strings:
-        return xp.take(xp.asarray(strings, dtype=xp.dtype("string")), places)
-    return xp.take(constant(xp, ints, "int64"), places) if ints else xp.astype(places, xp.int64)
+        return xp.take(xp.asarray(strings, dtype=xp.dtype("string")), indices)
+    return xp.take(constant(xp, ints, "int64"), indices) if ints else xp.astype(indices, xp.int64)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ortlite.namespace import Namespace
-from ortlite.ops._memo import constant
 from ortlite.ops.annotations import Array
+from ortlite.ops.memo import constant
 
 __all__ = ["Forest", "Split", "build", "members", "scores"]
 
@@ -317,8 +317,8 @@ def _of_group(xp: Namespace, leaves: Array, weights: Array, group: _Group, fores
         return xp.zeros((group.targets, rows), dtype=xp.float64)
     if group.tree is not None:
         leaves = xp.take(leaves, constant(xp, group.tree, "int64"), axis=0)
-    places = leaves + xp.expand_dims(constant(xp, group.shift, "int64"), axis=1)
-    votes = xp.reshape(xp.take(weights, xp.reshape(places, (-1,))), (group.targets, group.width, rows))
+    indices = leaves + xp.expand_dims(constant(xp, group.shift, "int64"), axis=1)
+    votes = xp.reshape(xp.take(weights, xp.reshape(indices, (-1,))), (group.targets, group.width, rows))
     if forest.aggregate in {"MIN", "MAX"}:
         result = (xp.min if forest.aggregate == "MIN" else xp.max)(votes, axis=1)
         return xp.where(xp.isinf(result), xp.zeros_like(result), result)  # no leaf voted

@@ -8,9 +8,9 @@ from itertools import accumulate, combinations
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops._memo import Memo, vector
-from ortlite.ops._scores import labels_of, transform
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
+from ortlite.ops.memo import Memo, vector
+from ortlite.ops.ml._scores import labels_of, transform
 from ortlite.ops.registry import op
 from ortlite.ops.types import class_labels
 
@@ -218,7 +218,7 @@ def _is_second(xp: Namespace, scores: Array, coefficients: Sequence[float]) -> A
 
 
 def _most_votes(xp: Namespace, scores: Array, classes: int) -> Array:
-    """The class that wins most of its pairs; of equals the first."""
+    """The class that wins most of its pairs; the first one of a tie."""
     votes = [xp.zeros(scores.shape[:1], dtype=xp.int64) for _ in range(classes)]
     for number, (i, j) in enumerate(combinations(range(classes), 2)):
         won = xp.astype(scores[:, number] > 0, xp.int64)

@@ -1,4 +1,4 @@
-"""Tree ensembles of ai.onnx.ml: attributes to tables once, then a walk (see _trees.py)."""
+"""Tree ensembles of ai.onnx.ml: attributes to tables once, then a walk (see _forest.py)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops import _trees
-from ortlite.ops._memo import Memo, constant, listed, once
-from ortlite.ops._scores import labels_of, transform
-from ortlite.ops._trees import Forest, Split
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts, Value
+from ortlite.ops.memo import Memo, constant, listed, once
+from ortlite.ops.ml import _forest as tables
+from ortlite.ops.ml._forest import Forest, Split
+from ortlite.ops.ml._scores import labels_of, transform
 from ortlite.ops.registry import op
 from ortlite.ops.types import class_labels
 
@@ -61,7 +61,7 @@ def tree_ensemble_regressor(
         "target", target_treeids, target_nodeids, target_ids, _given(target_weights, target_weights_as_tensor),
         1 if n_targets is None else n_targets, aggregate_function, dtype,
     )  # fmt: skip
-    scores = _based(xp, _trees.scores(xp, X, forest), listed(_given(base_values, base_values_as_tensor)))
+    scores = _based(xp, tables.scores(xp, X, forest), listed(_given(base_values, base_values_as_tensor)))
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
@@ -108,7 +108,7 @@ def tree_ensemble_classifier(
         nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true,
         "class", class_treeids, class_nodeids, class_ids, weights, classes, "SUM", dtype,
     )  # fmt: skip
-    scores = _based(xp, _trees.scores(xp, X, forest), base)
+    scores = _based(xp, tables.scores(xp, X, forest), base)
     voted, positive = once(memo, "votes", _votes, class_ids or (), weights)
     if classes == 1:
         top = xp.astype(scores[:, 0] > 0, xp.int64)
@@ -126,7 +126,7 @@ def tree_ensemble_classifier(
 
 
 def _binary(xp: Namespace, score: Array, voted: int, positive: bool, post_transform: str) -> Array:
-    """Scores of both classes from that of the one class that is voted for; see tree_ensemble_classifier."""
+    """Scores of both classes from the score of the one class with votes; see tree_ensemble_classifier."""
     if voted == 1:
         return transform(xp, xp.stack([xp.zeros_like(score), score], axis=1), post_transform)
     if post_transform == "LOGISTIC":
@@ -171,7 +171,7 @@ def tree_ensemble(
         nodes_falseleafs, nodes_missing_value_tracks_true, membership_values, tree_roots, leaf_targetids, leaf_weights,
         1 if n_targets is None else n_targets, AGGREGATES[aggregate_function], dtype,
     )  # fmt: skip
-    scores = _trees.scores(xp, X, forest)
+    scores = tables.scores(xp, X, forest)
     return xp.astype(transform(xp, scores, TRANSFORMS[post_transform]), X.dtype)
 
 
@@ -261,7 +261,7 @@ def _forest(
         if (tree, node) not in place:
             raise ValueError(f"tree {tree} has no node {node}")
         votes.setdefault(place[tree, node], []).append((target, weight))
-    return _trees.build(splits, roots.values(), votes, targets, aggregate, dtype)
+    return tables.build(splits, roots.values(), votes, targets, aggregate, dtype)
 
 
 def _forest_5(
@@ -310,11 +310,11 @@ def _forest_5(
         false = ~false_id if false_leaf else false_id
         split = Split(feature, threshold, MODES[int(number)], true, false, bool(nan))
         if split.mode == "MEMBER":
-            *inner, split = _trees.members(split, next(members), count + len(extra))
+            *inner, split = tables.members(split, next(members), count + len(extra))
             extra.extend(inner)
         splits.append(split)
     votes = {leaf: [vote] for leaf, vote in enumerate(zip(leaf_targetids, weights, strict=True))}
-    return _trees.build([*splits, *extra], tree_roots, votes, targets, aggregate, dtype)
+    return tables.build([*splits, *extra], tree_roots, votes, targets, aggregate, dtype)
 
 
 def _same_lengths(**attributes: Sequence[Any]) -> None:
