@@ -166,7 +166,7 @@ def _dtypes(names: Sequence[str], outcomes: Mapping[str, Sequence[str]]) -> str:
 def _border(a, b, dtype: str, layout: str) -> str:
     """shared, copied, "not held" or "not had" (the library lacks that dtype or layout), WRONG, or DIED and of what."""
     from ortlite import dtypes
-    from ortlite.provider import Crossing, transfer
+    from ortlite.provider import TransferStats, transfer
 
     native = dtypes.to_numpy(dtypes.by_name(dtype))
     host = (np.arange(24).reshape(4, 6) % 2 if dtype == "bool" else np.arange(24).reshape(4, 6) % 13).astype(native)
@@ -181,7 +181,7 @@ def _border(a, b, dtype: str, layout: str) -> str:
             value = LAYOUTS[layout](value)
     except Exception:  # noqa: BLE001
         return "not had"
-    crossing = Crossing()
+    crossing = TransferStats()
     try:
         moved = transfer(value, a, b, crossing)
         equal = np.array_equal(np.asarray(b.to_numpy(moved)), np.asarray(LAYOUTS[layout](host)))

@@ -174,7 +174,7 @@ REASONS = {
     ("jax", "scatter_nd"): "products go to the default body, and by it to scatter_flat",
     ("numpy", "scatter_nd"): "reductions go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
-    "known": "under a tracer there may be no value to know",
+    "concrete_value": "under a tracer there may be no value to know",
     "readable": "only values in the host's memory can be looked at in passing",
     "cond": "a tracer must see the branch",
     "while_loop": "a tracer must see the loop",

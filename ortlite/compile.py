@@ -160,7 +160,7 @@ class Program:
         with self._lock:
             function = self._signatures.get(key)
             if function is None:
-                values = specialise.outlined_values(self.plan, self.steps, inputs)
+                values = specialise.abstract_values(self.plan, self.steps, inputs)
                 if values is not None:
                     return self._keep(key, values)(*inputs)
         return self._specialised(key, inputs) if function is None else function(*inputs)

@@ -19,8 +19,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "GRADIENT", "Graph", "MapType", "Model", "Node", "OptionalType", "SequenceType", "SparseType", "TensorType", "Type",
-    "between", "in_order", "leading_to",
+    "GRADIENT",
+    "Graph",
+    "MapType",
+    "Model",
+    "Node",
+    "OptionalType",
+    "SequenceType",
+    "SparseType",
+    "TensorType",
+    "Type",
+    "ancestors",
+    "extract",
+    "in_order",
 ]  # fmt: skip
 
 GRADIENT = ("ai.onnx.preview.training", "Gradient")  # the operator whose body is other nodes of its graph
@@ -206,7 +217,7 @@ class Model:
         return f"model by {self.producer_name or 'unknown'}, opsets: {opsets}\n{self.graph}"
 
 
-def leading_to(
+def ancestors(
     nodes: Sequence[Node],
     targets: Collection[str],
     given: Collection[str] = (),
@@ -265,9 +276,9 @@ def in_order(needs: Sequence[Collection[int]], groups: Sequence[int] | None = No
     return order
 
 
-def between(graph: Graph, given: Collection[str], outputs: Sequence[str]) -> Graph:
+def extract(graph: Graph, given: Collection[str], outputs: Sequence[str]) -> Graph:
     """The part of a graph that computes the values `outputs` from the values `given` and the inputs it still needs."""
-    nodes, elsewhere = leading_to(graph.nodes, outputs, given)
+    nodes, elsewhere = ancestors(graph.nodes, outputs, given)
     read = {name for node in nodes for name in node.reads()} | set(outputs)
     inputs = [name for name in graph.inputs if name in elsewhere or name in given]
     fed = [name for name in given if name in read and name not in graph.inputs]

@@ -21,7 +21,7 @@ from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
 from ortlite.ops.registry import EMPTY, Kernel, Param
 from ortlite.partition import Partitions
-from ortlite.provider import Crossing, ExecutionProvider
+from ortlite.provider import ExecutionProvider, TransferStats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,7 +148,7 @@ class Cast:
 class Transfer:
     """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice.
 
-    `crossing` says what the last value that went this way was like, which only a run can tell.
+    `stats` says what the last value that went this way was like, which only a run can tell.
     """
 
     source: int
@@ -158,7 +158,7 @@ class Transfer:
     node: Node | None
     value: str
     free: tuple[int, ...] = ()
-    crossing: Crossing = field(default_factory=Crossing, compare=False)
+    stats: TransferStats = field(default_factory=TransferStats, compare=False)
 
     def __str__(self) -> str:
         short = (p.name.removesuffix("ExecutionProvider") for p in (self.origin, self.destination))

@@ -25,8 +25,18 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU", "ENTRY_POINTS", "Crossing", "ExecutionProvider", "available", "create", "entered", "known", "owner",
-    "traceable", "transfer", "usable",
+    "CPU",
+    "ENTRY_POINTS",
+    "ExecutionProvider",
+    "TransferStats",
+    "available",
+    "create",
+    "entered",
+    "known",
+    "owner",
+    "traceable",
+    "transfer",
+    "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -172,7 +182,7 @@ class ExecutionProvider:
         """Whether `array` has no values yet: the library is looking at what a function does with it."""
         return False
 
-    def eager(self) -> AbstractContextManager[Any]:
+    def outside_trace(self) -> AbstractContextManager[Any]:
         """Entered to make arrays that outlive the run, while the library may be tracing."""
         return nullcontext()
 
@@ -185,7 +195,7 @@ class ExecutionProvider:
         """Whether `compile` does something."""
         return False
 
-    def outline(self, fn: Callable[..., Any], *arrays: Any) -> bool:
+    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
         """Call `fn` with arrays that have shapes and dtypes, but no values; False where the library has none such."""
         return False
 
@@ -305,33 +315,35 @@ def entered(providers: Sequence[ExecutionProvider], *, gradients: bool = False) 
 
 
 @dataclass(slots=True)
-class Crossing:
+class TransferStats:
     """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory."""
 
     nbytes: int | None = None
     shared: bool | None = None
 
 
-def transfer(value: Any, source: ExecutionProvider, target: ExecutionProvider, crossing: Crossing | None = None) -> Any:
+def transfer(
+    value: Any, source: ExecutionProvider, target: ExecutionProvider, stats: TransferStats | None = None
+) -> Any:
     """Move a value between two providers: through DLPack where both agree, else through NumPy.
 
     Sequences and optionals are moved element by element; maps and strings stay on the host. Writes what it
-    cost to `crossing`.
+    cost to `stats`.
     """
     if source is target or value is None or isinstance(value, dict):
         return value
     if isinstance(value, tuple):
-        parts = [Crossing() for _ in value]
+        parts = [TransferStats() for _ in value]
         items = tuple(transfer(item, source, target, part) for item, part in zip(value, parts, strict=True))
-        if crossing is not None:
-            crossing.nbytes = sum(part.nbytes or 0 for part in parts)
-            crossing.shared = all(part.shared is not False for part in parts)
+        if stats is not None:
+            stats.nbytes = sum(part.nbytes or 0 for part in parts)
+            stats.shared = all(part.shared is not False for part in parts)
         return items
     moved = _carry(value, source, target)
-    if crossing is not None and not target.traced(moved):  # what a tracer looks with has no memory
-        crossing.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
+    if stats is not None and not target.traced(moved):  # a tracer value has no memory
+        stats.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
         here = source.pointer(value)
-        crossing.shared = crossing.nbytes == 0 or (here is not None and here == target.pointer(moved))
+        stats.shared = stats.nbytes == 0 or (here is not None and here == target.pointer(moved))
     return moved
 
 

@@ -21,7 +21,7 @@ from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import ExecutionProvider
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 
-__all__ = ["KEY_ELEMENTS", "baked_bytes", "generate", "outlined_values", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "static_slots"]
 
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
 
@@ -54,7 +54,7 @@ def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> s
     return static
 
 
-def outlined_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:
+def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:
     """The values of the static slots, before any run; None where only a run tells them.
 
     An eager first run would make the library compile every step separately, which is slower than compiling all of
@@ -80,7 +80,7 @@ def outlined_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
         return ()
 
     try:
-        known = compiler is not None and compiler.outline(outline, *(inputs[index] for index in away))
+        known = compiler is not None and compiler.eval_shape(outline, *(inputs[index] for index in away))
     except Exception:  # noqa: BLE001  (the run that follows tells of which node)
         return None
     if compiler is None or not known:

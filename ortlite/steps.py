@@ -149,7 +149,7 @@ def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
 def _bind(step: Step, binding: Binding) -> Bound:
     if isinstance(step, Transfer):
         away = step.origin if step.destination.name == CPU else step.destination
-        move = partial(transfer, source=step.origin, target=step.destination, crossing=step.crossing)
+        move = partial(transfer, source=step.origin, target=step.destination, stats=step.stats)
         if binding.xp is not None:
             move = partial(_carry, binding.xp, move)
         carry = _outside_trace(move, away, binding)
@@ -179,7 +179,7 @@ def _outside_trace(fn: Callable[..., Any], provider: ExecutionProvider, binding:
         return fn
 
     def step(*args: Any, **keywords: Any) -> Any:
-        with nullcontext() if _traced(provider, (*args, *keywords.values())) else provider.eager():
+        with nullcontext() if _traced(provider, (*args, *keywords.values())) else provider.outside_trace():
             return fn(*args, **keywords)
 
     return step

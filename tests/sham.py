@@ -160,7 +160,7 @@ class OnSham(TorchExecutionProvider):
     def traced(self, array: Any) -> bool:
         return False
 
-    def eager(self) -> AbstractContextManager[Any]:
+    def outside_trace(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:

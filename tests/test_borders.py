@@ -11,7 +11,7 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite.provider import CPU, Crossing, create, owner, transfer
+from ortlite.provider import CPU, TransferStats, create, owner, transfer
 
 STRICT, TORCH, JAX = (f"{name}ExecutionProvider" for name in ("Strict", "Torch", "JAX"))
 LIBRARIES = {TORCH: "torch", JAX: "jax"}
@@ -71,7 +71,7 @@ def test_between_numpy_and_a_library(kind, name):
     there, cpu = provider(name), create(CPU)
     make, sharing = ARRAYS[kind]
     array = make()
-    going, coming = Crossing(), Crossing()
+    going, coming = TransferStats(), TransferStats()
     with there.context():
         value = transfer(array, cpu, there, going)
         back = transfer(value, there, cpu, coming)
@@ -96,7 +96,7 @@ def test_between_two_libraries(source, target, dtype):
     array = fresh((4, 5), ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     with here.context(), there.context():
         value = here.from_numpy(array)
-        crossing = Crossing()
+        crossing = TransferStats()
         moved = transfer(value, here, there, crossing)
         assert owner(moved) is there
         assert crossing.nbytes == array.nbytes
@@ -111,7 +111,7 @@ def test_strided_tensors_are_copied_for_jax_and_that_is_counted():
     import torch
 
     for value, shared in ((torch.arange(12.0).reshape(3, 4)[:, ::2], False), (torch.zeros(4, 4).T, True)):
-        crossing = Crossing()
+        crossing = TransferStats()
         moved = transfer(value, torch_, jax_, crossing)
         assert crossing.shared is shared
         assert crossing.nbytes == value.nbytes
@@ -122,7 +122,7 @@ def test_what_dlpack_does_not_know_is_copied_and_counted():
     jax_, cpu = provider(JAX), create(CPU)
     import jax.numpy as jnp
 
-    crossing = Crossing()
+    crossing = TransferStats()
     back = transfer(jnp.arange(-8, 8, dtype=jnp.int4), jax_, cpu, crossing)
     assert back.dtype == ml_dtypes.int4
     assert crossing.shared is False

@@ -97,7 +97,7 @@ class JAXExecutionProvider(ExecutionProvider):
 
         return isinstance(array, jax.core.Tracer)
 
-    def eager(self) -> AbstractContextManager[Any]:
+    def outside_trace(self) -> AbstractContextManager[Any]:
         import jax
 
         context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
@@ -116,7 +116,7 @@ class JAXExecutionProvider(ExecutionProvider):
     def compiles(self) -> bool:
         return self.options.get("jit", "1") != "0"
 
-    def outline(self, fn: Callable[..., Any], *arrays: Any) -> bool:
+    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
         import jax
 
         jax.eval_shape(fn, *arrays)

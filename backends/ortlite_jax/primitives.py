@@ -186,11 +186,11 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
     return jnp.take_along_axis(x, indices, axis=axis), indices
 
 
-def known(xp: Namespace, x: Any) -> Any:
+def concrete_value(xp: Namespace, x: Any) -> Any:
     """Under jax.grad alone values are there; under jax.jit and jax.vmap they are not."""
     try:
         with jax.ensure_compile_time_eval():
-            return default.control.known(xp, x)
+            return default.control.concrete_value(xp, x)
     except jax.errors.ConcretizationTypeError:
         return None
 
@@ -236,7 +236,7 @@ def _strong(state: Any) -> Any:
 
 def cond(xp: Namespace, pred: Any, then: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any) -> Any:
     """lax.cond where the predicate has no value yet; else only one branch is looked at."""
-    if known(xp, pred) is not None:
+    if concrete_value(xp, pred) is not None:
         return NotImplemented
     forms: list[Any] = []
 
@@ -265,10 +265,10 @@ def while_loop(xp: Namespace, step: Callable[..., Any], trips: Any, going: Any, 
             return default.control.while_loop(xp, step, trips, going, state)
         except default.control.UndecidedError:  # the condition is mapped over, or traced outside
             pass
-    limit = None if trips is None else known(xp, trips)
-    if known(xp, going) is False or limit == 0:
+    limit = None if trips is None else concrete_value(xp, trips)
+    if concrete_value(xp, going) is False or limit == 0:
         return state, ()
-    if known(xp, going) and limit is not None and limit < 2**31:
+    if concrete_value(xp, going) and limit is not None and limit < 2**31:
         with jax.ensure_compile_time_eval():
             true = jnp.asarray(True)
         try:
@@ -303,8 +303,8 @@ def while_loop(xp: Namespace, step: Callable[..., Any], trips: Any, going: Any, 
 def _counted(xp: Namespace, step: Callable[..., Any], trips: int, true: Any, state: Any) -> Any:
     def advance(state: Any, index: Any) -> tuple[Any, Any]:
         going, after, row = step(index, true, state)
-        if known(xp, going) is not True:
-            raise _EndingError(known(xp, going))
+        if concrete_value(xp, going) is not True:
+            raise _EndingError(concrete_value(xp, going))
         return _steady(state, after), tuple(row)
 
     return lax.scan(advance, _strong(tuple(state)), jnp.arange(trips, dtype=jnp.int64))
@@ -415,7 +415,7 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
         bit_view, conv, erf, relu, leaky_relu, hardtanh, max_pool,
-        fmod, trunc_divide, scatter_flat, scatter_nd, top_k, known, readable, cond, while_loop, scan,
+        fmod, trunc_divide, scatter_flat, scatter_nd, top_k, concrete_value, readable, cond, while_loop, scan,
     )
 }  # fmt: skip
 NAMES: dict[str, Any] = {

@@ -167,7 +167,7 @@ class TorchExecutionProvider(ExecutionProvider):
 
         return isinstance(array, torch.Tensor) and (symbolic(array) or functorch.is_functorch_wrapped_tensor(array))
 
-    def eager(self) -> AbstractContextManager[Any]:
+    def outside_trace(self) -> AbstractContextManager[Any]:
         from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
         from torch.utils._python_dispatch import _disable_current_modes
 

@@ -296,10 +296,10 @@ def symbolic(x: Any) -> bool:
 
 
 @complete
-def known(xp: Namespace, x: Any) -> Any:
+def concrete_value(xp: Namespace, x: Any) -> Any:
     """The element; None for what torch.compile and vmap look with. A constant of the model is known to them too."""
     if not isinstance(x, torch.Tensor):
-        return default.control.known(xp, x)
+        return default.control.concrete_value(xp, x)
     while functorch.is_functorch_wrapped_tensor(x):
         if functorch.is_batchedtensor(x):
             return None
@@ -307,7 +307,7 @@ def known(xp: Namespace, x: Any) -> Any:
     if symbolic(x):
         return None
     with _disable_current_modes() if is_in_torch_dispatch_mode() else nullcontext():
-        return default.control.known(xp, x)
+        return default.control.concrete_value(xp, x)
 
 
 @complete
@@ -324,7 +324,7 @@ def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) ->
 
     Under vmap both run, and torch.where chooses: torch.cond gives back the first result alone.
     """
-    if known(xp, pred) is not None:
+    if concrete_value(xp, pred) is not None:
         return NotImplemented
     pred = pred.reshape(())
     if torch._C._are_functorch_transforms_active():  # noqa: SLF001  (torch has no public name for it)
@@ -362,7 +362,8 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
         bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, relu, leaky_relu, hardtanh, root, fmod, sigmoid,
-        softmax, einsum, gather_nd, one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, known, readable, cond,
+        softmax, einsum, gather_nd, one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, concrete_value,
+        readable, cond,
     )
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from math import prod
 from ortlite.graph import TensorType, Type
 from ortlite.partition import Partitions
 from ortlite.plan import Body, Call, Plan, Transfer
-from ortlite.provider import CPU, Crossing
+from ortlite.provider import CPU, TransferStats
 
 __all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 
@@ -103,12 +103,12 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def explain(parts: Partitions, plan: Plan, entries: Mapping[int, Crossing]) -> Explanation:
-    """Read placement and crossings off the stages of a session; `entries` are the crossings of its inputs."""
+def explain(parts: Partitions, plan: Plan, input_transfers: Mapping[int, TransferStats]) -> Explanation:
+    """Read placement and crossings off the stages of a session; `input_transfers` are the crossings of its inputs."""
     copies = [
-        _copy(name, CPU, plan.input_providers[index].name, entries[index], parts.graph.types.get(name))
+        _copy(name, CPU, plan.input_providers[index].name, input_transfers[index], parts.graph.types.get(name))
         for index, name in enumerate(parts.graph.inputs)
-        if index in entries
+        if index in input_transfers
     ]
     providers = tuple(Choice(p.name, p.library, p.rank) for p in parts.providers)
     return Explanation(tuple(_nodes(parts)), (*copies, *_copies(plan, parts.graph.types)), providers)
@@ -130,12 +130,12 @@ def _nodes(parts: Partitions) -> list[NodePlacement]:
     return found
 
 
-def _copy(value: str, source: str, target: str, crossing: Crossing, type_: Type | None) -> Copy:
-    nbytes = crossing.nbytes
+def _copy(value: str, source: str, target: str, stats: TransferStats, type_: Type | None) -> Copy:
+    nbytes = stats.nbytes
     if nbytes is None and isinstance(type_, TensorType) and type_.shape is not None:
         sizes = [d for d in type_.shape if isinstance(d, int)]
         nbytes = prod(sizes) * max(type_.dtype.bits, 8) // 8 if len(sizes) == len(type_.shape) else None
-    return Copy(value, source, target, nbytes, crossing.shared)
+    return Copy(value, source, target, nbytes, stats.shared)
 
 
 def _copies(plan: Plan, types: Mapping[str, Type]) -> list[Copy]:
@@ -143,7 +143,7 @@ def _copies(plan: Plan, types: Mapping[str, Type]) -> list[Copy]:
     for step in plan.steps:
         if isinstance(step, Transfer):
             type_ = types.get(step.value)
-            found.append(_copy(step.value, step.origin.name, step.destination.name, step.crossing, type_))
+            found.append(_copy(step.value, step.origin.name, step.destination.name, step.stats, type_))
         elif isinstance(step, Call):
             for _, argument in step.keywords:
                 if isinstance(argument, Body):

@@ -13,7 +13,7 @@ from ortlite.api.values import to_inside, to_outside
 from ortlite.errors import Fail, OrtError
 from ortlite.graph import Graph, OptionalType, TensorType, Type
 from ortlite.pipeline import Stages
-from ortlite.provider import CPU, Crossing, entered, transfer
+from ortlite.provider import CPU, TransferStats, entered, transfer
 from ortlite.steps import OnStep
 
 __all__ = ["Feed", "Prepared", "feed_of"]
@@ -105,19 +105,19 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The program of a model, or of a part of it. `entries` are the crossings of inputs to other providers."""
+    """The program of a model, or of a part of it. `input_transfers`: of inputs that go to other providers."""
 
     stages: Stages
     feed: Feed
-    entries: Mapping[int, Crossing]
+    input_transfers: Mapping[int, TransferStats]
     on_step: OnStep | None = None
 
     @classmethod
     def of(cls, stages: Stages, on_step: OnStep | None = None) -> Prepared:
         """What a session keeps of a build."""
         places = enumerate(stages.plan.input_providers)
-        entries = {index: Crossing() for index, place in places if place.name != CPU}
-        return cls(stages, feed_of(stages.model.graph), entries, on_step)
+        transfers = {index: TransferStats() for index, place in places if place.name != CPU}
+        return cls(stages, feed_of(stages.model.graph), transfers, on_step)
 
     @property
     def graph(self) -> Graph:
@@ -128,7 +128,7 @@ class Prepared:
         """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
         try:
             with entered(self.stages.plan.providers):
-                results = self.stages.program(self._carried(inputs) if self.entries else inputs, self.on_step)
+                results = self.stages.program(self._carried(inputs) if self.input_transfers else inputs, self.on_step)
         except OrtError:
             raise
         except Exception as error:  # what a node raises is an OrtError already
@@ -141,10 +141,10 @@ class Prepared:
     def _carried(self, inputs: list[Any]) -> list[Any]:
         """The inputs on the providers where the program wants them."""
         plan, values = self.stages.plan, list(inputs)
-        for index, crossing in self.entries.items():
+        for index, stats in self.input_transfers.items():
             place = plan.input_providers[index]
             try:
-                values[index] = transfer(values[index], plan.providers[-1], place, crossing)
+                values[index] = transfer(values[index], plan.providers[-1], place, stats)
             except Exception as error:
                 name, problem = self.graph.inputs[index], str(error) or type(error).__name__
                 raise Fail(f"input {name!r} cannot go to {place.name}: {problem}") from error

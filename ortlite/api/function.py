@@ -238,7 +238,7 @@ class _Function:
         found = self.prepared.get(where)
         if found is None:
             cpu = provider.create(CPU)
-            with where.eager():
+            with where.outside_trace():
                 chosen = (where,) if where is cpu else (where, cpu)
                 memory = _Memory(where)
                 stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, budget=memory)
@@ -416,7 +416,9 @@ def _enter(
     if not mine and target.immutable and isinstance(value, np.ndarray):  # its owner may write to it
         value = value.copy()
     try:
-        with nullcontext() if mine or target is source else target.eager():  # what is known beside tracers stays known
+        with (
+            nullcontext() if mine or target is source else target.outside_trace()
+        ):  # what is known beside tracers stays known
             return provider.transfer(value, source, target)
     except ValueError as error:
         raise InvalidArgument(f"input {name!r}: {error}") from error

@@ -276,7 +276,7 @@ class InferenceSession:
         whole = self._whole.graph
         if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
             return self._whole
-        from ortlite.graph import between
+        from ortlite.graph import extract
 
         graph = self.model.graph
         made = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
@@ -289,7 +289,7 @@ class InferenceSession:
         key = frozenset(feed), tuple(dict.fromkeys(outputs))
         found = self._partials.get(key)
         if found is None:
-            part = replace(self.model, graph=between(graph, list(feed), outputs))
+            part = replace(self.model, graph=extract(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
             device_constants = ChainMap({}, self._device_constants)
             found = self._build(part, self._chosen, self._disabled_now, device_constants, self._budget)
@@ -368,7 +368,7 @@ class InferenceSession:
         """
         from ortlite.api.explain import explain
 
-        return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.entries)
+        return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.input_transfers)
 
 
 def _unknown(graph: Graph, name: Any, how: str = "is called") -> str:

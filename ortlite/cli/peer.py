@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ortlite import dtypes
-from ortlite.graph import Model, TensorType, Type, between
+from ortlite.graph import Model, TensorType, Type, extract
 from ortlite.save import to_proto
 
 __all__ = ["OnnxruntimeSide"]
@@ -36,7 +36,7 @@ class OnnxruntimeSide:
         types = model.graph.types
         wanted = [name for name in names if _visible(types.get(name))]
         whole = model is self.model and feed.keys() <= set(model.graph.inputs)
-        part = model if whole else replace(model, graph=between(model.graph, list(feed), wanted))
+        part = model if whole else replace(model, graph=extract(model.graph, list(feed), wanted))
         proto = onnx.load(self.path, load_external_data=False) if whole else to_proto(part)
         known = {name for node in proto.graph.node for name in node.output}
         wanted = [name for name in wanted if name in known]  # what functions compute inside is not

@@ -20,7 +20,7 @@ from ortlite.api.values import to_outside
 from ortlite.compare.difference import difference, furthest
 from ortlite.dtypes import DType
 from ortlite.evaluate import NeedsError, evaluate, going_on
-from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, between
+from ortlite.graph import Graph, MapType, Model, Node, OptionalType, SequenceType, TensorType, Type, extract
 from ortlite.ops import registry
 
 __all__ = ["MARGIN", "Judgement", "brief", "distance", "errors_of", "further_off", "judge", "wide_value", "widened"]
@@ -40,7 +40,7 @@ class Judgement:
 def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgement:
     """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
     try:
-        graph = widened(between(model.graph, list(feed), names))
+        graph = widened(extract(model.graph, list(feed), names))
         inputs = feed_of(graph).values({name: wide_value(value) for name, value in feed.items()})
         failures: dict[str, Exception] = {}
         outputs = evaluate(graph, inputs, seed=0, on_step=going_on(failures))

@@ -18,7 +18,7 @@ from ortlite import dtypes
 from ortlite.compare.comparison import model_of, side_of
 from ortlite.compare.difference import Difference, Tolerance, difference
 from ortlite.compare.sides import Side, drawing, made, unfolded
-from ortlite.graph import Graph, Model, Node, TensorType, leading_to
+from ortlite.graph import Graph, Model, Node, TensorType, ancestors
 from ortlite.ops import registry
 
 __all__ = ["Reduced", "reduce"]
@@ -83,7 +83,7 @@ def reduce(
     values = {**one.run(whole, inputs, names), **inputs}
     given = {*inputs, *(n for node in drawing(whole.graph) for n in node.outputs if n)}
     search = _Search(whole, (one, other), name, Tolerance(rtol, atol), values, trials)
-    nodes, _ = leading_to(whole.graph.nodes, [name], given - {name})
+    nodes, _ = ancestors(whole.graph.nodes, [name], given - {name})
     if not nodes:
         raise ValueError(f"no node computes {name!r} from anything but random numbers: nothing can be reduced")
     graph, feed = search.nodes(nodes)
@@ -148,14 +148,14 @@ class _Search:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if attempt(nodes[-middle:]) else (middle, high)
-        kept = list(leading_to(nodes[-high:], [self.name])[0])
+        kept = list(ancestors(nodes[-high:], [self.name])[0])
         size = max(len(kept) // 2, 1)
         while len(kept) > 1:
             start = 0
             while start < len(kept) - 1:  # the last one stays
                 rest = [*kept[:start], *kept[min(start + size, len(kept) - 1) :]]
                 if attempt(rest):
-                    kept = list(leading_to(rest, [self.name])[0])
+                    kept = list(ancestors(rest, [self.name])[0])
                 else:
                     start += size
             if size == 1:
@@ -171,7 +171,7 @@ class _Search:
         whole = self.model.graph
         chosen = set(map(id, nodes))
         while True:
-            kept, read = leading_to([node for node in whole.nodes if id(node) in chosen], [self.name])
+            kept, read = ancestors([node for node in whole.nodes if id(node) in chosen], [self.name])
             inputs = [n for n in self.values if n in read and (n not in whole.constants or n in whole.overridable)]
             odd = next((n for n in inputs if not isinstance(self.values[n], np.ndarray)), None)
             if odd is None:

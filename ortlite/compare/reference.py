@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ortlite.compare.judge import MARGIN, brief, distance, errors_of, further_off, wide_value, widened
 from ortlite.dtypes import to_numpy
-from ortlite.graph import Graph, Model, Node, TensorType, Type, between
+from ortlite.graph import Graph, Model, Node, TensorType, Type, extract
 from ortlite.save import to_proto
 
 __all__ = ["FIRST", "SECOND", "SecondJudge", "Verdict", "verdict"]
@@ -59,7 +59,7 @@ class SecondJudge:
             return None, "there is too much to read"
         known = {n: types[n] for n in (*node.reads(), *node.outputs) if n in types}
         alone = Graph(model.graph.name, (), (name,), (node,), held, known)
-        part = between(alone, list(feed), [name])
+        part = extract(alone, list(feed), [name])
         reason = ""
         for graph in (widened(part), part):
             given = {read: _as_declared(value, graph.types.get(read)) for read, value in feed.items()}

@@ -12,11 +12,11 @@ import numpy as np
 from ortlite import pipeline, provider
 from ortlite.api.feed import feed_of
 from ortlite.api.values import to_outside
-from ortlite.graph import Graph, Model, Node, between, leading_to
+from ortlite.graph import Graph, Model, Node, ancestors, extract
 from ortlite.ops import registry
 from ortlite.optimize import DISABLED
 from ortlite.optimize.inline_if import inline_constant_if
-from ortlite.provider import CPU, Crossing, entered, transfer
+from ortlite.provider import CPU, TransferStats, entered, transfer
 
 __all__ = ["ProviderSide", "Side", "drawing", "made", "unfolded"]
 
@@ -51,18 +51,18 @@ class ProviderSide:
 
     def run(self, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """See Side. Raises what a session does for wrong feeds and failing nodes."""
-        graph = between(model.graph, list(feed), names)
+        graph = extract(model.graph, list(feed), names)
         with entered(self.providers):
             stages = pipeline.build(replace(model, graph=graph), self.providers, level=DISABLED, seed=0)
             values = feed_of(graph).values(feed)
             places = stages.plan.input_providers
-            inputs = [transfer(v, self.providers[-1], p, Crossing()) for v, p in zip(values, places, strict=True)]
+            inputs = [transfer(v, self.providers[-1], p, TransferStats()) for v, p in zip(values, places, strict=True)]
             results = stages.program(inputs)
             return dict(zip(graph.outputs, to_outside(results), strict=True))
 
     def elsewhere(self, model: Model) -> set[str]:
         """The values of the main graph that this provider leaves to the CPU provider; shape arithmetic is not meant."""
-        graph = between(model.graph, (), made(model.graph))
+        graph = extract(model.graph, (), made(model.graph))
         stages = pipeline.build(replace(model, graph=graph), self.providers, level=DISABLED)
         pairs = zip(stages.partitions.graph.nodes, stages.partitions.placements, strict=True)
         return {name for node, place in pairs if place.provider and not place.host for name in node.outputs if name}
@@ -90,7 +90,7 @@ def unfolded(model: Model, side: Side, feed: Mapping[str, Any]) -> Model:
             node.inputs[0]
             for node in graph.nodes
             if (node.domain, node.op_type) == ("", "If")
-            and not random.intersection(map(id, leading_to(graph.nodes, [node.inputs[0]], feed)[0]))
+            and not random.intersection(map(id, ancestors(graph.nodes, [node.inputs[0]], feed)[0]))
         }
         if not conditions:
             return model

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ortlite.errors import InvalidGraph
-from ortlite.graph import GRADIENT, Graph, Node, Type, leading_to
+from ortlite.graph import GRADIENT, Graph, Node, Type, ancestors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def _body(
 ) -> Graph:
     target = node.attributes["y"]
     given = (*node.attributes["xs"], *node.attributes.get("zs", ()))
-    within, captures = leading_to(nodes, [target], given, producers)
+    within, captures = ancestors(nodes, [target], given, producers)
     if free := captures - constants.keys():
         raise _error(node, f"y depends on {sorted(free)}, not in xs or zs")
     known = {name for n in within for name in (*n.reads(), *n.outputs)} | set(given)

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from ortlite import dtypes
 from ortlite.errors import Fail
-from ortlite.graph import Graph, leading_to
+from ortlite.graph import Graph, ancestors
 
 __all__ = ["SMALL", "check", "check_reshapes"]
 
@@ -63,7 +63,7 @@ def check_reshapes(graph: Graph) -> None:
     A node that no output needs never runs.
     """
     fixed = graph.constants.keys() - set(graph.overridable)
-    for node in leading_to(graph.nodes, graph.outputs)[0]:
+    for node in ancestors(graph.nodes, graph.outputs)[0]:
         if node.op_type == "Reshape" and not node.domain and len(node.inputs) == 2 and fixed.issuperset(node.inputs):
             data, target = (graph.constants[name] for name in node.inputs)
             zero = node.attributes.get("allowzero", 0)

@@ -60,7 +60,7 @@ def range_(xp: Namespace, start: Array, limit: Scalar, delta: Scalar, *, stash_t
     Raises ValueError for a `delta` of 0, and for a `start` that a library traces: its value decides how many they are.
     Narrow floats count in float32 (`stash_type`) in every opset: a library that does not compute in them widens.
     """
-    first = xp.known(start)
+    first = xp.concrete_value(start)
     if first is None:
         raise ValueError("how many elements a range has depends on its start, which has no value under a trace")
     start = xp.reshape(start, ())

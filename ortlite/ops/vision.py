@@ -179,7 +179,7 @@ def roi_align(
     if not rois.shape[0]:
         return xp.zeros((0, X.shape[1], *bins), dtype=X.dtype)
     most = [sampling_ratio if sampling_ratio > 0 else xp.astype(xp.max(g), xp.int64) for g in grids]
-    samples = [xp.known(n) for n in most]
+    samples = [xp.concrete_value(n) for n in most]
     if None not in samples:  # all samples of a bin at once
         axes = [_line(xp, *region, xp.arange(n, dtype=X.dtype)) for region, n in zip(regions, samples, strict=True)]
         pooled = _bins(xp, X, batch_indices, axes, samples, bins, mode)

@@ -7,12 +7,12 @@ from typing import Any
 
 from ortlite.primitives.base import Namespace
 
-__all__ = ["cond", "known", "readable", "scan", "while_loop"]
+__all__ = ["concrete_value", "cond", "readable", "scan", "while_loop"]
 
 State = tuple[Any, ...]  # of arrays, sequences of arrays, or None
 
 
-def known(xp: Namespace, x: Any) -> Any:
+def concrete_value(xp: Namespace, x: Any) -> Any:
     """The one element of `x` as a Python number; None where a library traces and there is no value yet."""
     if not hasattr(x, "dtype"):
         return x
@@ -33,7 +33,7 @@ class UndecidedError(ValueError):
 
 def _decided(xp: Namespace, x: Any) -> Any:
     """What `known` says. Raises UndecidedError where it says nothing."""
-    value = xp.known(x)
+    value = xp.concrete_value(x)
     if value is None:
         raise UndecidedError(
             "what decides a branch or a loop has no value under a trace; if it is an input, give it as a Python number"

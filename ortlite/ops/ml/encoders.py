@@ -155,6 +155,6 @@ def one_hot_encoder(
     cats = xp.asarray(cats_strings, dtype=X.dtype) if text else constant(xp, cats_int64s or (), "int64")
     x = X if text else xp.astype(X, xp.int64)
     hits = xp.expand_dims(x, axis=-1) == cats
-    if not zeros and xp.known(xp.all(xp.any(hits, axis=-1))) is False:
+    if not zeros and xp.concrete_value(xp.all(xp.any(hits, axis=-1))) is False:
         raise ValueError("X has an element that is none of the categories, and zeros is 0")
     return xp.astype(hits, xp.float32)
