@@ -129,7 +129,8 @@ class Program:
         self.budget = budget or Budget()
         self._under_tracer = not specialises
         self.steps = bind(plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer))
-        self.compiles = len({s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiles}) == 1
+        providers = {step.provider for step in plan.steps if isinstance(step, Call)}
+        self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.budget)
         self._lock = threading.Lock()
 

@@ -25,22 +25,43 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU",
-    "ENTRY_POINTS",
-    "ExecutionProvider",
-    "TransferStats",
-    "available",
-    "create",
-    "entered",
-    "known",
-    "owner",
-    "traceable",
-    "transfer",
-    "usable",
+    "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Tracer", "TransferStats", "available", "create", "entered",
+    "known", "outside_trace", "owner", "traceable", "traced", "transfer", "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
 ENTRY_POINTS = "ortlite.providers"
+
+
+class Tracer:
+    """How to deal with a library that traces functions: it calls them with arrays that have no values yet."""
+
+    def traced(self, array: Any) -> bool:
+        """Whether `array` has no values yet."""
+        raise TypeError(f"{type(self).__name__} must define traced")
+
+    def outside_trace(self) -> AbstractContextManager[Any]:
+        """Entered to make arrays that outlive the run, while the library may be tracing."""
+        return nullcontext()
+
+    def traceable(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a function of arrays known to the tracer, where that reads Python code instead of running it.
+
+        Called when the library has been imported already.
+        """
+        return fn
+
+
+class Compiler:
+    """A library's compiler, which gets neighbouring steps of a specialised program as one function."""
+
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile a pure function of arrays, which returns a tuple of them."""
+        raise TypeError(f"{type(self).__name__} must define compile")
+
+    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
+        """Call `fn` with arrays that have shapes and dtypes, but no values; False where the library has none such."""
+        return False
 
 
 class ExecutionProvider:
@@ -67,6 +88,7 @@ class ExecutionProvider:
     option_names: ClassVar[frozenset[str] | None] = None
     immutable: ClassVar[bool] = False
     rank: ClassVar[int | None] = 100
+    tracer: ClassVar[Tracer | None] = None
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})
@@ -87,6 +109,11 @@ class ExecutionProvider:
     def xp(self) -> Namespace:
         """The namespace the kernels get; built by `ortlite.namespace.build`."""
         raise TypeError(f"{type(self).__name__} must define xp")
+
+    @property
+    def compiler(self) -> Compiler | None:
+        """What compiles neighbouring steps; None where nothing does."""
+        return None
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
@@ -123,14 +150,6 @@ class ExecutionProvider:
     def options_of(cls, array: Any) -> dict[str, str]:
         """The options of the provider that computes where `array`, one of this library's, lives."""
         return {}
-
-    @classmethod
-    def traceable(cls, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Make a function of arrays known to the library's tracer, where that reads Python code instead of running it.
-
-        Called when the library has been imported already.
-        """
-        return fn
 
     def from_numpy(self, array: np.ndarray) -> Any:
         """A NumPy array as an array of this library, on its device; shares memory where it can."""
@@ -178,30 +197,9 @@ class ExecutionProvider:
         """An equal array in memory of its own; gradients flow through, and a tracer sees it."""
         return self.xp.asarray(array, copy=True)
 
-    def traced(self, array: Any) -> bool:
-        """Whether `array` has no values yet: the library is looking at what a function does with it."""
-        return False
-
-    def outside_trace(self) -> AbstractContextManager[Any]:
-        """Entered to make arrays that outlive the run, while the library may be tracing."""
-        return nullcontext()
-
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         """Entered around every run: error state, current device; whether the library records for `gradients`."""
         return nullcontext()
-
-    @property
-    def compiles(self) -> bool:
-        """Whether `compile` does something."""
-        return False
-
-    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
-        """Call `fn` with arrays that have shapes and dtypes, but no values; False where the library has none such."""
-        return False
-
-    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Hand a pure function of arrays, which returns a tuple of them, to the library's compiler."""
-        return fn
 
 
 @cache
@@ -292,12 +290,24 @@ def owner(array: Any) -> ExecutionProvider | None:
     return None if cls is None else create(cls.name, cls.options_of(array))
 
 
+def traced(provider: ExecutionProvider, value: Any) -> bool:
+    """Whether an array of the provider's library, or one in a sequence, has no values: the library is tracing."""
+    if provider.tracer is None:
+        return False
+    return any(traced(provider, item) for item in value) if isinstance(value, tuple) else provider.tracer.traced(value)
+
+
+def outside_trace(provider: ExecutionProvider) -> AbstractContextManager[Any]:
+    """Entered to compute beside what the provider's library may be tracing."""
+    return nullcontext() if provider.tracer is None else provider.tracer.outside_trace()
+
+
 def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays known to the tracers of the libraries that are imported by now."""
     for name in usable():
         cls = _provider_class(name)
         if cls is not None and cls.library in sys.modules:
-            fn = cls.traceable(fn)
+            fn = fn if cls.tracer is None else cls.tracer.traceable(fn)
     return fn
 
 
@@ -340,7 +350,7 @@ def transfer(
             stats.shared = all(part.shared is not False for part in parts)
         return items
     moved = _carry(value, source, target)
-    if stats is not None and not target.traced(moved):  # a tracer value has no memory
+    if stats is not None and not traced(target, moved):  # a tracer value has no memory
         stats.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
         here = source.pointer(value)
         stats.shared = stats.nbytes == 0 or (here is not None and here == target.pointer(moved))
@@ -351,7 +361,7 @@ def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> 
     import numpy as np
 
     if target.name == CPU:
-        if source.traced(value):
+        if traced(source, value):
             raise ValueError(
                 f"the values of {value.dtype}{list(value.shape)} are needed on the host, but {source.library} is "
                 "tracing: pass them as a NumPy array or, where it traces NumPy's too, as Python numbers, or keep the "

@@ -18,7 +18,7 @@ import numpy as np
 
 from ortlite import run
 from ortlite.plan import Call, Cast, Plan
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 
 __all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "static_slots"]
@@ -68,7 +68,8 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
             needed.update(bound.step.reads())
             leading.append(replace(bound, free=()))
     leading.reverse()
-    compiler = next((step.provider for step in plan.steps if isinstance(step, Call) and step.provider.compiles), None)
+    provider = next((s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiler is not None), None)
+    compiler = None if provider is None else provider.compiler
     away = [i for i, value in enumerate(inputs) if _is_array(value)]
     found: dict[int, Any] = {}
 
@@ -83,14 +84,10 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
         known = compiler is not None and compiler.eval_shape(outline, *(inputs[index] for index in away))
     except Exception:  # noqa: BLE001  (the run that follows tells of which node)
         return None
-    if compiler is None or not known:
+    if provider is None or not known:
         return None
-    return {slot: value for slot, value in found.items() if not _traced(compiler, value)}
-
-
-def _traced(compiler: ExecutionProvider, value: Any) -> bool:
-    """Whether a value came out as something without values, though it depends on shapes alone."""
-    return any(_traced(compiler, item) for item in value) if isinstance(value, tuple) else compiler.traced(value)
+    # some depend on shapes alone, and still come out as something without values
+    return {slot: value for slot, value in found.items() if not traced(provider, value)}
 
 
 def recorder(slots: set[int], found: dict[int, Any]) -> Callable[[Bound, list[Any]], None]:
@@ -225,7 +222,8 @@ class _Writer:
         scope = dict(self.names)
         file = f"<{self.plan.name!r}, specialised>"  # a name may hold anything, a NUL too
         exec(compile("\n".join(lines), file, "exec"), scope)  # noqa: S102
-        scope |= {name: provider.compile(scope[name]) for name, (provider, _) in regions.items()}
+        compilers = {name: provider.compiler for name, (provider, _) in regions.items()}
+        scope |= {name: compiler.compile(scope[name]) for name, compiler in compilers.items() if compiler is not None}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
 
     def border(self, region: Sequence[Bound], live: Sequence[Bound]) -> tuple[list[str], list[str]]:
@@ -275,7 +273,7 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
         return None
     if isinstance(step, Call) and step.node.op_type == "Identity":  # a compiler would copy what it hands on
         return None
-    return step.provider if step.provider.compiles else None
+    return None if step.provider.compiler is None else step.provider
 
 
 def _with_node_errors(

@@ -22,7 +22,7 @@ from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
-from ortlite.provider import CPU, ExecutionProvider, transfer
+from ortlite.provider import CPU, ExecutionProvider, outside_trace, traced, transfer
 
 __all__ = ["Binding", "Bound", "OnStep", "ReadBody", "ReadConst", "ReadHost", "ReadSeed", "ReadSlot", "Reader", "bind"]
 
@@ -179,14 +179,10 @@ def _outside_trace(fn: Callable[..., Any], provider: ExecutionProvider, binding:
         return fn
 
     def step(*args: Any, **keywords: Any) -> Any:
-        with nullcontext() if _traced(provider, (*args, *keywords.values())) else provider.outside_trace():
+        with nullcontext() if traced(provider, (*args, *keywords.values())) else outside_trace(provider):
             return fn(*args, **keywords)
 
     return step
-
-
-def _traced(provider: ExecutionProvider, value: Any) -> bool:
-    return any(_traced(provider, item) for item in value) if isinstance(value, tuple) else provider.traced(value)
 
 
 def _reader(argument: Argument, binding: Binding) -> Reader:

@@ -16,7 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any, Self
 
@@ -134,6 +134,7 @@ def _asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | No
 class OnSham(TorchExecutionProvider):
     """TorchExecutionProvider, where CUDA is the sham device."""
 
+    tracer = None
     lacking = ""
 
     @cached_property
@@ -156,12 +157,6 @@ class OnSham(TorchExecutionProvider):
 
     def pointer(self, array: Any) -> int:
         return id(array)  # there is no memory of its own
-
-    def traced(self, array: Any) -> bool:
-        return False
-
-    def outside_trace(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         stack = ExitStack()

@@ -82,7 +82,7 @@ def test_it_answers_for_the_class_it_would_make(usable):
     assert not ortlite_cuda.CUDAExecutionProvider.holds(np.ndarray)
     usable("torch", "cupy")
     assert ortlite_cuda.CUDAExecutionProvider.library == "torch"
-    assert ortlite_cuda.CUDAExecutionProvider.traceable == TorchOnCUDA.traceable
+    assert ortlite_cuda.CUDAExecutionProvider.tracer is TorchOnCUDA.tracer
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ortlite.namespace import Namespace, build
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import Compiler, ExecutionProvider, Tracer
 from ortlite_cupy import nvidia_driver
 
 __all__ = ["JAXExecutionProvider"]
@@ -32,6 +32,35 @@ def _has_gpu() -> bool:
     return plugins and nvidia_driver() and os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] in {"cuda", "gpu"}
 
 
+class _Tracer(Tracer):
+    """jax.jit, grad, vmap and their kin, which all call a function with tracers."""
+
+    def traced(self, array: Any) -> bool:
+        import jax
+
+        return isinstance(array, jax.core.Tracer)
+
+    def outside_trace(self) -> AbstractContextManager[Any]:
+        import jax
+
+        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+        return context
+
+
+class _XLA(Compiler):
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import jax
+
+        compiled: Callable[..., Any] = jax.jit(fn)
+        return compiled
+
+    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
+        import jax
+
+        jax.eval_shape(fn, *arrays)
+        return True
+
+
 class JAXExecutionProvider(ExecutionProvider):
     """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own).
 
@@ -44,6 +73,7 @@ class JAXExecutionProvider(ExecutionProvider):
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
     option_names = frozenset({"device", "jit"})
+    tracer = _Tracer()
     immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
 
@@ -92,17 +122,6 @@ class JAXExecutionProvider(ExecutionProvider):
         address: int = array.unsafe_buffer_pointer()
         return address
 
-    def traced(self, array: Any) -> bool:
-        import jax
-
-        return isinstance(array, jax.core.Tracer)
-
-    def outside_trace(self) -> AbstractContextManager[Any]:
-        import jax
-
-        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
-        return context
-
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import jax
 
@@ -112,18 +131,6 @@ class JAXExecutionProvider(ExecutionProvider):
             stack.enter_context(jax.default_matmul_precision("highest"))
         return stack
 
-    @property
-    def compiles(self) -> bool:
-        return self.options.get("jit", "1") != "0"
-
-    def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
-        import jax
-
-        jax.eval_shape(fn, *arrays)
-        return True
-
-    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        import jax
-
-        compiled: Callable[..., Any] = jax.jit(fn)
-        return compiled
+    @cached_property
+    def compiler(self) -> Compiler | None:
+        return None if self.options.get("jit", "1") == "0" else _XLA()

@@ -13,7 +13,7 @@ import numpy as np
 from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace, build
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import Compiler, ExecutionProvider, Tracer
 
 if TYPE_CHECKING:
     from ortlite_torch.module import Module
@@ -39,6 +39,40 @@ AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
+class _Tracer(Tracer):
+    """torch.compile and torch.export, which run a function on fake tensors, and vmap, grad and jvp."""
+
+    def traced(self, array: Any) -> bool:
+        import torch
+
+        from ortlite_torch.primitives import functorch, symbolic
+
+        return isinstance(array, torch.Tensor) and (symbolic(array) or functorch.is_functorch_wrapped_tensor(array))
+
+    def outside_trace(self) -> AbstractContextManager[Any]:
+        from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+        from torch.utils._python_dispatch import _disable_current_modes
+
+        stack = ExitStack()  # leaves torch.compile, and vmap, grad and jvp
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(temporarily_clear_interpreter_stack())
+        return stack
+
+    def traceable(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        opaque: Callable[..., Any] = torch.compiler.allow_in_graph(fn)  # Dynamo sees one call, AOTAutograd into it
+        return opaque
+
+
+class _Inductor(Compiler):
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
+        return compiled
+
+
 class TorchExecutionProvider(ExecutionProvider):
     """PyTorch; on a CUDA device on the current stream, and who fills inputs on another one orders the two.
 
@@ -51,6 +85,7 @@ class TorchExecutionProvider(ExecutionProvider):
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32"})
+    tracer: ClassVar[Tracer | None] = _Tracer()
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
     widen: ClassVar[dict[str, str]] = {
         "uint16": "int32",
@@ -62,13 +97,6 @@ class TorchExecutionProvider(ExecutionProvider):
     @classmethod
     def options_of(cls, array: Any) -> dict[str, str]:
         return {} if array.device.type == "cpu" else {"device": str(array.device)}
-
-    @classmethod
-    def traceable(cls, fn: Callable[..., Any]) -> Callable[..., Any]:
-        import torch
-
-        opaque: Callable[..., Any] = torch.compiler.allow_in_graph(fn)  # Dynamo sees one call, AOTAutograd into it
-        return opaque
 
     @cached_property
     def device(self) -> Any:
@@ -160,22 +188,6 @@ class TorchExecutionProvider(ExecutionProvider):
         # inductor drops a clone of what it holds as a constant, and would hand out the constant itself
         return torch.where(torch.ones((), dtype=torch.bool, device=array.device), array, array)
 
-    def traced(self, array: Any) -> bool:
-        import torch
-
-        from ortlite_torch.primitives import functorch, symbolic
-
-        return isinstance(array, torch.Tensor) and (symbolic(array) or functorch.is_functorch_wrapped_tensor(array))
-
-    def outside_trace(self) -> AbstractContextManager[Any]:
-        from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-        from torch.utils._python_dispatch import _disable_current_modes
-
-        stack = ExitStack()  # leaves torch.compile, and vmap, grad and jvp
-        stack.enter_context(_disable_current_modes())
-        stack.enter_context(temporarily_clear_interpreter_stack())
-        return stack
-
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import torch
         from torch._guards import detect_fake_mode
@@ -196,12 +208,6 @@ class TorchExecutionProvider(ExecutionProvider):
             )
         return stack
 
-    @property
-    def compiles(self) -> bool:
-        return self.options.get("compile", "0") != "0"
-
-    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        import torch
-
-        compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
-        return compiled
+    @cached_property
+    def compiler(self) -> Compiler | None:
+        return None if self.options.get("compile", "0") == "0" else _Inductor()

@@ -238,7 +238,7 @@ class _Function:
         found = self.prepared.get(where)
         if found is None:
             cpu = provider.create(CPU)
-            with where.outside_trace():
+            with provider.outside_trace(where):
                 chosen = (where,) if where is cpu else (where, cpu)
                 memory = _Memory(where)
                 stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, budget=memory)
@@ -285,7 +285,7 @@ def _function(model: _Function) -> Callable[..., Any]:
         owners = [_owners(value) for value in values]
         where = _one(model.model.graph.inputs, owners) or model.home
         prepared = model.on(where)
-        traced = any(map(where.traced, _leaves(values)))
+        traced = provider.traced(where, tuple(_leaves(values)))
         program = prepared.traced if traced else prepared.concrete
         targets = program.plan.input_providers
         with ExitStack() as stack:
@@ -327,7 +327,7 @@ def _enter_trace(value: Any, where: ExecutionProvider) -> Any:
     """Results as the library's tracer takes them: what was computed outside of it is a copy made inside."""
     if isinstance(value, tuple):
         return tuple(_enter_trace(item, where) for item in value)
-    if not hasattr(value, "shape") or isinstance(value, np.ndarray | np.generic) or where.traced(value):
+    if not hasattr(value, "shape") or isinstance(value, np.ndarray | np.generic) or provider.traced(where, value):
         return value
     return where.copy(value)
 
@@ -417,7 +417,7 @@ def _enter(
         value = value.copy()
     try:
         with (
-            nullcontext() if mine or target is source else target.outside_trace()
+            nullcontext() if mine or target is source else provider.outside_trace(target)
         ):  # what is known beside tracers stays known
             return provider.transfer(value, source, target)
     except ValueError as error:

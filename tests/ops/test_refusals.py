@@ -263,7 +263,7 @@ def test_a_flag_is_0_or_1(op, inputs, given, flag, value):
 
 def test_what_a_compiled_program_reads_out_of_range_is_not_promised_but_safe():
     """As backends/README.md says: no error, and nothing outside of the arrays."""
-    compiling = [p for p in PROVIDERS if create(p).compiles]
+    compiling = [p for p in PROVIDERS if create(p).compiler]
     if not compiling:
         pytest.skip("no provider compiles")
     for provider in compiling:
