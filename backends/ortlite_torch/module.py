@@ -11,6 +11,7 @@ import torch
 from ortlite import load
 from ortlite.api import function
 from ortlite.api.session import InferenceSession
+from ortlite.parameters import gathered, parameters, statistics
 
 __all__ = ["Module"]
 
@@ -47,9 +48,9 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
 
     def _build(self) -> tuple[Container[str], dict[str, Any]]:
         """Make the function. Returns the names of the parameters, and the values of parameters and buffers."""
-        model = function.gathered(load.load(self._source))
-        trained = function.parameters(model.graph)
-        names = (*trained, *function.statistics(model.graph))
+        model = gathered(load.load(self._source))
+        trained = parameters(model.graph)
+        names = (*trained, *statistics(model.graph))
         self._fn, tensors = function.lifted(model, names, "TorchExecutionProvider")
         return trained, tensors
 

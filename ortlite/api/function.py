@@ -7,8 +7,7 @@ import sys
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,19 +18,15 @@ from ortlite.api.session import InferenceSession
 from ortlite.api.values import check_shape, plain
 from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph, Model, OptionalType, TensorType
-from ortlite.ops import registry
-from ortlite.optimize.rewrite import map_subgraphs, rename_graph
+from ortlite.parameters import gathered, parameters, with_parameters
 from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
 
-__all__ = ["function", "gathered", "lifted", "parameters", "statistics"]
+__all__ = ["function", "lifted"]
 
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
 Block = tuple[int, int]  # where memory begins and ends
-
-# Float inputs of operators that are statistics of the data, not parameters that a gradient trains.
-STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
 
 
 @overload
@@ -50,8 +45,8 @@ def function(
     `fn` computes in that library, on the device the arrays live on, and returns its arrays: one where the model has one
     output, else a tuple in graph order; sequences are tuples. No argument is copied: a result may share memory with
     one, but not with the model or with another result. It may be differentiated, vmapped and compiled. NumPy arrays and
-    Python numbers may stand among the arrays of another library; what decides a shape must be one of them where the
-    library traces, and a number for torch.compile, which traces NumPy's arrays as its own.
+    Python numbers may stand among the arrays of another library. Under a tracer, pass inputs that determine shapes as
+    NumPy arrays; under torch.compile, which also traces NumPy, as Python numbers.
 
     With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
     floating-point tensor of rank 1 or more that the model and its subgraphs hold to a copy of its value, which an
@@ -73,89 +68,13 @@ def function(
     return (fn, values) if params else fn
 
 
-def gathered(model: Model) -> Model:
-    """The model, the float constants of all its subgraphs those of the main graph: only these can be given.
-
-    They keep their names; where two branches have a name in common, the second one's gets a number.
-    """
-    return replace(model, graph=_gathered(model.graph))
-
-
-def _gathered(graph: Graph) -> Graph:
-    constants, types = dict(graph.constants), dict(graph.types)
-    own = {*graph.inputs, *constants, *(name for node in graph.nodes for name in node.outputs)}
-    read = {name for node in graph.walk() for name in (*node.reads(), *node.outputs)}
-
-    def bared(branch: Graph) -> Graph:
-        branch, names = _gathered(branch), {}
-        for name, value in branch.constants.items():
-            if _trainable(value):
-                new = name
-                if name in own:
-                    new = next(n for i in count(2) if (n := f"{name}_{i}") not in own | read)
-                own.add(new)
-                names[name], constants[new] = new, value
-                if name in branch.types:
-                    types[new] = branch.types[name]
-        left = {name: value for name, value in branch.constants.items() if name not in names}
-        return rename_graph(replace(branch, constants=left, captures=(*branch.captures, *names)), names)
-
-    return replace(map_subgraphs(graph, bared), constants=constants, types=types)
-
-
-def _trainable(value: np.ndarray) -> bool:
-    """Whether a constant is a float of rank 1 or more."""
-    return value.ndim > 0 and dtypes.of_numpy(value.dtype).kind == "f"
-
-
 def lifted(
     model: Model, names: Sequence[str], provider: str | tuple[str, dict[str, str]] | None = None
 ) -> tuple[Callable[..., Any], Params]:
     """A loaded model as a function that takes its constants `names`, if any, first, in a dict; and that dict."""
     home = _create(provider)
-    fn = _function(_Function(_with_parameters(model, names), tuple(names), home))
+    fn = _function(_Function(with_parameters(model, names), tuple(names), home))
     return fn, {name: home.from_numpy(np.array(model.graph.constants[name])) for name in names}
-
-
-def parameters(graph: Graph) -> tuple[str, ...]:
-    """The constants a gradient can train: floats of rank 1 or more, read as arrays, no statistics of the data."""
-    return _arrays(graph, set(graph.outputs), lambda op_type, position: (op_type, position) not in STATISTICS)
-
-
-def statistics(graph: Graph) -> tuple[str, ...]:
-    """The constants that are statistics of the data: the mean and the variance of a batch normalisation."""
-    return _arrays(graph, set(), lambda op_type, position: (op_type, position) in STATISTICS)
-
-
-def _arrays(graph: Graph, read: set[str], wanted: Callable[[str, int], bool]) -> tuple[str, ...]:
-    """Float constants of rank 1 or more in `read`, or read as arrays, by `wanted` inputs (operator, position) alone."""
-    kept = {name for name, value in graph.constants.items() if _trainable(value)}
-    for node in graph.walk():
-        kernel = registry.lookup(node.domain, node.op_type, node.opset)
-        for position, name in enumerate(node.inputs):
-            param = kernel.param(position) if kernel else None
-            if param is None or param.host or not wanted(node.op_type, position):
-                kept.discard(name)
-            read.add(name)
-    return tuple(name for name in graph.constants if name in kept & read)
-
-
-def _with_parameters(model: Model, names: Sequence[str]) -> Model:
-    """The model with constants as its first inputs."""
-    graph = model.graph
-    given = [name for name in graph.inputs if name not in names]
-    constants = {name: value for name, value in graph.constants.items() if name not in names}
-    types = {name: TensorType(dtypes.of_numpy(v.dtype), v.shape) for name in names for v in [graph.constants[name]]}
-    return replace(
-        model,
-        graph=replace(
-            graph,
-            inputs=(*names, *given),
-            constants=constants,
-            types={**graph.types, **types},
-            overridable=tuple(name for name in graph.overridable if name not in names),
-        ),
-    )
 
 
 def _create(given: str | tuple[str, dict[str, str]] | None) -> ExecutionProvider:
@@ -165,7 +84,7 @@ def _create(given: str | tuple[str, dict[str, str]] | None) -> ExecutionProvider
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A model on one provider: its program for values, that for what a tracer looks with, inputs that nobody reads."""
+    """A model on one provider: `concrete` runs arrays, `traced` tracer values; no node reads the inputs `unread`."""
 
     concrete: programs.Program
     traced: programs.Program
