@@ -24,7 +24,7 @@ from conformance.cases import Result, load_cases, run_case
 from ortlite.provider import CPU
 
 HERE = Path(__file__).parent
-LUCK = "draws"  # how the reason begins where a pass is one, too: one draw in some hundreds is the expected one
+LUCK = "draws"  # prefix of reasons for random cases, which may pass by chance
 
 
 def expected_failures(provider: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Stage 3: which provider runs each node, and where each value lives.
 
-A node goes to the first provider that supports its operator and dtypes and defers to no later one, or to the one it is
-pinned to. Shape arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only
+A node runs on the provider it is pinned to, else on the first that supports it and does not defer it to a later one. Shape arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only
 combines small integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU
 provider, because a device takes longer to launch such a kernel than Python to compute it.
 

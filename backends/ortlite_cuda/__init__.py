@@ -53,7 +53,7 @@ LIBRARIES: dict[str, type[ExecutionProvider]] = {"torch": TorchOnCUDA, "cupy": C
 
 
 class _Choice:
-    """Stands where a provider class is expected. What is asked about that class, the first choice here answers."""
+    """A factory in place of a provider class; class attributes are read from the preferred implementation."""
 
     def __call__(self, options: Mapping[str, str] | None = None) -> ExecutionProvider:
         """The provider for `options`. Raises ValueError for another `library`, RuntimeError where it cannot be used."""

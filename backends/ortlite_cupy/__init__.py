@@ -54,7 +54,7 @@ class CuPyExecutionProvider(ExecutionProvider):
 
     @property
     def device(self) -> Any:
-        """The cupy.cuda.Device; a new one each time, for it remembers whom it took over from, in any thread."""
+        """A new cupy.cuda.Device per use: it stores the previously active device on itself, so sharing is not thread-safe."""
         import cupy
 
         return cupy.cuda.Device(int(self.options.get("device_id", 0)))

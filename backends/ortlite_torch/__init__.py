@@ -22,7 +22,7 @@ __all__ = ["Module", "TorchExecutionProvider"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Module":  # with it comes torch, which who only looks for providers does not need
+    if name == "Module":  # importing Module imports torch; listing providers must not
         from ortlite_torch.module import Module
 
         return Module
@@ -74,7 +74,7 @@ class _Inductor(Compiler):
 
 
 class TorchExecutionProvider(ExecutionProvider):
-    """PyTorch; on a CUDA device on the current stream, and who fills inputs on another one orders the two.
+    """PyTorch, on the current stream of a CUDA device. Inputs produced on another stream: synchronise the two first.
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"); `use_tf32`,
     "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime).

@@ -204,7 +204,7 @@ def _block(a: np.ndarray, b: np.ndarray, start: int, dtype: DType, limits: tuple
     missing = np.isnan(distance)
     excess = np.where(np.isinf(distance) | missing, inf, distance / (atol + rtol * size))
     relative = np.where(np.isinf(distance), inf, distance / size)
-    # of those that exceed alike, without tolerance infinitely, the one furthest apart
+    # among equally large excesses (all infinite when the tolerance is 0), the largest distance
     worst = int(np.where(excess == excess.max(), np.where(missing, inf, distance), -1.0).argmax())
     return _Block(
         float(distance[~missing].max(initial=0.0)),
