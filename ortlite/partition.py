@@ -1,8 +1,9 @@
 """Stage 3: which provider runs each node, and where each value lives.
 
-A node runs on the provider it is pinned to, else on the first that supports it and does not defer it to a later one. Shape arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only
-combines small integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU
-provider, because a device takes longer to launch such a kernel than Python to compute it.
+A node runs on the provider it is pinned to, else on the first that supports it and does not defer it to a later one.
+Shape arithmetic is the exception: what comes out of Shape and Size is a *host* value, and a node that only combines
+small integer, boolean or string host values is a host node. Host nodes run the same kernels, on the CPU provider,
+because a device takes longer to launch such a kernel than Python to compute it.
 
 Nodes are then reordered, within what their inputs allow, so that those of one provider stand together: a contiguous
 run of them is what crosses borders once and what a library's compiler gets. An order cannot have a cycle.

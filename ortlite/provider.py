@@ -180,8 +180,8 @@ class ExecutionProvider:
     def memory(self, array: Any) -> tuple[int, int] | None:
         """Where the block of memory begins and ends that `array` shares with its views.
 
-        None where nobody can write to it, where it has none (a tracer looks with it), and where the library does not
-        tell. What a function returns is copied where it lies in the memory of the model.
+        None where it cannot be written to, where it has none (tracer values), and where the library does not tell.
+         What a function returns is copied where it lies in the memory of the model.
         """
         import numpy as np
 
