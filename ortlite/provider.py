@@ -181,7 +181,7 @@ class ExecutionProvider:
         """Where the block of memory begins and ends that `array` shares with its views.
 
         None where it cannot be written to, where it has none (tracer values), and where the library does not tell.
-         What a function returns is copied where it lies in the memory of the model.
+        What a function returns is copied where it lies in the memory of the model.
         """
         import numpy as np
 

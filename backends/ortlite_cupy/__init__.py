@@ -54,7 +54,7 @@ class CuPyExecutionProvider(ExecutionProvider):
 
     @property
     def device(self) -> Any:
-        """A new cupy.cuda.Device per use: it stores the active device before it on itself, so threads cannot share one."""
+        """A new cupy.cuda.Device per use: it keeps the device active before it, so threads cannot share one."""
         import cupy
 
         return cupy.cuda.Device(int(self.options.get("device_id", 0)))
