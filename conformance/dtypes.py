@@ -30,6 +30,7 @@ from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
+from ortlite.schema import plain
 
 __all__ = ["check", "examples", "pairs", "table"]
 
@@ -338,7 +339,7 @@ def check(schema: onnx.defs.OpSchema, example: Example, provider: str = CPU) -> 
     assert kernel is not None
     attributes = {}
     for attribute in node.attribute:
-        value = schema._plain(helper.get_attribute_value(attribute))
+        value = plain(helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None

@@ -61,10 +61,10 @@ class _Entry:
 class Signatures:
     """The specialised functions of a program by signature, and how often other signatures came up.
 
-    At most `KEPT` functions. A signature gets one when it comes up the second time. While all places are taken, it must
-    come up `PATIENCE` times, and twice as often as the function that was used least; uses are counted from new whenever
-    `SEEN` signatures without a function have come up. A program that sees more signatures than it can keep thus goes on
-    with those it has, and interprets the others.
+    At most `KEPT` functions. A signature gets one when it comes up the second time, or the first. While all places are
+    taken, it must come up `PATIENCE` times, and twice as often as the function that was used least; uses are counted
+    from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures than it can
+    keep thus goes on with those it has, and interprets the others.
     """
 
     budget: Budget
@@ -80,8 +80,8 @@ class Signatures:
         entry.hits += 1
         return entry.function
 
-    def wants(self, key: Any) -> bool:
-        """Count a signature that has no function; whether it should get one now."""
+    def wants(self, key: Any, *, at_once: bool = False) -> bool:
+        """Count a signature that has no function; whether it should get one now. `at_once`: the first time already."""
         self.misses += 1
         if self.misses > SEEN:
             self.misses = 1
@@ -93,14 +93,15 @@ class Signatures:
         if len(self.entries) < KEPT:
             while len(self.seen) > SEEN:
                 self.seen.pop(next(iter(self.seen)))
-            return count > 1
+            return at_once or count > 1
         return count >= PATIENCE and count > 2 * min(entry.hits for entry in list(self.entries.values()))
 
     def keep(self, key: Any, function: Function, size: int) -> None:
         """Keep a function, which holds `size` bytes, in the place of the one used least if there is no other."""
-        if len(self.entries) >= KEPT and key not in self.entries:
-            least = min(self.entries, key=lambda other: self.entries[other].hits)
-            self.budget.left += self.entries.pop(least).bytes
+        gone = self.entries.pop(key, None)  # another thread's
+        if gone is None and len(self.entries) >= KEPT:
+            gone = self.entries.pop(min(self.entries, key=lambda other: self.entries[other].hits))
+        self.budget.left += 0 if gone is None else gone.bytes
         self.entries[key] = _Entry(function, size)
         self.seen.pop(key, None)
 
@@ -150,11 +151,11 @@ class Program:
         function = self._signatures.get(key)
         if function is not None:
             return function(*inputs)
-        if self.compiles:
-            return self._compiled(key, inputs)
         with self._lock:
-            wanted = self._signatures.wants(key)
-        return self._specialised(key, inputs) if wanted else run.interpret(self.plan, self.steps, inputs)
+            wanted = self._signatures.wants(key, at_once=self.compiles)
+        if not wanted:
+            return run.interpret(self.plan, self.steps, inputs)
+        return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
 
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""

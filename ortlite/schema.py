@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-__all__ = ["DROPPED", "FormalParameter", "Schema", "lookup"]
+__all__ = ["DROPPED", "FormalParameter", "Schema", "lookup", "plain"]
 
 # Attributes that never meant anything to an inference runtime: hints of the first opsets about memory and
 # training. They are dropped, so that kernels need not name them.
@@ -86,7 +86,7 @@ def lookup(domain: str, op_type: str, opset: int) -> Schema | None:
         found.min_input,
         found.max_input,
         found.max_output,
-        {name: _plain(value) for name, value in defaults.items()},
+        {name: plain(value) for name, value in defaults.items()},
         frozenset(name for name, a in found.attributes.items() if a.required and (domain, name) not in DROPPED),
         {c.type_param_str: frozenset(c.allowed_type_strs) for c in found.type_constraints},
         {name: _kind(a.type) for name, a in found.attributes.items()},
@@ -98,7 +98,8 @@ def _kind(type_: Any) -> str:
     return str(type_.name)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An attribute as a graph holds it: text for bytes, tuples for lists."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from ortlite import load, pipeline
+from ortlite.compile import KEPT
 from ortlite.errors import Fail
 from ortlite.partition import partition
 from ortlite.plan import Transfer, plan
@@ -60,6 +61,16 @@ def run(stages, provider, *inputs, times=3):
 
 
 X = np.array([[1, -2, 3], [4, -5, 6]], np.float32)
+
+
+def test_more_shapes_than_are_kept_are_not_compiled_again_and_again():
+    provider = Compiling()
+    stages = pipeline.build(model("g (float[N] x) => (float[N] y) { a = Abs(x)  y = Neg(a) }"), [provider, create(CPU)])
+    for _ in range(10):
+        for size in range(1, KEPT + 4):
+            (y,) = run(stages, provider, np.ones(size, np.float32), times=1)
+            assert y.tolist() == [-1] * size
+    assert len(provider.given) == KEPT
 
 
 def test_a_graph_of_one_library_is_one_region():

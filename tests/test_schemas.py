@@ -15,6 +15,7 @@ from conformance import report
 from ortlite import dtypes
 from ortlite import schema as schemas
 from ortlite.ops import registry
+from ortlite.schema import plain
 
 # Defaults that ONNX itself misspelt.
 MISPRINTS = {"foward": "forward"}
@@ -41,7 +42,7 @@ def test_kernel_accepts_the_schema(schema):
         param = kernel.accepts(name)
         assert param is not None, f"{kernel} does not take the attribute {name!r}"
         given = helper.get_attribute_value(attribute.default_value) if attribute.default_value.type else None
-        default = schemas._plain(given)
+        default = plain(given)
         default = MISPRINTS.get(default, default) if isinstance(default, str) else default
         if attribute.required:
             continue

@@ -18,11 +18,12 @@ import pytest
 from onnx import helper
 
 from conformance.dtypes import MADE, Example, examples, instance, pairs
-from ortlite import dtypes, schema
+from ortlite import dtypes
 from ortlite.graph import TensorType
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
+from ortlite.schema import plain
 
 STRICT, JAX = "StrictExecutionProvider", "JAXExecutionProvider"
 EACH = 3  # examples of an operator, the first in float64 where its schema allows that
@@ -100,7 +101,7 @@ class Call:
 def _attributes(kernel: registry.Kernel, node: onnx.NodeProto) -> tuple[tuple[str, Any], ...]:
     found = []
     for attribute in node.attribute:
-        value = schema._plain(helper.get_attribute_value(attribute))
+        value = plain(helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None

@@ -9,9 +9,10 @@ import pytest
 from conformance import dtypes as matrix
 from conformance import gradients
 from conformance.dtypes import Example
-from ortlite import dtypes, schema
+from ortlite import dtypes
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
+from ortlite.schema import plain
 
 # Examples of operators that work on text or bytes, which other tables have none of.
 MORE = [
@@ -37,7 +38,7 @@ def runs(example: Example):
         return None
     attributes = {}
     for attribute in node.attribute:
-        value = schema._plain(onnx.helper.get_attribute_value(attribute))
+        value = plain(onnx.helper.get_attribute_value(attribute))
         param = kernel.accepts(attribute.name)
         if param is not None and param.kind == "DType":
             value = dtypes.by_code(value) if value else None
