@@ -108,6 +108,7 @@ EXAMPLES = [
     _ml("LinearRegressor", X, coefficients=[1.0, 2.0, 3.0], intercepts=[0.5]),
     _ml("Normalizer", X, norm="L2"),
     _ml("OneHotEncoder", X, cats_int64s=[1, 2, 3]),
+    _ml("OneHotEncoder", np.array([["a", "b"], ["c", "a"]], object), cats_strings=["a", "b"]),
     _ml("SVMClassifier", X, classlabels_ints=[0, 1], vectors_per_class=[2, 1], outputs=2, **MACHINE),
     _ml("SVMRegressor", X, n_supports=3, **MACHINE),
     _ml("Scaler", X, offset=[1.0, 2.0, 3.0], scale=[2.0, 3.0, 4.0]),
@@ -117,6 +118,7 @@ EXAMPLES = [
         target_weights=[1.0, 2.0], **TREE),
     _ml("ZipMap", np.abs(X), classlabels_strings=["a", "b", "c"]),
     _ml("LabelEncoder", np.array([1.0, 2.0, 9.0], F), keys_floats=[1.0, 2.0], values_strings=["a", "b"]),
+    _ml("LabelEncoder", np.array([1, 2, 9]), keys_int64s=[1, 2], values_strings=["a", "b"]),
     _ml("LabelEncoder", np.array(["a", "b"], object), keys_strings=["a", "b"], values_floats=[1.0, 2.0]),
     _ml("LabelEncoder", np.array(["a", "b"], object), keys_strings=["a", "b"], values_int64s=[1, 2]),
     *(_ml("LabelEncoder", np.array(["a"], object), keys_strings=["a"], values_tensor=onnx.numpy_helper.from_array(

@@ -19,8 +19,10 @@ ML = "ai.onnx.ml"
 
 
 def _in_order(keys: Any, values: Any, dtype: str, to: str) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Keys in order, NaN last, and the values beside them. Raises ValueError for unequal lists."""
+    """Keys in order, NaN last, and the values beside them. Raises ValueError where they do not fit."""
     keys, values = listed(keys), listed(values)
+    if keys and isinstance(keys[0], str) != (dtype == "string"):
+        raise ValueError(f"the keys are {'text' if isinstance(keys[0], str) else 'numbers'}, and X is {dtype}")
     if len(keys) != len(values):
         raise ValueError(f"there are {len(keys)} keys (or categories) for {len(values)} values")
     order = sorted(range(len(keys)), key=lambda i: (keys[i] != keys[i], keys[i]))
