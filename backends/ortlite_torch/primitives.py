@@ -169,8 +169,10 @@ def relu(xp: Namespace, x: Any) -> Any:
 
 @complete
 def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
-    """F.leaky_relu; of an array of slopes by hand."""
-    return torch.where(x > 0, x, x * slope) if isinstance(slope, torch.Tensor) else F.leaky_relu(x, slope)
+    """F.leaky_relu; of an array of slopes by hand, whose derivative at 0 is the slope as well."""
+    if not isinstance(slope, torch.Tensor):
+        return F.leaky_relu(x, slope)
+    return torch.where(x > 0, x, x * slope) if differentiated(x, slope) else torch.where(x < 0, x * slope, x)
 
 
 @complete
@@ -183,7 +185,7 @@ def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
     """Without a guard unless somebody takes derivatives."""
     if differentiated(x):
         return NotImplemented
-    return torch.sqrt(x) if power == 0.5 else torch.pow(x, torch.asarray(power, dtype=x.dtype, device=x.device))
+    return torch.sqrt(x) if power == 0.5 else torch.pow(x, power)
 
 
 @complete

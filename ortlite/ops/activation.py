@@ -52,7 +52,7 @@ def elu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
 @op("Celu", since=12)
 def celu(xp: Namespace, X: Array, *, alpha: Float = 1.0) -> Array:
     """`X` where it is not below 0, else `alpha` · (e^(X / alpha) - 1), whatever the sign of `alpha`."""
-    return elu(xp, X) if alpha == 1.0 else xp.clip(X, 0.0, None) + xp.expm1(xp.clip(X, None, 0.0) / alpha) * alpha
+    return elu(xp, X) if alpha == 1.0 else xp.relu(X) + xp.expm1(xp.clip(X, None, 0.0) / alpha) * alpha
 
 
 @op("Selu", since=6)
