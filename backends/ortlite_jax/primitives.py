@@ -80,8 +80,8 @@ def relu(xp: Namespace, x: Any) -> Any:
 
 def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
     """A choice, for which of equals the maximum halves the derivative."""
-    if hasattr(slope, "shape"):  # 0 times infinity would be NaN
-        slope = jnp.where((x == 0) & jnp.isinf(slope), 0, slope)
+    if hasattr(slope, "shape"):  # 0 times infinity or NaN would be NaN
+        slope = jnp.where((x == 0) & ~jnp.isfinite(slope), 0, slope)
     return jnp.where(x > 0, x, x * slope)
 
 
