@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ortlite import run, specialise
+from ortlite.derived import Derived
 from ortlite.graph import Type
 from ortlite.namespace import Namespace
-from ortlite.plan import Call, Plan
+from ortlite.plan import Call, DeviceConstants, Plan
 from ortlite.specialise import KEY_ELEMENTS
 from ortlite.steps import Binding, OnStep, bind
 
-__all__ = ["Budget", "Closure", "Program", "Signatures", "compile_plan"]
+__all__ = ["Budget", "Closure", "Program", "Shared", "Signatures", "compile_plan"]
 
 Function: TypeAlias = Callable[..., tuple[Any, ...]]
 
@@ -48,6 +49,15 @@ class Budget:
             self.left -= size
             kept[slot] = value
         return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the programs of a session have in common, subgraphs' and those for parts of the model too."""
+
+    budget: Budget = field(default_factory=Budget)
+    derived: Derived = field(default_factory=Derived)
+    device_constants: DeviceConstants = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -120,24 +130,27 @@ class Program:
         seed: int | None = None,
         xp: Namespace | None = None,
         specialises: bool = True,
-        budget: Budget | None = None,
+        shared: Shared | None = None,
     ):
         if xp is not None:
             plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
         self.plan = plan
         self.seed = seed
         self.specialises = specialises and xp is None
-        self.budget = budget or Budget()
+        self.shared = shared or Shared()
         self._under_tracer = not specialises
-        self.steps = bind(plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer))
+        if not self._under_tracer:
+            self.shared.derived.watch(plan.constants.values())
+        derived = Derived() if self._under_tracer else self.shared.derived  # nothing made in a trace is kept
+        self.steps = bind(plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived))
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
-        self._signatures = Signatures(self.budget)
+        self._signatures = Signatures(self.shared.budget)
         self._lock = threading.Lock()
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
         """A program of a subgraph, or of this plan again."""
-        return Program(plan, self.seed, xp, not self._under_tracer, self.budget)
+        return Program(plan, self.seed, xp, not self._under_tracer, self.shared)
 
     def __str__(self) -> str:
         specialised = len(self._signatures.entries)
@@ -182,7 +195,7 @@ class Program:
 
     def _keep(self, key: Any, values: Mapping[int, Any]) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
-        baked = self.budget.take(values)
+        baked = self.shared.budget.take(values)
         function = specialise.generate(self.plan, self.steps, baked)
         self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
         return function
@@ -255,7 +268,7 @@ def _form(value: Any) -> Any:
 
 
 def compile_plan(
-    plan: Plan, *, seed: int | None = None, specialises: bool = True, budget: Budget | None = None
+    plan: Plan, *, seed: int | None = None, specialises: bool = True, shared: Shared | None = None
 ) -> Program:
-    """Bind a plan's kernels. `seed` makes random operators repeat; `budget` is shared by the programs of a session."""
-    return Program(plan, seed, specialises=specialises, budget=budget)
+    """Bind a plan's kernels. `seed` makes random operators repeat; `shared` is that of the session."""
+    return Program(plan, seed, specialises=specialises, shared=shared)

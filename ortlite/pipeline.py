@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ortlite.compile import Budget, Program, compile_plan
+from ortlite.compile import Program, Shared, compile_plan
 from ortlite.graph import Model
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
-from ortlite.plan import DeviceConstants, Plan, plan
+from ortlite.plan import Plan, plan
 from ortlite.provider import ExecutionProvider, entered
 
 __all__ = ["Stages", "build"]
@@ -38,13 +38,13 @@ def build(
     defer: bool = True,
     outputs_on_device: bool = False,
     seed: int | None = None,
-    device_constants: DeviceConstants | None = None,
-    budget: Budget | None = None,
+    shared: Shared | None = None,
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
+    shared = shared or Shared()
     graph = optimize(model.graph, level, disabled)
     parts = partition(graph, providers, pinned=pinned, defer=defer)
     with entered(providers):  # constants move to their devices
-        steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=device_constants)
-    program = compile_plan(steps, seed=seed, budget=budget)
+        steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=shared.device_constants)
+    program = compile_plan(steps, seed=seed, shared=shared)
     return Stages(replace(model, graph=graph), parts, steps, program)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from math import isfinite
@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ortlite.derived import Derived
 from ortlite.errors import typed
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
@@ -128,13 +129,14 @@ class Binding:
     `program` makes the program of a subgraph; `seed` makes random operators repeat. `xp`, when given, is the namespace
     that all kernels compute in, instead of their providers'; its `lift` takes arrays into it, and its `bare` takes out
     those that a kernel reads as Python objects. `under_tracer`: a library may be tracing, so that steps without traced
-    inputs must run outside the trace.
+    inputs must run outside the trace. `derived` keeps what overrides derive from constants.
     """
 
     program: Callable[[Plan], SubProgram]
     seed: int | None = None
     xp: Namespace | None = None
     under_tracer: bool = False
+    derived: Derived = field(default_factory=Derived)
 
 
 def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
@@ -158,6 +160,8 @@ def _bind(step: Step, binding: Binding) -> Bound:
         to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
         cast = _outside_trace(to, step.provider, binding)
         return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
+    if (override := step.kernel.override) is not None and step.kernel.override_derives:
+        step = replace(step, kernel=replace(step.kernel, override=partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:

@@ -8,7 +8,7 @@ from onnx import parser
 
 import ortlite
 from ortlite import load, pipeline
-from ortlite.compile import KEPT, SEEN, Budget
+from ortlite.compile import KEPT, SEEN, Budget, Shared
 from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
 from ortlite.plan import Call, Host, Transfer, plan
@@ -240,7 +240,7 @@ def test_new_shapes_take_the_place_of_those_that_come_no_more(monkeypatch):
 def test_baked_values_keep_within_the_budget_of_a_session():
     text = HEAD + "g (float[N] x) => (float[?] y) { s = Shape(x)  c = ConstantOfShape(s)  y = Neg(c) }"
     budget = Budget(50_000)
-    program = pipeline.build(graph(text), [create(CPU)], budget=budget).program
+    program = pipeline.build(graph(text), [create(CPU)], shared=Shared(budget)).program
     for size in range(1000, 1000 + 2 * KEPT):
         for _ in range(3):
             y = program([np.zeros(size, np.float32)])[0]

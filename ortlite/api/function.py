@@ -6,7 +6,7 @@ import os
 import sys
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -160,7 +160,8 @@ class _Function:
             with provider.outside_trace(where):
                 chosen = (where,) if where is cpu else (where, cpu)
                 memory = _Memory(where)
-                stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, budget=memory)
+                shared = programs.Shared(budget=memory)
+                stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, shared=shared)
                 constants = [value for graph in _graphs(self.model.graph) for value in graph.constants.values()]
                 memory.add([*constants, *_held(stages.plan)])
                 plain = programs.compile_plan(stages.plan, specialises=False)
@@ -207,9 +208,7 @@ def _function(model: _Function) -> Callable[..., Any]:
         traced = provider.traced(where, tuple(_leaves(values)))
         program = prepared.traced if traced else prepared.concrete
         targets = program.plan.input_providers
-        with ExitStack() as stack:
-            for context in {cpu.name: cpu, where.name: where}.values():
-                stack.enter_context(context.context(gradients=True))
+        with provider.entered([cpu] if where is cpu else [cpu, where], gradients=True):
             graph = model.model.graph
             given = [
                 _enter(name, value, owned, graph.types.get(name), where, None if name in prepared.unread else target)

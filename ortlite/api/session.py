@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from ortlite.api.explain import Explanation
     from ortlite.api.feed import Prepared
     from ortlite.api.values import ModelMetadata, NodeArg
-    from ortlite.compile import Budget
+    from ortlite.compile import Shared
     from ortlite.graph import Graph, Model
     from ortlite.pipeline import Stages
-    from ortlite.plan import DeviceConstants
     from ortlite.provider import ExecutionProvider
 
 __all__ = ["InferenceSession"]
@@ -138,11 +137,10 @@ class InferenceSession:
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
-        from ortlite.compile import Budget
+        from ortlite.compile import Shared
 
-        device_constants: DeviceConstants = {}
-        budget = Budget()
-        whole = self._build(model, chosen, disabled, device_constants, budget)
+        shared = Shared()
+        whole = self._build(model, chosen, disabled, shared)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
         # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
@@ -152,8 +150,7 @@ class InferenceSession:
         self._providers = [provider.name for provider in chosen]
         self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
         self._whole = whole
-        self._device_constants = device_constants
-        self._budget = budget
+        self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...]], Prepared] = {}
 
     def _build(
@@ -161,8 +158,7 @@ class InferenceSession:
         model: Model,
         providers: Sequence[ExecutionProvider],
         disabled: frozenset[str],
-        device_constants: DeviceConstants,
-        budget: Budget,
+        shared: Shared,
     ) -> Prepared:
         """Take a model, or a part of it, through the pipeline."""
         from ortlite import pipeline
@@ -177,8 +173,7 @@ class InferenceSession:
                 disabled=disabled,
                 pinned=self._placement,
                 defer=self._fallback != "error",
-                device_constants=device_constants,
-                budget=budget,
+                shared=shared,
             )
         checks = self._sess_options._entries.get("ortlite.check_types") == "1"  # noqa: SLF001
         return Prepared.of(stages, check_types if checks else None)
@@ -291,8 +286,8 @@ class InferenceSession:
         if found is None:
             part = replace(self.model, graph=extract(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
-            device_constants = ChainMap({}, self._device_constants)
-            found = self._build(part, self._chosen, self._disabled_now, device_constants, self._budget)
+            shared = replace(self._shared, device_constants=ChainMap({}, self._shared.device_constants))
+            found = self._build(part, self._chosen, self._disabled_now, shared)
             self._partials[key] = found
             while len(self._partials) > PARTIALS:
                 self._partials.pop(next(iter(tuple(self._partials))), None)  # other threads may add some

@@ -1,0 +1,49 @@
+"""What overrides derive from constants: packed, transposed, transformed weights, each made once a session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = ["Derived"]
+
+
+class Derived:
+    """Results of pure functions of constants, kept as long as the session.
+
+    An override that declares the keyword `derived` is given one: `derived(transposed, W, 2)` is `transposed(W, 2)`,
+    made in the first run where W is a constant of the model, in every run where it is not. Arguments are arrays and
+    hashable values; the result is read by many runs, so nobody may write to it. Each is made once, by one thread.
+    """
+
+    def __init__(self, constants: Iterable[Any] = ()):
+        self._constants: dict[int, Any] = {}  # by id, which holds as long as its object is held
+        self._made: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+        self.watch(constants)
+
+    def watch(self, constants: Iterable[Any]) -> None:
+        """Take these arrays for constants; they are held from now on."""
+        self._constants.update((id(value), value) for value in constants if hasattr(value, "shape"))
+
+    def __call__(self, make: Callable[..., Any], *args: Any) -> Any:
+        """`make(*args)`, kept where all arrays among `args` are constants."""
+        key = (make, *(id(arg) if hasattr(arg, "shape") else arg for arg in args))
+        if key in self._made:
+            return self._made[key]
+        if any(hasattr(arg, "shape") and id(arg) not in self._constants for arg in args):
+            return make(*args)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make(*args)
+        return self._made[key]
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the results hold."""
+        return sum(map(_nbytes, self._made.values()))
+
+
+def _nbytes(value: Any) -> int:
+    return sum(map(_nbytes, value)) if isinstance(value, tuple | list) else int(getattr(value, "nbytes", 0))

@@ -1,0 +1,104 @@
+"""What overrides derive from constants is made once; threads of ours share work and survive a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from test_pipeline import HEAD, graph
+
+from ortlite import pipeline
+from ortlite.derived import Derived
+from ortlite.provider import create
+from ortlite_numpy import threads
+
+CPU = "CPUExecutionProvider"
+
+
+def doubled(x, factor=2):
+    doubled.calls += 1
+    return x * factor
+
+
+@pytest.fixture(autouse=True)
+def _count():
+    doubled.calls = 0
+
+
+def test_results_of_constants_are_made_once_and_counted():
+    w, other = np.ones(4, np.float32), np.ones(4, np.float32)
+    derived = Derived([w])
+    assert derived(doubled, w) is derived(doubled, w)
+    assert derived(doubled, w, 3)[0] == 3
+    assert doubled.calls == 2
+    assert derived(doubled, other) is not derived(doubled, other)
+    assert doubled.calls == 4
+    assert derived.nbytes == 2 * w.nbytes
+
+
+def test_threads_that_ask_at_the_same_time_get_one_result():
+    w = np.ones(4, np.float32)
+    derived, start = Derived([w]), threading.Barrier(8)
+
+    def ask(_):
+        start.wait()
+        return id(derived(doubled, w))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+    assert doubled.calls == 1
+
+
+def test_an_override_is_given_what_the_session_derived(monkeypatch):
+    def relu(xp, X, *, derived=None):
+        return NotImplemented if X.ndim > 1 else X + derived(doubled, weight)[0]
+
+    weight = np.ones(1, np.float32)
+    cpu = create(CPU)
+    monkeypatch.setattr(type(cpu), "overrides", {("", "Relu", 1): relu})
+    from ortlite import plan
+
+    plan._overrides.cache_clear()
+    try:
+        stages = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Relu(x) }"), [cpu])
+        stages.program.shared.derived.watch([weight])
+        for _ in range(4):  # interpreted, then specialised
+            assert stages.program([np.float32([-1, 1])])[0].tolist() == [1, 3]
+        assert doubled.calls == 1
+        assert stages.program([np.float32([[-1, 1]])])[0].tolist() == [[0, 1]]  # NotImplemented: the kernel
+    finally:
+        plan._overrides.cache_clear()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_every_part_of_the_work_is_done_once(count, seconds):
+    done = np.zeros(count, np.int64)
+
+    def work(start, stop):
+        done[start:stop] += 1
+
+    threads.split(work, count, seconds, 3)
+    assert (done == 1).all()
+
+
+def test_an_error_in_another_thread_reaches_the_caller():
+    def work(start, stop):
+        raise ValueError(f"{start}")
+
+    with pytest.raises(ValueError, match=r"\d"):
+        threads.split(work, 10, 1.0, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_threads_of_its_own():
+    threads.split(lambda a, b: None, 4, 1.0, 2)
+    child = os.fork()
+    if not child:
+        total = []
+        threads.split(lambda a, b: total.append(b - a), 4, 1.0, 2)
+        os._exit(0 if sum(total) == 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
