@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nox
@@ -94,10 +95,17 @@ def conformance(session: nox.Session) -> None:
     session.run("python", "-m", "conformance.dtypes", "--every", "--provider", provider, *session.posargs)
 
 
-def library(session: nox.Session, extras: str, provider: str, **env: str) -> None:
-    """Everything again with further libraries: the operator tests run on the provider, and so does all conformance."""
+def knowing(library: str) -> list[str]:
+    """The test files in which a library can matter: those that name it, and those of operators, which run on it."""
+    known = re.compile(rf"{library}|opcheck", re.IGNORECASE)
+    return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if known.search(path.read_text())]
+
+
+def library(session: nox.Session, name: str, extras: str, provider: str, **env: str) -> None:
+    """What a further library can change: the operator tests run on its provider, and so does all conformance."""
     session.install("-e", f".[all,{extras}]", *group("test"), env=CONSTRAINED)
-    session.run("pytest", "-n", "2", *session.posargs, env={"ORTLITE_TEST_PROVIDERS": provider, **env})
+    variables = {"ORTLITE_TEST_PROVIDERS": provider, **env}
+    session.run("pytest", "-n", "2", *(session.posargs or knowing(name)), env=variables)
     session.run("python", "-m", "conformance", "--provider", provider, env=env)
     every = ["--every"] if provider == "TorchExecutionProvider" else []  # on JAX ten minutes
     session.run("python", "-m", "conformance.dtypes", *every, "--provider", provider, env=env)
@@ -106,7 +114,7 @@ def library(session: nox.Session, extras: str, provider: str, **env: str) -> Non
 @nox.session
 def torch(session: nox.Session) -> None:
     """The tests and the ONNX backend suite on PyTorch, CPU."""
-    library(session, "torch", "TorchExecutionProvider")
+    library(session, "torch", "torch", "TorchExecutionProvider")
 
 
 @nox.session
@@ -115,7 +123,7 @@ def jax(session: nox.Session) -> None:
     # most of the time goes into compiling small functions, the same ones in every process
     cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()) / "cache")}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    library(session, "jax,torch", "JAXExecutionProvider", **cache)
+    library(session, "jax", "jax,torch", "JAXExecutionProvider", **cache)
 
 
 @nox.session

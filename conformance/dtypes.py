@@ -10,12 +10,15 @@ With `--every` a provider must run every example that NumPy runs, not just one.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
+@cache
 def examples() -> dict[tuple[str, str], list[Example]]:
     """(domain, operator) -> its examples."""
     found: dict[tuple[str, str], list[Example]] = defaultdict(list)
@@ -453,26 +457,34 @@ def _first_problem(schema: onnx.defs.OpSchema, tried: Sequence[Example], provide
     return problem
 
 
-def results(pattern: str, provider: str, every: bool = False) -> dict[tuple[str, str], dict[str, str]]:
-    """(domain, operator) -> dtype -> "" when all is well, else what went wrong."""
-    known = examples()
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for schema in sorted(onnx.defs.get_all_schemas(), key=lambda s: (s.domain, s.name)):
-        if not re.search(pattern, schema.name):
+def results(pattern: str, provider: str, every: bool = False, jobs: int = 1) -> dict[tuple[str, str], dict[str, str]]:
+    """(domain, operator) -> dtype -> "" when all is well, else what went wrong. In `jobs` processes: see run_suite."""
+    examples()  # made once, before the fork
+    names = sorted((s.domain, s.name) for s in onnx.defs.get_all_schemas() if re.search(pattern, s.name))
+    row = partial(_row, provider=provider, every=every)
+    if jobs == 1:
+        return dict(zip(names, map(row, names), strict=True))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        return dict(zip(names, pool.map(row, names), strict=True))
+
+
+def _row(operator: tuple[str, str], provider: str, every: bool) -> dict[str, str]:
+    """Each dtype -> "" when all is well, else what went wrong."""
+    domain, name = operator
+    schema = onnx.defs.get_schema(name, domain)
+    if schema.deprecated:  # the last version that was not
+        schema = onnx.defs.get_schema(name, schema.since_version - 1, domain)
+    row: dict[str, str] = {}
+    for variable, dtype in pairs(schema):
+        if (name, dtype.name) in MEANINGLESS:
             continue
-        if schema.deprecated:  # the last version that was not
-            schema = onnx.defs.get_schema(schema.name, schema.since_version - 1, schema.domain)
-        row = found[schema.domain, schema.name] = {}
-        for variable, dtype in pairs(schema):
-            if (schema.name, dtype.name) in MEANINGLESS:
-                continue
-            if schema.name in MADE:
-                tried = [MADE[schema.name](dtype)]
-            else:
-                tried = [instance(schema, e, variable, dtype) for e in known.get((schema.domain, schema.name), ())]
-            problem = _first_problem(schema, tried[:TRIES], provider, every)
-            row[dtype.name] = row.get(dtype.name) or (problem and f"{variable}: {problem}")
-    return found
+        if name in MADE:
+            tried = [MADE[name](dtype)]
+        else:
+            tried = [instance(schema, e, variable, dtype) for e in examples().get(operator, ())]
+        problem = _first_problem(schema, tried[:TRIES], provider, every)
+        row[dtype.name] = row.get(dtype.name) or (problem and f"{variable}: {problem}")
+    return row
 
 
 def table(found: dict[tuple[str, str], dict[str, str]]) -> str:
@@ -501,10 +513,11 @@ def main() -> int:
     parser.add_argument("-k", dest="pattern", default="", help="regular expression: only operators whose name it finds")
     parser.add_argument("--provider", default=CPU)
     parser.add_argument("--every", action="store_true", help="every example that NumPy runs, not the first that runs")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args()
     if args.every and args.provider == CPU:
         parser.error("--every compares another provider with NumPy")
-    found = results(args.pattern, args.provider, args.every)
+    found = results(args.pattern, args.provider, args.every, args.jobs)
     bad = [(f"{name} {dtype}", error) for (_, name), row in found.items() for dtype, error in row.items() if error]
     for what, error in bad:
         print(f"FAIL {what}: {error}", file=sys.stderr)

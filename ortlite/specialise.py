@@ -8,6 +8,7 @@ provider that has a compiler become a function of their own, which goes to that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -193,6 +194,7 @@ class _Writer:
 
     def function(self, live: Sequence[Bound]) -> Callable[..., tuple[Any, ...]]:
         main = _Code(f"def specialised({', '.join(f'v{i}' for i in self.plan.inputs)}):", [], [])
+        readers = _readers(live)
         regions: dict[str, tuple[ExecutionProvider, _Code]] = {}
         for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked)):
             steps = list(group)
@@ -203,7 +205,7 @@ class _Writer:
                         main.add(f"del {', '.join(f'v{slot}' for slot in bound.free)}")
                 continue
             name = f"region{len(regions)}"
-            given, made = self.border(steps, live)
+            given, made = self.border(steps, readers)
             code = _Code(f"def {name}({', '.join(given)}):", [], [])
             for bound in steps:
                 self.step(bound, code)
@@ -226,17 +228,19 @@ class _Writer:
         scope |= {name: compiler.compile(scope[name]) for name, compiler in compilers.items() if compiler is not None}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
 
-    def border(self, region: Sequence[Bound], live: Sequence[Bound]) -> tuple[list[str], list[str]]:
-        """What a region reads from outside, constants included, and which of its results are read outside of it."""
-        inside = {id(bound) for bound in region}
-        reads = dict.fromkeys(slot for bound in region for slot in bound.step.reads())
+    def border(self, region: Sequence[Bound], readers: Mapping[int, int]) -> tuple[list[str], list[str]]:
+        """What a region reads from outside, constants included, and which of its results are read outside of it.
+
+        `readers` says how many steps read each slot, inside and outside.
+        """
+        inside = _readers(region)
         made = dict.fromkeys(slot for bound in region for slot in bound.outputs if slot is not None)
-        wanted = {slot for bound in live if id(bound) not in inside for slot in bound.step.reads()}
-        wanted.update(self.plan.outputs)
+        outputs = set(self.plan.outputs)
         arrays = [
-            slot for slot in reads if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
+            slot for slot in inside if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
         ]
-        return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in made if slot in wanted]
+        wanted = [slot for slot in made if slot in outputs or readers.get(slot, 0) > inside.get(slot, 0)]
+        return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in wanted]
 
     def step(self, bound: Bound, code: _Code) -> None:
         given = [self.argument(a) for a in bound.arguments]
@@ -255,6 +259,11 @@ class _Writer:
             code.add(f"if {result} is NotImplemented: {result} = {otherwise[0]}", bound)
         for position, slot in wanted if bound.multiple else ():
             code.add(f"v{slot} = {result}[{position}]", bound)
+
+
+def _readers(steps: Sequence[Bound]) -> Counter[int]:
+    """How many of the steps read each slot, in the order of first use."""
+    return Counter(slot for bound in steps for slot in dict.fromkeys(bound.step.reads()))
 
 
 def _is_array(value: Any) -> bool:

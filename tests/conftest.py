@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -11,3 +14,11 @@ settings.register_profile("dev", max_examples=30, deadline=None, suppress_health
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, suppress_health_check=quiet)
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Thousands of compiled functions take gigabytes and make the garbage collector slow; no file needs another's."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

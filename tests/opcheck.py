@@ -14,6 +14,7 @@ from onnx import helper
 import ortlite
 from ortlite import dtypes
 from ortlite.errors import OrtError
+from ortlite.ops.registry import lookup
 from ortlite.provider import create
 
 __all__ = ["PROVIDERS", "check", "make_model", "onnxruntime_op", "run_model", "run_op"]
@@ -67,7 +68,9 @@ def run_model(model: onnx.ModelProto, feeds: dict[str, Any], provider: str = PRO
     Nobody may write to the inputs. The specialised program also runs on other values of the same signature, after the
     arrays it was made from have been overwritten, and says what shapes its outputs have.
 
-    A library's compiler fuses and reorders: where there is one, the same is up to the last few bits.
+    A library's compiler fuses and reorders: where there is one, the same is up to the last few bits. It also takes
+    half a second for each program: the same kernels are then specialised in their first test alone, unless
+    ORTLITE_TEST_THOROUGH is set.
     """
     options = ortlite.SessionOptions()
     options.add_session_config_entry("ortlite.check_types", "1")
@@ -78,8 +81,15 @@ def run_model(model: onnx.ModelProto, feeds: dict[str, Any], provider: str = PRO
     return expected
 
 
+_specialised: set[tuple[Any, ...]] = set()  # the kernels of models that were specialised in this process
+
+
 def _check_specialised(model: onnx.ModelProto, feeds: Any, checked: Any, expected: list[Any], provider: str) -> None:
     compiled = create(provider).compiler is not None
+    kernels = tuple(lookup(node.domain, node.op_type, node.opset) for node in checked.model.graph.nodes)
+    if compiled and kernels in _specialised and not os.environ.get("ORTLITE_TEST_THOROUGH"):
+        return
+    _specialised.add(kernels)
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     arrays = [
