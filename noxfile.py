@@ -97,7 +97,7 @@ def conformance(session: nox.Session) -> None:
 
 def knowing(library: str) -> list[str]:
     """The test files in which a library can matter: those that name it, and those of operators, which run on it."""
-    known = re.compile(rf"{library}|opcheck", re.IGNORECASE)
+    known = re.compile(rf"{library}|opcheck|PROVIDERS", re.IGNORECASE)
     return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if known.search(path.read_text())]
 
 
@@ -153,6 +153,20 @@ def gradients(session: nox.Session) -> None:
     """The gradient of every operator on PyTorch, JAX and our own tape, beside finite differences."""
     session.install("-e", ".[all,torch,jax]", *group("test"), env=CONSTRAINED)
     session.run("python", "-m", "conformance.gradients", *session.posargs)
+
+
+@nox.session
+def exports(session: nox.Session) -> None:
+    """Export the architectures that `speed` measures: half an hour, 2 GB; nothing but packages is downloaded."""
+    session.install("-e", ".[all,torch]", *group("exports"), env=CONSTRAINED)
+    session.run("python", "-m", "benchmarks.architectures", *session.posargs)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Models beside onnxruntime, each engine in its own process: a table and a chart. After `exports`."""
+    session.install("-e", ".[all,torch,jax]", *group("test"), *group("speed"), env=CONSTRAINED)
+    session.run("python", "-m", "benchmarks.speed", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,262 @@
+"""How long models take on each engine, as ratios to onnxruntime measured in the same run.
+
+    python -m benchmarks.speed [MODEL.onnx ...] [--engines NAME ...] [--batches 1 8] [--rounds 3] [--write]
+
+Models are files with the values to feed beside them (NAME.npz: inputs `in_*`, expected outputs `out_*`), by default
+those that `python -m benchmarks.architectures` has exported. Every figure comes from a process of its own, two threads
+each; engines take turns, round by round, and the median of the rounds counts. A wrong answer is no figure. `--write`
+makes benchmarks/SPEED.md, speed.json and the chart, speed.svg and speed.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from rich.progress import Progress
+
+from benchmarks.architectures import FOLDER
+from benchmarks.worker import peak_mb
+
+HERE = Path(__file__).parent
+PEER = "onnxruntime"
+TORCH = "TorchExecutionProvider"
+# Engine -> module, provider, its options, variables.
+ENGINES: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
+    PEER: (PEER, "CPUExecutionProvider", {}, {}),
+    "NumPy": ("ortlite", "CPUExecutionProvider", {}, {"ORTLITE_COMPILED": "0"}),
+    "NumPy [fast]": ("ortlite", "CPUExecutionProvider", {}, {}),
+    "Torch": ("ortlite", TORCH, {}, {}),
+    "Torch, compiled": ("ortlite", TORCH, {"compile": "1"}, {}),
+    "JAX": ("ortlite", "JAXExecutionProvider", {}, {}),
+}
+SECONDS = 2.0  # of repetitions in a process
+LIMIT = 600  # seconds a process may take
+Row = dict[str, float]
+
+
+def one(path: Path, engine: str, batch: int, threads: int) -> Row | None:
+    """What a worker finds: times in ms of creating a session, of the first run and of later ones, and peak memory.
+
+    None where the model's batch is not open. Raises AssertionError for a wrong answer.
+    """
+    import importlib
+
+    module, provider, settings, _ = ENGINES[engine]
+    library = importlib.import_module(module)
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    start = perf_counter()
+    session = library.InferenceSession(path, options, providers=[(provider, settings)])
+    created = perf_counter()
+    values = np.load(path.with_suffix(".npz"))
+    feed = {}
+    for arg in session.get_inputs():
+        value = values[f"in_{arg.name}"]
+        if batch != 1:
+            if not arg.shape or isinstance(arg.shape[0], int):
+                return None
+            value = np.resize(value, (batch, *value.shape[1:]))
+        feed[arg.name] = value
+    begun = perf_counter()
+    results = session.run(None, feed)
+    answered = perf_counter()
+    if batch == 1:
+        for arg, got in zip(session.get_outputs(), results, strict=True):
+            wanted = values[f"out_{arg.name}"]
+            error = np.abs(got.astype(np.float64) - wanted).max(initial=0)
+            assert error <= 2e-3 * max(1.0, float(np.abs(wanted).max(initial=0))), f"{arg.name} is off by {error:.3g}"
+    times: list[float] = []
+    until = perf_counter() + SECONDS
+    while len(times) < 5 or (perf_counter() < until and len(times) < 2000):
+        before = perf_counter()
+        session.run(None, feed)
+        times.append(perf_counter() - before)
+    return {
+        "run": statistics.median(times) * 1e3,
+        "create": (created - start) * 1e3,
+        "first": (answered - begun) * 1e3,
+        "memory": peak_mb(),
+    }
+
+
+def measure(path: Path, engine: str, batch: int, threads: int) -> Row | str | None:
+    """The figures of a process of its own, or what went wrong there."""
+    command = [sys.executable, "-m", "benchmarks.speed", str(path), "--worker", engine, "--batches", str(batch)]
+    command += ["--threads", str(threads)]
+    kept = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    try:
+        done = subprocess.run(
+            command, cwd=HERE.parent, text=True, capture_output=True, timeout=LIMIT, check=False,
+            env={**os.environ, **kept, **ENGINES[engine][3]},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"over {LIMIT} s"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def gather(
+    paths: Sequence[Path], engines: Sequence[str], batches: Sequence[int], rounds: int, threads: int
+) -> list[dict]:
+    """One entry per model and batch: the medians of each engine's figures, or what went wrong."""
+    entries = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=len(paths) * len(batches) * rounds * len(engines))
+        for path in paths:
+            for batch in batches:
+                found: dict[str, list[Row]] = defaultdict(list)
+                failed: dict[str, str | None] = {}
+                for _ in range(rounds):
+                    for engine in engines:
+                        progress.update(task, advance=1, description=f"{path.stem} × {batch}, {engine}")
+                        if engine in failed:
+                            continue
+                        row = measure(path, engine, batch, threads)
+                        if isinstance(row, dict):
+                            found[engine].append(row)
+                        else:
+                            failed[engine] = row
+                medians = {
+                    engine: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+                    for engine, rows in found.items()
+                }
+                if medians:
+                    problems = {engine: why for engine, why in failed.items() if why}
+                    entries.append({"model": path.stem, "batch": batch, "figures": medians, "problems": problems})
+    return entries
+
+
+def ratios(entries: Sequence[dict], engine: str, key: str = "run", batch: int | None = None) -> list[float]:
+    """The engine's figures divided by onnxruntime's."""
+    return [
+        entry["figures"][engine][key] / entry["figures"][PEER][key]
+        for entry in entries
+        if {engine, PEER} <= entry["figures"].keys() and batch in {None, entry["batch"]}
+    ]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
+
+
+def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads: int) -> str:
+    """The figures as Markdown, with date, machine and versions."""
+    ours = [engine for engine in engines if engine != PEER]
+    lines = [
+        "# How fast",
+        "",
+        "Made by `python -m benchmarks.speed --write`: time of a run divided by onnxruntime's, smaller is better.",
+        "",
+        f"| model | batch | {PEER}, ms | {' | '.join(ours)} |",
+        f"|---|---:|---:|{'---:|' * len(ours)}",
+    ]
+    for entry in entries:
+        figures = entry["figures"]
+        peer = figures.get(PEER, {}).get("run")
+        cells = [
+            f"{figures[engine]['run'] / peer:.2f}" if peer and engine in figures
+            else "fails" if engine in entry["problems"] else ""
+            for engine in ours
+        ]  # fmt: skip
+        lines.append(f"| {entry['model']} | {entry['batch']} | {peer or math.nan:.2f} | {' | '.join(cells)} |")
+    for title, pick in (("geometric mean", geometric_mean), ("worst", lambda v: max(v, default=math.nan))):
+        lines.append(f"| **{title}** | | | {' | '.join(f'**{pick(ratios(entries, e)):.2f}**' for e in ours)} |")
+    lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
+    lines += [f"| | {' | '.join(ours)} |", f"|---|{'---:|' * len(ours)}"]
+    for key, title in (("create", "making the session"), ("first", "the first run"), ("memory", "peak memory")):
+        lines.append(f"| {title} | {' | '.join(f'{geometric_mean(ratios(entries, e, key, 1)):.2f}' for e in ours)} |")
+    problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
+    lines += ["", *problems, ""] if problems else [""]
+    versions = []
+    for name in ("numpy", "numba", "torch", "jax", "onnx", "onnxruntime"):
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            versions.append(f"no {name}")
+    lines.append(
+        f"Medians of {rounds} processes each, {threads} threads, {datetime.now(UTC):%Y-%m-%d}, {processor()}, Python "
+        f"{platform.python_version()}, {', '.join(versions)}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """The processor's name, as far as Linux tells."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return f"{os.cpu_count()} cores of {names[0].partition(':')[2].strip() if names else platform.machine()}"
+
+
+def chart(entries: Sequence[dict], engines: Sequence[str], stem: Path) -> None:
+    """One bar an engine and model, batch 1, on a logarithmic scale; the line at 1 is onnxruntime."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [entry for entry in entries if entry["batch"] == 1 and PEER in entry["figures"]]
+    ours = [engine for engine in engines if engine != PEER]
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.3 * len(rows)), layout="constrained")
+    height = 0.8 / max(len(ours), 1)
+    for number, engine in enumerate(ours):
+        peers = [entry["figures"][PEER]["run"] for entry in rows]
+        times = [entry["figures"].get(engine, {}).get("run", math.nan) for entry in rows]
+        widths = [time / peer for time, peer in zip(times, peers, strict=True)]
+        places = [row + number * height for row in range(len(rows))]
+        axes.barh(places, [w - 1 for w in widths], height, left=1, label=engine)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(rows))], [entry["model"] for entry in rows])
+    axes.set_xscale("log")
+    axes.set_xticks(ticks := [0.25, 0.5, 1, 2, 4, 8], [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"time ÷ {PEER}'s, batch 1 (left of the line: faster)")
+    axes.legend(fontsize="small")
+    for ending in (".svg", ".png"):
+        figure.savefig(stem.with_suffix(ending), dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES)[:3], choices=ENGINES, metavar="NAME")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(one(args.models[0], args.worker, args.batches[0], args.threads)))
+        return
+    paths = args.models or sorted(path for path in FOLDER.glob("*.onnx") if path.with_suffix(".npz").exists())
+    if not paths:
+        parser.error(f"no models in {FOLDER}: python -m benchmarks.architectures makes them")
+    engines = list(dict.fromkeys([PEER, *args.engines]))
+    entries = gather(paths, engines, args.batches, args.rounds, args.threads)
+    text = table(entries, engines, args.rounds, args.threads)
+    print(text)
+    if args.write:
+        (HERE / "SPEED.md").write_text(text)
+        (HERE / "speed.json").write_text(json.dumps(entries, indent=1) + "\n")
+        chart(entries, engines, HERE / "speed")
+
+
+if __name__ == "__main__":
+    main()
