@@ -36,10 +36,13 @@ class CPUExecutionProvider(ExecutionProvider):
     def xp(self) -> Namespace:
         import array_api_compat.numpy as library
 
-        from ortlite_numpy import primitives
+        from ortlite_numpy import primitives, threads
 
+        count = int(self.options.get("intra_op_num_threads", 0)) or threads.available()
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
-        return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile})
+        return build(
+            library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile, "threads": count}
+        )
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:

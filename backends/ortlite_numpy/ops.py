@@ -13,6 +13,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
+from ortlite_numpy import conv
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
@@ -56,4 +57,5 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Gather", 1): gather,
     ("", "LRN", 1): lrn,
     ("", "Softsign", 1): softsign,
+    **conv.OVERRIDES,
 }

@@ -15,6 +15,7 @@ import numpy as np
 from ortlite import dtypes
 from ortlite import primitives as default
 from ortlite.namespace import Namespace, complete
+from ortlite_numpy import conv
 
 compat: Any = array_api_compat.numpy
 BLOCK = 1 << 14  # elements that several passes find in the cache
@@ -207,4 +208,4 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
         bit_view, integer_matmul, erf, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
-}  # fmt: skip
+} | conv.PRIMITIVES  # fmt: skip

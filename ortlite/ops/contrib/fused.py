@@ -35,10 +35,11 @@ def fused_conv(
         xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
         strides=strides,
     )  # fmt: skip
-    return _activated(xp, y if Z is None else y + Z, activation, activation_params or ())
+    return activated(xp, y if Z is None else y + Z, activation, activation_params or ())
 
 
-def _activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+def activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+    """`y` through the activation of that name, "" for none."""
     if activation == "Clip":
         return xp.clip(y, *params)
     if not activation:
