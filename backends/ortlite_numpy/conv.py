@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from itertools import product as positions
 from math import prod
 from typing import Any, TypeAlias
 
@@ -31,8 +30,8 @@ Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result,
 
 COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
-SMALL = 1 << 15  # elements of a block that is multiplied and added place by place
-LINE = 512  # elements from which on the overhead of a ufunc's inner loop is small
+SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
 
@@ -56,7 +55,7 @@ def weight_columns(w: Any, groups: int) -> Any:
 
 def weight_lines(w: Any, repeats: int) -> Any:
     """`w` (M, 1, *size) as one line of `repeats` times M elements for each place of the kernel."""
-    return np.tile(w.reshape(w.shape[0], -1).T, (1, repeats))
+    return np.tile(np.ascontiguousarray(w.reshape(w.shape[0], -1).T), (1, repeats))
 
 
 def convolved(
@@ -74,7 +73,8 @@ def convolved(
 ) -> Any:
     """The convolution of `x` with `w`, floats of one dtype.
 
-    `finish` changes every block of it while that is in the cache. `z`, where given, is an array of the result's shape, whose blocks `finish` is given, too.
+    `finish` changes every block of it while that is in the cache. `z`, where given, is an array that broadcasts to the
+    result, whose blocks `finish` is given, too.
     """
     size, m, c = w.shape[2:], w.shape[0], x.shape[1]
     out = output_shape(x.shape[2:], size, strides, dilations, pads)
@@ -88,7 +88,8 @@ def convolved(
         if m > c:
             images = np.repeat(images, m // c, axis=-1)
         if len(size) == 1:  # rows of one window each, so that there is something to divide into blocks
-            images, y, other = (None if a is None else a[:, :, None] for a in (images, y, other))
+            images, y = images[:, :, None], y[:, :, None]
+            other = None if other is None else other[:, :, None]
             size, strides, dilations, pads = (*size, 1), (*strides, 1), (*dilations, 1), (*pads, (0, 0))
         _depthwise(images, w, y, size, strides, pads, dilations, threads, make, finish, other)
         y = y if y.ndim == x.ndim else y[:, :, 0]
@@ -256,55 +257,45 @@ def _depthwise(
     finish: Finish | None,
     z: Any,
 ) -> None:
-    """Every channel by itself: for each place of the kernel a product of whole rows, added up.
+    """Every channel by itself: for each place of the kernel a product of whole rows, added up in one pass by einsum.
 
     Columns that are a stride apart are brought side by side first: a row of the result meets whole rows then.
     """
-    n, out, c = y.shape[0], y.shape[1:-1], y.shape[-1]
-    width, stride, dilation = out[-1], strides[-1], dilations[-1]
+    n, out, c, itemsize = y.shape[0], y.shape[1:-1], y.shape[-1], y.itemsize
+    width = out[-1]
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
     lines = make(weight_lines, w, repeats)
     blocks = _blocks(n, out, SMALL // c)
-    places = list(positions(*(range(k) for k in size)))
+    rank = len(size)
+    axes, kernel = list(range(2 * rank + 2)), list(range(rank))
+    lines = lines.reshape(*size, -1)
 
     def some(start: int, stop: int) -> None:
-        scratch = None
         for some_images, first, last in blocks[start:stop]:
             x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
-            count = -(-x.shape[-2] // stride)
-            if stride > 1:
-                phases = np.empty((stride, *x.shape[:-2], count * c), x.dtype)
-                for phase in range(stride):
-                    part = x[..., phase::stride, :]
-                    target = phases[phase, ..., : part.shape[-2] * c]
-                    target.reshape(part.shape)[...] = part
+            if strides[-1] == 1:
+                x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
+                aside = dilations[-1] * x.strides[-2]
             else:
-                phases = (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(1, *x.shape[:-2], -1)
+                x = np.stack([x[..., k * dilations[-1] :: strides[-1], :][..., :width, :] for k in range(size[-1])])
+                aside, x = x.strides[0], x[0]
             result = y[some_images, first:last]
-            result = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
-            if scratch is None or scratch.shape != result.shape:
-                scratch = np.empty_like(result)
-            for number, place in enumerate(places):
-                rows = [
-                    slice(k * d, k * d + (r - 1) * s + 1, s)
-                    for k, d, r, s in zip(place, dilations, result.shape[1:-2], strides, strict=False)
-                ]
-                at = place[-1] * dilation
-                begin = at // stride * c
-                shown = phases[(at % stride, slice(None), *rows, slice(begin, begin + width * c))]
-                shown = as_strided(
-                    shown, result.shape, (*shown.strides[:-1], repeats * c * shown.itemsize, shown.itemsize)
-                )
-                if number == 0:
-                    np.multiply(shown, lines[0], out=result)
-                else:
-                    np.multiply(shown, lines[number], out=scratch)
-                    np.add(result, scratch, out=result)
+            flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
+            apart = x.strides[1:-2]
+            shown = as_strided(
+                x,
+                (*size, *flat.shape),
+                (
+                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, x.strides[0],
+                    *(b * s for b, s in zip(apart, strides, strict=False)), repeats * c * itemsize, itemsize,
+                ),
+            )  # fmt: skip
+            np.einsum(shown, axes, lines, [*kernel, axes[-1]], axes[rank:], out=flat)
             if finish is not None:
-                flat = y[some_images, first:last].reshape(-1, c)
-                finish(flat, None if z is None else z[some_images, first:last].reshape(flat.shape))
+                block = result.reshape(-1, c)
+                finish(block, None if z is None else z[some_images, first:last].reshape(block.shape))
 
-    split(some, len(blocks), TOUCHED * y.size * len(places), threads)
+    split(some, len(blocks), TOUCHED * y.size * prod(size), threads)
 
 
 def conv(
