@@ -13,7 +13,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
-from ortlite_numpy import conv
+from ortlite_numpy import conv, elementwise, norm
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
@@ -58,4 +58,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "LRN", 1): lrn,
     ("", "Softsign", 1): softsign,
     **conv.OVERRIDES,
+    **elementwise.OVERRIDES,
+    **norm.OVERRIDES,
 }

@@ -13,13 +13,11 @@ import array_api_compat.numpy
 import numpy as np
 
 from ortlite import dtypes
-from ortlite import primitives as default
 from ortlite.namespace import Namespace, complete
-from ortlite_numpy import conv
+from ortlite_numpy import conv, elementwise, norm
 
 compat: Any = array_api_compat.numpy
-BLOCK = 1 << 14  # elements that several passes find in the cache
-DRAWS = 1 << 15  # the same for random numbers, of which a block costs a call of the generator
+DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -78,17 +76,6 @@ def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
     exact = np.float32 if bound < 2**24 else np.float64
     product = np.matmul(a.astype(exact), b.astype(exact))
     return product.astype(np.int64).astype(dtype)
-
-
-def erf(xp: Namespace, x: Any) -> Any:
-    """The default body, block by block: its many passes then stay in the cache."""
-    if x.size <= BLOCK:
-        return NotImplemented
-    flat = np.ascontiguousarray(x).reshape(-1)
-    result = np.empty_like(flat)
-    for start in range(0, flat.size, BLOCK):
-        result[start : start + BLOCK] = default.math.erf(xp, flat[start : start + BLOCK])
-    return result.reshape(x.shape)
 
 
 class _Generator(threading.local):
@@ -205,7 +192,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, erf, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
+        bit_view, integer_matmul, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
-} | conv.PRIMITIVES  # fmt: skip
+} | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES  # fmt: skip
