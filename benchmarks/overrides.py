@@ -155,6 +155,13 @@ OPERATORS = {
     "RNN": {"a sentence": lambda: _network(1, 64, 1), "16 of them": lambda: _network(1, 64, 16)},
     "Relu": {"64 × 56 × 56": lambda: ([floats(1, 64, 56, 56)], {}),
              "256 × 14 × 14": lambda: ([floats(1, 256, 14, 14)], {})},
+    "FusedConv": {"3 × 3, Relu": lambda: (
+        [floats(1, 64, 56, 56), floats(64, 64, 3, 3), floats(64)], {"pads": [1] * 4, "activation": "Relu"})},
+    **{name: {"128 × 3072": lambda: ([floats(128, 3072), floats(3072)], {})} for name in ("BiasGelu", "FastGelu")},
+    "QuickGelu": {"128 × 3072": lambda: ([floats(128, 3072)], {})},
+    "SimplifiedLayerNormalization": {"128 × 768": lambda: ([floats(128, 768), floats(768)], {})},
+    "SkipLayerNormalization": {"128 × 768": lambda: (
+        [floats(1, 128, 768), floats(1, 128, 768), floats(768), floats(768)], {})},
     "PRelu": {"by channel": lambda: ([floats(1, 64, 56, 56), positive(64, 1, 1)], {})},
     "QLinearMatMul": {"256 × 512 by 512 × 256": lambda: (
         [bytes_(256, 512), F(0.1), np.uint8(3), bytes_(512, 256), F(0.1), np.uint8(3), F(9), np.uint8(3)], {})},
