@@ -158,6 +158,15 @@ OPERATORS = {
     "FusedConv": {"3 × 3, Relu": lambda: (
         [floats(1, 64, 56, 56), floats(64, 64, 3, 3), floats(64)], {"pads": [1] * 4, "activation": "Relu"})},
     **{name: {"128 × 3072": lambda: ([floats(128, 3072), floats(3072)], {})} for name in ("BiasGelu", "FastGelu")},
+    "MatMul": {
+        "128 × 768 by 768 × 3072": lambda: ([floats(128, 768), floats(768, 3072)], {}),
+        "one row": lambda: ([floats(1, 768), floats(768, 3072)], {}),
+        "two rows": lambda: ([floats(2, 768), floats(768, 3072)], {}),
+        "8 × 16 rows, one matrix": lambda: ([floats(8, 16, 768), floats(768, 768)], {}),
+        "12 heads": lambda: ([floats(1, 12, 128, 64), floats(1, 12, 64, 128)], {}),
+    },
+    "FusedMatMul": {"12 heads": lambda: (
+        [floats(1, 12, 128, 64), floats(1, 12, 128, 64)], {"transB": 1, "alpha": 0.125})},
     "QuickGelu": {"128 × 3072": lambda: ([floats(128, 3072)], {})},
     "SimplifiedLayerNormalization": {"128 × 768": lambda: ([floats(128, 768), floats(768)], {})},
     "SkipLayerNormalization": {"128 × 768": lambda: (
