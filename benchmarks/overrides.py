@@ -174,6 +174,9 @@ OPERATORS = {
     "PRelu": {"by channel": lambda: ([floats(1, 64, 56, 56), positive(64, 1, 1)], {})},
     "QLinearMatMul": {"256 × 512 by 512 × 256": lambda: (
         [bytes_(256, 512), F(0.1), np.uint8(3), bytes_(512, 256), F(0.1), np.uint8(3), F(9), np.uint8(3)], {})},
+    "MatMulIntegerToFloat": {"48 × 768 by 768 × 3072": lambda: (
+        [bytes_(48, 768), bytes_(768, 3072), F(0.1), F(0.1)], {})},
+    "DynamicQuantizeMatMul": {"48 × 768 by 768 × 3072": lambda: ([floats(48, 768), bytes_(768, 3072), F(0.1)], {})},
     "MatMulInteger": {"48 × 768 by 768 × 3072": lambda: ([bytes_(48, 768), bytes_(768, 3072)], {})},
 }  # fmt: skip
 RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample calls its modes below opset 20

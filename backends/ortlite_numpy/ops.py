@@ -13,7 +13,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
-from ortlite_numpy import conv, elementwise, norm, products, recurrent
+from ortlite_numpy import conv, elementwise, norm, products, quant, recurrent
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
@@ -61,5 +61,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     **elementwise.OVERRIDES,
     **norm.OVERRIDES,
     **products.OVERRIDES,
+    **quant.OVERRIDES,
     **recurrent.OVERRIDES,
 }
