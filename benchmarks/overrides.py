@@ -34,6 +34,7 @@ from ortlite import provider
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
+from ortlite.primitives.resample import Filter, taps
 
 HERE = Path(__file__).parent
 R = np.random.default_rng(0)
@@ -57,6 +58,10 @@ def _body():
         return lambda x, w: (xp.sum(xp.tanh(xp.matmul(xp.tanh(xp.matmul(x, w)), w))),)
 
     return SimpleNamespace(on=on)
+
+
+def _taps(n, out):
+    return taps(Filter("linear"), n, out, out / n, (0.0, 1.0))
 
 
 def _scattered(name):
@@ -111,6 +116,8 @@ PRIMITIVES = {
                  "whole image": lambda: ((floats(1, 512, 7, 7), (7, 7)), {**ONE, "pads": ((0, 0), (0, 0))})},
     "sum_pool": {"3 × 3 by 2": lambda: ((floats(1, 64, 112, 112), (3, 3)), TWO),
                  "whole image": lambda: ((floats(1, 512, 7, 7), (7, 7)), {**ONE, "pads": ((0, 0), (0, 0))})},
+    "resample": {"56 to 112": lambda: (
+        (floats(1, 64, 56, 56), 2, _taps(56, 112).indices, _taps(56, 112).weights), {})},
     "gather_nd": {"single elements": lambda: ((floats(100, 100, 100), ints(100, 100_000, 3)), {}),
                   "few rows": lambda: ((floats(4, 100, 64), ints(4, 8, 2)), {})},
     "one_hot": {"16384 of 64": lambda: ((ints(64, 16384), 64, 1, np.ones((), F), np.zeros((), F)), {})},

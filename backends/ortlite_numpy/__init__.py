@@ -56,9 +56,9 @@ class CPUExecutionProvider(ExecutionProvider):
     def xp(self) -> Namespace:
         import array_api_compat.numpy as library
 
-        from ortlite_numpy import primitives
+        from ortlite_numpy import layout, primitives
 
-        own = {"clip": primitives.clip, "tile": primitives.tile, "threads": self.threads}
+        own = {"clip": primitives.clip, "take": layout.take, "tile": primitives.tile, "threads": self.threads}
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, own)
 

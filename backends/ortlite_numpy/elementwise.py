@@ -18,6 +18,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import activation
 from ortlite.ops.helpers import one_of, require_shape
 from ortlite.primitives import math as default
+from ortlite_numpy.layout import inverse, order_of
 from ortlite_numpy.threads import split
 
 __all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise"]
@@ -32,7 +33,7 @@ def dense(x: Any) -> tuple[Any, Any]:
     """`x` in the order of its memory as a vector, and the axes that bring it there; copied where it has gaps."""
     if x.flags.c_contiguous:
         return x.reshape(-1), None
-    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+    order = order_of(x)
     turned = x.transpose(order)
     if not turned.flags.c_contiguous:
         return np.ascontiguousarray(x).reshape(-1), None
@@ -53,8 +54,7 @@ def blockwise(fill: Fill, x: Any, seconds: float, threads: int, *others: Any) ->
     split(some, out.size, seconds * out.size, threads)
     if order is None:
         return out.reshape(x.shape)
-    back = sorted(range(x.ndim), key=order.__getitem__)
-    return out.reshape([x.shape[axis] for axis in order]).transpose(back)
+    return out.reshape([x.shape[axis] for axis in order]).transpose(inverse(order))
 
 
 def rowwise(fill: Fill, rows: Any, outs: Sequence[Any], seconds: float, threads: int) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
-from ortlite_numpy import conv, elementwise, norm
+from ortlite_numpy import conv, elementwise, norm, pool, resample
+from ortlite_numpy.layout import empty_as
 
 compat: Any = array_api_compat.numpy
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
@@ -118,7 +119,7 @@ def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) ->
 
 
 def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
-    """A constant border is written around the array in one go; NumPy has the other modes."""
+    """A constant border is written around the array, whose layout it keeps; NumPy has the other modes."""
     if mode not in MODES or x.ndim == 0:
         return NotImplemented
     crop = tuple(slice(max(-lo, 0), max(n - max(-hi, 0), 0)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
@@ -128,8 +129,14 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     if mode != "constant":
         return np.pad(x, [(max(lo, 0), max(hi, 0)) for lo, hi in widths], MODES[mode])
     shape = [n + max(lo, 0) + max(hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
-    result = np.full(shape, value, x.dtype)
-    result[tuple(slice(max(lo, 0), max(lo, 0) + n) for n, (lo, _) in zip(x.shape, widths, strict=True))] = x
+    result = empty_as(x, shape)
+    inner: tuple[slice, ...] = ()
+    for n, (lo, _) in zip(x.shape, widths, strict=True):
+        start = max(lo, 0)
+        result[(*inner, slice(0, start))] = value
+        result[(*inner, slice(start + n, None))] = value
+        inner = (*inner, slice(start, start + n))
+    result[inner] = x
     return result
 
 
@@ -195,4 +202,4 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
         bit_view, integer_matmul, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
-} | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES  # fmt: skip
+} | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES | pool.PRIMITIVES | resample.PRIMITIVES  # fmt: skip
