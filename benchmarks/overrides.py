@@ -34,6 +34,7 @@ from ortlite import provider
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
+from ortlite.primitives.resample import Filter, taps
 
 HERE = Path(__file__).parent
 R = np.random.default_rng(0)
@@ -57,6 +58,10 @@ def _body():
         return lambda x, w: (xp.sum(xp.tanh(xp.matmul(xp.tanh(xp.matmul(x, w)), w))),)
 
     return SimpleNamespace(on=on)
+
+
+def _taps(n, out):
+    return taps(Filter("linear"), n, out, out / n, (0.0, 1.0))
 
 
 def _scattered(name):
@@ -111,6 +116,8 @@ PRIMITIVES = {
                  "whole image": lambda: ((floats(1, 512, 7, 7), (7, 7)), {**ONE, "pads": ((0, 0), (0, 0))})},
     "sum_pool": {"3 × 3 by 2": lambda: ((floats(1, 64, 112, 112), (3, 3)), TWO),
                  "whole image": lambda: ((floats(1, 512, 7, 7), (7, 7)), {**ONE, "pads": ((0, 0), (0, 0))})},
+    "resample": {"56 to 112": lambda: (
+        (floats(1, 64, 56, 56), 2, _taps(56, 112).indices, _taps(56, 112).weights), {})},
     "gather_nd": {"single elements": lambda: ((floats(100, 100, 100), ints(100, 100_000, 3)), {}),
                   "few rows": lambda: ((floats(4, 100, 64), ints(4, 8, 2)), {})},
     "one_hot": {"16384 of 64": lambda: ((ints(64, 16384), 64, 1, np.ones((), F), np.zeros((), F)), {})},
@@ -155,9 +162,28 @@ OPERATORS = {
     "RNN": {"a sentence": lambda: _network(1, 64, 1), "16 of them": lambda: _network(1, 64, 16)},
     "Relu": {"64 × 56 × 56": lambda: ([floats(1, 64, 56, 56)], {}),
              "256 × 14 × 14": lambda: ([floats(1, 256, 14, 14)], {})},
+    "FusedConv": {"3 × 3, Relu": lambda: (
+        [floats(1, 64, 56, 56), floats(64, 64, 3, 3), floats(64)], {"pads": [1] * 4, "activation": "Relu"})},
+    **{name: {"128 × 3072": lambda: ([floats(128, 3072), floats(3072)], {})} for name in ("BiasGelu", "FastGelu")},
+    "MatMul": {
+        "128 × 768 by 768 × 3072": lambda: ([floats(128, 768), floats(768, 3072)], {}),
+        "one row": lambda: ([floats(1, 768), floats(768, 3072)], {}),
+        "two rows": lambda: ([floats(2, 768), floats(768, 3072)], {}),
+        "8 × 16 rows, one matrix": lambda: ([floats(8, 16, 768), floats(768, 768)], {}),
+        "12 heads": lambda: ([floats(1, 12, 128, 64), floats(1, 12, 64, 128)], {}),
+    },
+    "FusedMatMul": {"12 heads": lambda: (
+        [floats(1, 12, 128, 64), floats(1, 12, 128, 64)], {"transB": 1, "alpha": 0.125})},
+    "QuickGelu": {"128 × 3072": lambda: ([floats(128, 3072)], {})},
+    "SimplifiedLayerNormalization": {"128 × 768": lambda: ([floats(128, 768), floats(768)], {})},
+    "SkipLayerNormalization": {"128 × 768": lambda: (
+        [floats(1, 128, 768), floats(1, 128, 768), floats(768), floats(768)], {})},
     "PRelu": {"by channel": lambda: ([floats(1, 64, 56, 56), positive(64, 1, 1)], {})},
     "QLinearMatMul": {"256 × 512 by 512 × 256": lambda: (
         [bytes_(256, 512), F(0.1), np.uint8(3), bytes_(512, 256), F(0.1), np.uint8(3), F(9), np.uint8(3)], {})},
+    "MatMulIntegerToFloat": {"48 × 768 by 768 × 3072": lambda: (
+        [bytes_(48, 768), bytes_(768, 3072), F(0.1), F(0.1)], {})},
+    "DynamicQuantizeMatMul": {"48 × 768 by 768 × 3072": lambda: ([floats(48, 768), bytes_(768, 3072), F(0.1)], {})},
     "MatMulInteger": {"48 × 768 by 768 × 3072": lambda: ([bytes_(48, 768), bytes_(768, 3072)], {})},
 }  # fmt: skip
 RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample calls its modes below opset 20

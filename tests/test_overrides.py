@@ -19,8 +19,8 @@ REST = {"RNN": RECURRENT, "GRU": RECURRENT, "LSTM": RECURRENT}
 
 
 def shape_of(fn, rest=frozenset()):
-    """Names, kinds and defaults of a function's parameters, but for those of `rest`."""
-    parameters = [p for p in inspect.signature(fn).parameters.values() if p.name not in rest]
+    """Names, kinds and defaults of a function's parameters, but for those of `rest` and `derived` (ortlite.derived)."""
+    parameters = [p for p in inspect.signature(fn).parameters.values() if p.name not in {*rest, "derived"}]
     shape = [(p.name, p.kind, RENAMED.get(p.default, p.default)) for p in parameters]
     return shape + [("rest", inspect.Parameter.VAR_KEYWORD, inspect.Parameter.empty)] * bool(rest)
 
@@ -37,7 +37,8 @@ def test_replacements_take_what_they_replace(name):
         kernel = registry.lookup(domain, op, since)
         assert kernel is not None, f"{op} of {name}"
         assert kernel.since == since, f"{op} of {name} replaces no kernel"
-        assert shape_of(fn) == shape_of(kernel.fn, REST.get(op, set())), f"{op} of {name}"
+        rest = REST.get(op, set()) if "rest" in inspect.signature(fn).parameters else set()
+        assert shape_of(fn) == shape_of(kernel.fn, rest), f"{op} of {name}"
 
 
 @pytest.mark.parametrize("name", provider.usable())

@@ -12,6 +12,8 @@ import numpy as np
 from ortlite import dtypes
 from ortlite.namespace import Namespace, build
 from ortlite.provider import CPU, ExecutionProvider
+from ortlite_numpy import threads
+from ortlite_numpy.blas import one_thread
 
 __all__ = ["CPUExecutionProvider"]
 
@@ -23,8 +25,26 @@ def _computed(name: str) -> str:
     return "float32" if "float" in name else "int8" if name.startswith("int") else "uint8"
 
 
+class _Run:
+    """Around a run: ONNX gives inf and nan where IEEE does, a warning would only be noise; and BLAS has one thread."""
+
+    __slots__ = ("errors",)
+
+    def __enter__(self) -> None:
+        self.errors = np.errstate(all="ignore")
+        self.errors.__enter__()
+        one_thread.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        one_thread.__exit__(*error)
+        self.errors.__exit__(None, None, None)  # puts the error state back, whatever happened
+
+
 class CPUExecutionProvider(ExecutionProvider):
-    """NumPy with ml_dtypes: stores every ONNX type, computes the narrow floats in float32."""
+    """NumPy with ml_dtypes: stores every ONNX type, computes the narrow floats in float32.
+
+    Option: `intra_op_num_threads`, as of the session, whose own is the default.
+    """
 
     name = CPU
     library = "numpy"
@@ -36,10 +56,19 @@ class CPUExecutionProvider(ExecutionProvider):
     def xp(self) -> Namespace:
         import array_api_compat.numpy as library
 
-        from ortlite_numpy import primitives
+        from ortlite_numpy import layout, primitives
 
+        own = {"clip": primitives.clip, "take": layout.take, "tile": primitives.tile, "threads": self.threads}
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
-        return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile})
+        return build(library, native, primitives.PRIMITIVES, own)
+
+    @cached_property
+    def threads(self) -> int:
+        """How many threads share the blocks of one operator: the option `intra_op_num_threads`, 0 for all there are."""
+        given = self.options.get("intra_op_num_threads", "0")
+        if not given.isdecimal():
+            raise ValueError(f"the option intra_op_num_threads is a number, 0 or more, not {given!r}")
+        return int(given) or threads.available()
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
@@ -70,5 +99,4 @@ class CPUExecutionProvider(ExecutionProvider):
         return np.array(array)
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
-        # ONNX gives inf and nan where IEEE does; a warning would only be noise.
-        return np.errstate(all="ignore")
+        return _Run()

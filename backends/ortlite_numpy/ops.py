@@ -13,6 +13,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
+from ortlite_numpy import conv, elementwise, norm, products, quant, recurrent
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
@@ -56,4 +57,10 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Gather", 1): gather,
     ("", "LRN", 1): lrn,
     ("", "Softsign", 1): softsign,
+    **conv.OVERRIDES,
+    **elementwise.OVERRIDES,
+    **norm.OVERRIDES,
+    **products.OVERRIDES,
+    **quant.OVERRIDES,
+    **recurrent.OVERRIDES,
 }

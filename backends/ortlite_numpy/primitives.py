@@ -13,12 +13,12 @@ import array_api_compat.numpy
 import numpy as np
 
 from ortlite import dtypes
-from ortlite import primitives as default
 from ortlite.namespace import Namespace, complete
+from ortlite_numpy import conv, elementwise, norm, pool, resample
+from ortlite_numpy.layout import empty_as
 
 compat: Any = array_api_compat.numpy
-BLOCK = 1 << 14  # elements that several passes find in the cache
-DRAWS = 1 << 15  # the same for random numbers, of which a block costs a call of the generator
+DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -79,17 +79,6 @@ def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
     return product.astype(np.int64).astype(dtype)
 
 
-def erf(xp: Namespace, x: Any) -> Any:
-    """The default body, block by block: its many passes then stay in the cache."""
-    if x.size <= BLOCK:
-        return NotImplemented
-    flat = np.ascontiguousarray(x).reshape(-1)
-    result = np.empty_like(flat)
-    for start in range(0, flat.size, BLOCK):
-        result[start : start + BLOCK] = default.math.erf(xp, flat[start : start + BLOCK])
-    return result.reshape(x.shape)
-
-
 class _Generator(threading.local):
     """A generator for each thread: seeding one anew costs a tenth of making one."""
 
@@ -130,7 +119,7 @@ def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) ->
 
 
 def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "constant", value: Any = 0) -> Any:
-    """A constant border is written around the array in one go; NumPy has the other modes."""
+    """A constant border is written around the array, whose layout it keeps; NumPy has the other modes."""
     if mode not in MODES or x.ndim == 0:
         return NotImplemented
     crop = tuple(slice(max(-lo, 0), max(n - max(-hi, 0), 0)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
@@ -140,8 +129,14 @@ def pad(xp: Namespace, x: Any, widths: Sequence[tuple[int, int]], mode: str = "c
     if mode != "constant":
         return np.pad(x, [(max(lo, 0), max(hi, 0)) for lo, hi in widths], MODES[mode])
     shape = [n + max(lo, 0) + max(hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
-    result = np.full(shape, value, x.dtype)
-    result[tuple(slice(max(lo, 0), max(lo, 0) + n) for n, (lo, _) in zip(x.shape, widths, strict=True))] = x
+    result = empty_as(x, shape)
+    inner: tuple[slice, ...] = ()
+    for n, (lo, _) in zip(x.shape, widths, strict=True):
+        start = max(lo, 0)
+        result[(*inner, slice(0, start))] = value
+        result[(*inner, slice(start + n, None))] = value
+        inner = (*inner, slice(start, start + n))
+    result[inner] = x
     return result
 
 
@@ -204,7 +199,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, erf, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
+        bit_view, integer_matmul, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
         random_normal,
     )
-}  # fmt: skip
+} | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES | pool.PRIMITIVES | resample.PRIMITIVES  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
         fn(0, count)
         return
     edges = [count * part // parts for part in range(parts + 1)]
-    others = [_executor().submit(fn, start, stop) for start, stop in pairwise(edges[1:])]
+    # NumPy's error state, among others, is that of the calling thread
+    others = [_executor().submit(copy_context().run, fn, start, stop) for start, stop in pairwise(edges[1:])]
     try:
         fn(edges[0], edges[1])
     finally:

@@ -88,14 +88,20 @@ def check_and_normalize_provider_args(
     return list(result), list(result.values())
 
 
-def resolve(names: Sequence[str], options: Sequence[dict[str, str]]) -> list[provider.ExecutionProvider]:
-    """The providers of a session, CPU appended where it is absent. Raises RuntimeError for an unknown name."""
+def resolve(
+    names: Sequence[str], options: Sequence[dict[str, str]], threads: int = 0
+) -> list[provider.ExecutionProvider]:
+    """The providers of a session, CPU appended where it is absent. Raises RuntimeError for an unknown name.
+
+    `threads`, if above 0, becomes the CPU provider's option intra_op_num_threads where that is not given.
+    """
     usable = provider.usable()
     for name in names:
         if name not in usable and name not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")
     chosen = {n: o for n, o in zip(names, options, strict=True) if n in usable}
-    chosen.setdefault(provider.CPU, {})
+    own = {"intra_op_num_threads": str(threads)} if threads > 0 else {}
+    chosen[provider.CPU] = own | chosen.get(provider.CPU, {})
     order = [name for name in chosen if name != provider.CPU]
     # The CPU provider runs everything, so nothing listed behind it would ever be used.
     listed = list(chosen)

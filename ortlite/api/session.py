@@ -54,7 +54,7 @@ class InferenceSession:
     `ortlite.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
     provider with a warning, as in onnxruntime, unless `enable_fallback=0`, or `fallback="error"`, or there is a
     `placement`. Unknown arguments, and the options that would write a file, get a UserWarning; options that only tune
-    onnxruntime (threads, arenas, execution order) are accepted and have no effect.
+    onnxruntime (arenas, execution order) are accepted and have no effect.
 
     Example:
         >>> from ortlite.cli.digits import model_bytes, scans
@@ -121,7 +121,7 @@ class InferenceSession:
                 "Conflicting session configuration: explicitly added the CPU EP to the session, but also disabled "
                 "fallback to the CPU EP via session configuration options."
             )
-        chosen = resolve(names, options)
+        chosen = resolve(names, options, self._sess_options.__dict__["intra_op_num_threads"])
         if self._fallback == "error" and (lost := [name for name in names if name not in usable()]):
             raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
 
@@ -148,7 +148,8 @@ class InferenceSession:
         self._disabled_now = disabled
         self._chosen = chosen
         self._providers = [provider.name for provider in chosen]
-        self._provider_options = {provider.name: dict(provider.options) for provider in chosen}
+        given = dict(zip(names, options, strict=True))
+        self._provider_options = {provider.name: given.get(provider.name, {}) for provider in chosen}
         self._whole = whole
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...]], Prepared] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ortlite.ops.helpers import one_of
+from ortlite.primitives.window import output_shape
 
-__all__ = ["Pads", "defaults", "fixed_pads", "kernel_size", "window_pads"]
+__all__ = ["Pads", "clipped", "defaults", "fixed_pads", "kernel_size", "window_pads"]
 
 Pads = list[tuple[int, int]]
 
@@ -82,3 +83,21 @@ def window_pads(
             continue
         result[i] = (lo, hi + max((count - 1) * s - spare, 0))
     return result
+
+
+def clipped(
+    spatial: Sequence[int], size: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Pads
+) -> tuple[tuple[int, ...], Pads]:
+    """The size and pads of windows without the places at which no window ever shows an element of the image.
+
+    There are as many windows, which show the same elements: a pool's cost depends on the image, not on its window.
+    """
+    out = output_shape(spatial, size, strides, dilations, pads)
+    sizes, padding = [], []
+    for n, k, s, d, (lo, hi), count in zip(spatial, size, strides, dilations, pads, out, strict=True):
+        first = min(max(lo - (count - 1) * s, 0) // d, k - 1) if lo > 0 else 0
+        last = max((n - 1 + lo) // d, first)
+        beyond = min(max(k - 1 - last, 0), max(hi, 0) // d)  # a pad never becomes negative
+        sizes.append(k - first - beyond)
+        padding.append((lo - first * d, hi - beyond * d))
+    return tuple(sizes), padding

@@ -7,7 +7,7 @@ from itertools import product
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_pads
+from ortlite.ops._window import Pads, clipped, defaults, fixed_pads, kernel_size, window_pads
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Text
 from ortlite.ops.helpers import along, require_range, require_shape
 from ortlite.ops.registry import op
@@ -56,6 +56,7 @@ def max_pool(
     size, strides, dilations, padding = pool_windows(
         X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
     )
+    size, padding = clipped(X.shape[2:], size, strides, dilations, padding)
     best, where = xp.max_pool(X, size, strides=strides, pads=padding, dilations=dilations, indices=n_outputs > 1)
     if where is None:
         return best, None
@@ -110,7 +111,8 @@ def average_pool(
         X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
     )
     plain = padding if auto_pad.startswith("SAME") else fixed_pads(rank, pads, auto_pad)
-    total = xp.sum_pool(X, size, strides=strides, pads=padding, dilations=dilations)
+    shown, around = clipped(X.shape[2:], size, strides, dilations, padding)
+    total = xp.sum_pool(X, shown, strides=strides, pads=around, dilations=dilations)
     counts = []
     for i in range(rank):
         (lo, hi), n = plain[i], X.shape[2 + i]
@@ -152,6 +154,7 @@ def lp_pool(
     size, strides, dilations, padding = pool_windows(
         X.shape, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
     )
+    size, padding = clipped(X.shape[2:], size, strides, dilations, padding)
     total = xp.sum_pool(_powers(xp, X, p), size, strides=strides, pads=padding, dilations=dilations)
     return _power_mean(xp, total, p)
 

@@ -193,6 +193,13 @@ def qlinear_matmul(
 ) -> Array:
     """The product of two quantised matrices, quantised. Scales and zero points as in MatMulInteger."""
     product = _product(xp, a, a_zero_point, b, b_zero_point)
+    return requantised_product(xp, product, a_scale, b_scale, y_scale, y_zero_point)
+
+
+def requantised_product(
+    xp: Namespace, product: Array, a_scale: Array, b_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """A product of quantised matrices, quantised; scales and zero points as in MatMulInteger."""
     factor = xp.divide(wide(xp, by_row(xp, a_scale)) * wide(xp, b_scale), wide(xp, by_row(xp, y_scale)))
     return _requantised(xp, xp.astype(product, factor.dtype) * factor, by_row(xp, y_zero_point))
 

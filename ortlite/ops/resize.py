@@ -9,19 +9,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
 from ortlite.ops.helpers import along, distinct_axes, one_of
 from ortlite.ops.registry import op
-from ortlite.primitives.resample import Filter, Taps, taps
-
-
-def resample(xp: Namespace, x: Array, axis: int, table: Taps) -> Array:
-    """`x` resampled along `axis` by a table of taps."""
-    parts = [xp.take(x, xp.asarray(indices, dtype=xp.int64), axis=axis) for indices in table.indices]
-    if not table.weights:
-        return parts[0]
-    total = None
-    for part, weights in zip(parts, table.weights, strict=True):
-        part = part * along(xp, xp.asarray(weights, dtype=x.dtype), axis, x.ndim)
-        total = part if total is None else total + part
-    return total
+from ortlite.primitives.resample import Filter, taps
 
 
 def resize_axes(
@@ -51,7 +39,7 @@ def resize_axes(
         if out == n and scale == 1.0 and rule.transform != "tf_crop_and_resize":
             continue
         table = taps(rule, n, out, scale, (roi or {}).get(axis, (0.0, 1.0)))
-        x = resample(xp, x, axis, table)
+        x = xp.resample(x, axis, table.indices, table.weights)
         if table.outside is not None:
             beyond = along(xp, xp.asarray(table.outside, dtype=xp.bool), axis, x.ndim)
             outside = beyond if outside is None else outside | beyond

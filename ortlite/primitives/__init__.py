@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ortlite.primitives import control, gradient, linalg, math, pad, random, scatter, sort, window
+from ortlite.primitives import control, gradient, interpolate, linalg, math, pad, random, scatter, sort, window
 
 __all__ = ["DEFAULTS"]
 
-_MODULES = (math, linalg, pad, window, scatter, sort, random, control, gradient)
+_MODULES = (math, linalg, pad, window, interpolate, scatter, sort, random, control, gradient)
 
 # Name -> default body (`fn(xp, ...)`) of every primitive.
 DEFAULTS: dict[str, Callable[..., Any]] = {

@@ -199,8 +199,28 @@ def _fold(
         x = whole(x[(slice(None), slice(None), *reach)], axis=tuple(axis + 2 for axis in single), keepdims=True)
     for axis in reversed(range(len(size))):
         if axis not in single:
-            x = reduce(pair, _along(x, axis, size, strides, dilations))
+            if size[axis] * out[axis] > 2 * size[axis].bit_length() * x.shape[axis + 2]:
+                x = _doubled(pair, x, axis, out[axis], size[axis], strides[axis], dilations[axis])
+            else:
+                x = reduce(pair, _along(x, axis, size, strides, dilations))
     return x
+
+
+def _doubled(
+    pair: Callable[[Any, Any], Any], x: Any, axis: int, out: int, size: int, stride: int, dilation: int
+) -> Any:
+    """Windows of many elements along one axis, combined from runs of 1, 2, 4, … elements."""
+    before = (slice(None),) * (axis + 2)
+    windows, start, length = [], 0, 1
+    while True:
+        if size & length:
+            windows.append(x[(*before, slice(start, start + (out - 1) * stride + 1, stride), ...)])
+            start += length * dilation
+        length *= 2
+        if length > size:
+            return reduce(pair, windows)
+        step = length // 2 * dilation
+        x = pair(x[(*before, slice(0, x.shape[axis + 2] - step), ...)], x[(*before, slice(step, None), ...)])
 
 
 def _along(x: Any, axis: int, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Iterator[Any]:

@@ -217,3 +217,42 @@ def test_a_padded_window_larger_than_the_image():
     nhwc = np.moveaxis(np.abs(x * 10).astype(np.uint8), 1, -1)
     (want,) = onnxruntime_op("MaxPool", np.moveaxis(nhwc, -1, 1), **given)
     check("NhwcMaxPool", nhwc, expected=np.moveaxis(want, 1, -1), domain="com.microsoft", opset=1, **given)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("include", [0, 1])
+def test_a_window_of_millions_costs_what_the_image_has(op, include):
+    """An array of the window's size would not fit into memory; exporters of models write such windows."""
+    x = floats(2, 3, 7, 5)
+    size = 10**6
+    given = {"count_include_pad": include} if op == "AveragePool" else {}
+    (y,) = run_op(op, x, kernel_shape=[size] * 2, strides=[size] * 2, ceil_mode=1, opset=19, **given)
+    wanted = {"MaxPool": x.max((2, 3)), "LpPool": np.sqrt(np.square(x).sum((2, 3))), "AveragePool": x.mean((2, 3))}
+    np.testing.assert_allclose(y, wanted[op][:, :, None, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_windows_of_any_size_show_what_they_show(seed):
+    """MaxPool with indices, AveragePool and LpPool against loops over the windows."""
+    draw = np.random.default_rng(seed)
+    n, size, stride, dilation = draw.integers(1, 40), draw.integers(1, 70), draw.integers(1, 9), draw.integers(1, 4)
+    lo, hi = draw.integers(0, size, 2)
+    reach = (size - 1) * dilation + 1
+    count = (n + lo + hi - reach) // stride + 1
+    if count < 1:
+        hi += reach - (n + lo + hi)
+        count = 1
+        if hi >= size:
+            pytest.skip("pads must be smaller than the window")
+    x = floats(1, 2, n)
+    given = {"kernel_shape": [int(size)], "strides": [int(stride)], "dilations": [int(dilation)]}
+    given["pads"] = [int(lo), int(hi)]
+    shown = [[j for j in range(w * stride - lo, w * stride - lo + reach, dilation) if 0 <= j < n] for w in range(count)]
+    (total,) = run_op("AveragePool", x, count_include_pad=1, opset=19, **given)
+    wanted = np.stack([x[0][:, s].sum(1) / np.float32(size) for s in shown], -1)
+    np.testing.assert_allclose(total[0], wanted, rtol=1e-4, atol=1e-5)
+    if all(shown):
+        (y,) = run_op("MaxPool", x, opset=22, **given)
+        np.testing.assert_array_equal(y[0], np.stack([x[0][:, s].max(1) for s in shown], -1))
+        y, where = run_op("MaxPool", x, outputs=2, opset=22, **given)
+        np.testing.assert_array_equal(where[0], [[s[x[0, c, s].argmax()] + c * n for s in shown] for c in range(2)])

@@ -35,10 +35,11 @@ def fused_conv(
         xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
         strides=strides,
     )  # fmt: skip
-    return _activated(xp, y if Z is None else y + Z, activation, activation_params or ())
+    return activated(xp, y if Z is None else y + Z, activation, activation_params or ())
 
 
-def _activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+def activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+    """`y` through the activation of that name, "" for none."""
     if activation == "Clip":
         return xp.clip(y, *params)
     if not activation:
@@ -60,12 +61,13 @@ def fused_matmul(
     transBatchB: Flag = 0,
 ) -> Array:
     """`alpha` · A' B'. `transBatch*` first moves the first axis behind the other batch axes."""
-    a, b = _turned(xp, A, transA, transBatchA), _turned(xp, B, transB, transBatchB)
+    a, b = turned(xp, A, transA, transBatchA), turned(xp, B, transB, transBatchB)
     y = linalg.matrix_product(xp, a, b)
     return y if alpha == 1.0 else y * alpha
 
 
-def _turned(xp: Namespace, x: Array, transpose: int, batch: int) -> Array:
+def turned(xp: Namespace, x: Array, transpose: int, batch: int) -> Array:
+    """`x` with its first axis moved behind the other batch axes, and its last two swapped, as asked."""
     if batch:
         x = xp.moveaxis(x, 0, x.ndim - 2)
     return xp.moveaxis(x, -1, -2) if transpose and x.ndim > 1 else x

@@ -224,7 +224,11 @@ def matmul_integer_to_float(
     bias: Array | None = None,
 ) -> Array:
     """The product of quantised matrices, scaled, plus `bias`; those of B are single, or one a column."""
-    product = quant.matmul_integer(xp, A, B, a_zero_point, b_zero_point)
+    return scaled(xp, quant.matmul_integer(xp, A, B, a_zero_point, b_zero_point), a_scale, b_scale, bias)
+
+
+def scaled(xp: Namespace, product: Array, a_scale: Array, b_scale: Array, bias: Array | None) -> Array:
+    """A product of quantised matrices as floats, plus `bias`."""
     y = xp.astype(product, a_scale.dtype) * (a_scale * b_scale)
     return y if bias is None else y + bias
 

@@ -1,0 +1,69 @@
+"""How many threads NumPy's BLAS uses: one while a model runs, so that only threads of ours work side by side.
+
+OpenBLAS's threads spin for milliseconds when they have nothing to do, and wait on one another when somebody else has
+the processor. Outside of runs the number is the caller's. What BLAS it is does not matter: without the two functions,
+everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["one_thread"]
+
+NAMES = [f"{head}openblas_{{}}_num_threads{tail}" for head in ("scipy_", "") for tail in ("64_", "")]
+
+
+@cache
+def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """What gets and sets the number, of the OpenBLAS that NumPy itself uses; None where it uses another BLAS."""
+    core = Path(np.__file__).parent
+    places = [*core.glob("_core/_multiarray_umath*"), *(core.parent / "numpy.libs").glob("*openblas*")]
+    for place in places:
+        try:
+            library = ctypes.CDLL(str(place))  # loaded already; names are found in what it depends on, too
+        except OSError:
+            continue
+        for name in NAMES:
+            if hasattr(library, name.format("set")) and hasattr(library, name.format("get")):
+                get, put = getattr(library, name.format("get")), getattr(library, name.format("set"))
+                put.restype = None
+                return get, put
+    return None
+
+
+class _OneThread:
+    """Entered by any number of runs at once: the first sets the number, the last puts it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = self.before = 0
+
+    def __enter__(self) -> None:
+        found = _functions()
+        if found is None:
+            return
+        with self.lock:
+            if self.inside == 0 and (count := found[0]()) > 1:
+                self.before = count
+                found[1](1)
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        found = _functions()
+        if found is None:
+            return
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and self.before:
+                found[1](self.before)
+                self.before = 0
+
+
+one_thread = _OneThread()

@@ -1,0 +1,390 @@
+"""Convolutions with channels last in memory, whatever the axes say: products of matrices, block by block in the cache.
+
+`X` (N, C, *spatial) is seen as (N, *spatial, C), and so is the result: what comes back is a transposed view. A block is
+some rows of windows, one image's or whole small images'. Its columns (`columns`, the elements under each window side
+by side) are multiplied by the weights; a convolution of every channel by itself multiplies and adds whole rows instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from ortlite.namespace import Namespace
+from ortlite.ops import conv as kernels
+from ortlite.ops.contrib import fused
+from ortlite.ops.helpers import require_shape
+from ortlite.primitives.window import output_shape
+from ortlite_numpy import products
+from ortlite_numpy.threads import split
+
+__all__ = ["OVERRIDES", "conv", "convolved"]
+
+Pads: TypeAlias = Sequence[tuple[int, int]]
+Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z
+
+COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
+ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
+SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
+COPIED = 4e-10  # seconds an element takes to be copied to its column
+TOUCHED = 2.5e-10  # and to be multiplied and added
+
+
+def channels_last(x: Any) -> Any:
+    """`x` (N, C, *spatial) as (N, *spatial, C)."""
+    return x.transpose(0, *range(2, x.ndim), 1)
+
+
+def channels_first(y: Any) -> Any:
+    """`y` (N, *spatial, C) as (N, C, *spatial)."""
+    return y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1))
+
+
+def weight_columns(w: Any, groups: int) -> Any:
+    """`w` (M, C / groups, *size) as what columns are multiplied by: (groups, prod(size) · C / groups, M / groups)."""
+    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    w = w.transpose(0, *range(3, w.ndim), 2, 1)
+    return np.ascontiguousarray(w).reshape(groups, -1, w.shape[-1])
+
+
+def weight_lines(w: Any, repeats: int) -> Any:
+    """`w` (M, 1, *size) as one line of `repeats` times M elements for each place of the kernel."""
+    return np.tile(np.ascontiguousarray(w.reshape(w.shape[0], -1).T), (1, repeats))
+
+
+def convolved(
+    x: Any,
+    w: Any,
+    *,
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    groups: int,
+    threads: int,
+    derived: Any = None,
+    finish: Finish | None = None,
+    z: Any = None,
+) -> Any:
+    """The convolution of `x` with `w`, floats of one dtype.
+
+    `finish` changes every block of it while that is in the cache. `z`, where given, is an array that broadcasts to the
+    result, whose blocks `finish` is given, too.
+    """
+    size, m, c = w.shape[2:], w.shape[0], x.shape[1]
+    out = output_shape(x.shape[2:], size, strides, dilations, pads)
+    y = np.empty((x.shape[0], *out, m), x.dtype)
+    if y.size == 0:
+        return channels_first(y)
+    make = _made if derived is None else derived
+    images = channels_last(x)
+    other = None if z is None else channels_last(np.broadcast_to(z, (x.shape[0], m, *out)))
+    if groups > 1 and w.shape[1] == 1:
+        if m > c:
+            images = np.repeat(images, m // c, axis=-1)
+        if len(size) == 1:  # rows of one window each, so that there is something to divide into blocks
+            images, y = images[:, :, None], y[:, :, None]
+            other = None if other is None else other[:, :, None]
+            size, strides, dilations, pads = (*size, 1), (*strides, 1), (*dilations, 1), (*pads, (0, 0))
+        _depthwise(images, w, y, size, strides, pads, dilations, threads, make, finish, other)
+        y = y if y.ndim == x.ndim else y[:, :, 0]
+    elif groups == 1 and all(k == 1 for k in size) and not any(map(any, pads)):
+        images = images[(slice(None), *(slice(None, None, s) for s in strides))]
+        _pointwise(images, make(weight_columns, w, 1)[0], y, threads, finish, other)
+    else:
+        _dense(images, make(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other)
+    return channels_first(y)
+
+
+def _made(make: Callable[..., Any], *args: Any) -> Any:
+    return make(*args)
+
+
+def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish | None, z: Any) -> None:
+    """A kernel of one place: one product, of an image with channels first by its transpose, without a copy."""
+    c, m = weights.shape
+    if images.flags.c_contiguous or images.shape[0] > 1:
+        a = images.reshape(-1, c)
+    else:
+        a = images[0].transpose(images.ndim - 2, *range(images.ndim - 2)).reshape(c, -1).T
+    rows, result = a.shape[0], y.reshape(-1, m)
+    other = None if z is None else z.reshape(-1, m)
+
+    def block(start: int, stop: int) -> None:
+        step = max(ROWS, COLUMNS // max(c, m))
+        for i in range(start, stop, step):
+            j = min(i + step, stop)
+            np.matmul(a[i:j], weights, out=result[i:j])
+            if finish is not None:
+                finish(result[i:j], None if other is None else other[i:j])
+
+    cost = products.seconds(rows, c, m, y.itemsize)
+    if rows > products.FEW or threads < 2 or cost < 1e-3:
+        split(block, rows, cost, threads)
+    else:
+        products.multiply(a, weights, result, threads)
+        if finish is not None:
+            finish(result, other)
+
+
+def _dense(
+    images: Any,
+    weights: Any,
+    y: Any,
+    size: Sequence[int],
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    threads: int,
+    finish: Finish | None,
+    z: Any,
+) -> None:
+    """Columns of a block of windows, then a product for each group."""
+    groups, depth, m = weights.shape
+    out = y.shape[1:-1]
+    blocks = _blocks(y.shape[0], out, COLUMNS // (groups * depth), ROWS)
+    cost = products.seconds(prod(y.shape[:-1]), depth, m * groups, y.itemsize)
+    cost += COPIED * groups * depth * prod(y.shape[:-1])
+    wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
+
+    def some(start: int, stop: int) -> None:
+        for some_images, first, last in blocks[start:stop]:
+            result = y[some_images, first:last]
+            cols = columns(images[some_images], first, last, out, size, strides, pads, dilations, groups)
+            flat = result.reshape(-1, m * groups)  # neighbours in memory: whole images, or rows of one
+            if groups == 1:
+                products.multiply(cols[0], weights[0], flat, threads if wide else 1)
+            else:
+                np.matmul(cols, weights, out=flat.reshape(-1, groups, m).transpose(1, 0, 2))
+            if finish is not None:
+                finish(flat, None if z is None else z[some_images, first:last].reshape(flat.shape))
+
+    if wide:
+        some(0, 1)
+    else:
+        split(some, len(blocks), cost, threads)
+
+
+def columns(
+    images: Any,
+    first: int,
+    last: int,
+    out: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    groups: int,
+) -> Any:
+    """What windows show, rows `first` to `last` of them: (groups, windows, prod(size) · C / groups)."""
+    x = _padded(images, first, last, out, size, strides, pads, dilations)
+    n, c, rank = x.shape[0], x.shape[-1], len(size)
+    shape = (n, last - first, *out[1:], *size, groups, c // groups)
+    steps = x.strides[1:-1]
+    strided = [
+        x.strides[0],
+        *(b * s for b, s in zip(steps, strides, strict=True)),
+        *(b * d for b, d in zip(steps, dilations, strict=True)),
+        x.strides[-1] * (c // groups),
+        x.strides[-1],
+    ]
+    windows = as_strided(x, shape, strided, writeable=False)
+    windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
+    return windows.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+
+
+def _padded(
+    images: Any,
+    first: int,
+    last: int,
+    out: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+) -> Any:
+    """The part of the padded `images` that windows of the rows `first` to `last` show."""
+    spatial = images.shape[1:-1]
+    low, lengths = [], []
+    for axis, (k, s, d, (lo, _)) in enumerate(zip(size, strides, dilations, pads, strict=True)):
+        count = last - first if axis == 0 else out[axis]
+        low.append((first * s if axis == 0 else 0) - lo)
+        lengths.append((count - 1) * s + (k - 1) * d + 1)
+    inner = [slice(max(a, 0), max(min(a + n, m), 0)) for a, n, m in zip(low, lengths, spatial, strict=True)]
+    part = images[(slice(None), *inner)]
+    if part.shape[1:-1] == tuple(lengths) and part.strides[-1] == part.itemsize:
+        return part
+    result = np.empty((images.shape[0], *lengths, images.shape[-1]), images.dtype)
+    target = []
+    for axis, (a, n, at) in enumerate(zip(low, lengths, inner, strict=True), 1):
+        begin = min(max(-a, 0), n)
+        end = min(begin + max(at.stop - at.start, 0), n)
+        before = (slice(None),) * axis
+        result[(*before, slice(0, begin))] = 0
+        result[(*before, slice(end, None))] = 0
+        target.append(slice(begin, end))
+    result[(slice(None), *target)] = part
+    return result
+
+
+def _blocks(n: int, out: Sequence[int], most: int, least: int = 1) -> list[tuple[slice, int, int]]:
+    """Images and rows of windows of each block, about `most` windows in each, but not below `least`."""
+    most, whole, row = max(most, least), prod(out), prod(out[1:])
+    if whole <= most:
+        step = max(most // whole, 1)
+        count = -(-n // step)
+        return [(slice(n * i // count, n * (i + 1) // count), 0, out[0]) for i in range(count)]
+    parts = min(max(round(whole / most), 1), max(out[0] * row // max(least, 1), 1), out[0])
+    edges = [out[0] * i // parts for i in range(parts + 1)]
+    return [(slice(i, i + 1), a, b) for i in range(n) for a, b in pairwise(edges)]
+
+
+def _depthwise(
+    images: Any,
+    w: Any,
+    y: Any,
+    size: Sequence[int],
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    threads: int,
+    make: Callable[..., Any],
+    finish: Finish | None,
+    z: Any,
+) -> None:
+    """Every channel by itself: for each place of the kernel a product of whole rows, added up in one pass by einsum.
+
+    Columns that are a stride apart are brought side by side first: a row of the result meets whole rows then.
+    """
+    n, out, c, itemsize = y.shape[0], y.shape[1:-1], y.shape[-1], y.itemsize
+    width = out[-1]
+    repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
+    lines = make(weight_lines, w, repeats)
+    blocks = _blocks(n, out, SMALL // c)
+    rank = len(size)
+    axes, kernel = list(range(2 * rank + 2)), list(range(rank))
+    lines = lines.reshape(*size, -1)
+
+    def some(start: int, stop: int) -> None:
+        for some_images, first, last in blocks[start:stop]:
+            x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
+            if strides[-1] == 1:
+                x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
+                aside = dilations[-1] * x.strides[-2]
+            else:
+                x = np.stack([x[..., k * dilations[-1] :: strides[-1], :][..., :width, :] for k in range(size[-1])])
+                aside, x = x.strides[0], x[0]
+            result = y[some_images, first:last]
+            flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
+            apart = x.strides[1:-2]
+            shown = as_strided(
+                x,
+                (*size, *flat.shape),
+                (
+                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, x.strides[0],
+                    *(b * s for b, s in zip(apart, strides, strict=False)), repeats * c * itemsize, itemsize,
+                ),
+            )  # fmt: skip
+            np.einsum(shown, axes, lines, [*kernel, axes[-1]], axes[rank:], out=flat)
+            if finish is not None:
+                block = result.reshape(-1, c)
+                finish(block, None if z is None else z[some_images, first:last].reshape(block.shape))
+
+    split(some, len(blocks), TOUCHED * y.size * prod(size), threads)
+
+
+def conv(
+    xp: Namespace,
+    x: Any,
+    w: Any,
+    *,
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    groups: int = 1,
+) -> Any:
+    """The primitive, for what other operators are made of."""
+    if x.dtype not in products.FLOATS or w.dtype != x.dtype:
+        return NotImplemented
+    return convolved(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups, threads=xp.threads)
+
+
+def conv_node(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """Convolution with the bias added block by block, and its weights prepared once."""
+    return fused_conv(
+        xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
+        strides=strides, derived=derived,
+    )  # fmt: skip
+
+
+def fused_conv(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    B: Any = None,
+    Z: Any = None,
+    *,
+    activation: str = "",
+    activation_params: Any = None,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
+    if X.dtype not in products.FLOATS or W.dtype != X.dtype:
+        return NotImplemented
+    strides, dilations, padding = kernels.fitting_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad
+    )
+    require_shape("the bias B", B, W.shape[0])
+    return convolved(
+        X, W, strides=strides, pads=padding, dilations=dilations, groups=group, threads=xp.threads, derived=derived,
+        finish=_finish(xp, B, Z, activation, activation_params or ()), z=Z,
+    )  # fmt: skip
+
+
+def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[float]) -> Finish | None:
+    """What adds the bias and `z`, and activates, in place."""
+    if bias is None and z is None and not activation:
+        return None
+
+    def finish(block: Any, other: Any) -> None:
+        if bias is not None:
+            block += bias
+        if other is not None:
+            block += other
+        if activation == "Relu":
+            np.maximum(block, 0, out=block)
+        elif activation:
+            block[...] = fused.activated(xp, block, activation, params)
+
+    return finish
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "Conv", 1): conv_node,
+    ("com.microsoft", "FusedConv", 1): fused_conv,
+}
+PRIMITIVES: dict[str, Callable[..., Any]] = {"conv": conv}

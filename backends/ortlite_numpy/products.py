@@ -1,0 +1,153 @@
+"""Products of matrices on NumPy's BLAS, of which every thread of ours has one of its own.
+
+BLAS's threads wait on one another: beside one busy process a product of a millisecond takes thirty. Columns or rows
+that are split over threads of ours take what they take, and what the other thread has not begun is done by this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ortlite.namespace import Namespace
+from ortlite.ops.contrib import fused
+from ortlite.ops.helpers import require_broadcast
+from ortlite_numpy.threads import split
+
+__all__ = ["FLOATS", "OVERRIDES", "multiply", "product"]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+RATE = 6e10  # multiplications and additions of float32 a second on one thread
+BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
+LOOPED = 3  # rows up to which each is a product of its own,
+LARGE = 1 << 16  # with a matrix of so many elements
+FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
+
+
+def seconds(rows: int, depth: int, columns: int, itemsize: int) -> float:
+    """About what a product takes on one thread."""
+    return itemsize * max(rows * depth * columns / (2 * RATE), depth * columns / BYTES)
+
+
+def multiply(a: Any, b: Any, out: Any, threads: int) -> Any:
+    """The product of the matrices `a` and `b` in `out`, on up to `threads` threads."""
+    (rows, depth), columns = a.shape, b.shape[1]
+    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < 1e-3:
+        return np.matmul(a, b, out=out)
+    if rows <= FEW or rows * 4 < columns:
+        split(lambda i, j: np.matmul(a, b[:, i:j], out=out[:, i:j]), columns, cost, threads)
+    else:
+        split(lambda i, j: np.matmul(a[i:j], b, out=out[i:j]), rows, cost, threads)
+    return out
+
+
+def blas_reads(x: Any) -> bool:
+    """Whether BLAS takes the last two axes as they lie: one of them side by side, the other in steps that skip them."""
+    (rows, columns), (down, aside), size = x.shape[-2:], x.strides[-2:], x.itemsize
+    return bool((aside == size and down >= columns * size) or (down == size and aside >= rows * size))
+
+
+def readable(x: Any) -> Any:
+    """`x` as BLAS takes it; NumPy's own loop for the rest is slower than a copy."""
+    return x if x.ndim < 2 or blas_reads(x) else np.ascontiguousarray(x)
+
+
+def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
+    """Up to `LOOPED` rows one by one: BLAS packs a matrix for a product, and reads it as it is for one row."""
+
+    def some(start: int, stop: int) -> None:
+        for row in range(a.shape[0]):
+            np.matmul(a[row], b[:, start:stop], out=out[row, start:stop])
+
+    split(some, b.shape[1], a.shape[0] * b.size * b.itemsize / BYTES / 4, threads)
+    return out
+
+
+def product(a: Any, b: Any, threads: int) -> Any:
+    """`a` @ `b` of one floating dtype, as numpy.matmul has it."""
+    if a.ndim < 2 or b.ndim < 2 or 0 in {*a.shape, *b.shape} or a.shape[-1] != b.shape[-2]:
+        return np.matmul(a, b)
+    if b.ndim == 2:
+        b, rows = readable(b), a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
+        out = np.empty((rows, b.shape[1]), a.dtype)
+        flat = readable(a.reshape(rows, a.shape[-1]))
+        if rows <= LOOPED and b.size >= LARGE:
+            few_rows(flat, b, out, threads)
+        else:
+            multiply(flat, b, out, threads)
+        return out if a.ndim == 2 else out.reshape(*a.shape[:-1], b.shape[1])
+    a, b = readable(a), readable(b)
+    each = seconds(a.shape[-2], a.shape[-1], b.shape[-1], a.itemsize)
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if threads < 2 or each * prod(batch) < 1e-3:
+        return np.matmul(a, b)
+    axis = max(range(len(batch)), key=batch.__getitem__)
+    out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    before = (slice(None),) * axis
+
+    def some(start: int, stop: int) -> None:
+        part = (*before, slice(start, stop))
+        np.matmul(a[part], b[part], out=out[part])
+
+    split(some, batch[axis], each * prod(batch), threads)
+    return out
+
+
+def matmul(xp: Namespace, A: Any, B: Any) -> Any:
+    """Rows of all matrices of `A` at once where `B` is one; few rows one by one; the large ones on threads."""
+    return product(A, B, xp.threads) if A.dtype in FLOATS and A.dtype == B.dtype else NotImplemented
+
+
+def gemm(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    C: Any = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Any:
+    """As MatMul; what is scaled and added, in place."""
+    a, b = A.T if transA else A, B.T if transB else B
+    alike = A.dtype in FLOATS and all(v.dtype == A.dtype for v in (B, C) if v is not None)
+    if not alike or A.ndim != 2 or B.ndim != 2 or a.shape[1] != b.shape[0]:
+        return NotImplemented  # the kernel says what is wrong
+    if C is not None:
+        require_broadcast("C", C, (a.shape[0], b.shape[1]))
+    y = product(a, b, xp.threads)
+    if alpha != 1.0:
+        y *= y.dtype.type(alpha)
+    if C is not None and beta != 0.0:
+        y += C if beta == 1.0 else C * y.dtype.type(beta)
+    return y
+
+
+def fused_matmul(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    transBatchA: int = 0,
+    transBatchB: int = 0,
+) -> Any:
+    """As MatMul, scaled in place."""
+    if A.dtype not in FLOATS or A.dtype != B.dtype:
+        return NotImplemented
+    y = product(fused.turned(xp, A, transA, transBatchA), fused.turned(xp, B, transB, transBatchB), xp.threads)
+    return y if alpha == 1.0 else np.multiply(y, y.dtype.type(alpha), out=y if isinstance(y, np.ndarray) else None)
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "MatMul", 1): matmul,
+    ("", "Gemm", 7): gemm,
+    ("com.microsoft", "FusedMatMul", 1): fused_matmul,
+}

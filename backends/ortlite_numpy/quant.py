@@ -1,0 +1,249 @@
+"""Products and convolutions of integers on NumPy, exactly, in floats: weights less their zero points are prepared once.
+
+A float32 sum of products is exact while no partial sum reaches 2^24. No partial sum of a column is larger than the
+sum of its weights' sizes times the largest element that meets them, which is 255 for 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ortlite.namespace import Namespace
+from ortlite.ops import conv as kernels
+from ortlite.ops import quant
+from ortlite.ops.contrib import quant as contrib
+from ortlite.ops.helpers import require_shape
+from ortlite_numpy import conv, products
+
+__all__ = ["OVERRIDES"]
+
+BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+LARGEST = 255  # of an 8-bit number less its zero point
+EXACT = 2**24  # below which float32 holds every integer
+
+
+def by_column(b: Any, zero: Any) -> tuple[Any, int]:
+    """`b` less its zero points as float32, and a bound of the partial sums with 8-bit numbers."""
+    wide = b.astype(np.float32)
+    if zero is not None:
+        wide -= zero.astype(np.float32)
+    return wide, LARGEST * int(np.abs(wide).sum(axis=0, dtype=np.float64).max())
+
+
+def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any) -> Any:
+    """(a - a_zero) @ (b - b_zero) in int32, `b` one matrix of 8-bit numbers; else NotImplemented."""
+    if a.dtype not in BYTES or b.dtype not in BYTES or b.ndim != 2 or a.ndim < 2 or 0 in {*a.shape, *b.shape}:
+        return NotImplemented
+    for v, dtype, shapes in ((a_zero, a.dtype, {(), (1,), (a.shape[-2],)}), (b_zero, b.dtype, {(), (1,), b.shape[1:]})):
+        if v is not None and (v.dtype != dtype or v.shape not in shapes):
+            return NotImplemented
+    if a.shape[-1] != b.shape[0]:
+        return NotImplemented  # the kernel says what is wrong
+    wide, bound = by_column(b, b_zero) if derived is None else derived(by_column, b, b_zero)
+    left = a.astype(np.float32)
+    if a_zero is not None:
+        left -= quant.by_row(xp, a_zero).astype(np.float32)
+    if bound < EXACT:
+        return products.product(left, wide, xp.threads).astype(np.int32)
+    depth = EXACT // (LARGEST * LARGEST)
+    total = 0
+    for start in range(0, b.shape[0], depth):
+        part = products.product(left[..., start : start + depth], wide[start : start + depth], xp.threads)
+        total = total + part.astype(np.int32)
+    return total
+
+
+def matmul_integer(
+    xp: Namespace, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None, *, derived: Any = None
+) -> Any:
+    """In floats."""
+    return integer_product(xp, A, a_zero_point, B, b_zero_point, derived)
+
+
+def qlinear_matmul(
+    xp: Namespace,
+    a: Any,
+    a_scale: Any,
+    a_zero_point: Any,
+    b: Any,
+    b_scale: Any,
+    b_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+    *,
+    derived: Any = None,
+) -> Any:
+    """The product in floats."""
+    total = integer_product(xp, a, a_zero_point, b, b_zero_point, derived)
+    if total is NotImplemented:
+        return NotImplemented
+    return quant.requantised_product(xp, total, a_scale, b_scale, y_scale, y_zero_point)
+
+
+def matmul_integer_to_float(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    a_scale: Any,
+    b_scale: Any,
+    a_zero_point: Any = None,
+    b_zero_point: Any = None,
+    bias: Any = None,
+    *,
+    derived: Any = None,
+) -> Any:
+    """The product in floats, scaled in place."""
+    total = integer_product(xp, A, a_zero_point, B, b_zero_point, derived)
+    if total is NotImplemented:
+        return NotImplemented
+    return contrib.scaled(xp, total, a_scale, b_scale, bias)
+
+
+def dynamic_quantize_matmul(
+    xp: Namespace, A: Any, B: Any, b_scale: Any, b_zero_point: Any = None, bias: Any = None, *, derived: Any = None
+) -> Any:
+    """The product in floats."""
+    a, a_scale, a_zero_point = quant.dynamic_quantize_linear(xp, A)
+    return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias, derived=derived)
+
+
+def centred_weights(w: Any, zero: Any) -> Any:
+    """The weights of a convolution less their zero points as float32."""
+    wide = w.astype(np.float32)
+    return wide if zero is None else wide - zero.astype(np.float32).reshape(-1, *(1,) * (w.ndim - 1))
+
+
+def bound_of(w: Any, zero: Any) -> int:
+    """A bound of the partial sums with 8-bit numbers."""
+    sizes = np.abs(centred_weights(w, zero)).sum(axis=tuple(range(1, w.ndim)), dtype=np.float64)
+    return LARGEST * int(sizes.max(initial=0))
+
+
+def prepared(w: Any, zero: Any, exact: str, make: Callable[..., Any], *rest: Any) -> Any:
+    """What `make` prepares from the weights less their zero points."""
+    return make(centred_weights(w, zero).astype(exact, copy=False), *rest)
+
+
+def _convolution(
+    xp: Namespace,
+    x: Any,
+    w: Any,
+    x_zero: Any,
+    w_zero: Any,
+    attributes: dict[str, Any],
+    derived: Any,
+    finish: Callable[[Any, Any], None] | None = None,
+) -> Any:
+    """The convolution of x - x_zero with w - w_zero as exact floats, changed by `finish`; else NotImplemented."""
+    if x.dtype not in BYTES or w.dtype not in BYTES or x.ndim < 3 or w.ndim != x.ndim:
+        return NotImplemented
+    for v, dtype, most in ((x_zero, x.dtype, 1), (w_zero, w.dtype, w.shape[0])):
+        if v is not None and (v.dtype != dtype or v.ndim > 1 or v.size not in {1, most}):
+            return NotImplemented
+    group, pads, auto_pad = attributes["group"], attributes["pads"], attributes["auto_pad"]
+    strides, dilations, pads = kernels.fitting_windows(
+        x.shape, w.shape, group, attributes["kernel_shape"], attributes["strides"], attributes["dilations"], pads,
+        auto_pad,
+    )  # fmt: skip
+    make = _made if derived is None else derived
+    exact = "float32" if make(bound_of, w, w_zero) < EXACT else "float64"
+    images = x.astype(exact)
+    if x_zero is not None:
+        images -= x_zero.astype(exact).reshape(())
+    return conv.convolved(
+        images, w, strides=strides, pads=pads, dilations=dilations, groups=group, threads=xp.threads, finish=finish,
+        derived=lambda fn, _, *rest: make(prepared, w, w_zero, exact, fn, *rest),
+    )  # fmt: skip
+
+
+def _made(make: Callable[..., Any], *args: Any) -> Any:
+    return make(*args)
+
+
+def conv_integer(
+    xp: Namespace,
+    x: Any,
+    w: Any,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """In floats, with channels last in memory."""
+    given = {
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
+        "strides": strides,
+    }  # fmt: skip
+    y = _convolution(xp, x, w, x_zero_point, w_zero_point, given, derived)
+    return y if y is NotImplemented else y.astype(np.int32)
+
+
+def qlinear_conv(
+    xp: Namespace,
+    x: Any,
+    x_scale: Any,
+    x_zero_point: Any,
+    w: Any,
+    w_scale: Any,
+    w_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """Scaled, rounded and clamped block by block, as floats that hold every integer that occurs."""
+    given = {
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
+        "strides": strides,
+    }  # fmt: skip
+    scales = (x_scale, w_scale, y_scale)
+    if any(v.dtype != np.float32 for v in scales) or w_scale.ndim > 1 or w_scale.size not in {1, w.shape[0]}:
+        return NotImplemented
+    if x_scale.size != 1 or y_scale.size != 1 or y_zero_point.dtype not in BYTES or y_zero_point.size != 1:
+        return NotImplemented
+    if B is not None and (B.dtype != np.int32 or np.abs(B.astype(np.int64)).max(initial=0) >= EXACT):
+        return NotImplemented
+    require_shape("the bias B", B, w.shape[0])
+    limits = np.iinfo(y_zero_point.dtype)
+    factor = (x_scale.reshape(()) * w_scale.reshape(-1 if w_scale.size > 1 else ()) / y_scale.reshape(())).astype("f4")
+    zero = np.float32(y_zero_point.reshape(()))
+    bias = None if B is None else B.astype(np.float32)
+
+    def finish(block: Any, _: Any) -> None:
+        if bias is not None:
+            block += bias
+        if block.dtype != np.float32:  # the kernel scales sums as float32
+            block[...] = block.astype(np.float32)
+        block *= factor
+        np.rint(block, out=block)
+        block += zero
+        np.clip(block, float(limits.min), float(limits.max), out=block)
+
+    y = _convolution(xp, x, w, x_zero_point, w_zero_point, given, derived, finish)
+    return y if y is NotImplemented else y.astype(y_zero_point.dtype)
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "MatMulInteger", 10): matmul_integer,
+    ("", "QLinearMatMul", 10): qlinear_matmul,
+    ("", "ConvInteger", 10): conv_integer,
+    ("", "QLinearConv", 10): qlinear_conv,
+    ("com.microsoft", "MatMulIntegerToFloat", 1): matmul_integer_to_float,
+    ("com.microsoft", "DynamicQuantizeMatMul", 1): dynamic_quantize_matmul,
+}

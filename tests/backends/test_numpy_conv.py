@@ -1,0 +1,141 @@
+"""Convolutions on NumPy against the kernel's own body, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ortlite.derived import Derived
+from ortlite.ops import registry
+from ortlite.ops.contrib.fused import fused_conv
+from ortlite.ops.conv import conv
+from ortlite.primitives import window
+from ortlite.provider import create
+from ortlite_numpy import conv as fast
+from ortlite_numpy.ops import OVERRIDES
+
+XP = create("CPUExecutionProvider").xp
+BODY = create("StrictExecutionProvider").xp  # nothing is replaced there
+
+
+def body(fn, *inputs, **attributes):
+    """The kernel's own body in float64, on a library that replaces nothing."""
+    wide = [None if x is None else BODY.asarray(np.asarray(x, np.float64)) for x in inputs]
+    return np.asarray(fn(BODY, *wide, **attributes))
+
+
+def drawn(draw, shape, dtype=np.float32, layout=0):
+    """Numbers in one of the layouts that an array may have: plain, channels last, read-only, every second element."""
+    x = draw.standard_normal(shape).astype(dtype)
+    if layout == 1:
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    if layout == 2:
+        x = np.repeat(x, 2, axis=-1)[..., ::2]
+    x.flags.writeable = layout == 0
+    return x
+
+
+def agree(actual, wanted, dtype):
+    assert actual.dtype == dtype
+    assert actual.shape == wanted.shape
+    bound = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}[np.dtype(dtype)]
+    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
+    np.testing.assert_allclose(actual, wanted, rtol=bound, atol=bound * scale)
+
+
+def case(seed):
+    """Inputs and attributes of a convolution."""
+    draw = np.random.default_rng(seed)
+    rank = int(draw.integers(1, 4))
+    kind = ("dense", "pointwise", "depthwise", "multiplied", "grouped")[seed % 5]
+    each, times = int(draw.integers(1, 9)), int(draw.integers(1, 5))
+    groups = {"depthwise": times * each, "multiplied": each, "grouped": int(draw.integers(2, 4))}.get(kind, 1)
+    c = groups if kind in {"depthwise", "multiplied"} else groups * each
+    m = groups * (1 if kind == "depthwise" else times)
+    size = [1] * rank if kind == "pointwise" else draw.integers(1, 5, rank).tolist()
+    strides, dilations = draw.integers(1, 4, rank).tolist(), draw.integers(1, 3, rank).tolist()
+    pads = draw.integers(0, 3, 2 * rank).tolist() if kind != "pointwise" or seed % 2 else [0] * 2 * rank
+    largest = {1: 60, 2: 20, 3: 9}[rank]
+    spatial = [int(draw.integers((k - 1) * d + 1, (k - 1) * d + largest)) for k, d in zip(size, dilations, strict=True)]
+    dtype = np.float64 if seed % 7 == 0 else np.float32
+    x = drawn(draw, (int(draw.integers(0, 5)) if seed % 11 == 0 else int(draw.integers(1, 4)), c, *spatial), dtype,
+              int(draw.integers(0, 3)))  # fmt: skip
+    w, b = drawn(draw, (m, c // groups, *size), dtype), drawn(draw, (m,), dtype)
+    given = {"strides": strides, "dilations": dilations, "pads": pads, "group": groups}
+    return draw, x, w, b if seed % 3 else None, given
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_conv_is_that_of_the_kernel(seed, monkeypatch):
+    """Of any rank, strides, dilations, pads, groups and memory layout, in blocks of any size, on two threads."""
+    draw, x, w, b, given = case(seed)
+    if seed % 2:  # several blocks even of small images
+        monkeypatch.setattr(fast, "COLUMNS", 1 << int(draw.integers(6, 12)))
+        monkeypatch.setattr(fast, "SMALL", 1 << int(draw.integers(4, 9)))
+        monkeypatch.setattr(fast, "ROWS", int(draw.integers(1, 30)))
+    before = x.copy(), w.copy()
+    y = OVERRIDES["", "Conv", 1](XP, x, w, b, **given)
+    agree(y, body(conv, x, w, b, **given), x.dtype)
+    assert np.array_equal(x, before[0])
+    assert np.array_equal(w, before[1])
+    assert y.size == 0 or np.moveaxis(y, 1, -1).flags.c_contiguous  # what follows it goes fast
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_weights_are_prepared_once(seed):
+    _, x, w, b, given = case(seed)
+    derived = Derived([w])
+    first = OVERRIDES["", "Conv", 1](XP, x, w, b, **given, derived=derived)
+    size = derived.nbytes
+    assert size or not x.size
+    np.testing.assert_array_equal(OVERRIDES["", "Conv", 1](XP, x, w, b, **given, derived=derived), first)
+    assert derived.nbytes == size
+
+
+@pytest.mark.parametrize("activation", ["", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"])
+@pytest.mark.parametrize("seed", range(10))
+def test_fused_conv(activation, seed):
+    draw, x, w, b, given = case(seed)
+    params = {"Clip": [-0.5, 0.25], "LeakyRelu": [0.1], "HardSigmoid": [0.3, 0.4]}.get(activation)
+    y = body(conv, x, w, **given)
+    z = drawn(draw, y.shape, x.dtype, 1) if seed % 3 else drawn(draw, (1, y.shape[1], *(1,) * (y.ndim - 2)), x.dtype)
+    given = given | {"activation": activation, "activation_params": params}
+    for other in (None, z):
+        actual = OVERRIDES["com.microsoft", "FusedConv", 1](XP, x, w, b, other, **given)
+        agree(actual, body(fused_conv, x, w, b, other, **given), x.dtype)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("groups", [1, 4])
+def test_what_is_not_finite_stays_where_it_is(groups):
+    """An infinite or missing element changes the windows that show it, and no others."""
+    draw = np.random.default_rng(0)
+    for value in (np.inf, -np.inf, np.nan, np.float32(3e38)):
+        x, w = drawn(draw, (1, 4, 17, 17)), drawn(draw, (4, 4 // groups, 3, 3))
+        x[0, 1, 8, 9] = value
+        given = {"pads": [1] * 4, "group": groups}
+        np.testing.assert_allclose(
+            OVERRIDES["", "Conv", 1](XP, x, w, **given), conv(BODY, *map(BODY.asarray, (x, w)), **given), rtol=1e-4,
+            atol=1e-4,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_primitive_serves_transposed_convolutions(seed):
+    draw = np.random.default_rng(seed)
+    rank, groups = int(draw.integers(1, 4)), int(draw.integers(1, 3))
+    size = draw.integers(1, 5, rank).tolist()
+    given = {
+        "strides": draw.integers(1, 4, rank).tolist(), "dilations": draw.integers(1, 3, rank).tolist(),
+        "pads": [(0, 0)] * rank, "groups": groups,
+    }  # fmt: skip
+    x = drawn(draw, (2, 3 * groups, *draw.integers(1, 7, rank)), layout=seed % 3)
+    w = drawn(draw, (3 * groups, 2, *size))
+    wanted = window.conv_transpose(BODY, *(BODY.asarray(a.astype(np.float64)) for a in (x, w)), **given)
+    agree(XP.conv_transpose(x, w, **given), np.asarray(wanted), np.float32)
+
+
+def test_dtypes_that_floats_do_not_hold_go_to_the_kernel():
+    x, w = np.ones((1, 1, 3, 3), np.int64), np.ones((1, 1, 3, 3), np.int64)
+    assert OVERRIDES["", "Conv", 1](XP, x, w) is NotImplemented
+    assert registry.lookup("", "Conv", 1) is not None

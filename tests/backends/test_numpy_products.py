@@ -1,0 +1,86 @@
+"""Products of matrices on NumPy: however few the rows, however the arrays lie in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ortlite.ops import registry
+from ortlite.provider import create
+from ortlite_numpy import products
+from ortlite_numpy.ops import OVERRIDES
+
+XP = create("CPUExecutionProvider", {"intra_op_num_threads": "2"}).xp
+SHAPES = [
+    ((5, 7), (7, 3)), ((1, 300), (300, 400)), ((2, 300), (300, 400)), ((3, 1, 300), (300, 400)), ((7,), (7, 3)),
+    ((5, 7), (7,)), ((7,), (7,)), ((2, 3, 5, 7), (7, 4)), ((2, 3, 5, 7), (2, 3, 7, 4)), ((2, 1, 5, 7), (3, 7, 4)),
+    ((1, 1, 5, 7), (4, 1, 7, 4)), ((0, 7), (7, 3)), ((5, 0), (0, 3)), ((2, 0, 7), (2, 7, 3)), ((2, 5, 7), (2, 7, 0)),
+    ((7,), (2, 7, 3)), ((2, 5, 7), (7,)), ((120, 40), (40, 50)), ((6, 64, 32), (6, 32, 64)),
+]  # fmt: skip
+
+
+def drawn(draw, shape, dtype, layout):
+    """Numbers in a layout that BLAS reads or does not: plain, transposed, with gaps, backwards, one row for all."""
+    if layout == 1 and len(shape) > 1:
+        return np.swapaxes(draw.standard_normal((*shape[:-2], shape[-1], shape[-2])).astype(dtype), -1, -2)
+    x = draw.standard_normal((*shape, 2) if layout == 2 else shape).astype(dtype)
+    x = x[..., 0] if layout == 2 else x[..., ::-1] if layout == 3 else x
+    if layout == 4 and len(shape) > 1:
+        x = np.broadcast_to(x[..., :1, :], shape)
+    x.flags.writeable = False
+    return x
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("split", [False, True])
+def test_matmul(shapes, dtype, split, monkeypatch):
+    if split:  # everything is worth a thread
+        monkeypatch.setattr(products, "RATE", 1.0)
+        monkeypatch.setattr(products, "BYTES", 1.0)
+    draw = np.random.default_rng(0)
+    for left in range(5):
+        for right in range(5):
+            a, b = (drawn(draw, s, dtype, layout) for s, layout in zip(shapes, (left, right), strict=True))
+            y = OVERRIDES["", "MatMul", 1](XP, a, b)
+            wanted = np.matmul(a.astype(np.float64), b.astype(np.float64))
+            assert y.dtype == dtype
+            assert y.shape == wanted.shape
+            np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-11)
+
+
+def test_shapes_that_do_not_fit():
+    for shapes in [((2, 3), (4, 5)), ((2, 2, 3), (3, 3, 5)), ((), (3,))]:
+        with pytest.raises(ValueError, match=r"matmul|mismatch|dimension"):
+            OVERRIDES["", "MatMul", 1](XP, *(np.ones(s, np.float32) for s in shapes))
+    assert OVERRIDES["", "MatMul", 1](XP, np.ones((2, 3), np.int32), np.ones((3, 2), np.int32)) is NotImplemented
+    assert OVERRIDES["", "Gemm", 7](XP, np.ones((2, 3), np.float32), np.ones((4, 2), np.float32)) is NotImplemented
+
+
+@pytest.mark.parametrize("transposed", range(4))
+@pytest.mark.parametrize("shape", [None, (), (4,), (1, 4), (3, 1), (3, 4)], ids=str)
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 2.0), (1.0, 0.0)])
+def test_gemm(transposed, shape, alpha, beta):
+    draw = np.random.default_rng(1)
+    a_turned, b_turned = transposed & 1, transposed >> 1
+    a = drawn(draw, (6, 3) if a_turned else (3, 6), np.float32, transposed)
+    b = drawn(draw, (4, 6) if b_turned else (6, 4), np.float32, 0)
+    c = None if shape is None else np.asarray(draw.standard_normal(shape), np.float32)
+    given = {"alpha": alpha, "beta": beta, "transA": a_turned, "transB": b_turned}
+    wanted = registry.lookup("", "Gemm", 13).fn(XP, a, b, c, **given)
+    np.testing.assert_allclose(OVERRIDES["", "Gemm", 7](XP, a, b, c, **given), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("turned", range(16))
+def test_fused_matmul(turned):
+    draw = np.random.default_rng(2)
+    flags = [turned >> i & 1 for i in range(4)]
+    given = dict(zip(["transA", "transB", "transBatchA", "transBatchB"], flags, strict=True))
+    shapes = []
+    for rows, columns, swap, batch in ((5, 6, flags[0], flags[2]), (6, 4, flags[1], flags[3])):
+        last = (columns, rows) if swap else (rows, columns)
+        shapes.append((last[0], 2, 3, last[1]) if batch else (2, 3, *last))
+    a, b = (drawn(draw, s, np.float32, 0) for s in shapes)
+    wanted = registry.lookup("com.microsoft", "FusedMatMul", 1).fn(XP, a, b, alpha=0.5, **given)
+    actual = OVERRIDES["com.microsoft", "FusedMatMul", 1](XP, a, b, alpha=0.5, **given)
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)

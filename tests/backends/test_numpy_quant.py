@@ -1,0 +1,115 @@
+"""Products and convolutions of integers on NumPy: exact whatever the numbers, as the kernels have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ortlite.derived import Derived
+from ortlite.ops import registry
+from ortlite.provider import create
+from ortlite_numpy.quant import OVERRIDES
+
+CPU = create("CPUExecutionProvider")
+XP = CPU.xp
+MS = "com.microsoft"
+
+
+def kernel(domain, name, *inputs, **given):
+    with CPU.context():
+        return registry.lookup(domain, name, 19 if not domain else 1).fn(XP, *inputs, **given)
+
+
+def integers(draw, dtype, shape, spread="all"):
+    """All values, or only the extreme ones."""
+    limits = np.iinfo(dtype)
+    x = (
+        draw.choice([limits.min, limits.max], shape)
+        if spread == "ends"
+        else draw.integers(limits.min, limits.max, shape)
+    )
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("a_type", [np.uint8, np.int8])
+@pytest.mark.parametrize("b_type", [np.uint8, np.int8])
+@pytest.mark.parametrize("depth", [1, 40, 700, 3000])
+@pytest.mark.parametrize("spread", ["all", "ends"])
+@pytest.mark.parametrize("zeros", ["none", "single", "each"])
+def test_products(a_type, b_type, depth, spread, zeros):
+    draw = np.random.default_rng(depth)
+    a, b = integers(draw, a_type, (2, 3, depth), spread), integers(draw, b_type, (depth, 5), spread)
+    a_zero = b_zero = None
+    if zeros != "none":
+        a_zero = integers(draw, a_type, (3,) if zeros == "each" else ())
+        b_zero = integers(draw, b_type, (5,) if zeros == "each" else (1,))
+    derived = Derived([b, b_zero])
+    wide = [x.astype(np.int64) for x in (a, b)]
+    if a_zero is not None:
+        wide[0] -= a_zero.astype(np.int64).reshape(-1, 1) if zeros == "each" else a_zero.astype(np.int64)
+        wide[1] -= b_zero
+    for _ in range(2):
+        y = OVERRIDES["", "MatMulInteger", 10](XP, a, b, a_zero, b_zero, derived=derived)
+        assert y.dtype == np.int32
+        np.testing.assert_array_equal(y, wide[0] @ wide[1])
+    assert derived.nbytes >= 4 * b.size
+    scales = np.float32(0.02), np.float32(0.03)
+    if zeros == "single":
+        given = (a, scales[0], a_zero, b, scales[1], b_zero, np.float32(0.5 * depth), integers(draw, a_type, ()))
+        given = tuple(map(np.asarray, given))
+        np.testing.assert_array_equal(
+            OVERRIDES["", "QLinearMatMul", 10](XP, *given), kernel("", "QLinearMatMul", *given)
+        )
+    bias = draw.standard_normal(5).astype(np.float32)
+    given = (a, b, *map(np.asarray, scales), a_zero, b_zero, bias)
+    if zeros != "each":
+        np.testing.assert_array_equal(
+            OVERRIDES[MS, "MatMulIntegerToFloat", 1](XP, *given), kernel(MS, "MatMulIntegerToFloat", *given)
+        )
+        x = draw.standard_normal((2, 3, depth)).astype(np.float32)
+        given = (x, b, np.asarray(scales[1]), b_zero, bias)
+        np.testing.assert_array_equal(
+            OVERRIDES[MS, "DynamicQuantizeMatMul", 1](XP, *given), kernel(MS, "DynamicQuantizeMatMul", *given)
+        )
+
+
+def test_what_is_not_8_bits_is_left_to_the_kernel():
+    a, b = np.ones((2, 3), np.int16), np.ones((3, 2), np.int8)
+    assert OVERRIDES["", "MatMulInteger", 10](XP, a, b) is NotImplemented
+    assert OVERRIDES["", "MatMulInteger", 10](XP, b.T, np.ones((5, 3, 2), np.int8)) is NotImplemented
+    assert OVERRIDES["", "MatMulInteger", 10](XP, b, b) is NotImplemented  # shapes that do not fit
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_convolutions(seed):
+    draw = np.random.default_rng(seed)
+    x_type, w_type = draw.choice([np.uint8, np.int8], 2)
+    rank, group = int(draw.integers(1, 4)), int(draw.integers(1, 4))
+    each = int(draw.choice([1, 3, 90]))  # the last ones need more than float32 holds
+    spread = "ends" if seed % 2 else "all"
+    size = draw.integers(1, 4, rank).tolist()
+    x = integers(draw, x_type, (2, group * each, *(draw.integers(0, 6, rank) + 4)), spread)
+    w = integers(draw, w_type, (group * 2, each, *size), spread)
+    m = w.shape[0]
+    x_zero, w_zero = integers(draw, x_type, ()), integers(draw, w_type, (m,) if seed % 3 else ())
+    given = {
+        "group": group,
+        "pads": draw.integers(0, 2, 2 * rank).tolist(),
+        "strides": draw.integers(1, 3, rank).tolist(),
+    }
+    derived = Derived([w, w_zero])
+    for zeros in ((x_zero, w_zero), (None, None), (x_zero, w_zero)):
+        y = OVERRIDES["", "ConvInteger", 10](XP, x, w, *zeros, **given, derived=derived)
+        assert y.dtype == np.int32
+        np.testing.assert_array_equal(y, kernel("", "ConvInteger", x, w, *zeros, **given))
+    x_scale, y_scale = np.float32(0.03), np.float32(0.01 * each * np.sqrt(np.prod(size)) * 30)
+    w_scale = draw.uniform(0.001, 0.02, (m,) if seed % 3 else ()).astype(np.float32)
+    bias = draw.integers(-3000, 3000, m).astype(np.int32) if seed % 4 else None
+    scaled = tuple(
+        v if v is None else np.asarray(v)
+        for v in (x, x_scale, x_zero, w, w_scale, w_zero, y_scale, integers(draw, x_type, ()), bias)
+    )
+    y = OVERRIDES["", "QLinearConv", 10](XP, *scaled, **given, derived=derived)
+    wanted = kernel("", "QLinearConv", *scaled, **given)
+    assert y.dtype == wanted.dtype
+    np.testing.assert_array_equal(y, wanted)
