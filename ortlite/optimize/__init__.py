@@ -13,6 +13,7 @@ from time import perf_counter
 
 from ortlite.graph import Graph
 from ortlite.optimize.cast_like import make_casts
+from ortlite.optimize.common import merge_common
 from ortlite.optimize.dead_code import remove_dead_code
 from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
@@ -42,14 +43,13 @@ PASSES: tuple[Pass | tuple[tuple[Rule, ...], ...], ...] = (
     Pass("ConstantFolding", BASIC, fold_constants),
     Pass("InlineConstantIf", BASIC, inline_constant_if),
     Pass("EliminateIdentity", BASIC, remove_identities),
+    Pass("CommonSubexpressionElimination", BASIC, merge_common),
     PHASES,
     Pass("EliminateDeadCode", BASIC, remove_dead_code),
 )
 
 
-def optimize(
-    graph: Graph, level: int = ALL, disabled: Collection[str] = (), pinned: Collection[str] = ()
-) -> Graph:
+def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pinned: Collection[str] = ()) -> Graph:
     """Apply every pass and rewrite of `level` and below that is not `disabled`, in order.
 
     Rewrites leave the nodes alone that `pinned` names, or values of which it names.

@@ -10,7 +10,7 @@ from ortlite.graph import Node
 from ortlite.optimize.rule import New, copy
 from ortlite.optimize.view import View
 
-__all__ = ["attention", "match_attention", "match_swap", "swap"]
+__all__ = ["attention", "everywhere", "match_attention", "match_swap", "swap"]
 
 SWAPPED = (0, 1, 3, 2)
 ANCESTORS = 200  # nodes between a mask and what it is made of
@@ -41,7 +41,7 @@ def match_attention(view: View, node: Node) -> _Attention | None:
     if add is not None:
         for value, other in (add.inputs, add.inputs[::-1]):
             if _leads_to_product(view, value) and _fits(view, other, scores):
-                scores, mask = value, "" if _everywhere(view, other) == 0.0 else other
+                scores, mask = value, "" if everywhere(view, other) == 0.0 else other
                 break
         else:
             return None
@@ -113,7 +113,7 @@ def _fits(view: View, mask: str, scores: str) -> bool:
     return all(a in (1, b) for a, b in zip(own[::-1], full[::-1], strict=False))
 
 
-def _everywhere(view: View, name: str) -> float | None:
+def everywhere(view: View, name: str) -> float | None:
     """The number that every element of a value is, where that is certain."""
     constant = view.constant(name)
     if constant is not None:
@@ -123,9 +123,9 @@ def _everywhere(view: View, name: str) -> float | None:
     if node is None:
         return None
     if node.op_type != "Where":
-        return _everywhere(view, node.inputs[0])
-    condition = _everywhere(view, node.inputs[0])
-    return None if condition is None else _everywhere(view, node.inputs[1 if condition else 2])
+        return everywhere(view, node.inputs[0])
+    condition = everywhere(view, node.inputs[0])
+    return None if condition is None else everywhere(view, node.inputs[1 if condition else 2])
 
 
 def match_swap(view: View, node: Node) -> str | None:

@@ -154,8 +154,8 @@ def _tail(view: View, node: Node, x: str, axis: int, epsilon: float) -> _Norm | 
                     shift = other
                     nodes.append(add)
     if scale is None:
-        last = None if shape is None else shape[axis:]
-        if last is None or not all(isinstance(d, int) for d in last):
+        last = () if shape is None else tuple(d for d in shape[axis:] if isinstance(d, int))
+        if len(last) < -axis:
             return None
         scale = np.ones(last, dtypes.to_numpy(dtype))
     return _Norm(x, axis, epsilon, scale, shift, tuple(nodes))

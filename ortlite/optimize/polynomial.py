@@ -49,7 +49,9 @@ def _computed(view: View, node: Node, depth: int) -> Polynomial | None:
     a = _operand(view, first, second, depth - 1)
     if node.op_type == "Pow":
         exponent = view.scalar(second, first)
-        return None if a is None or exponent not in range(2, POWERS) else _power(a, int(exponent))
+        if a is None or exponent is None or exponent not in range(2, POWERS):
+            return None
+        return _power(a, int(exponent))
     b = _operand(view, second, first, depth - 1)
     if a is None or b is None:
         return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from math import gcd, prod
-from typing import Any, TypeAlias
+from math import gcd
+from typing import TypeAlias
 
 import numpy as np
 
@@ -43,9 +43,11 @@ class Facts:
     def value(self, name: str) -> tuple[Dim, ...] | None:
         """The elements of an integer vector, or of a scalar."""
         found = self.values.get(name)
-        if found is None and (constant := self.constants.get(name)) is not None:
-            if constant.dtype.kind in "iu" and constant.size <= SMALL and constant.ndim <= 1:
-                found = self.values[name] = tuple(constant.reshape(-1).tolist())
+        if found is not None or (constant := self.constants.get(name)) is None:
+            return found
+        if constant.dtype.kind not in "iu" or constant.size > SMALL or constant.ndim > 1:
+            return None
+        found = self.values[name] = tuple(constant.reshape(-1).tolist())
         return found
 
     def learn(self, nodes: Sequence[Node]) -> None:
@@ -126,9 +128,16 @@ def _elementwise(facts: Facts, node: Node) -> Shape | None:
     return broadcast(node, *(facts.shape(name) for name in node.inputs))
 
 
+def _towards_zero(a: int, b: int) -> int:
+    return a // b if a * b >= 0 else -(-a // b)
+
+
 ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "Add": int.__add__, "Sub": int.__sub__, "Mul": int.__mul__, "Div": lambda a, b: a // b if a * b >= 0 else -(-a // b),
-}  # fmt: skip
+    "Add": int.__add__,
+    "Sub": int.__sub__,
+    "Mul": int.__mul__,
+    "Div": _towards_zero,
+}
 
 
 def _arithmetic(facts: Facts, node: Node) -> Shape | None:
@@ -486,8 +495,8 @@ UNARY = (
     "SkipSimplifiedLayerNormalization Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
 ).split()
 BINARY = (
-    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or Pow "
-    "Sum Where Xor"
+    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
+    "Pow Sum Where Xor"
 ).split()
 REDUCTIONS = "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
 REDUCTIONS += "ReduceSum ReduceSumSquare"
@@ -523,8 +532,3 @@ RULES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }  # fmt: skip
-
-
-def elements(shape: Shape) -> Any:
-    """How many elements, as one dimension."""
-    return prod(shape) if all(isinstance(d, int) for d in shape) else product(shape)  # type: ignore[arg-type]

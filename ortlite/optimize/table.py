@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, epilogues, norms, weights
+from ortlite.optimize import activations, attention, epilogues, noop, norms, weights
 from ortlite.optimize.rule import MS, Rule
 
 __all__ = ["PHASES"]
 
 BASIC, EXTENDED = 1, 2
 
-CLEANING: tuple[Rule, ...] = (
+SHAPES = ("Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div")
+NOOPS: tuple[Rule, ...] = (
+    Rule("ShapeFolding", BASIC, SHAPES, noop.match_shape_value, noop.shape_value),
+    Rule("EliminateDropout", BASIC, ("Dropout",), noop.match_dropout, noop.hand_on),
+    Rule("EliminateSlice", BASIC, ("Slice",), noop.match_same_slice, noop.hand_on),
+    Rule("Pad_Fusion", BASIC, ("Pad",), noop.match_no_pad, noop.hand_on),
+    Rule("ExpandElimination", BASIC, ("Expand",), noop.match_own_shape, noop.hand_on),
+    Rule("CastElimination", BASIC, ("Cast",), noop.match_own_dtype, noop.hand_on),
+    Rule("CastChainElimination", BASIC, ("Cast",), noop.match_casts, noop.casts),
+    Rule("NoopElimination", BASIC, ("Add", "Sub", "Mul", "Div"), noop.match_neutral, noop.hand_on),
+    Rule("NoopElimination", BASIC, ("Concat", "Sum", "Max", "Min", "Mean"), noop.match_single, noop.hand_on),
+    Rule("NoopElimination", BASIC, ("Where",), noop.match_where, noop.hand_on),
+    Rule("TransposeOptimizer", BASIC, ("Transpose",), noop.match_transposes, noop.transposes),
     Rule("TransposeOptimizer", BASIC, ("Reshape",), attention.match_swap, attention.swap),
+    Rule("ReshapeFusion", BASIC, ("Reshape", "Flatten"), noop.match_own_shape, noop.hand_on),
+    Rule("ReshapeFusion", BASIC, noop.FOLDS, noop.match_reshape_back, noop.hand_on),
+    Rule("ReshapeFusion", BASIC, ("Reshape",), noop.match_reshapes, noop.reshapes),
+    Rule("ReshapeFusion", BASIC, ("Reshape",), noop.match_reshape_target, noop.reshape_target),
+)  # fmt: skip
+
+CLEANING: tuple[Rule, ...] = (
     Rule("ConvBNFusion", BASIC, ("BatchNormalization",), weights.match_conv_norm, weights.conv_affine),
     Rule("ConvMulFusion", BASIC, ("Mul",), weights.match_conv_mul, weights.conv_affine),
     Rule("ConvAddFusion", BASIC, ("Add",), weights.match_conv_add, weights.conv_affine),
@@ -46,4 +65,4 @@ EPILOGUES: tuple[Rule, ...] = (
     Rule("MatMulScaleFusion", EXTENDED, ("Mul", "Div"), epilogues.match_scale, epilogues.scale),
 )  # fmt: skip
 
-PHASES = (CLEANING, FUSING, EPILOGUES)
+PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)

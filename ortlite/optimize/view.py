@@ -93,7 +93,7 @@ class View:
         return type_.dtype if isinstance(type_, TensorType) else None
 
     def is_float(self, name: str) -> bool:
-        """Whether a value is a tensor of a floating dtype that onnxruntime has fused operators for (or can add them)."""
+        """Whether a value is a tensor of a floating dtype in which onnxruntime has fused operators."""
         dtype = self.dtype(name)
         return dtype is not None and dtype.name in {"float16", "bfloat16", "float32"}
 
@@ -150,5 +150,3 @@ def view_of(
         if pinned and node.name in pinned:
             kept.update(node.outputs)
     return View(graph, constants, types, facts, names, kept, producers, readers)
-
-
