@@ -97,7 +97,7 @@ def match_transposes(view: View, node: Node) -> tuple[str, tuple[int, ...]] | No
     if perm is None and first is None:
         rank = view.rank(before.inputs[0])
         return None if rank is None else (before.inputs[0], tuple(range(rank)))
-    reverse = tuple(range(len(perm or first)))[::-1]
+    reverse = tuple(range(len(perm or first or ())))[::-1]
     perm, first = perm or reverse, first or reverse
     if len(perm) != len(first):
         return None

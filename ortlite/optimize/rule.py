@@ -38,7 +38,8 @@ class New:
 class Rule:
     """A rewrite: its name as `disabled_optimizers` writes it, its level, and the operators it starts from.
 
-    `match` returns what it found, or None; `replace` gets that, and may still find that nothing is to be done. `domain` is that of the operators in `starts`.
+    `match` returns what it found, or None; `replace` gets that, and may still find that nothing is to be done.
+    `domain` is that of the operators in `starts`.
     """
 
     name: str

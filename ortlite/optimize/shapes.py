@@ -1,8 +1,8 @@
 """What is certain of shapes before a model runs: from the shapes of its inputs, which every run checks, and constants.
 
 A dimension is a number or a text that stands for one and the same number wherever it occurs: "ids:1" is axis 1 of the
-value `ids`; products are written with their number first. What files declare of the shapes of other values is not always true, and
-names that they give to dimensions are not always consistent: neither counts here.
+value `ids`. What files declare of the shapes of other values is not always true, and names that they give to dimensions
+are not always consistent: neither counts here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ortlite.optimize import activations, attention, epilogues, noop, norms, weights
 from ortlite.optimize.rule import MS, Rule
 
-__all__ = ["PHASES"]
+__all__ = ["NEWER", "PHASES"]
 
 BASIC, EXTENDED = 1, 2
 
@@ -65,4 +65,6 @@ EPILOGUES: tuple[Rule, ...] = (
     Rule("MatMulScaleFusion", EXTENDED, ("Mul", "Div"), epilogues.match_scale, epilogues.scale),
 )  # fmt: skip
 
+# Those whose results are operators of a newer opset than the graph's may be.
+NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion"})
 PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)
