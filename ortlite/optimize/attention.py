@@ -8,6 +8,7 @@ import numpy as np
 
 from ortlite.graph import Node
 from ortlite.optimize.rule import New, copy
+from ortlite.optimize.shapes import product
 from ortlite.optimize.view import View
 
 __all__ = ["attention", "everywhere", "match_attention", "match_swap", "swap"]
@@ -17,13 +18,25 @@ ANCESTORS = 200  # nodes between a mask and what it is made of
 
 
 @dataclass(frozen=True, slots=True)
+class _Repeated:
+    """Keys or values of which every head serves a group of heads of queries; `target` is what they were expanded to."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Attention:
-    """What Attention gets. `swap`: how to turn the keys that were found into (batch, heads, sequence, size)."""
+    """What Attention gets. `swap`: how to turn the keys that were found into (batch, heads, sequence, size).
+
+    `heads`: how many the queries must be expanded to, where that is not certain.
+    """
 
     q: str
-    k: str
+    heads: int
+    k: _Repeated | str
     swap: tuple[int, ...] | None
-    v: str
+    v: _Repeated | str
     mask: str
     scale: float
 
@@ -45,8 +58,8 @@ def match_attention(view: View, node: Node) -> _Attention | None:
                 break
         else:
             return None
-    product, factor = _unscaled(view, scores)
-    matmul = view.made_by(product, "MatMul") if view.alone(product) else None
+    raw, factor = _unscaled(view, scores)
+    matmul = view.made_by(raw, "MatMul") if view.alone(raw) else None
     if matmul is None:
         return None
     q, by_q = _unscaled(view, matmul.inputs[0])
@@ -55,16 +68,39 @@ def match_attention(view: View, node: Node) -> _Attention | None:
     shapes = [view.shape(name) for name in (q, turned, v)]
     if any(shape is None or len(shape) != 4 for shape in shapes):
         return None
-    (b, h, _, d), (bk, hk, dk, s), (bv, hv, sv, _) = shapes  # type: ignore[misc]
-    if not (b == bk == bv and hk == hv and s == sv and d == dk and (h == hk or _multiple(h, hk))):
+    (b, h, _, d), (bk, hk, dk, _), (bv, hv, _, _) = shapes  # type: ignore[misc]
+    if not (b == bk == bv and hk == hv and d == dk) or (mask and not guarded and _may_hide_all(view, mask)):
         return None
-    if h != hk or (mask and not guarded and _may_hide_all(view, mask)):
-        return None
-    return _Attention(q, k, swap, v, mask, factor * by_q * by_k * inner)
+    heads = 0
+    if h != hk:  # the product broadcasts what turns out to be one head
+        if not isinstance(hk, int) or isinstance(h, int):
+            return None
+        heads = hk
+    scale = factor * by_q * by_k * inner
+    one, other = _repeated(view, k), _repeated(view, v)
+    if one is not None and other is not None and swap in {None, SWAPPED}:
+        return _Attention(q, heads, one, None, other, mask, scale)
+    return _Attention(q, heads, k, swap, v, mask, scale)
 
 
-def _multiple(heads: object, of: object) -> bool:
-    return isinstance(heads, int) and isinstance(of, int) and of > 0 and heads % of == 0
+def _repeated(view: View, name: str) -> _Repeated | None:
+    """Heads repeated by Unsqueeze, Expand and Reshape: (batch, heads, sequence, size) before."""
+    reshape = view.made_by(name, "Reshape") if view.alone(name) else None
+    expand = None if reshape is None else view.made_by(reshape.inputs[0], "Expand")
+    unsqueeze = None if expand is None else view.made_by(expand.inputs[0], "Unsqueeze")
+    if reshape is None or expand is None or unsqueeze is None:
+        return None
+    before, between, wide = (view.shape(x) for x in (unsqueeze.inputs[0], expand.inputs[0], reshape.inputs[0]))
+    after = view.shape(name)
+    if before is None or between is None or wide is None or after is None:
+        return None
+    if len(before) != 4 or len(after) != 4 or len(wide) != 5 or between != (*before[:2], 1, *before[2:]):
+        return None
+    if view.shape(expand.inputs[1]) != (5,):
+        return None
+    if after != (wide[0], product(wide[1:3]), *wide[3:]) or not all(isinstance(d, int) for d in wide[1:3]):
+        return None
+    return _Repeated(unsqueeze.inputs[0], expand.inputs[1])
 
 
 def _softmax(view: View, name: str) -> tuple[Node | None, bool]:
@@ -110,7 +146,9 @@ def _fits(view: View, mask: str, scores: str) -> bool:
     own, full = view.shape(mask), view.shape(scores)
     if own is None or full is None or len(own) > 4 or len(full) != 4 or len(own) < 2:
         return False
-    return all(a in (1, b) for a, b in zip(own[::-1], full[::-1], strict=False))
+    pairs = list(zip(own[::-1], full[::-1], strict=False))
+    # which keys and queries there are, the kernel sees; that they are as many, only it can tell
+    return all(a in (1, b) or (isinstance(a, str) and isinstance(b, str) and i < 2) for i, (a, b) in enumerate(pairs))
 
 
 def everywhere(view: View, name: str) -> float | None:
@@ -183,11 +221,27 @@ def _may_hide_all(view: View, mask: str) -> bool:
 
 def attention(view: View, node: Node, found: _Attention) -> New:
     """Attention of opset 23."""
-    k = found.k
-    nodes = []
+    nodes: list[Node] = []
+    constants: dict[str, np.ndarray] = {}
+
+    def single(kind: str, found: _Repeated | str) -> str:
+        """Keys or values with each head once, as long as they were expanded to."""
+        if isinstance(found, str):
+            return found
+        axes, shape, made = (view.names.fresh(f"{node.outputs[0]}/{kind}/{n}") for n in ("axes", "shape", "expanded"))
+        constants[axes] = np.array([0, 1, 3, 4])
+        nodes.append(copy(node, "Gather", [found.target, axes], outputs=(shape,)))
+        nodes.append(copy(node, "Expand", [found.source, shape], outputs=(made,)))
+        return made
+
+    q, k, v = found.q, single("keys", found.k), single("values", found.v)
+    if found.heads:
+        shape, q = (view.names.fresh(f"{node.outputs[0]}/queries/{n}") for n in ("shape", "expanded"))
+        constants[shape] = np.array([1, found.heads, 1, 1])
+        nodes.append(copy(node, "Expand", [found.q, shape], outputs=(q,)))
     if found.swap is not None:
-        k = view.names.fresh(f"{node.outputs[0]}/keys")
-        nodes.append(copy(node, "Transpose", [found.k], outputs=(k,), attributes={"perm": found.swap}))
-    inputs = [found.q, k, found.v, *([found.mask] if found.mask else [])]
+        source, k = k, view.names.fresh(f"{node.outputs[0]}/keys")
+        nodes.append(copy(node, "Transpose", [source], outputs=(k,), attributes={"perm": found.swap}))
+    inputs = [q, k, v, *([found.mask] if found.mask else [])]
     nodes.append(copy(node, "Attention", inputs, opset=max(node.opset, 23), attributes={"scale": found.scale}))
-    return New(tuple(nodes))
+    return New(tuple(nodes), constants)

@@ -22,7 +22,8 @@ __all__ = ["Dim", "Facts", "Shape", "learn"]
 Dim: TypeAlias = "int | str"
 Shape: TypeAlias = tuple[Dim, ...]
 SMALL = 64  # elements of a constant whose values may say a shape
-TIMES, OVER = "\0", "\1"  # between factors of a product, and inside a quotient: no name of a value has them
+# Between the factors of a product, inside a quotient or a sum, between the terms of a sum: no name of a value has them.
+TIMES, OVER, PLUS = "\0", "\1", "\2"
 
 
 class Facts:
@@ -157,8 +158,8 @@ def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
         return product([a, b]) if a != 0 and b != 0 else 0
     if (node.op_type, b) in {("Add", 0), ("Sub", 0), ("Div", 1)}:
         return a
-    if (node.op_type, a) == ("Add", 0):
-        return b
+    if node.op_type == "Add":
+        return total([a, b])
     return f"{node.outputs[0]}[{index}]"
 
 
@@ -183,6 +184,16 @@ def _written(number: int, symbols: Counter[str]) -> Dim:
     if not words or number == 0:
         return number
     return TIMES.join(words if number == 1 else [str(number), *words])
+
+
+def total(dims: Sequence[Dim]) -> Dim:
+    """The sum of dimensions; equal sums of the same terms are written alike."""
+    number = sum(d for d in dims if isinstance(d, int))
+    symbols = sorted(d for d in dims if isinstance(d, str))
+    if not symbols:
+        return number
+    terms = [*symbols, str(number)] if number else symbols
+    return terms[0] if len(terms) == 1 else f"({PLUS.join(terms)})".replace(TIMES, OVER)
 
 
 def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
@@ -276,9 +287,9 @@ def _squeeze(facts: Facts, node: Node) -> Shape | None:
     shape, axes = facts.shape(node.inputs[0]), _ints(facts, node, 1, "axes")
     if (value := facts.value(node.inputs[0])) is not None and len(value) == 1:
         facts.values[node.outputs[0]] = value
-    if shape is None or not axes:
+    if shape is None or axes is None or (not axes and not all(isinstance(d, int) for d in shape)):
         return None
-    gone = {axis % len(shape) for axis in axes}
+    gone = {axis % len(shape) for axis in axes} if axes else {i for i, d in enumerate(shape) if d == 1}
     return tuple(d for i, d in enumerate(shape) if i not in gone)
 
 
@@ -302,11 +313,8 @@ def _concat(facts: Facts, node: Node) -> Shape | None:
     if len(known) < len(shapes):
         return None
     axis = node.attributes["axis"] % len(known[0])
-    along = [shape[axis] for shape in known]
-    total: Dim = sum(d for d in along if isinstance(d, int)) if all(isinstance(d, int) for d in along) else _fresh(
-        node, axis
-    )  # fmt: skip
-    return (*known[0][:axis], total if len(known) > 1 else along[0], *known[0][axis + 1 :])
+    along: list[Dim] = [shape[axis] for shape in known]
+    return (*known[0][:axis], total(along), *known[0][axis + 1 :])
 
 
 def _split(facts: Facts, node: Node) -> Shape | None:
@@ -481,6 +489,13 @@ def _range(facts: Facts, node: Node) -> Shape | None:
     return _vector(facts, node)
 
 
+def _sum_and_norm(facts: Facts, node: Node) -> Shape | None:
+    shape = broadcast(node, facts.shape(node.inputs[0]), facts.shape(node.inputs[1]))
+    if shape is not None and len(node.outputs) > 3:
+        facts.shapes[node.outputs[3]] = shape
+    return shape
+
+
 def _attention(facts: Facts, node: Node) -> Shape | None:
     q, v = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
     return (*q[:3], v[3]) if q is not None and v is not None and len(q) == len(v) == 4 else None
@@ -491,8 +506,7 @@ UNARY = (
     "DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu Hardmax HardSigmoid HardSwish InstanceNormalization "
     "BatchNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LRN Mish Neg Not "
     "GroupNormalization PRelu QuantizeLinear QuickGelu Reciprocal Relu RMSNormalization RotaryEmbedding Round "
-    "ScatterElements ScatterND Selu Shrink Sigmoid Sign SimplifiedLayerNormalization Sin Sinh SkipLayerNormalization "
-    "SkipSimplifiedLayerNormalization Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
+    "ScatterElements ScatterND Selu Shrink Sigmoid Sign SimplifiedLayerNormalization Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
 ).split()
 BINARY = (
     "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
@@ -512,6 +526,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"), _windows),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     **dict.fromkeys(("Resize", "Upsample", "Tile", "DepthToSpace", "SpaceToDepth"), _rank_stays),
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _sum_and_norm),
     "Attention": _attention,
     "Concat": _concat,
     "ConstantOfShape": _of_value,
