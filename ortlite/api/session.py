@@ -376,7 +376,7 @@ class InferenceSession:
             >>> from ortlite.cli.digits import model_bytes
             >>> explanation = InferenceSession(model_bytes()).explain()
             >>> explanation.nodes[1].op_type, explanation.nodes[1].provider, explanation.copies
-            ('Conv', 'CPUExecutionProvider', ())
+            ('FusedConv', 'CPUExecutionProvider', ())
 
         """
         from ortlite.api.explain import explain

@@ -77,9 +77,9 @@ def match_attention(view: View, node: Node) -> _Attention | None:
             return None
         heads = hk
     scale = factor * by_q * by_k * inner
-    one, other = _repeated(view, k), _repeated(view, v)
-    if one is not None and other is not None and swap in {None, SWAPPED}:
-        return _Attention(q, heads, one, None, other, mask, scale)
+    single = _repeated(view, k), _repeated(view, v)
+    if single[0] is not None and single[1] is not None and swap in {None, SWAPPED}:
+        return _Attention(q, heads, single[0], None, single[1], mask, scale)
     return _Attention(q, heads, k, swap, v, mask, scale)
 
 

@@ -92,7 +92,9 @@ def match_transposes(view: View, node: Node) -> tuple[str, tuple[int, ...]] | No
     perm = node.attributes.get("perm")
     before = view.made_by(node.inputs[0], "Transpose")
     if before is None:
-        return (node.inputs[0], tuple(perm)) if perm and tuple(perm) == tuple(range(len(perm))) else None
+        rank = view.rank(node.inputs[0])
+        perm = (0,) * rank if perm is None and rank in {0, 1} else perm
+        return (node.inputs[0], tuple(perm)) if perm is not None and list(perm) == list(range(len(perm))) else None
     first = before.attributes.get("perm")
     if perm is None and first is None:
         rank = view.rank(before.inputs[0])

@@ -244,16 +244,22 @@ class _Skip:
 
 
 def _alike(shape: Shape, other: Shape) -> bool:
-    """Whether two shapes are the same as far as anybody can tell: a sum is computed right also where they are not."""
+    """Whether two shapes are the same as far as anybody can tell: the sum is right also where they are not."""
     if len(shape) != len(other) or shape[-1] != other[-1]:
         return False
-    return all(a == b or (isinstance(a, str) and isinstance(b, str)) for a, b in zip(shape, other, strict=True))
+    pairs = list(zip(shape, other, strict=True))
+    return all(
+        a == b or (isinstance(a, str) and (isinstance(b, str) or (b == 1 and i == 0))) for i, (a, b) in enumerate(pairs)
+    )
 
 
 def match_skip(view: View, node: Node) -> _Skip | None:
     """A sum of two values of one shape that is normalised over its last axis, and its other readers."""
     total = node.outputs[0]
-    shape, other = view.shape(node.inputs[0]), view.shape(node.inputs[1])
+    one, two = node.inputs
+    if (view.shape(one) or ())[:1] == (1,):  # onnxruntime takes the smaller one second
+        one, two = two, one
+    shape, other = view.shape(one), view.shape(two)
     if shape is None or other is None or len(shape) != 3 or view.dtype(total) != FLOAT or not _alike(shape, other):
         return None
     for norm in view.readers.get(total, ()):
@@ -262,19 +268,19 @@ def match_skip(view: View, node: Node) -> _Skip | None:
         vectors = norm.inputs[1:]
         right = norm.attributes.get("axis", -1) in {-1, 2} and norm.attributes.get("stash_type", 1) == 1
         if right and all(_known_first(view, v) and view.shape(v) == shape[-1:] for v in vectors):
-            return _Skip(norm, *_with_bias(view, node.inputs))
+            return _Skip(norm, *_with_bias(view, one, two))
     return None
 
 
-def _with_bias(view: View, inputs: tuple[str, ...]) -> tuple[tuple[str, str], str]:
+def _with_bias(view: View, one: str, two: str) -> tuple[tuple[str, str], str]:
     """The operands of a sum, and the constant vector that was added to one of them before."""
-    for first, second in (inputs, inputs[::-1]):
-        add = view.made_by(second, "Add") if view.alone(second) else None
+    for place, name in enumerate((one, two)):
+        add = view.made_by(name, "Add") if view.alone(name) else None
         for value, bias in (add.inputs, add.inputs[::-1]) if add is not None else ():
             shape, vector = view.shape(value), view.constant(bias)
             if shape is not None and vector is not None and len(shape) == 3 and vector.shape == shape[-1:]:
-                return (value, first), bias
-    return (inputs[0], inputs[1]), ""
+                return ((one, value) if place else (value, two)), bias
+    return (one, two), ""
 
 
 def skip(view: View, node: Node, found: _Skip) -> New:

@@ -30,7 +30,7 @@ class Writer:
 
     def __call__(self, op_type, *operands, **attributes):
         names = [o if isinstance(o, str) else self.number(o) for o in operands]
-        name = f"v{len(self.nodes)}"
+        name = f"t{len(self.nodes)}"
         self.nodes.append(node(op_type, names, [name], **attributes))
         return name
 
@@ -108,7 +108,7 @@ def test_gelu_of_special_values(write, provider):
     assert agree(w.model({"x": SPECIAL}, y), {"x": SPECIAL}, providers=[provider]) == {"Gelu": 1}
 
 
-def gelu_of(w, x, half=0.5, root=sqrt(2), one=1.0):
+def gelu_of(w, x, half=0.5, root=2**0.5, one=1.0):
     return w("Mul", w("Mul", x, half), w("Add", w("Erf", w("Div", x, root)), one))
 
 

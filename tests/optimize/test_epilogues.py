@@ -117,7 +117,10 @@ def test_products_that_read_their_factors_turned(rank, a, b, factor, rows):
     u = w("Transpose", "u", perm=perm) if b else "u"
     y = w("MatMul", x, u)
     y = w(factor, y, 2.5) if factor else y
-    feed = {"x": values((*batch, *((4, rows) if a else (rows, 4)))), "u": values((*batch, *((5, 4) if b else (4, 5))), seed=1)}
+    feed = {
+        "x": values((*batch, *((4, rows) if a else (rows, 4)))),
+        "u": values((*batch, *((5, 4) if b else (4, 5))), seed=1),
+    }
     name = "FusedMatMul" if a or b or factor else "MatMul"
     assert agree(w.model(feed, y), feed) == {name: 1}
 

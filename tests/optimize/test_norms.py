@@ -226,7 +226,8 @@ def test_dims_that_only_look_alike():
 
 
 @pytest.mark.parametrize(
-    "case", [((3, 8), (3, 8), {}), ((2, 3, 8), (1, 3, 8), {}), ((2, 3, 8), (8,), {}), ((2, 3, 8), (2, 3, 8), {"axis": 1})]
+    "case",
+    [((3, 8), (3, 8), {}), ((2, 3, 8), (1, 3, 8), {}), ((2, 3, 8), (8,), {}), ((2, 3, 8), (2, 3, 8), {"axis": 1})],
 )
 def test_other_sums_stay(case):
     shape, other, attributes = case

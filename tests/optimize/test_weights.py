@@ -136,7 +136,9 @@ def test_products_with_a_row(rows, form, turned, opset, more):
     assert agree(w.model({"x": x}, y, opset=opset), {"x": x}) == {"Gemm": 1}
 
 
-@pytest.mark.parametrize(("x", "b"), [((2, 3, 4), (6,)), ((4,), (6,)), ((3, 4), (3, 6)), ((3, 4), (1,)), ((3, 4), (1, 1, 6))])
+@pytest.mark.parametrize(
+    ("x", "b"), [((2, 3, 4), (6,)), ((4,), (6,)), ((3, 4), (3, 6)), ((3, 4), (1,)), ((3, 4), (1, 1, 6))]
+)
 def test_other_products_stay(x, b):
     w = Writer()
     w.constants["W"], w.constants["b"] = values((4, 6), seed=1), values(b, seed=2)
