@@ -42,7 +42,7 @@ def build(
 ) -> Stages:
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     shared = shared or Shared()
-    graph = optimize(model.graph, level, disabled)
+    graph = optimize(model.graph, level, disabled, pinned or ())
     parts = partition(graph, providers, pinned=pinned, defer=defer)
     with entered(providers):  # constants move to their devices
         steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=shared.device_constants)

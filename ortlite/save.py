@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +25,11 @@ from ortlite.graph import (
     TensorType,
     Type,
 )  # fmt: skip
+from ortlite.ops import registry
 
-__all__ = ["output_shapes", "to_proto"]
+__all__ = ["output_shapes", "to_proto", "write"]
 
+LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
 SHAPE_ELEMENTS = 128  # an array with more of them decides no shape
 
 
@@ -34,13 +39,28 @@ def to_proto(model: Model) -> onnx.ModelProto:
     Raises ValueError for a graph that no single set of opsets describes, and for Gradient, whose nodes refer to
     others by name.
     """
-    opsets = {**model.opsets, **_opsets(model.graph.walk())}
+    opsets = {**model.opsets, **_opsets(model.graph)}
     return helper.make_model(
-        _graph(model.graph),
+        _graph(_moved(model.graph, opsets)),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         producer_name="ortlite",
         ir_version=max(model.ir_version, 4),  # from 4 on an initializer need not be an input
     )
+
+
+def write(model: Model, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
+    """Write a model to a file; constants of `least` bytes and more to `external` beside it, if that is given.
+
+    More than protobuf can hold goes to such a file anyhow. Raises ValueError as `to_proto` does.
+    """
+    proto = to_proto(model)
+    if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
+        external = f"{Path(path).name}.data"
+    if not external:
+        onnx.save(proto, path)
+        return
+    Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
 
 
 def output_shapes(node: Node, values: Sequence[np.ndarray | None]) -> list[tuple[int | None, ...] | None]:
@@ -70,17 +90,17 @@ def _shape(proto: onnx.TypeProto | None) -> tuple[int | None, ...] | None:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in proto.tensor_type.shape.dim)
 
 
-def _opsets(nodes: Iterable[Node]) -> dict[str, int]:
-    """Domain -> a version that means for every node what its own does: functions bring opsets of their own."""
+def _opsets(graph: Graph) -> dict[str, int]:
+    """Domain -> a version in which every node can be written: functions and fused operators bring their own."""
     used: dict[str, list[Node]] = {}
-    for node in nodes:
+    for node in graph.walk():
         if (node.domain, node.op_type) == GRADIENT:
             raise ValueError(f"node {node.name!r} (Gradient) refers to the nodes before it: it cannot be cut out")
         used.setdefault(node.domain, []).append(node)
     found = {}
     for domain, group in used.items():
         versions = sorted({node.opset for node in group}, reverse=True)
-        fitting = [v for v in versions if all(_since(n, v) == _since(n, n.opset) for n in group)]
+        fitting = [v for v in versions if all(n.opset == v or _at(n, v, graph.types) is not None for n in group)]
         if not fitting:
             raise ValueError(
                 f"the nodes are of opsets {versions} of {domain or 'ai.onnx'}, and no one opset means the same for all"
@@ -89,9 +109,56 @@ def _opsets(nodes: Iterable[Node]) -> dict[str, int]:
     return found
 
 
-def _since(node: Node, opset: int) -> int | None:
-    known = schema.lookup(node.domain, node.op_type, opset)
-    return None if known is None else known.since
+def _moved(graph: Graph, opsets: Mapping[str, int]) -> Graph:
+    """The graph with every node, those of subgraphs too, written in the opset of its domain."""
+    nodes: list[Node] = []
+    constants = dict(graph.constants)
+    for node in graph.nodes:
+        bodies = {name: _moved(body, opsets) for name, body in node.subgraphs.items()}
+        moved = replace(node, attributes={**node.attributes, **bodies}) if bodies else node
+        if moved.opset != opsets[moved.domain]:
+            written = _at(moved, opsets[moved.domain], graph.types)
+            assert written is not None  # `_opsets` asked
+            moved, new = written
+            constants |= new
+        nodes.append(moved)
+    return graph.with_nodes(tuple(nodes), constants=constants)
+
+
+def _at(node: Node, opset: int, types: Mapping[str, Type]) -> tuple[Node, dict[str, np.ndarray]] | None:
+    """The node written in another opset, attributes that are inputs there as constants; None where that is not certain.
+
+    The meaning is the same where one kernel runs both: `since` of our kernels says where a meaning began.
+    """
+    old, new = (schema.lookup(node.domain, node.op_type, version) for version in (node.opset, opset))
+    if (old.since if old else None) == (new.since if new else None):
+        return replace(node, opset=opset), {}
+    kernels = [registry.lookup(node.domain, node.op_type, version) for version in (node.opset, opset)]
+    if new is None or new.deprecated or any(k is None or k.fn is not kernels[0].fn for k in kernels):  # type: ignore[union-attr]
+        return None
+    kept = {name: value for name, value in node.attributes.items() if name in new.attributes}
+    if old is not None and any(
+        old.attributes.get(name, value) != value for name, value in new.attributes.items() if name not in kept
+    ):
+        return None
+    inputs, constants = list(node.inputs), {}
+    places = {formal.name: place for place, formal in enumerate(new.inputs)}
+    first = types.get(node.inputs[0]) if node.inputs else None
+    for name, value in node.attributes.items():
+        if name in kept:
+            continue
+        whole = isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(v, int) for v in value))
+        if name not in places or (not whole and not isinstance(first, TensorType)):
+            return None
+        dtype = np.dtype(np.int64) if whole or not isinstance(first, TensorType) else dtypes.to_numpy(first.dtype)
+        inputs += [""] * (places[name] + 1 - len(inputs))
+        if inputs[places[name]]:
+            return None
+        inputs[places[name]] = f"{node.outputs[0]}/{name}"
+        constants[inputs[places[name]]] = np.asarray(value, dtype)
+    if not new.min_inputs <= len(inputs) <= new.max_inputs:
+        return None
+    return replace(node, inputs=tuple(inputs), attributes=kept, opset=opset), constants
 
 
 def _graph(graph: Graph) -> onnx.GraphProto:

@@ -35,7 +35,7 @@ NO_FALLBACK = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
     "explicitly disabled by the user."
 )
-UNREAD = {"enable_profiling": "no profile is written", "optimized_model_filepath": "no model is written"}
+UNREAD = {"enable_profiling": "no profile is written"}
 LISTED = 20  # nodes that a message names
 PARTIALS = 16  # programs for parts of the model that a session keeps
 
@@ -143,6 +143,8 @@ class InferenceSession:
         whole = self._build(model, chosen, disabled, shared)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
+        if path := self._sess_options.__dict__["optimized_model_filepath"]:
+            self._write_optimized(path, model, whole.stages.model, disabled)
         # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
         self.model: Model = model  # as loaded
         self._disabled_now = disabled
@@ -178,6 +180,22 @@ class InferenceSession:
             )
         checks = self._sess_options._entries.get("ortlite.check_types") == "1"  # noqa: SLF001
         return Prepared.of(stages, check_types if checks else None)
+
+    def _write_optimized(self, path: str, model: Model, optimized: Model, disabled: frozenset[str]) -> None:
+        """Write the model as the optimiser leaves it, without operators newer than it can be written with."""
+        from ortlite import save
+        from ortlite.optimize import NEWER, optimize
+
+        entries = self._sess_options._entries  # noqa: SLF001
+        external = entries.get("session.optimized_model_external_initializers_file_name", "")
+        least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
+        with typed(f"writing the optimized model to {path}"):
+            try:
+                save.write(optimized, path, external, least)
+            except ValueError:
+                level = int(self._sess_options.__dict__["graph_optimization_level"])
+                graph = optimize(model.graph, level, disabled | NEWER, self._placement)
+                save.write(replace(model, graph=graph), path, external, least)
 
     def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
@@ -359,7 +377,7 @@ class InferenceSession:
             >>> from ortlite.cli.digits import model_bytes
             >>> explanation = InferenceSession(model_bytes()).explain()
             >>> explanation.nodes[1].op_type, explanation.nodes[1].provider, explanation.copies
-            ('Conv', 'CPUExecutionProvider', ())
+            ('FusedConv', 'CPUExecutionProvider', ())
 
         """
         from ortlite.api.explain import explain

@@ -1,4 +1,4 @@
-"""The `ortlite` command: see what it does (`demo`), run a model (`run`), see where two libraries disagree (`compare`).
+"""The `ortlite` command: `demo`, run a model (`run`), see where libraries disagree (`compare`), `optimize` a file.
 
 Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
 `compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
@@ -100,6 +100,50 @@ def run(
     if save is not None:
         report.save(save, result.outputs)
         out.print(f"saved {save}", markup=False, highlight=False, soft_wrap=True)
+
+
+@main.command("optimize")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
+)
+@click.option(
+    "--level", type=click.Choice(["basic", "extended", "all"]), default="all", show_default=True, help="How far to go."
+)
+@click.option("--disable", multiple=True, metavar="NAME", help="An optimiser to leave out; repeatable.")
+@click.option("--verify", is_flag=True, help="Run both models and compare their outputs.")
+@given_inputs
+@click.pass_context
+def optimize_file(
+    ctx: click.Context,
+    model: Path,
+    output: Path,
+    level: str,
+    disable: tuple[str, ...],
+    verify: bool,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+) -> None:
+    """Write MODEL as the optimiser leaves it: standard ONNX and com.microsoft, for ortlite and onnxruntime.
+
+    With --verify both models run, on the given inputs or made-up ones, in ortlite and, where it is installed, in
+    onnxruntime. Exit status 1: an output is beyond the tolerance that `ortlite compare` has.
+    """
+    from ortlite.cli import optimize
+
+    out = console()
+    waiting = console(stderr=True)
+    with waiting.status("optimising") if waiting.is_terminal else nullcontext():
+        before, after = optimize.optimize_model(model, output, level, disable)
+    optimize.show(out, before, after)
+    out.print(f"saved {output}", markup=False, highlight=False, soft_wrap=True)
+    if not verify:
+        return
+    with waiting.status("verifying") if waiting.is_terminal else nullcontext():
+        found = optimize.verify(model, output, pairs(files), pairs(shapes))
+    optimize.show_verified(out, found)
+    if any(v.fails for v in found):
+        ctx.exit(1)
 
 
 class _Comparing(click.Command):

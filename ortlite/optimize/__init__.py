@@ -13,12 +13,15 @@ from time import perf_counter
 
 from ortlite.graph import Graph
 from ortlite.optimize.cast_like import make_casts
+from ortlite.optimize.common import merge_common
 from ortlite.optimize.dead_code import remove_dead_code
 from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
+from ortlite.optimize.rule import Rule, rewrite
+from ortlite.optimize.table import NEWER, PHASES
 
-__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "PASSES", "Pass", "optimize"]
+__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
 
 DISABLED, BASIC, EXTENDED, LAYOUT, ALL = 0, 1, 2, 3, 99
 log = logging.getLogger("ortlite")
@@ -33,22 +36,35 @@ class Pass:
     fn: Callable[[Graph], Graph]
 
 
-PASSES: tuple[Pass, ...] = (
+# In order: passes over whole graphs, and the rewrites in their phases.
+PASSES: tuple[Pass | tuple[tuple[Rule, ...], ...], ...] = (
     Pass("EliminateDeadCode", BASIC, remove_dead_code),  # nothing is folded that nobody reads
     Pass("CastLikeToCast", BASIC, make_casts),
     Pass("ConstantFolding", BASIC, fold_constants),
     Pass("InlineConstantIf", BASIC, inline_constant_if),
     Pass("EliminateIdentity", BASIC, remove_identities),
+    Pass("CommonSubexpressionElimination", BASIC, merge_common),
+    PHASES,
     Pass("EliminateDeadCode", BASIC, remove_dead_code),
 )
 
 
-def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = ()) -> Graph:
-    """Apply every pass of `level` and below that is not `disabled`, in order."""
+def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pinned: Collection[str] = ()) -> Graph:
+    """Apply every pass and rewrite of `level` and below that is not `disabled`, in order.
+
+    Rewrites leave the nodes alone that `pinned` names, or values of which it names.
+    """
     for step in PASSES:
-        if step.level <= level and step.name not in disabled:
-            start, before = perf_counter(), len(graph.nodes)
+        start, before = perf_counter(), len(graph.nodes)
+        if isinstance(step, Pass):
+            name = step.name
+            if step.level > level or name in disabled:
+                continue
             graph = step.fn(graph)
-            milliseconds = (perf_counter() - start) * 1e3
-            log.debug("%s: %d -> %d nodes, %.1f ms", step.name, before, len(graph.nodes), milliseconds)
+        else:
+            name = "rewrites"
+            phases = [[rule for rule in rules if rule.level <= level and rule.name not in disabled] for rules in step]
+            graph = rewrite(graph, phases, pinned)
+        milliseconds = (perf_counter() - start) * 1e3
+        log.debug("%s: %d -> %d nodes, %.1f ms", name, before, len(graph.nodes), milliseconds)
     return graph

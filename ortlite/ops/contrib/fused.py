@@ -131,7 +131,6 @@ def skip_layer_normalization(
     epsilon: Float = 1e-12,
 ) -> tuple[Array, Array, Array, Array]:
     """Layer normalisation of `input` + `skip` + `bias`; also mean, 1 / standard deviation, and that sum."""
-    require_broadcast("skip", skip, input.shape)
     require_shape("bias", bias, input.shape[-1])
     total = input + skip if bias is None else input + skip + bias
     y, mean, inverse = layer_normalized(xp, total, gamma, beta, epsilon)
@@ -143,7 +142,6 @@ def skip_simplified_layer_normalization(
     xp: Namespace, input: Array, skip: Array, gamma: Array, bias: Array | None = None, *, epsilon: Float = 1e-12
 ) -> tuple[Array, Array, Array, Array]:
     """`input` + `skip` + `bias` over its root mean square, scaled; also 0 for the mean, 1 / that root, and the sum."""
-    require_broadcast("skip", skip, input.shape)
     require_shape("bias", bias, input.shape[-1])
     total = input + skip if bias is None else input + skip + bias
     y, inverse = root_mean_square_normalized(xp, total, gamma, epsilon)

@@ -1,0 +1,110 @@
+"""`ortlite optimize`: write what the optimiser makes of a model, and check that it computes the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ortlite.api.options import GraphOptimizationLevel, SessionOptions
+from ortlite.api.session import InferenceSession
+from ortlite.cli.inputs import gather
+from ortlite.cli.report import table
+from ortlite.compare.difference import Difference, difference
+from ortlite.graph import Graph
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["LEVELS", "Verified", "optimize_model", "show", "show_verified", "verify"]
+
+CPU = ["CPUExecutionProvider"]
+LEVELS = {
+    "basic": GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far the outputs of the model and of what was written are apart in one library."""
+
+    library: str
+    differences: dict[str, Difference]
+
+    @property
+    def fails(self) -> bool:
+        """Whether an output is beyond tolerance."""
+        return any(d.exceeds for d in self.differences.values())
+
+
+def optimize_model(path: Path, out: Path, level: str, disabled: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
+    """Write the optimised model, and count the operators of both. Raises ValueError where they are one file."""
+    if out.exists() and out.samefile(path):
+        raise ValueError(f"{out} is the model itself")
+    options = SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.optimized_model_filepath = str(out)
+    session = InferenceSession(path, options, providers=CPU, disabled_optimizers=list(disabled))
+    return _operators(session.model.graph), _operators(InferenceSession(out, _as_it_is(), CPU).model.graph)
+
+
+def _operators(graph: Graph) -> Counter[str]:
+    return Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.walk())
+
+
+def _as_it_is() -> SessionOptions:
+    options = SessionOptions()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def show(out: Console, before: Counter[str], after: Counter[str]) -> None:
+    """Print how often each operator occurs, those that changed first."""
+    names = sorted(before | after, key=lambda name: (before[name] == after[name], name))
+    rows = [[name, str(before[name]), str(after[name])] for name in names]
+    rows.append(["all", str(before.total()), str(after.total())])
+    table(out, "operators", ["operator", "before", "after"], rows)
+
+
+def verify(path: Path, written: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[Verified]:
+    """Run both files on the same inputs, as they are, in ortlite and, where it is installed, in onnxruntime."""
+    sessions = [InferenceSession(p, _as_it_is(), CPU) for p in (path, written)]
+    feed = gather(sessions[0].get_inputs(), sessions[0].get_overridable_initializers(), files, shapes)
+    names = [output.name for output in sessions[0].get_outputs()]
+    found = [Verified("ortlite", _compared(names, *(session.run(names, feed) for session in sessions)))]
+    if find_spec("onnxruntime") is not None:
+        found.append(Verified("onnxruntime", _compared(names, *(_peer(p, names, feed) for p in (path, written)))))
+    return found
+
+
+def _compared(names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> dict[str, Difference]:
+    return {name: difference(a, b) for name, a, b in zip(names, before, after, strict=True)}
+
+
+def _peer(path: Path, names: Sequence[str], feed: Mapping[str, Any]) -> Any:
+    """What onnxruntime computes of a file with its own optimisers off. Raises ValueError with what it says."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=CPU)
+        return session.run(list(names), {name: value for name, value in feed.items() if value is not None})
+    except Exception as error:  # its errors share no base class but Exception
+        raise ValueError(f"onnxruntime, {path}: {error}") from error
+
+
+def show_verified(out: Console, found: Sequence[Verified]) -> None:
+    """Print how far the outputs are apart, a row an output and library."""
+    rows = [
+        [v.library, name, d.type, d.problem or f"{d.absolute:.3g}", "beyond" if d.exceeds else "within"]
+        for v in found
+        for name, d in v.differences.items()
+    ]
+    table(out, "before and after", ["library", "output", "type", "largest difference", "tolerance"], rows)

@@ -1,0 +1,550 @@
+"""What is certain of shapes before a model runs: from the shapes of its inputs, which every run checks, and constants.
+
+A dimension is a number or a text that stands for one and the same number wherever it occurs: "ids:1" is axis 1 of the
+value `ids`. What files declare of the shapes of other values is not always true, and names that they give to dimensions
+are not always consistent: neither counts here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from math import gcd
+from typing import TypeAlias
+
+import numpy as np
+
+from ortlite.graph import Graph, Node, TensorType
+
+__all__ = ["Dim", "Facts", "Shape", "learn"]
+
+Dim: TypeAlias = "int | str"
+Shape: TypeAlias = tuple[Dim, ...]
+SMALL = 64  # elements of a constant whose values may say a shape
+# Between the factors of a product, inside a quotient or a sum, between the terms of a sum: no name of a value has them.
+TIMES, OVER, PLUS = "\0", "\1", "\2"
+
+
+class Facts:
+    """The shapes of values, as far as they are certain, and the elements of integer vectors that say shapes."""
+
+    def __init__(self, constants: Mapping[str, np.ndarray]):
+        self.constants = constants
+        self.shapes: dict[str, Shape] = {}
+        self.values: dict[str, tuple[Dim, ...]] = {}
+
+    def shape(self, name: str) -> Shape | None:
+        """The shape of a value."""
+        found = self.shapes.get(name)
+        if found is None and (constant := self.constants.get(name)) is not None:
+            found = self.shapes[name] = constant.shape
+        return found
+
+    def value(self, name: str) -> tuple[Dim, ...] | None:
+        """The elements of an integer vector, or of a scalar."""
+        found = self.values.get(name)
+        if found is not None or (constant := self.constants.get(name)) is None:
+            return found
+        if constant.dtype.kind not in "iu" or constant.size > SMALL or constant.ndim > 1:
+            return None
+        found = self.values[name] = tuple(constant.reshape(-1).tolist())
+        return found
+
+    def learn(self, nodes: Sequence[Node]) -> None:
+        """Take in what nodes, in topological order, say of their outputs."""
+        for node in nodes:
+            rule = RULES.get(node.op_type)
+            if rule is None or node.domain not in DOMAINS:
+                continue
+            try:
+                found = rule(self, node)
+            except (IndexError, ValueError, TypeError, ZeroDivisionError, KeyError):
+                continue  # a node that will fail when it runs, and says so then
+            if found is not None:
+                self.shapes[node.outputs[0]] = found
+
+
+DOMAINS = {"", "com.microsoft"}
+
+
+def learn(graph: Graph, constants: Mapping[str, np.ndarray], outer: Facts | None = None) -> Facts:
+    """The facts of a graph. `constants` are those that it may read; `outer` what is known of captured values."""
+    facts = Facts(constants)
+    if outer is not None:
+        facts.shapes |= graph.captured(outer.shapes)
+        facts.values |= graph.captured(outer.values)
+    for name in graph.inputs if outer is None else ():  # a body's inputs are what its node hands in
+        type_ = graph.types.get(name)
+        if isinstance(type_, TensorType) and type_.shape is not None:
+            facts.shapes[name] = tuple(d if isinstance(d, int) else f"{name}:{i}" for i, d in enumerate(type_.shape))
+    facts.learn(graph.nodes)
+    return facts
+
+
+def _fresh(node: Node, axis: int) -> str:
+    return f"{node.outputs[0]}:{axis}"
+
+
+def _ints(facts: Facts, node: Node, position: int, attribute: str) -> tuple[int, ...] | None:
+    """What is an attribute in some opsets and a constant input in others; () when neither is there."""
+    if (given := node.attributes.get(attribute)) is not None:
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
+    if len(node.inputs) > position and node.inputs[position]:
+        value = facts.value(node.inputs[position])
+        return value if value is not None and all(isinstance(v, int) for v in value) else None  # type: ignore[return-value]
+    return ()
+
+
+def _same(facts: Facts, node: Node) -> Shape | None:
+    return facts.shape(node.inputs[0])
+
+
+def _handed_on(facts: Facts, node: Node) -> Shape | None:
+    """Of operators that keep small integers what they are: Identity, Cast between integers."""
+    value = facts.value(node.inputs[0])
+    if value is not None and node.attributes.get("to", 7) in {6, 7}:
+        facts.values[node.outputs[0]] = value
+    return facts.shape(node.inputs[0])
+
+
+def broadcast(node: Node, *shapes: Shape | None) -> Shape | None:
+    """What shapes become together; a number above 1 wins over what is not known."""
+    if any(shape is None for shape in shapes):
+        return None
+    result: list[Dim] = []
+    reverse = [tuple(reversed(shape)) for shape in shapes if shape is not None]
+    rank = max(map(len, reverse), default=0)
+    for axis, dims in enumerate(zip_longest(*reverse, fillvalue=1)):
+        left = {d for d in dims if d != 1}
+        numbers = [d for d in left if isinstance(d, int)]
+        if len(left) <= 1:
+            result.append(next(iter(left), 1))
+        else:
+            result.append(numbers[0] if len(numbers) == 1 else _fresh(node, rank - 1 - axis))
+    return tuple(reversed(result))
+
+
+def _elementwise(facts: Facts, node: Node) -> Shape | None:
+    return broadcast(node, *(facts.shape(name) for name in node.inputs))
+
+
+def _towards_zero(a: int, b: int) -> int:
+    return a // b if a * b >= 0 else -(-a // b)
+
+
+ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": int.__add__,
+    "Sub": int.__sub__,
+    "Mul": int.__mul__,
+    "Div": _towards_zero,
+}
+
+
+def _arithmetic(facts: Facts, node: Node) -> Shape | None:
+    """Elementwise, and of shapes' elements too."""
+    values = [facts.value(name) for name in node.inputs]
+    if values[0] is not None and values[1] is not None and 1 in (len(values[0]), len(values[1])):
+        length = max(map(len, (values[0], values[1])))
+        pairs = zip(*(v * (length // len(v)) for v in values if v is not None), strict=True)
+        facts.values[node.outputs[0]] = tuple(_combined(node, i, a, b) for i, (a, b) in enumerate(pairs))
+    return _elementwise(facts, node)
+
+
+def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return ARITHMETIC[node.op_type](a, b)
+    if node.op_type == "Mul":
+        return product([a, b]) if a != 0 and b != 0 else 0
+    if (node.op_type, b) in {("Add", 0), ("Sub", 0), ("Div", 1)}:
+        return a
+    if node.op_type == "Add":
+        return total([a, b])
+    return f"{node.outputs[0]}[{index}]"
+
+
+def _factors(dim: Dim) -> tuple[int, Counter[str]]:
+    if isinstance(dim, int):
+        return dim, Counter()
+    head, *rest = dim.split(TIMES)
+    return (int(head), Counter(rest)) if head.isdigit() else (1, Counter([head, *rest]))
+
+
+def product(dims: Sequence[Dim]) -> Dim:
+    """The product of dimensions; equal products are written alike."""
+    number, symbols = 1, Counter[str]()
+    for dim in dims:
+        n, s = _factors(dim)
+        number, symbols = number * n, symbols + s
+    return _written(number, symbols)
+
+
+def _written(number: int, symbols: Counter[str]) -> Dim:
+    words = sorted(symbols.elements())
+    if not words or number == 0:
+        return number
+    return TIMES.join(words if number == 1 else [str(number), *words])
+
+
+def total(dims: Sequence[Dim]) -> Dim:
+    """The sum of dimensions; equal sums of the same terms are written alike."""
+    number = sum(d for d in dims if isinstance(d, int))
+    symbols = sorted(d for d in dims if isinstance(d, str))
+    if not symbols:
+        return number
+    terms = [*symbols, str(number)] if number else symbols
+    return terms[0] if len(terms) == 1 else f"({PLUS.join(terms)})".replace(TIMES, OVER)
+
+
+def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
+    """The product of `whole` over that of `part`; equal quotients are written alike."""
+    number, symbols = _factors(product(whole))
+    divisor, others = _factors(product(part))
+    common = symbols & others
+    symbols, others = symbols - common, others - common
+    if divisor == 0:
+        return 0
+    if number % divisor == 0 and not others:
+        return _written(number // divisor, symbols)
+    shared = gcd(number, divisor)
+    return f"({_written(number // shared, symbols)}:{_written(divisor // shared, others)})".replace(TIMES, OVER)
+
+
+def _matmul(facts: Facts, node: Node) -> Shape | None:
+    a, b = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if not a or not b:
+        return None
+    rows: Shape = a[-2:-1]
+    columns: Shape = b[-1:] if len(b) > 1 else ()
+    if node.op_type == "FusedMatMul":
+        if node.attributes.get("transBatchA") or node.attributes.get("transBatchB") or len(a) < 2 or len(b) < 2:
+            return None
+        rows = a[-1:] if node.attributes.get("transA") else rows
+        columns = b[-2:-1] if node.attributes.get("transB") else columns
+    head = broadcast(node, a[:-2], b[:-2])
+    return None if head is None else (*head, *rows, *columns)
+
+
+def _gemm(facts: Facts, node: Node) -> Shape | None:
+    a, b = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if a is None or b is None:
+        return None
+    return a[1 if node.attributes.get("transA") else 0], b[0 if node.attributes.get("transB") else 1]
+
+
+def _transpose(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    return tuple(shape[axis] for axis in node.attributes.get("perm", range(len(shape))[::-1]))
+
+
+def _reshape(facts: Facts, node: Node) -> Shape | None:
+    given = facts.shape(node.inputs[0])
+    target = facts.value(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("shape")
+    if target is None:
+        length = facts.shape(node.inputs[1])
+        if not length or not isinstance(length[0], int):
+            return None
+        return tuple(_fresh(node, axis) for axis in range(length[0]))
+    value = facts.value(node.inputs[0])
+    if value is not None and len(target) <= 1:
+        facts.values[node.outputs[0]] = value
+    zero = node.attributes.get("allowzero", 0)
+    dims: list[Dim] = []
+    for axis, dim in enumerate(target):
+        if dim == 0 and not zero:
+            dims.append(_fresh(node, axis) if given is None else given[axis])
+        else:
+            dims.append(dim)
+    if -1 in dims:
+        at = dims.index(-1)
+        rest = dims[:at] + dims[at + 1 :]
+        dims[at] = _fresh(node, at) if given is None else quotient(given, rest)
+    return tuple(dims)
+
+
+def _expand(facts: Facts, node: Node) -> Shape | None:
+    target = facts.value(node.inputs[1])
+    if target is None or any(isinstance(d, int) and d < 0 for d in target):
+        given, length = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+        if given is None or not length or not isinstance(length[0], int):
+            return None
+        return tuple(_fresh(node, axis) for axis in range(max(len(given), length[0])))
+    return broadcast(node, facts.shape(node.inputs[0]), target)
+
+
+def _flatten(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    axis = node.attributes.get("axis", 1)
+    axis += len(shape) if axis < 0 else 0
+    return product(shape[:axis]), product(shape[axis:])
+
+
+def _squeeze(facts: Facts, node: Node) -> Shape | None:
+    shape, axes = facts.shape(node.inputs[0]), _ints(facts, node, 1, "axes")
+    if (value := facts.value(node.inputs[0])) is not None and len(value) == 1:
+        facts.values[node.outputs[0]] = value
+    if shape is None or axes is None or (not axes and not all(isinstance(d, int) for d in shape)):
+        return None
+    gone = {axis % len(shape) for axis in axes} if axes else {i for i, d in enumerate(shape) if d == 1}
+    return tuple(d for i, d in enumerate(shape) if i not in gone)
+
+
+def _unsqueeze(facts: Facts, node: Node) -> Shape | None:
+    shape, axes = facts.shape(node.inputs[0]), _ints(facts, node, 1, "axes")
+    if shape is None or axes is None:
+        return None
+    if not shape and len(axes) == 1 and (value := facts.value(node.inputs[0])) is not None:
+        facts.values[node.outputs[0]] = value
+    rank = len(shape) + len(axes)
+    new, rest = {axis % rank for axis in axes}, iter(shape)
+    return tuple(1 if i in new else next(rest) for i in range(rank))
+
+
+def _concat(facts: Facts, node: Node) -> Shape | None:
+    shapes = [facts.shape(name) for name in node.inputs]
+    values = [facts.value(name) for name in node.inputs]
+    if all(value is not None for value in values):
+        facts.values[node.outputs[0]] = tuple(d for value in values if value is not None for d in value)
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return None
+    axis = node.attributes["axis"] % len(known[0])
+    along: list[Dim] = [shape[axis] for shape in known]
+    return (*known[0][:axis], total(along), *known[0][axis + 1 :])
+
+
+def _split(facts: Facts, node: Node) -> Shape | None:
+    shape, parts = facts.shape(node.inputs[0]), _ints(facts, node, 1, "split")
+    if shape is None or parts is None:
+        return None
+    axis = node.attributes.get("axis", 0) % len(shape)
+    count = len(node.outputs)
+    whole = shape[axis]
+    if not parts and isinstance(whole, int):
+        size = -(-whole // count)
+        parts = (*[size] * (count - 1), whole - size * (count - 1))
+    value = facts.value(node.inputs[0])
+    start = 0
+    for i, name in enumerate(node.outputs):
+        length: Dim = parts[i] if parts else f"{name}:{axis}"
+        facts.shapes[name] = (*shape[:axis], length, *shape[axis + 1 :])
+        if value is not None and isinstance(length, int):
+            facts.values[name] = value[start : start + length]
+            start += length
+    return facts.shapes[node.outputs[0]]
+
+
+def _slice(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    starts, ends = _ints(facts, node, 1, "starts"), _ints(facts, node, 2, "ends")
+    axes, steps = _ints(facts, node, 3, "axes"), _ints(facts, node, 4, "steps")
+    if axes is None:
+        return tuple(_fresh(node, axis) for axis in range(len(shape)))
+    count = facts.shape(node.inputs[1]) if starts is None and len(node.inputs) > 1 else (len(starts or ()),)
+    axes = axes or tuple(range(count[0])) if count and isinstance(count[0], int) else axes
+    dims = list(shape)
+    for i, axis in enumerate(axes):
+        dim = dims[axis]
+        if starts is None or ends is None or steps is None:
+            dims[axis] = _fresh(node, axis % len(shape))
+            continue
+        cut = slice(starts[i], ends[i], steps[i] if steps else 1)
+        if isinstance(dim, int):
+            dims[axis] = len(range(*cut.indices(dim)))
+        elif cut.start != 0 or cut.stop < 2**31 - 1 or cut.step != 1:
+            dims[axis] = _fresh(node, axis % len(shape))
+    value = facts.value(node.inputs[0])
+    if value is not None and starts is not None and ends is not None and steps is not None and len(starts) == 1:
+        facts.values[node.outputs[0]] = value[starts[0] : ends[0] : steps[0] if steps else 1]
+    return tuple(dims)
+
+
+def _gather(facts: Facts, node: Node) -> Shape | None:
+    data, indices = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    value, index = facts.value(node.inputs[0]), facts.value(node.inputs[1])
+    if value is not None and index is not None and all(isinstance(i, int) for i in index):
+        facts.values[node.outputs[0]] = tuple(value[i] for i in index)  # type: ignore[index]
+    if data is None or indices is None:
+        return None
+    axis = node.attributes.get("axis", 0) % len(data)
+    return (*data[:axis], *indices, *data[axis + 1 :])
+
+
+def _gather_elements(facts: Facts, node: Node) -> Shape | None:
+    return facts.shape(node.inputs[1])
+
+
+def _gather_nd(facts: Facts, node: Node) -> Shape | None:
+    data, indices = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    if data is None or not indices or not isinstance(indices[-1], int):
+        return None
+    return (*indices[:-1], *data[node.attributes.get("batch_dims", 0) + indices[-1] :])
+
+
+def _shape(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is None:
+        return None
+    part = shape[node.attributes.get("start", 0) : node.attributes.get("end", len(shape))]
+    facts.values[node.outputs[0]] = part
+    return (len(part),)
+
+
+def _size(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    if shape is not None:
+        facts.values[node.outputs[0]] = (product(shape),)
+    return ()
+
+
+def _reduce(facts: Facts, node: Node) -> Shape | None:
+    shape, axes = facts.shape(node.inputs[0]), _ints(facts, node, 1, "axes")
+    keep = node.attributes.get("keepdims", 1)
+    if node.op_type.startswith("Arg"):
+        axes = (node.attributes.get("axis", 0),)
+    if shape is None or axes is None:
+        return None
+    if not axes and node.attributes.get("noop_with_empty_axes"):
+        return shape
+    gone = {axis % len(shape) for axis in axes} if axes else set(range(len(shape)))
+    if keep:
+        return tuple(1 if i in gone else d for i, d in enumerate(shape))
+    return tuple(d for i, d in enumerate(shape) if i not in gone)
+
+
+def _of_value(facts: Facts, node: Node) -> Shape | None:
+    return facts.value(node.inputs[0])
+
+
+def _windows(facts: Facts, node: Node) -> Shape | None:
+    """Of convolutions and pools."""
+    shape = facts.shape(node.inputs[0])
+    if shape is None or len(shape) < 3:
+        return None
+    weights = facts.shape(node.inputs[1]) if "Conv" in node.op_type else None
+    channels = shape[1] if "Pool" in node.op_type else _fresh(node, 1)
+    if weights is not None:
+        channels = weights[0]
+        if node.op_type == "ConvTranspose":
+            channels = product([weights[1], node.attributes.get("group", 1)])
+    rank = len(shape) - 2
+    kernel = weights[2:] if weights is not None else node.attributes.get("kernel_shape")
+    if (
+        node.op_type == "ConvTranspose"
+        or kernel is None
+        or node.attributes.get("ceil_mode")
+        or node.attributes.get("auto_pad", "NOTSET") not in {"", "NOTSET", "VALID"}
+    ):
+        return (shape[0], channels, *(_fresh(node, 2 + i) for i in range(rank)))
+    pads = node.attributes.get("pads", (0,) * 2 * rank)
+    strides = node.attributes.get("strides", (1,) * rank)
+    dilations = node.attributes.get("dilations", (1,) * rank)
+    positions: list[Dim] = []
+    for i, (size, k) in enumerate(zip(shape[2:], kernel, strict=True)):
+        if isinstance(size, int) and isinstance(k, int):
+            positions.append((size + pads[i] + pads[rank + i] - dilations[i] * (k - 1) - 1) // strides[i] + 1)
+        else:
+            positions.append(_fresh(node, 2 + i))
+    return (shape[0], channels, *positions)
+
+
+def _global_pool(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    return None if shape is None else (*shape[:2], *[1] * (len(shape) - 2))
+
+
+def _rank_stays(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    return None if shape is None else tuple(_fresh(node, axis) for axis in range(len(shape)))
+
+
+def _pad(facts: Facts, node: Node) -> Shape | None:
+    shape, pads = facts.shape(node.inputs[0]), _ints(facts, node, 1, "pads")
+    if shape is None:
+        return None
+    if not pads or len(node.inputs) > 3 or len(pads) != 2 * len(shape):
+        return _rank_stays(facts, node)
+    both = [pads[i] + pads[i + len(shape)] for i in range(len(shape))]
+    return tuple(
+        d if extra == 0 else d + extra if isinstance(d, int) else _fresh(node, i)
+        for i, (d, extra) in enumerate(zip(shape, both, strict=True))
+    )
+
+
+def _vector(facts: Facts, node: Node) -> Shape | None:
+    return (_fresh(node, 0),)
+
+
+def _range(facts: Facts, node: Node) -> Shape | None:
+    """Range(0, n, 1) is n long."""
+    start, limit, delta = (facts.value(name) for name in node.inputs)
+    if start == (0,) and delta == (1,) and limit is not None:
+        return (limit[0] if isinstance(limit[0], str) else max(limit[0], 0),)
+    return _vector(facts, node)
+
+
+def _sum_and_norm(facts: Facts, node: Node) -> Shape | None:
+    shape = broadcast(node, facts.shape(node.inputs[0]), facts.shape(node.inputs[1]))
+    if shape is not None and len(node.outputs) > 3:
+        facts.shapes[node.outputs[3]] = shape
+    return shape
+
+
+def _attention(facts: Facts, node: Node) -> Shape | None:
+    q, v = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    return (*q[:3], v[3]) if q is not None and v is not None and len(q) == len(v) == 4 else None
+
+
+UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Bernoulli BiasGelu BitwiseNot Ceil Celu Clip Cos "
+    "Cosh CumSum DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu GroupNormalization HardSigmoid "
+    "HardSwish Hardmax InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax "
+    "LpNormalization Mish Neg Not PRelu QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu "
+    "RotaryEmbedding Round ScatterElements ScatterND Selu Shrink Sigmoid Sign SimplifiedLayerNormalization Sin "
+    "Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
+).split()
+BINARY = (
+    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
+    "Pow Sum Where Xor"
+).split()
+REDUCTIONS = "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+REDUCTIONS += "ReduceSum ReduceSumSquare"
+
+Rule: TypeAlias = Callable[[Facts, Node], "Shape | None"]
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(UNARY, _same),
+    **dict.fromkeys(BINARY, _elementwise),
+    **dict.fromkeys(ARITHMETIC, _arithmetic),
+    **dict.fromkeys(REDUCTIONS.split(), _reduce),
+    **dict.fromkeys(("Identity", "Cast"), _handed_on),
+    **dict.fromkeys(("MatMul", "FusedMatMul"), _matmul),
+    **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"), _windows),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+    **dict.fromkeys(("Resize", "Upsample", "Tile", "DepthToSpace", "SpaceToDepth"), _rank_stays),
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _sum_and_norm),
+    "Attention": _attention,
+    "Concat": _concat,
+    "ConstantOfShape": _of_value,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Gemm": _gemm,
+    "Pad": _pad,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}  # fmt: skip

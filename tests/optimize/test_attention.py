@@ -1,0 +1,224 @@
+"""Attention is recovered from every spelling, with masks, caches and shared heads, and from nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.optimize.models import agree, operators
+from tests.optimize.test_activations import PROVIDERS, Writer, values
+
+LOW = float(np.finfo(np.float32).min)
+
+
+def turned(w, k, form, shape):
+    """K (batch, heads, keys, size) with its last axes swapped."""
+    if form == "swap":
+        return w("Transpose", k, perm=[0, 1, 3, 2])
+    batch, heads, keys, size = shape
+    w.constants["three"], w.constants["four"] = (
+        np.array([batch * heads, keys, size]),
+        np.array([batch, heads, size, keys]),
+    )
+    return w("Reshape", w("Transpose", w("Reshape", k, "three"), perm=[0, 2, 1]), "four")
+
+
+def attended(w, q, kt, v, mask=None, scale=0.25, scaling="scores", guard=False, last=-1):
+    root = scale**0.5
+    if scaling == "both":
+        q, kt = w("Mul", q, root), w("Mul", kt, root)
+    elif scaling == "queries":
+        q = w("Div", q, 1 / scale)
+    scores = w("MatMul", q, kt)
+    if scaling == "scores":
+        scores = w("Mul", scores, scale)
+    if mask is not None:
+        scores = w("Add", *mask(scores) if callable(mask) else (scores, mask))
+    weights = w("Softmax", scores, axis=last)
+    if guard:
+        weights = w("Where", w("IsNaN", weights), 0.0, weights)
+    return w("MatMul", weights, v)
+
+
+def feed_of(batch=2, heads=3, queries=4, keys=5, size=8):
+    return {
+        "q": values((batch, heads, queries, size)),
+        "k": values((batch, heads, keys, size), seed=1),
+        "v": values((batch, heads, keys, 6), seed=2),
+    }
+
+
+MASKS = {
+    "none": None,
+    "all": (2, 3, 4, 5),
+    "heads": (1, 3, 4, 5),
+    "keys": (2, 1, 1, 5),
+    "plane": (4, 5),
+    "one": (1, 1, 1, 1),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([*MASKS]),
+    st.sampled_from(["scores", "both", "queries", "none"]),
+    st.sampled_from(["swap", "folded"]),
+    st.booleans(),
+    st.sampled_from([13, 17, 20, 23]),
+    st.sampled_from([-1, 3]),
+    st.booleans(),
+)
+def test_attention_in_any_spelling(mask, scaling, form, guard, opset, last, mask_first):
+    w = Writer()
+    feed = feed_of()
+    if MASKS[mask]:
+        feed["m"] = np.where(values(MASKS[mask], seed=3) > 1, LOW, 0).astype(np.float32)
+        bools = feed["m"] != 0
+        feed["m"] = bools
+        name = w("Where", "m", LOW, 0.0)
+    given_mask = None if not MASKS[mask] else (lambda s: (name, s)) if mask_first else name
+    kt = turned(w, "k", form, feed["k"].shape)
+    y = attended(w, "q", kt, "v", given_mask, 0.25 if scaling != "none" else 1.0, scaling, guard, last)
+    found = agree(w.model(feed, y, opset=opset), feed)
+    assert found == ({"Attention": 1} if mask == "none" else {"Attention": 1, "Where": 1})
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_open_sizes_and_queries_that_see_nothing(provider):
+    w = Writer()
+    feed = feed_of()
+    feed["m"] = values((2, 1, 4, 5), seed=3) > 0
+    feed["m"][0, 0, 1, :] = False
+    kt = turned(w, "k", "swap", None)
+    y = attended(w, "q", kt, "v", w("Where", "m", 0.0, -np.inf), guard=True)
+    dims = {"q": ["b", 3, "s", 8], "k": ["b", 3, "t", 8], "v": ["b", 3, "t", 6], "m": ["b", 1, "s", "t"]}
+    proto = w.model(feed, y, dims=dims)
+    assert "Softmax" in agree(proto, feed)  # nobody knows that the batches are the same
+    dims |= {name: [2, *rest[1:]] for name, rest in dims.items()}
+    assert agree(w.model(feed, y, dims=dims), feed, providers=[provider]) == {"Attention": 1, "Where": 1}
+
+
+def test_a_mask_that_may_hide_all_needs_the_guard():
+    """Without one such a query has NaN, and keeps it."""
+    w = Writer()
+    feed = feed_of()
+    feed["m"] = np.zeros((2, 1, 4, 5), bool)
+    y = attended(w, "q", turned(w, "k", "swap", None), "v", w("Where", "m", 0.0, -np.inf))
+    assert "Softmax" in agree(w.model(feed, y), feed)
+
+
+def test_a_mask_that_is_fed_needs_the_guard():
+    w = Writer()
+    feed = feed_of() | {"m": np.full((2, 1, 4, 5), -np.inf, np.float32)}
+    y = attended(w, "q", turned(w, "k", "swap", None), "v", "m")
+    assert "Softmax" in agree(w.model(feed, y), feed)
+
+
+def test_a_mask_of_zeros_goes():
+    w = Writer()
+    feed = feed_of()
+    w.constants |= {"yes": np.ones((1, 1, 4, 5), bool), "to": np.array([2, 1, 4, 5])}
+    mask = w("Where", w("Expand", "yes", "to"), 0.0, -np.inf)
+    y = attended(w, "q", turned(w, "k", "swap", None), "v", mask)
+    assert agree(w.model(feed, y), feed) == {"Attention": 1}
+
+
+@pytest.mark.parametrize("case", ["axis", "values", "transposed", "wanted", "three axes", "old softmax", "guard"])
+def test_near_misses_stay(case):
+    w = Writer()
+    feed = feed_of(keys=4, size=6)
+    wanted = []
+    if case == "three axes":
+        feed = {name: value[0] for name, value in feed.items()}
+        kt = w("Transpose", "k", perm=[0, 2, 1])
+    else:
+        kt = w("Transpose", "k", perm=[0, 1, 3, 2]) if case != "transposed" else w("Transpose", "k", perm=[1, 0, 3, 2])
+    if case == "transposed":
+        feed["k"] = feed["k"].transpose(1, 0, 2, 3).copy()
+        feed["q"], feed["v"] = feed["q"][:, :1], feed["v"]
+    y = attended(w, "q", kt, "v", last={"axis": 2, "old softmax": 1}.get(case, -1), guard=case == "guard")
+    if case == "wanted":
+        wanted = [next(n.output[0] for n in w.nodes if n.op_type == "Softmax")]
+    if case == "values":
+        feed["v"] = feed["v"][:1]
+    if case == "guard":  # NaN becomes something else
+        guard = next(n for n in w.nodes if n.op_type == "Where")
+        guard.input[1] = w.number(1.0)
+    opset = 11 if case == "old softmax" else 20
+    assert "Softmax" in agree(w.model(feed, y, wanted, opset=opset), feed)
+
+
+def repeated(w, x, name, heads, times, keys, size, batch=2):
+    w.constants |= {f"{name}2": np.array([2]), f"{name}5": np.array([batch, heads, times, keys, size]),
+                    f"{name}4": np.array([batch, heads * times, keys, size])}  # fmt: skip
+    wide = w("Expand", w("Unsqueeze", x, f"{name}2"), f"{name}5")
+    return w("Reshape", wide, f"{name}4")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_heads_that_share_keys_and_values(times, provider):
+    w = Writer()
+    feed = feed_of(heads=2 * times) | {"k": values((2, 2, 5, 8), seed=1), "v": values((2, 2, 5, 8), seed=2)}
+    k, v = repeated(w, "k", "k", 2, times, 5, 8), repeated(w, "v", "v", 2, times, 5, 8)
+    y = attended(w, "q", turned(w, k, "swap", None), v)
+    found = agree(w.model(feed, y), feed, providers=[provider])
+    assert found["Attention"] == 1
+    assert "Reshape" not in found
+
+
+def test_repeats_that_broadcast_the_keys_too():
+    """One key for all queries: the expansion along the keys stays."""
+    w = Writer()
+    feed = feed_of(heads=4) | {"k": values((2, 2, 1, 8), seed=1), "v": values((2, 2, 1, 8), seed=2)}
+    k, v = repeated(w, "k", "k", 2, 2, 5, 8), repeated(w, "v", "v", 2, 2, 5, 8)
+    y = attended(w, "q", turned(w, k, "swap", None), v)
+    assert agree(w.model(feed, y), feed)["Attention"] == 1
+
+
+def test_repeats_in_another_order_stay():
+    """Expanded in front of the heads, not behind: head i belongs to keys i modulo 2."""
+    w = Writer()
+    feed = feed_of(heads=4) | {"k": values((2, 2, 5, 8), seed=1), "v": values((2, 2, 5, 8), seed=2)}
+
+    def tiled(x):
+        w.constants |= {"one": np.array([1]), "five": np.array([2, 2, 2, 5, 8]), "four": np.array([2, 4, 5, 8])}
+        return w("Reshape", w("Expand", w("Unsqueeze", x, "one"), "five"), "four")
+
+    y = attended(w, "q", turned(w, tiled("k"), "swap", None), tiled("v"))
+    found = agree(w.model(feed, y), feed)
+    assert found["Reshape"] == 2
+
+
+def test_keys_with_a_past():
+    w = Writer()
+    feed = feed_of() | {"pk": values((2, 3, 2, 8), seed=5), "pv": values((2, 3, 2, 6), seed=6)}
+    k, v = w("Concat", "pk", "k", axis=2), w("Concat", "pv", "v", axis=-2)
+    y = attended(w, "q", turned(w, k, "swap", None), v)
+    assert agree(w.model(feed, y, [k, v]), feed) == {"Attention": 1, "Concat": 2}
+
+
+def test_the_whole_way_from_projections():
+    w = Writer()
+    x = values((2, 5, 12))
+    w.constants |= {"split": np.array([0, 0, 3, 4]), "merge": np.array([0, 0, 12])}
+    parts = []
+    for i, name in enumerate("qkv"):
+        w.constants[name] = values((12, 12), seed=i)
+        parts.append(w("Reshape", w("MatMul", "x", name), "split"))
+    q, v = (w("Transpose", part, perm=[0, 2, 1, 3]) for part in (parts[0], parts[2]))
+    kt = w("Transpose", parts[1], perm=[0, 2, 3, 1])
+    y = w("Reshape", w("Transpose", attended(w, q, kt, v), perm=[0, 2, 1, 3]), "merge")
+    found = agree(w.model({"x": x}, y, dims={"x": ["b", "s", 12]}), {"x": x})
+    assert found == {"MatMul": 3, "Reshape": 4, "Transpose": 4, "Attention": 1}
+
+
+def test_names_of_passes():
+    w = Writer()
+    feed = feed_of()
+    proto = w.model(feed, attended(w, "q", turned(w, "k", "swap", None), "v"))
+    assert operators(proto, level=2) == {"Attention": 1}
+    assert "Softmax" in operators(proto, level=1)
+    assert "Softmax" in operators(proto, disabled=["AttentionFusion"])

@@ -1,0 +1,170 @@
+"""Constants behind convolutions and products go into their weights; what is not a constant a channel stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.optimize.models import agree, node, operators
+from tests.optimize.test_activations import PROVIDERS, Writer, values
+
+
+def convolved(w, rank=2, channels=4, group=2, bias=True, transposed=False, dtype=np.float32):
+    """A convolution of x (2, 4, 5, …) with `channels` results."""
+    kernel = (2,) * rank
+    shape = (4, channels // group, *kernel) if transposed else (channels, 4 // group, *kernel)
+    w.constants["W"] = values(shape, dtype, 1)
+    inputs = ["x", "W"]
+    if bias:
+        w.constants["B"] = values(channels, dtype, 2)
+        inputs.append("B")
+    return w("ConvTranspose" if transposed else "Conv", *inputs, group=group)
+
+
+def normalised(w, y, channels, dtype=np.float32, **attributes):
+    for i, name in enumerate(("scale", "shift", "mean")):
+        w.constants[name] = values(channels, dtype, 3 + i)
+    w.constants["var"] = np.abs(values(channels, dtype, 9)) + dtype(0.1)
+    return w("BatchNormalization", y, "scale", "shift", "mean", "var", **attributes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.sampled_from([(4, 1), (4, 2), (6, 2), (4, 4)]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["norm", "Mul", "Add", "Div by norm", "number", "all"]),
+    st.sampled_from([np.float32, np.float64, np.float16]),
+    st.sampled_from([9, 13, 20]),
+)
+def test_what_follows_a_convolution(rank, sizes, bias, transposed, what, dtype, opset):
+    channels, group = sizes
+    w = Writer(dtype)
+    y = convolved(w, rank, channels, group, bias, transposed, dtype)
+    w.constants["v"] = values((channels, *(1,) * rank), dtype, 7)
+    w.constants["along"] = values((1, channels, *(1,) * rank), dtype, 8)
+    if what in {"Mul", "all"}:
+        y = w("Mul", "v", y)
+    if what in {"Add", "all"}:
+        y = w("Add", y, "along")
+    if what == "number":
+        y = w("Mul", y, 3.0)
+    if what in {"norm", "Div by norm", "all"}:
+        y = normalised(w, y, channels, dtype, epsilon=1e-3)
+    x = values((2, 4, *(5,) * rank), dtype)
+    near = 2e-2 if dtype == np.float16 else 1e-4
+    found = agree(w.model({"x": x}, y, opset=opset), {"x": x}, near, near * 4)
+    assert found == {"ConvTranspose" if transposed else "Conv": 1}
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4, 4), (2, 1, 1, 1), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("op_type", ["Mul", "Add"])
+def test_constants_along_other_axes_stay(shape, op_type):
+    w = Writer()
+    w.constants["v"] = values(shape, seed=7)
+    y = w(op_type, convolved(w), "v")
+    x = values((2, 4, 5, 5))
+    assert agree(w.model({"x": x}, y), {"x": x}) == {"Conv": 1, op_type: 1}
+
+
+def test_a_convolution_that_others_read_stays():
+    w = Writer()
+    c = convolved(w)
+    y = normalised(w, c, 4)
+    z = w("Neg", c)
+    x = values((2, 4, 5, 5))
+    assert agree(w.model({"x": x}, y, [z]), {"x": x})["BatchNormalization"] == 1
+    w = Writer()
+    c = convolved(w)
+    assert agree(w.model({"x": x}, normalised(w, c, 4), [c]), {"x": x})["BatchNormalization"] == 1
+
+
+def test_weights_that_are_shared_are_copied():
+    w = Writer()
+    one, other = normalised(w, convolved(w), 4), w("Conv", "x", "W", group=2)
+    x = values((2, 4, 5, 5))
+    assert agree(w.model({"x": x}, one, [other]), {"x": x}, 1e-4, 1e-4) == {"Conv": 2}
+
+
+def test_weights_that_are_fed_stay():
+    w = Writer()
+    y = normalised(w, convolved(w, group=1, bias=False), 4)
+    feed = {"x": values((2, 4, 5, 5)), "W": w.constants.pop("W")}
+    assert agree(w.model(feed, y), feed) == {"Conv": 1, "BatchNormalization": 1}
+
+
+def test_an_overridable_weight_stays():
+    w = Writer()
+    y = normalised(w, convolved(w, group=1, bias=False), 4)
+    feed = {"x": values((2, 4, 5, 5)), "W": w.constants["W"]}
+    assert agree(w.model(feed, y), feed) == {"Conv": 1, "BatchNormalization": 1}
+
+
+def test_training_stays():
+    w = Writer()
+    w.constants |= {"scale": values(4), "shift": values(4), "mean": values(4), "var": np.ones(4, np.float32)}
+    c = convolved(w)
+    inputs = [c, "scale", "shift", "mean", "var"]
+    w.nodes.append(node("BatchNormalization", inputs, ["y", "m", "v"], training_mode=1))
+    x = values((2, 4, 5, 5))
+    assert "BatchNormalization" in agree(w.model({"x": x}, "y", ["m"]), {"x": x}, 1e-4, 1e-4)
+
+
+def test_what_would_overflow_stays():
+    w = Writer(np.float16)
+    c = convolved(w, dtype=np.float16)
+    w.constants["v"] = np.full((4, 1, 1), 60000, np.float16)
+    x = np.zeros((1, 4, 5, 5), np.float16)
+    assert "Mul" in agree(w.model({"x": x}, w("Mul", c, "v")), {"x": x}, 1e-2, 1e-2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 3), st.sampled_from(["row", "(1, n)"]), st.booleans(), st.sampled_from([9, 13, 20]), st.booleans()
+)
+def test_products_with_a_row(rows, form, turned, opset, more):
+    w = Writer()
+    w.constants["W"], w.constants["b"] = values((4, 6), seed=1), values((1, 6) if form != "row" else 6, seed=2)
+    w.constants["c"] = values(6, seed=3)
+    product = w("MatMul", "x", "W")
+    y = w("Add", "b", product) if turned else w("Add", product, "b")
+    y = w("Add", y, "c") if more else y
+    x = values((rows, 4))
+    assert agree(w.model({"x": x}, y, opset=opset), {"x": x}) == {"Gemm": 1}
+
+
+@pytest.mark.parametrize(
+    ("x", "b"), [((2, 3, 4), (6,)), ((4,), (6,)), ((3, 4), (3, 6)), ((3, 4), (1,)), ((3, 4), (1, 1, 6))]
+)
+def test_other_products_stay(x, b):
+    w = Writer()
+    w.constants["W"], w.constants["b"] = values((4, 6), seed=1), values(b, seed=2)
+    y = w("Add", w("MatMul", "x", "W"), "b")
+    assert agree(w.model({"x": values(x)}, y), {"x": values(x)}) == {"MatMul": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+def test_normalisation_of_a_product(product, turned, provider):
+    w = Writer()
+    w.constants["W"], w.constants["b"] = values((6, 4) if turned and product == "Gemm" else (4, 6), seed=1), values(6)
+    attributes = {"transB": turned, "beta": 0.5, "alpha": 2.0} if product == "Gemm" else {}
+    y = w(product, "x", "W", *(["b"] if product == "Gemm" else []), **attributes)
+    y = normalised(w, y, 6)
+    x = values((5, 4))
+    assert agree(w.model({"x": x}, y), {"x": x}, 1e-4, 1e-4, [provider]) == {"Gemm": 1}
+
+
+def test_names_of_passes():
+    x = values((2, 4, 5, 5))
+    for name, op_type in (("ConvMulFusion", "Mul"), ("ConvAddFusion", "Add")):
+        w = Writer()
+        w.constants["v"] = values((4, 1, 1), seed=7)
+        proto = w.model({"x": x}, w(op_type, convolved(w), "v"))
+        assert operators(proto, level=1) == {"Conv": 1}
+        assert operators(proto, disabled=[name]) == {"Conv": 1, op_type: 1}
+        assert operators(proto, level=0) == {"Conv": 1, op_type: 1}
