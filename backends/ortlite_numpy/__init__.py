@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -41,11 +42,16 @@ class CPUExecutionProvider(ExecutionProvider):
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile})
 
-    @property
+    @cached_property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        from ortlite_numpy import ops
+        """NumPy's, behind those that are compiled where numba is there, unless the option `compiled` is "0".
 
-        return ops.OVERRIDES
+        Without the option, the environment's ORTLITE_COMPILED counts, "1" by default.
+        """
+        from ortlite_numpy import compiled, ops
+
+        wanted = self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1"))
+        return compiled.before(ops.OVERRIDES) if wanted != "0" and compiled.installed() else ops.OVERRIDES
 
     def supports(self, kernel: Any, dtypes: Any) -> str | None:
         return None

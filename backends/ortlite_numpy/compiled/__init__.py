@@ -1,0 +1,14 @@
+"""Operators that neither BLAS nor a ufunc does well, as loops that numba compiles: `pip install 'ortlite[fast]'`.
+
+`jit` compiles and keeps, `table` says what is replaced; every other module holds the kernels of a few operators, each
+with the function that checks a call, makes room for the result and returns NotImplemented for what the kernel does not
+take.
+"""
+
+from __future__ import annotations
+
+from ortlite_numpy.compiled.jit import directory, installed
+from ortlite_numpy.compiled.table import OVERRIDES, before
+from ortlite_numpy.compiled import trees  # isort: skip  (fills the table)
+
+__all__ = ["OVERRIDES", "before", "directory", "installed", "trees"]
