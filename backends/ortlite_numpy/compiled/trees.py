@@ -46,8 +46,25 @@ class Tables(NamedTuple):
     sizes: Any
 
 
-def tables_of(forest: Any, base: list[float], post_transform: str, *rest: int, labels: Any = ()) -> Tables:
-    """The tables of a forest of `ortlite.ops.ml`."""
+class Ready(NamedTuple):
+    """Tables, how many features a row must have, in which dtype, how many scores it gets, and what it costs."""
+
+    tables: Tables
+    features: int
+    dtype: Any
+    targets: int
+    seconds: float
+
+
+def ready(forest: Any, base: list[float], post_transform: str, rest: tuple[int, ...] = (), labels: Any = ()) -> Ready:
+    """A forest of `ortlite.ops.ml`, ready to walk in."""
+    tables = tables_of(forest, base, post_transform, rest, labels)
+    levels = sum(forest.active)
+    return Ready(tables, forest.features, tables.threshold.dtype, forest.targets, (levels + 5) * LEVEL)
+
+
+def tables_of(forest: Any, base: list[float], post_transform: str, rest: tuple[int, ...], labels: Any) -> Tables:
+    """The tables of a forest."""
     slots: list[list[tuple[int, int]]] = [[] for _ in forest.roots]
     target_at = list(range(forest.targets))
     for target, position in enumerate(forest.order or ()):
@@ -240,24 +257,20 @@ def classify(x, feature, threshold, child, tests, roots, active, first, target, 
             classes[block + r] = labels[best] if labels.size > 0 else best
 
 
-def _rows(X: Any, tables: Tables) -> Any:
+def _rows(X: Any, forest: Ready) -> Any:
     """X in the dtype that it meets thresholds in; None where it is no table of enough features."""
-    if X.ndim != 2 or X.dtype.kind not in "iuf" or X.shape[1] <= tables.feature.max(initial=-1):
+    if X.ndim != 2 or X.dtype.kind not in "iuf" or X.shape[1] < forest.features:
         return None
-    return own(X.astype(tables.threshold.dtype, copy=False))
+    return own(X if X.dtype == forest.dtype else X.astype(forest.dtype))
 
 
-def _seconds(X: Any, tables: Tables) -> float:
-    depth = math.log2(max(tables.feature.size / max(tables.roots.size, 1), 2))
-    return float(len(X) * tables.roots.size * depth * LEVEL)
-
-
-def _regressed(X: Any, tables: Tables, dtype: Any) -> Any:
-    x = _rows(X, tables)
+def _regressed(X: Any, forest: Ready, dtype: Any) -> Any:
+    x = _rows(X, forest)
     if x is None:
         return NotImplemented
-    scores = np.empty((x.shape[0], tables.base.size), dtype)
-    share(regress, (x, *tables, scores), x.shape[0], _seconds(x, tables))
+    rows = x.shape[0]
+    scores = np.empty((rows, forest.targets), dtype)
+    share(regress, (x, *forest.tables, scores), rows, rows * forest.seconds)
     return scores
 
 
@@ -325,8 +338,8 @@ def tree_ensemble_regressor(
 ) -> Any:
     """One kernel from rows to scores."""
     key = ("compiled", X.dtype.char)
-    tables = None if memo is None else memo.get(key)
-    if tables is None:
+    found = None if memo is None else memo.get(key)
+    if found is None:
         base = listed(kernels.given(base_values, base_values_as_tensor))
         targets = 1 if n_targets is None else n_targets
         if post_transform not in TRANSFORMS or len(base) > targets:
@@ -338,8 +351,8 @@ def tree_ensemble_regressor(
             nodes_missing_value_tracks_true, "target", target_treeids, target_nodeids, target_ids,
             kernels.given(target_weights, target_weights_as_tensor), targets, aggregate_function, dtype,
         )  # fmt: skip
-        tables = once(memo, key, tables_of, forest, base, post_transform)
-    return _regressed(X, tables, np.float32)
+        found = once(memo, key, ready, forest, base, post_transform)
+    return _regressed(X, found, np.float32)
 
 
 @override((ML, "TreeEnsembleClassifier", 1), examples=_classification, dtypes=DTYPES)
@@ -372,8 +385,8 @@ def tree_ensemble_classifier(
 ) -> Any:
     """One kernel from rows to labels and scores; labels that are text are looked up afterwards."""
     key = ("compiled", X.dtype.char)
-    tables = None if memo is None else memo.get(key)
-    if tables is None:
+    found = None if memo is None else memo.get(key)
+    if found is None:
         weights = kernels.given(class_weights, class_weights_as_tensor)
         base = listed(kernels.given(base_values, base_values_as_tensor))
         classes = len(classlabels_strings or classlabels_int64s or ()) or 1
@@ -391,18 +404,14 @@ def tree_ensemble_classifier(
         kind = SINGLE if classes == 1 else BINARY if binary else MANY
         labels = () if classes == 1 or classlabels_strings else classlabels_int64s
         rest = (kind, voted or 0, int(positive))
-        tables = once(memo, key, _with_labels, forest, base, post_transform, rest, labels)
-    x = _rows(X, tables)
+        found = once(memo, key, ready, forest, base, post_transform, rest, labels)
+    x = _rows(X, found)
     if x is None:
         return NotImplemented
     rows = x.shape[0]
-    scores, found = np.empty((rows, tables.base.size), np.float32), np.empty(rows, np.int64)
-    share(classify, (x, *tables, scores, found), rows, _seconds(x, tables))
-    return kernels.labels_of(xp, found, classlabels_strings, None) if classlabels_strings else found, scores
-
-
-def _with_labels(forest: Any, base: list[float], post_transform: str, rest: tuple[int, ...], labels: Any) -> Tables:
-    return tables_of(forest, base, post_transform, *rest, labels=labels)
+    scores, top = np.empty((rows, found.targets), np.float32), np.empty(rows, np.int64)
+    share(classify, (x, *found.tables, scores, top), rows, rows * found.seconds)
+    return kernels.labels_of(xp, top, classlabels_strings, None) if classlabels_strings else top, scores
 
 
 @override((ML, "TreeEnsemble", 5), examples=_by_position, dtypes=("float32", "float64"))
@@ -430,8 +439,8 @@ def tree_ensemble(
 ) -> Any:
     """One kernel from rows to scores."""
     key = ("compiled", X.dtype.char)
-    tables = None if memo is None else memo.get(key)
-    if tables is None:
+    found = None if memo is None else memo.get(key)
+    if found is None:
         if not 0 <= aggregate_function < len(kernels.AGGREGATES) or not 0 <= post_transform < len(TRANSFORMS):
             return NotImplemented
         forest = kernels.forest_of_positions(
@@ -439,5 +448,5 @@ def tree_ensemble(
             nodes_falseleafs, nodes_missing_value_tracks_true, membership_values, tree_roots, leaf_targetids,
             leaf_weights, 1 if n_targets is None else n_targets, kernels.AGGREGATES[aggregate_function], str(X.dtype),
         )  # fmt: skip
-        tables = once(memo, key, tables_of, forest, [], kernels.TRANSFORMS[post_transform])
-    return _regressed(X, tables, X.dtype)
+        found = once(memo, key, ready, forest, [], kernels.TRANSFORMS[post_transform])
+    return _regressed(X, found, X.dtype)
