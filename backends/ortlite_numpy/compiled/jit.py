@@ -26,7 +26,7 @@ import numpy as np
 import ortlite
 from ortlite_numpy import threads
 
-__all__ = ["EXACT", "FREE", "Loops", "directory", "installed", "loops", "own", "share"]
+__all__ = ["EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "loops", "own", "share", "with_names"]
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
 FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
@@ -69,6 +69,43 @@ class Loops:
                     made._cache = kept(made.py_func)  # noqa: SLF001  (numba has no public way to say where)
                 self.run = made
             return self.run
+
+
+class Intrinsic(Loops):
+    """A function of LLVM's of two floats, for kernels: it becomes one instruction, where Python's would be a branch."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+        self.run = self._first
+
+    def dispatcher(self) -> Any:
+        """numba's function that stands for it."""
+        with _lock:
+            if self.run == self._first:
+                _numba()
+                from llvmlite import ir
+                from numba.extending import intrinsic
+
+                def function(typing: Any, a: Any, b: Any) -> Any:
+                    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                        kind = args[0].type
+                        two = ir.FunctionType(kind, [kind, kind])
+                        return builder.call(builder.module.declare_intrinsic(self.name, [kind], two), args)
+
+                    return a(a, a), code
+
+                self.run = intrinsic(function)
+            return self.run
+
+
+def with_names(kernel: Loops, name: str, **names: Any) -> Loops:
+    """The same kernel under another name, in which some global names mean something else: a kernel of a function."""
+    fn = kernel.python
+    other = FunctionType(fn.__code__, {**fn.__globals__, **names}, name)
+    other.__module__, other.__qualname__ = fn.__module__, name
+    return Loops(other, kernel.liberties)
 
 
 def loops(liberties: frozenset[str] = EXACT) -> Callable[[Callable[..., Any]], Loops]:
