@@ -93,7 +93,7 @@ DeviceConstants: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Run a kernel. `free` are the slots whose last use this is; `given` names the dtypes of the inputs, where known."""
+    """Run a kernel. `free` are the slots whose last use this is; `given` names the inputs' dtypes, where known."""
 
     node: Node
     kernel: Kernel

@@ -79,7 +79,7 @@ class Explanation:
     providers: tuple[Choice, ...] = ()
 
     def __str__(self) -> str:
-        rows = [("node", "operator", "provider", "kernel", "reasons")]
+        rows: list[tuple[str, ...]] = [("node", "operator", "provider", "kernel", "reasons")]
         for node in self.nodes:
             reasons = "host value" if node.host else "; ".join(node.reasons)
             rows.append((node.name, node.op_type, _short(node.provider), node.kernel or "ortlite.ops", reasons))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ortlite_numpy.compiled import functions
-from ortlite_numpy.compiled.jit import Loops, loops, own, share, with_names
+from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
 
 MS = "com.microsoft"
@@ -21,23 +21,23 @@ def function(x: Any, a: Any = None, b: Any = None) -> Any:
 
 
 @loops()
-def each(x, y, start, stop):  # type: ignore[no-untyped-def]
-    """y = function(x)."""
+def each(x, y, start, stop):
+    """Y = function(x)."""
     for i in range(start, stop):
         y[i] = function(x[i])
 
 
 @loops()
-def each_by(x, y, a, b, start, stop):  # type: ignore[no-untyped-def]
-    """y = function(x, a, b)."""
+def each_by(x, y, a, b, start, stop):
+    """Y = function(x, a, b)."""
     p, q = F(a), F(b)
     for i in range(start, stop):
         y[i] = function(x[i], p, q)
 
 
 @loops()
-def each_biased(x, bias, y, start, stop):  # type: ignore[no-untyped-def]
-    """y = function(x + bias) for rows [start, stop) as long as the bias."""
+def each_biased(x, bias, y, start, stop):
+    """Y = function(x + bias) for rows [start, stop) as long as the bias."""
     n = bias.size
     for r in range(start, stop):
         for i in range(n):
@@ -58,9 +58,9 @@ def mapped(kernel: Any, x: Any, *numbers: float) -> Any:
     """The kernel over all elements of `x`, whose layout in memory the result shares."""
     if x.dtype.char != "f" or not x.ndim:
         return NotImplemented
-    flags = x.flags
-    if not (flags.c_contiguous and flags.writeable):
+    if not x.flags.c_contiguous:
         return _mapped(kernel, x, *numbers)
+    x = own(x)
     size = x.size
     y = np.empty(size, F)
     if size < 500_000:
@@ -88,7 +88,9 @@ def _two(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 
 
 def _gelus(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
-    for how in [attributes["approximate"]] if "approximate" in attributes else ["none", "tanh"] if not attributes else []:
+    for how in (
+        [attributes["approximate"]] if "approximate" in attributes else ["none", "tanh"] if not attributes else []
+    ):
         yield (np.linspace(-3, 3, 4, dtype=dtype),), {"approximate": how}
     if attributes and "approximate" not in attributes:
         yield (np.linspace(-3, 3, 4, dtype=dtype),), {}
@@ -151,7 +153,7 @@ def selu(xp: Any, X: Any, *, alpha: float = 1.6732631921768188, gamma: float = 1
 @override("Celu", since=12, examples=_one)
 def celu(xp: Any, X: Any, *, alpha: float = 1.0) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["celu"], X, float(alpha), 0.0)
+    return mapped(EACH_BY["celu"], X, float(alpha), 0.0) if alpha > 0 else NotImplemented
 
 
 @override("Swish", since=24, examples=_one)
@@ -180,23 +182,23 @@ def gelu_1(xp: Any, X: Any) -> Any:
     return mapped(EACH["gelu"], X)
 
 
-def biased(name: str, x: Any, bias: Any) -> Any:
+def biased(name: str, x: Any, bias: Any, derived: Any) -> Any:
     """The kernel of x + bias, a vector along the last axis."""
     if x.dtype.char != "f" or bias.dtype.char != "f" or not x.size or bias.shape != x.shape[-1:]:
         return NotImplemented
     x = own(x)
     y = np.empty(x.size, F)
-    share(BIASED[name], (x.ravel(), own(bias), y), x.size // bias.size, x.size * ELEMENT)
+    share(BIASED[name], (x.ravel(), owned(bias, derived), y), x.size // bias.size, x.size * ELEMENT)
     return y.reshape(x.shape)
 
 
 @override((MS, "BiasGelu", 1), examples=_two)
-def bias_gelu(xp: Any, A: Any, B: Any) -> Any:
+def bias_gelu(xp: Any, A: Any, B: Any, *, derived: Any = None) -> Any:
     """In one pass."""
-    return biased("gelu", A, B)
+    return biased("gelu", A, B, derived)
 
 
 @override((MS, "FastGelu", 1), examples=lambda dtype, attributes: (*_one(dtype, attributes), *_two(dtype, attributes)))
-def fast_gelu(xp: Any, X: Any, bias: Any = None) -> Any:
+def fast_gelu(xp: Any, X: Any, bias: Any = None, *, derived: Any = None) -> Any:
     """In one pass."""
-    return mapped(EACH["fast_gelu"], X) if bias is None else biased("fast_gelu", X, bias)
+    return mapped(EACH["fast_gelu"], X) if bias is None else biased("fast_gelu", X, bias, derived)

@@ -26,7 +26,19 @@ import numpy as np
 import ortlite
 from ortlite_numpy import threads
 
-__all__ = ["EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "loops", "own", "share", "with_names"]
+__all__ = [
+    "EXACT",
+    "FREE",
+    "Intrinsic",
+    "Loops",
+    "directory",
+    "installed",
+    "loops",
+    "own",
+    "owned",
+    "share",
+    "with_names",
+]
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
 FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
@@ -53,7 +65,7 @@ class Loops:
         return self.run(*args)
 
     def dispatcher(self) -> Any:
-        """numba's function of this one, in which the kernels that it calls are numba's, too."""
+        """Numba's function of this one, in which the kernels that it calls are numba's, too."""
         with _lock:
             if self.run == self._first:
                 numba = _numba()
@@ -81,7 +93,7 @@ class Intrinsic(Loops):
         self.run = self._first
 
     def dispatcher(self) -> Any:
-        """numba's function that stands for it."""
+        """Numba's function that stands for it."""
         with _lock:
             if self.run == self._first:
                 _numba()
@@ -138,14 +150,14 @@ def directory() -> Path:
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = root if root.is_absolute() else Path.home() / ".cache"
     return base / "ortlite" / f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}"
 
 
 @cache
 def _cache_class() -> Any:
-    """numba's cache of functions, in our directory; None where that cannot be made or written."""
+    """Numba's cache of functions, in our directory; None where that cannot be made or written."""
     try:
         from numba.core import caching
 
@@ -218,13 +230,29 @@ def share(kernel: Callable[..., Any], args: tuple[Any, ...], count: int, seconds
 
 
 def own(x: Any) -> Any:
-    """`x` in C order, and not marked read-only, for which numba would compile everything once more."""
+    """`x` in C order, and not marked read-only, for which numba would compile everything once more.
+
+    No kernel writes to what it is given. Constants go through `derived`, for their views cost more than most.
+    """
     flags = x.flags
-    if flags.c_contiguous and flags.writeable and flags.aligned:
-        return x
     if flags.c_contiguous and flags.aligned:
-        return _alias(x)
+        return x if flags.writeable else _alias(x)
     return np.array(x, order="C")
+
+
+def owned(x: Any, derived: Any) -> Any:
+    """`own(x)` of what may be a constant."""
+    return own(x) if derived is None else derived(own, x)
+
+
+def _alias(x: Any) -> Any:
+    """A view of a read-only array that is not marked so."""
+    view = x.view()
+    try:
+        view.flags.writeable = True  # a read-only view of an array that is not read-only
+    except ValueError:
+        return np.asarray(_Memory(x)) if x.size else np.empty_like(x)
+    return view
 
 
 class _Memory:
@@ -233,9 +261,3 @@ class _Memory:
     def __init__(self, x: Any):
         self.held = x
         self.__array_interface__ = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
-
-
-def _alias(x: Any) -> Any:
-    """A view of a read-only array that is not marked so; no kernel writes to what it is given."""
-    view = np.asarray(_Memory(x))
-    return view if x.size else np.empty_like(x)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ortlite_numpy.compiled.functions import exp, larger
-from ortlite_numpy.compiled.jit import FREE, loops, own, share
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 
 MS = "com.microsoft"
@@ -22,7 +22,7 @@ F = np.float32
 
 
 @loops()
-def highest(x, r):  # type: ignore[no-untyped-def]
+def highest(x, r):
     """The largest element of row r; NaN where there is one."""
     top = x[r, 0]
     for i in range(1, x.shape[1]):
@@ -31,14 +31,14 @@ def highest(x, r):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def exponentials(x, r, top, y):  # type: ignore[no-untyped-def]
+def exponentials(x, r, top, y):
     """e^(x - top) of row r into y."""
     for i in range(x.shape[1]):
         y[i] = exp(x[r, i] - top)
 
 
 @loops(FREE)
-def total(y):  # type: ignore[no-untyped-def]
+def total(y):
     """The sum of a row."""
     s = y[0] * 0
     for i in range(y.size):
@@ -47,7 +47,7 @@ def total(y):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def softmax_rows(x, y, start, stop):  # type: ignore[no-untyped-def]
+def softmax_rows(x, y, start, stop):
     """Softmax of rows [start, stop)."""
     for r in range(start, stop):
         row = y[r]
@@ -58,7 +58,7 @@ def softmax_rows(x, y, start, stop):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def log_softmax_rows(x, y, start, stop):  # type: ignore[no-untyped-def]
+def log_softmax_rows(x, y, start, stop):
     """The logarithm of the softmax of rows [start, stop)."""
     for r in range(start, stop):
         row = y[r]
@@ -70,7 +70,7 @@ def log_softmax_rows(x, y, start, stop):  # type: ignore[no-untyped-def]
 
 
 @loops(FREE)
-def moments(x, r, epsilon):  # type: ignore[no-untyped-def]
+def moments(x, r, epsilon):
     """The mean of row r and 1 / standard deviation."""
     n = x.shape[1]
     s = x[r, 0] * 0
@@ -85,7 +85,7 @@ def moments(x, r, epsilon):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def normalise_rows(x, scale, shift, epsilon, y, means, inverses, start, stop):  # type: ignore[no-untyped-def]
+def normalise_rows(x, scale, shift, epsilon, y, means, inverses, start, stop):
     """Layer normalisation of rows [start, stop); `shift` may be empty."""
     for r in range(start, stop):
         mean, inverse = moments(x, r, epsilon)
@@ -100,7 +100,7 @@ def normalise_rows(x, scale, shift, epsilon, y, means, inverses, start, stop):  
 
 
 @loops(FREE)
-def inverse_root(x, r, epsilon):  # type: ignore[no-untyped-def]
+def inverse_root(x, r, epsilon):
     """1 / the root of the mean square of row r."""
     v = x[r, 0] * 0
     for i in range(x.shape[1]):
@@ -109,7 +109,7 @@ def inverse_root(x, r, epsilon):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def rms_rows(x, scale, epsilon, y, inverses, start, stop):  # type: ignore[no-untyped-def]
+def rms_rows(x, scale, epsilon, y, inverses, start, stop):
     """Rows [start, stop) over their root mean square, scaled."""
     for r in range(start, stop):
         inverse = inverse_root(x, r, epsilon)
@@ -119,8 +119,8 @@ def rms_rows(x, scale, epsilon, y, inverses, start, stop):  # type: ignore[no-un
 
 
 @loops()
-def add_rows(x, skip, bias, y, start, stop):  # type: ignore[no-untyped-def]
-    """y = x + skip + bias, rows of `skip` used over and over; `bias` may be empty."""
+def add_rows(x, skip, bias, y, start, stop):
+    """Y = x + skip + bias, rows of `skip` used over and over; `bias` may be empty."""
     for r in range(start, stop):
         k = r % skip.shape[0]
         if bias.size:
@@ -132,7 +132,7 @@ def add_rows(x, skip, bias, y, start, stop):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def normalise_channels(x, scale, shift, per, epsilon, y, start, stop):  # type: ignore[no-untyped-def]
+def normalise_channels(x, scale, shift, per, epsilon, y, start, stop):
     """Rows [start, stop) normalised, each made of channels of `per` elements that are scaled and shifted one by one.
 
     Row r has the channels r · channels and on, counted round and round in `scale`.
@@ -215,22 +215,22 @@ def log_softmax_1(xp: Any, input: Any, *, axis: int = 1) -> Any:
     return _flattened(log_softmax_rows, input, axis)
 
 
-def _vector(v: Any, x: Any, width: int) -> Any:
+def _vector(v: Any, x: Any, width: int, derived: Any) -> Any:
     """A scale or shift of a row as a vector; None where it is another one for every row, or of another dtype."""
     if v.dtype != x.dtype:
         return None
     if v.size == width and v.shape == x.shape[x.ndim - v.ndim :]:
-        return own(v).reshape(width)
+        return owned(v, derived).reshape(width)
     return None
 
 
-def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float) -> Any:
+def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
     """y, means and inverse deviations, `(rows, width)` and `(rows,)`; None for what the kernel does not take."""
     if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
         return None
     rows, width = found
-    factor = _vector(scale, x, width)
-    offset = np.empty(0, x.dtype) if shift is None else _vector(shift, x, width)
+    factor = _vector(scale, x, width, derived)
+    offset = np.empty(0, x.dtype) if shift is None else _vector(shift, x, width, derived)
     if factor is None or offset is None:
         return None
     x = own(x).reshape(rows, width)
@@ -241,12 +241,20 @@ def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float) -> An
 
 @override("LayerNormalization", ("", "LayerNormalization", 17), examples=_scaled, dtypes=FLOATS)
 def layer_normalization(
-    xp: Any, X: Any, Scale: Any, B: Any = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+    xp: Any,
+    X: Any,
+    Scale: Any,
+    B: Any = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: Any = None,
+    derived: Any = None,
 ) -> Any:
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    found = _normalised(X, axis, Scale, B, epsilon)
+    found = _normalised(X, axis, Scale, B, epsilon, derived)
     if found is None:
         return NotImplemented
     y, means, inverses = found
@@ -255,11 +263,11 @@ def layer_normalization(
     return y.reshape(X.shape), *stash
 
 
-def _by_root(x: Any, axis: int, scale: Any, epsilon: float) -> Any:
+def _by_root(x: Any, axis: int, scale: Any, epsilon: float, derived: Any) -> Any:
     if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
         return None
     rows, width = found
-    if (factor := _vector(scale, x, width)) is None:
+    if (factor := _vector(scale, x, width, derived)) is None:
         return None
     x = own(x).reshape(rows, width)
     y, inverses = np.empty_like(x), np.empty(rows, x.dtype)
@@ -269,29 +277,29 @@ def _by_root(x: Any, axis: int, scale: Any, epsilon: float) -> Any:
 
 @override("RMSNormalization", since=23, examples=_scaled, dtypes=FLOATS)
 def rms_normalization(
-    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
 ) -> Any:
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    found = _by_root(X, axis, scale, epsilon)
+    found = _by_root(X, axis, scale, epsilon, derived)
     return NotImplemented if found is None else found[0].reshape(X.shape)
 
 
 @override("SimplifiedLayerNormalization", examples=_scaled, dtypes=FLOATS)
 def simplified_layer_normalization(
-    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
 ) -> Any:
     """Row by row."""
-    found = _by_root(X, axis, scale, epsilon)
+    found = _by_root(X, axis, scale, epsilon, derived)
     if found is None:
         return NotImplemented
     shape = X.shape[:axis] + (1,) * len(X.shape[axis:])
     return found[0].reshape(X.shape), found[1].reshape(shape).astype(F, copy=False)
 
 
-def _skipped(x: Any, skip: Any, bias: Any) -> Any:
-    """x + skip + bias; None where they do not meet row by row."""
+def _skipped(x: Any, skip: Any, bias: Any, derived: Any) -> Any:
+    """X + skip + bias; None where they do not meet row by row."""
     if x.dtype.char not in "fd" or not x.size or x.ndim < 1 or skip.dtype != x.dtype:
         return None
     width = x.shape[-1]
@@ -305,18 +313,26 @@ def _skipped(x: Any, skip: Any, bias: Any) -> Any:
     rows = x.size // width
     x = own(x).reshape(rows, width)
     y = np.empty_like(x)
-    last = np.empty(0, x.dtype) if bias is None else own(bias)
+    last = np.empty(0, x.dtype) if bias is None else owned(bias, derived)
     share(add_rows, (x, own(skip).reshape(-1, width), last, y), rows, x.size * ELEMENT)
     return y
 
 
 @override((MS, "SkipLayerNormalization", 1), examples=_skipping, dtypes=FLOATS)
 def skip_layer_normalization(
-    xp: Any, input: Any, skip: Any, gamma: Any, beta: Any = None, bias: Any = None, *, epsilon: float = 1e-12
+    xp: Any,
+    input: Any,
+    skip: Any,
+    gamma: Any,
+    beta: Any = None,
+    bias: Any = None,
+    *,
+    epsilon: float = 1e-12,
+    derived: Any = None,
 ) -> Any:
     """Row by row."""
-    total = _skipped(input, skip, bias)
-    found = None if total is None else _normalised(total, -1, gamma, beta, epsilon)
+    total = _skipped(input, skip, bias, derived)
+    found = None if total is None else _normalised(total, -1, gamma, beta, epsilon, derived)
     if found is None:
         return NotImplemented
     shape = (*input.shape[:-1], 1)
@@ -326,18 +342,18 @@ def skip_layer_normalization(
 
 @override((MS, "SkipSimplifiedLayerNormalization", 1), examples=_skipping, dtypes=FLOATS)
 def skip_simplified_layer_normalization(
-    xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12
+    xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12, derived: Any = None
 ) -> Any:
     """Row by row."""
-    total = _skipped(input, skip, bias)
-    found = None if total is None else _by_root(total, -1, gamma, epsilon)
+    total = _skipped(input, skip, bias, derived)
+    found = None if total is None else _by_root(total, -1, gamma, epsilon, derived)
     if found is None:
         return NotImplemented
     inverses = found[1].reshape(*input.shape[:-1], 1)
     return found[0].reshape(input.shape), np.zeros_like(inverses), inverses, total.reshape(input.shape)
 
 
-def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float) -> Any:
+def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
     """Groups of channels normalised; scale and shift one a channel."""
     if x.dtype.char not in "fd" or x.ndim < 2 or not x.size or scale.dtype != x.dtype or shift.dtype != x.dtype:
         return NotImplemented
@@ -349,7 +365,12 @@ def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float) -> Any
     x2 = own(x).reshape(rows, width)
     y = np.empty_like(x2)
     per = x.size // x.shape[0] // channels
-    share(normalise_channels, (x2, own(scale), own(shift), per, float(epsilon), y), rows, x.size * ELEMENT)
+    share(
+        normalise_channels,
+        (x2, owned(scale, derived), owned(shift, derived), per, float(epsilon), y),
+        rows,
+        x.size * ELEMENT,
+    )
     return y.reshape(x.shape)
 
 
@@ -363,27 +384,37 @@ def _images(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 
 
 @override("InstanceNormalization", examples=_image, dtypes=FLOATS)
-def instance_normalization(xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
+def instance_normalization(
+    xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = None
+) -> Any:
     """Channel by channel."""
-    return _grouped(input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon)
+    return _grouped(input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon, derived)
 
 
 @override("GroupNormalization", since=21, examples=_images, dtypes=FLOATS)
 def group_normalization(
-    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, stash_type: Any = None
+    xp: Any,
+    X: Any,
+    scale: Any,
+    bias: Any,
+    *,
+    epsilon: float = 1e-5,
+    num_groups: int,
+    stash_type: Any = None,
+    derived: Any = None,
 ) -> Any:
     """Group by group."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    return _grouped(X, num_groups, scale, bias, epsilon)
+    return _grouped(X, num_groups, scale, bias, epsilon, derived)
 
 
 @override("GroupNormalization", since=18, examples=_images, dtypes=FLOATS)
 def group_normalization_18(
-    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int
+    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, derived: Any = None
 ) -> Any:
     """Group by group; scale and bias are one a group."""
     if X.ndim < 2 or num_groups < 1 or scale.shape != (num_groups,) or bias.shape != scale.shape:
         return NotImplemented
     each = X.shape[1] // num_groups
-    return _grouped(X, num_groups, np.repeat(scale, each), np.repeat(bias, each), epsilon)
+    return _grouped(X, num_groups, np.repeat(scale, each), np.repeat(bias, each), epsilon, derived)

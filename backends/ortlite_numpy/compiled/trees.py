@@ -109,7 +109,7 @@ def _tests(forest: Any) -> Any:
 
 
 @loops()
-def below(value, node, threshold, child, tests):  # type: ignore[no-untyped-def]
+def below(value, node, threshold, child, tests):
     """The child of a node to which a value goes; leaves are their own children."""
     limit = threshold[node]
     if tests.size == 0:
@@ -119,7 +119,7 @@ def below(value, node, threshold, child, tests):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def descend(x, start, rows, feature, threshold, child, tests, roots, active, at):  # type: ignore[no-untyped-def]
+def descend(x, start, rows, feature, threshold, child, tests, roots, active, at):
     """The leaves that rows [start, start + rows) reach: `at` (trees, BLOCK).
 
     All go down a level together, rows in a tree or, where they are few, trees of a row: the processor then looks at
@@ -150,7 +150,7 @@ def descend(x, start, rows, feature, threshold, child, tests, roots, active, at)
 
 
 @loops()
-def transform(row, count, kind):  # type: ignore[no-untyped-def]
+def transform(row, count, kind):
     """Logistic function or softmax of a row in place."""
     if kind == 1:
         for c in range(count):
@@ -169,7 +169,7 @@ def transform(row, count, kind):  # type: ignore[no-untyped-def]
 
 
 @loops()
-def regress(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,  # type: ignore[no-untyped-def]
+def regress(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,
             scores, start, stop):  # fmt: skip
     """What the trees give rows [start, stop), aggregated and transformed, into `scores`."""
     aggregate, post = sizes[0], sizes[1]
@@ -192,9 +192,9 @@ def regress(x, feature, threshold, child, tests, roots, active, first, target, s
                     if aggregate < 2:
                         sums[r, c] += weight
                     elif aggregate == 2:
-                        sums[r, c] = weight if weight < sums[r, c] else sums[r, c]
+                        sums[r, c] = min(sums[r, c], weight)
                     else:
-                        sums[r, c] = weight if weight > sums[r, c] else sums[r, c]
+                        sums[r, c] = max(sums[r, c], weight)
         for r in range(rows):
             for c in range(targets):
                 value = sums[r, c]
@@ -209,7 +209,7 @@ def regress(x, feature, threshold, child, tests, roots, active, first, target, s
 
 
 @loops()
-def classify(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,  # type: ignore[no-untyped-def]
+def classify(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,
              scores, classes, start, stop):  # fmt: skip
     """The scores of rows [start, stop) and their classes: indices where there are no `labels`."""
     post, kind, voted, positive = sizes[1], sizes[2], sizes[3], sizes[4]
@@ -411,7 +411,9 @@ def tree_ensemble_classifier(
     rows = x.shape[0]
     scores, top = np.empty((rows, found.targets), np.float32), np.empty(rows, np.int64)
     share(classify, (x, *found.tables, scores, top), rows, rows * found.seconds)
-    return kernels.labels_of(xp, top, classlabels_strings, None) if classlabels_strings else top, scores
+    if classlabels_strings:
+        return xp.take(xp.asarray(classlabels_strings, dtype=xp.dtype("string")), top), scores
+    return top, scores
 
 
 @override((ML, "TreeEnsemble", 5), examples=_by_position, dtypes=("float32", "float64"))
