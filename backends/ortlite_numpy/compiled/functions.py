@@ -10,8 +10,8 @@ import numpy as np
 from ortlite_numpy.compiled.jit import Intrinsic, loops
 
 __all__ = [
-    "celu", "elu", "erf", "exp", "expm1", "fast_gelu", "gelu", "hard_sigmoid", "hard_swish", "log1p", "mish", "sigmoid",
-    "softplus", "swish", "tanh",
+    "celu", "elu", "erf", "exp", "expm1", "fast_gelu", "gelu", "hard_sigmoid", "hard_swish", "log1p", "mish", "relu",
+    "sigmoid", "softplus", "swish", "tanh",
 ]  # fmt: skip
 
 F = np.float32
@@ -186,3 +186,9 @@ def celu(x, alpha, _):
 def gelu(x):
     """X · Φ(x), Φ the normal distribution."""
     return x * HALF * (erf(x * F(0.7071067811865476)) + ONE)
+
+
+@loops()
+def relu(x):
+    """The larger of x and 0."""
+    return larger(x, F(0))
