@@ -15,6 +15,7 @@ import numpy as np
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
+from ortlite_numpy.compiled.functions import larger, smaller
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 
@@ -29,51 +30,63 @@ def add_scaled(x, places, weights, count, y, n):
     """Add `count` stretches of x, each by a number, to the first n of y."""
     k = 0
     while k + 8 <= count:
-        a, b, c, d = places[k], places[k + 1], places[k + 2], places[k + 3]
-        e, f, g, h = places[k + 4], places[k + 5], places[k + 6], places[k + 7]
+        a = x[places[k] : places[k] + n]
+        b = x[places[k + 1] : places[k + 1] + n]
+        c = x[places[k + 2] : places[k + 2] + n]
+        d = x[places[k + 3] : places[k + 3] + n]
+        e = x[places[k + 4] : places[k + 4] + n]
+        f = x[places[k + 5] : places[k + 5] + n]
+        g = x[places[k + 6] : places[k + 6] + n]
+        h = x[places[k + 7] : places[k + 7] + n]
         s, t, u, v = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
         o, p, q, r = weights[k + 4], weights[k + 5], weights[k + 6], weights[k + 7]
         for i in range(n):
-            first = x[a + i] * s + x[b + i] * t + (x[c + i] * u + x[d + i] * v)
-            y[i] += first + (x[e + i] * o + x[f + i] * p + (x[g + i] * q + x[h + i] * r))
+            y[i] += (a[i] * s + b[i] * t + (c[i] * u + d[i] * v)) + (e[i] * o + f[i] * p + (g[i] * q + h[i] * r))
         k += 8
     while k + 3 <= count:
-        a, b, c = places[k], places[k + 1], places[k + 2]
+        a = x[places[k] : places[k] + n]
+        b = x[places[k + 1] : places[k + 1] + n]
+        c = x[places[k + 2] : places[k + 2] + n]
         s, t, u = weights[k], weights[k + 1], weights[k + 2]
         for i in range(n):
-            y[i] += x[a + i] * s + x[b + i] * t + x[c + i] * u
+            y[i] += a[i] * s + b[i] * t + c[i] * u
         k += 3
     while k < count:
-        a, s = places[k], weights[k]
+        a = x[places[k] : places[k] + n]
+        s = weights[k]
         for i in range(n):
-            y[i] += x[a + i] * s
+            y[i] += a[i] * s
         k += 1
 
 
 @loops(FREE)
-def add_products(x, places, w, rows, count, y, at, n):
-    """Add `count` stretches of x, each times one of w, to n elements of y from `at` on."""
+def add_products(x, places, w, rows, count, y):
+    """Add `count` stretches of x, each times a row of w, to y. (Indices are those of slices: numbers that may be
+    negative cost a test each.)
+    """
+    n = y.size
     k = 0
     while k + 3 <= count:
-        a, b, c = places[k], places[k + 1], places[k + 2]
-        s, t, u = rows[k], rows[k + 1], rows[k + 2]
+        a = x[places[k] : places[k] + n]
+        b = x[places[k + 1] : places[k + 1] + n]
+        c = x[places[k + 2] : places[k + 2] + n]
+        s, t, u = w[rows[k]], w[rows[k + 1]], w[rows[k + 2]]
         for i in range(n):
-            y[at + i] += x[a + i] * w[s + i] + x[b + i] * w[t + i] + x[c + i] * w[u + i]
+            y[i] += a[i] * s[i] + b[i] * t[i] + c[i] * u[i]
         k += 3
     while k < count:
-        a, s = places[k], rows[k]
+        a = x[places[k] : places[k] + n]
+        s = w[rows[k]]
         for i in range(n):
-            y[at + i] += x[a + i] * w[s + i]
+            y[i] += a[i] * s[i]
         k += 1
 
 
 @loops()
-def held(y, at, n, low, high):
-    """Hold n elements of y from `at` on between two bounds."""
-    for i in range(at, at + n):
-        v = y[i]
-        v = max(v, low)
-        y[i] = min(v, high)
+def held(x, y, low, high):
+    """The elements of x, held between two bounds."""
+    for i in range(y.size):
+        y[i] = smaller(larger(x[i], low), high)
 
 
 @loops()
@@ -107,8 +120,9 @@ def channels_first(x, w, bias, steps, groups, low, high, y, start, stop):
                     base = c * image + i % sh * sw * part + i // sh * wide
                     if sw == 1:
                         first, last = max(-left, 0), min(width, wide - left)
-                        for j in range(first, last):
-                            parts[base + left + j] = plane[r, j]
+                        stretch, row = parts[base + left + first : base + left + last], plane[r, first:last]
+                        for j in range(stretch.size):
+                            stretch[j] = row[j]
                     else:
                         for phase in range(sw):
                             # columns j with (j + left) % sw == phase
@@ -148,7 +162,7 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
     width, channels = x.shape[1], x.shape[2]
     kh, kw = w.shape[0], w.shape[1]
     ow = y.shape[1]
-    flat, weights, result = x.reshape(x.size), w.reshape(w.size), y.reshape(y.size)
+    flat, weights = x.reshape(x.size), w.reshape(kh * kw, channels)
     shifts, rows = np.empty(kh * kw, np.int64), np.empty(kh * kw, np.int64)
     places = np.empty(kh * kw, np.int64)
     for line in range(start, stop):
@@ -167,15 +181,15 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
                     if r >= 0 and r < height:
                         for b in range(b0, b1):
                             shifts[count] = ((image * height + r) * width + b * dw - left) * channels
-                            rows[count] = (a * kw + b) * channels
+                            rows[count] = a * kw + b
                             count += 1
             for k in range(count):
                 places[k] = shifts[k] + j * sw * channels
-            at = (line * ow + j) * channels
+            pixel = y[line, j]
             for c in range(channels):
-                result[at + c] = bias[c]
-            add_products(flat, places, weights, rows, count, result, at, channels)
-            held(result, at, channels, low, high)
+                pixel[c] = bias[c]
+            add_products(flat, places, weights, rows, count, pixel)
+            held(pixel, pixel, low, high)
 
 
 def last(W: Any) -> Any:

@@ -26,23 +26,19 @@ DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 def add_product(h, R, first, width, y):
     """Add h @ R to y, columns from `first` on."""
     count = h.size
+    y = y[:width]
     for block in range(count // 8):
         k = block * 8
         a, b, c, d = h[k], h[k + 1], h[k + 2], h[k + 3]
         e, f, g, i = h[k + 4], h[k + 5], h[k + 6], h[k + 7]
+        m, n, o, p = R[k, first:], R[k + 1, first:], R[k + 2, first:], R[k + 3, first:]
+        q, r, s, t = R[k + 4, first:], R[k + 5, first:], R[k + 6, first:], R[k + 7, first:]
         for j in range(width):
-            y[j] += (
-                (a * R[k, first + j] + b * R[k + 1, first + j])
-                + (c * R[k + 2, first + j] + d * R[k + 3, first + j])
-                + (
-                    (e * R[k + 4, first + j] + f * R[k + 5, first + j])
-                    + (g * R[k + 6, first + j] + i * R[k + 7, first + j])
-                )
-            )
+            y[j] += (a * m[j] + b * n[j] + (c * o[j] + d * p[j])) + (e * q[j] + f * r[j] + (g * s[j] + i * t[j]))
     for k in range(count - count % 8, count):
-        a = h[k]
+        a, m = h[k], R[k, first:]
         for j in range(width):
-            y[j] += a * R[k, first + j]
+            y[j] += a * m[j]
 
 
 @loops()
