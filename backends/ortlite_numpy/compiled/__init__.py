@@ -10,6 +10,6 @@ from __future__ import annotations
 from ortlite_numpy.compiled.jit import directory, installed
 from ortlite_numpy.compiled.table import OVERRIDES, before
 
-from ortlite_numpy.compiled import conv, elementwise, recurrent, rows, trees  # isort: skip  (they fill the table)
+from ortlite_numpy.compiled import conv, elementwise, pool, recurrent, rows, trees  # isort: skip  (they fill the table)
 
-__all__ = ["OVERRIDES", "before", "conv", "directory", "elementwise", "installed", "recurrent", "rows", "trees"]
+__all__ = ["OVERRIDES", "before", "conv", "directory", "elementwise", "installed", "pool", "recurrent", "rows", "trees"]

@@ -8,6 +8,8 @@ A loop reads from at most eight places at once: for more, LLVM does not prove th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -215,6 +217,19 @@ def _activated(y: Any, activation: str, params: Sequence[float]) -> Any:
     return mapped(EACH_BY["hard_sigmoid"], y, *map(float, params))
 
 
+@lru_cache(maxsize=512)
+def placed(
+    x: tuple[int, ...], w: tuple[int, ...], auto_pad: str, group: int, kernel_shape: Any, strides: Any, dilations: Any,
+    pads: Any,
+) -> tuple[tuple[int, ...], Any, int]:  # fmt: skip
+    """The spatial shape of a convolution's result, the kernels' steps, and the number of multiplications."""
+    strides, dilations, padding = fitting_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    out = output_shape(x[2:], w[2:], strides, dilations, padding)
+    first = [lo for lo, _ in padding]
+    steps = [1, strides[0], 1, dilations[0], 0, first[0]] if len(x) == 3 else [*strides, *dilations, *first]
+    return out, np.array(steps, np.int64), prod(out) * x[0] * prod(w)
+
+
 def convolved(
     X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any, group: int,
     kernel_shape: Any, pads: Any, strides: Any, derived: Any,
@@ -231,24 +246,13 @@ def convolved(
         return NotImplemented
     if activation not in {"", "Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"}:
         return NotImplemented
-    strides, dilations, padding = fitting_windows(
-        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad
-    )
-    out = output_shape(X.shape[2:], W.shape[2:], strides, dilations, padding)
     n, m = X.shape[0], W.shape[0]
-    windows = n * m
-    for k in out:
-        windows *= k
-    work = windows * per
-    for k in W.shape[2:]:
-        work *= k
-    if not windows or (group == 1 and work > SMALL) or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
+    given = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
+    out, steps, work = placed(X.shape, W.shape, auto_pad, group, *given)
+    if not work or (group == 1 and work > SMALL) or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
         return NotImplemented
     one = rank == 3
-    shape = (n, m, 1, out[0]) if one else (n, m, *out)
-    first = [lo for lo, _ in padding]
-    steps = [1, strides[0], 1, dilations[0], 0, first[0]] if one else [*strides, *dilations, *first]
-    steps = np.array(steps, np.int64)
+    shape = (n, m, 1, *out) if one else (n, m, *out)
     bias = np.zeros(m, X.dtype) if B is None else owned(B, derived)
     low, high = map(X.dtype.type, bounds)
     if per == 1 and group == m and X.shape[1] > 7:
