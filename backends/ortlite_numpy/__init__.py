@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace, build
 from ortlite.provider import CPU, ExecutionProvider
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["CPUExecutionProvider"]
 
@@ -50,8 +53,18 @@ class CPUExecutionProvider(ExecutionProvider):
         """
         from ortlite_numpy import compiled, ops
 
-        wanted = self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1"))
-        return compiled.before(ops.OVERRIDES) if wanted != "0" and compiled.installed() else ops.OVERRIDES
+        return compiled.before(ops.OVERRIDES) if self.compiles_ahead else ops.OVERRIDES
+
+    @cached_property
+    def compiles_ahead(self) -> bool:
+        from ortlite_numpy import compiled
+
+        return self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1")) != "0" and compiled.installed()
+
+    def compile_ahead(self) -> tuple[int, Path | None]:
+        from ortlite_numpy import compiled
+
+        return compiled.warm_all(), compiled.kept()
 
     def supports(self, kernel: Any, dtypes: Any) -> str | None:
         return None

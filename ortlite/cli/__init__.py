@@ -1,4 +1,5 @@
-"""The `ortlite` command: see what it does (`demo`), run a model (`run`), see where two libraries disagree (`compare`).
+"""The `ortlite` command: see what it does (`demo`), run a model (`run`), see where two libraries disagree (`compare`),
+compile kernels ahead (`warm`).
 
 Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
 `compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
@@ -100,6 +101,14 @@ def run(
     if save is not None:
         report.save(save, result.outputs)
         out.print(f"saved {save}", markup=False, highlight=False, soft_wrap=True)
+
+
+@main.command()
+def warm() -> None:
+    """Compile all kernels ahead of the first session that needs them (`pip install 'ortlite[fast]'`)."""
+    from ortlite.cli import warming
+
+    warming.warm(console())
 
 
 class _Comparing(click.Command):

@@ -204,7 +204,7 @@ def _bounds(activation: str, params: Sequence[float]) -> tuple[float, float] | N
     if activation == "Relu":
         return 0.0, np.inf
     if activation == "Clip":
-        return (*params, -np.inf, np.inf)[:2] if len(params) == 2 else None
+        return (params[0], params[1]) if len(params) == 2 else None
     return (-np.inf, np.inf)
 
 

@@ -12,6 +12,7 @@ from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_nam
 from ortlite_numpy.compiled.table import Call, override
 
 MS = "com.microsoft"
+MANY = 512  # elements from which on our hyperbolic tangent is faster than NumPy's
 ELEMENT = 1.2e-9  # seconds
 F = np.float32
 
@@ -102,10 +103,10 @@ def sigmoid(xp: Any, X: Any) -> Any:
     return mapped(EACH["sigmoid"], X)
 
 
-@override("Tanh", examples=_one)
+@override("Tanh", examples=lambda dtype, attributes: [((np.zeros(MANY, dtype),), {})])
 def tanh(xp: Any, input: Any) -> Any:
     """In one pass; NumPy's own is as good for few elements."""
-    return mapped(EACH["tanh"], input) if input.size > 512 else NotImplemented
+    return mapped(EACH["tanh"], input) if input.size >= MANY else NotImplemented
 
 
 @override("Erf", since=9, examples=_one)

@@ -27,18 +27,9 @@ import ortlite
 from ortlite_numpy import threads
 
 __all__ = [
-    "EXACT",
-    "FREE",
-    "Intrinsic",
-    "Loops",
-    "directory",
-    "installed",
-    "loops",
-    "own",
-    "owned",
-    "share",
+    "EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "kept", "loops", "own", "owned", "share",
     "with_names",
-]
+]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
 FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
@@ -155,6 +146,11 @@ def directory() -> Path:
     return base / "ortlite" / f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}"
 
 
+def kept() -> Path | None:
+    """The directory in use; None where it cannot be."""
+    return None if _cache_class() is None else directory()
+
+
 @cache
 def _cache_class() -> Any:
     """Numba's cache of functions, in our directory; None where that cannot be made or written."""
@@ -185,6 +181,10 @@ def _cache_class() -> Any:
             try:
                 return super().load_overload(sig, target_context)
             except Exception:  # noqa: BLE001  (a damaged file, whatever reading it raises: it is made anew)
+                try:
+                    self.flush()
+                except OSError:
+                    self.disable()
                 return None
 
     _Locator.folder = folder

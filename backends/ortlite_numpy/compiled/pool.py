@@ -121,7 +121,7 @@ def channels_last(x, kernel, counts, largest, y, start, stop):
 def mean_rows(x, y, start, stop):
     """The means of rows [start, stop)."""
     for r in range(start, stop):
-        s = x[r, 0] * 0
+        s = x.dtype.type(0)
         for i in range(x.shape[1]):
             s += x[r, i]
         y[r] = s / x.shape[1]

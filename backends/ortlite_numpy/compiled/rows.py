@@ -40,7 +40,7 @@ def exponentials(x, r, top, y):
 @loops(FREE)
 def total(y):
     """The sum of a row."""
-    s = y[0] * 0
+    s = y.dtype.type(0)
     for i in range(y.size):
         s += y[i]
     return s
@@ -73,11 +73,11 @@ def log_softmax_rows(x, y, start, stop):
 def moments(x, r, epsilon):
     """The mean of row r and 1 / standard deviation."""
     n = x.shape[1]
-    s = x[r, 0] * 0
+    s = x.dtype.type(0)
     for i in range(n):
         s += x[r, i]
     mean = s / x.dtype.type(n)
-    v = s * 0
+    v = x.dtype.type(0)
     for i in range(n):
         d = x[r, i] - mean
         v += d * d
@@ -102,7 +102,7 @@ def normalise_rows(x, scale, shift, epsilon, y, means, inverses, start, stop):
 @loops(FREE)
 def inverse_root(x, r, epsilon):
     """1 / the root of the mean square of row r."""
-    v = x[r, 0] * 0
+    v = x.dtype.type(0)
     for i in range(x.shape[1]):
         v += x[r, i] * x[r, i]
     return x.dtype.type(1 / np.sqrt(v / x.dtype.type(x.shape[1]) + x.dtype.type(epsilon)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from functools import wraps
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from ortlite.namespace import or_default
 
-__all__ = ["OVERRIDES", "Call", "before", "override", "warm"]
+__all__ = ["OVERRIDES", "Call", "before", "both", "override", "warm", "warm_all"]
 
 Key: TypeAlias = tuple[str, str, int]
 Override: TypeAlias = Callable[..., Any]
@@ -49,26 +50,36 @@ def warm(fn: Any, given: tuple[str | None, ...], attributes: Mapping[str, Any]) 
                 fn(None, *arguments, **keywords)
 
 
+def warm_all() -> int:
+    """Compile all that `OVERRIDES` can do; for how many operators."""
+    for fn in set(OVERRIDES.values()):
+        for dtype in fn.dtypes:  # type: ignore[attr-defined]
+            warm(fn, (dtype,), {})
+    return len(OVERRIDES)
+
+
 def before(others: Mapping[Key, Override]) -> dict[Key, Override]:
     """The table of all that is replaced; of both, a compiled kernel leaves to the other what it cannot do."""
     found = {**others, **OVERRIDES}
     for key in others.keys() & OVERRIDES.keys():
-        found[key] = _both(OVERRIDES[key], others[key])
+        found[key] = both(OVERRIDES[key], others[key])
     return found
 
 
-def _both(first: Any, second: Override) -> Override:
+def both(first: Any, second: Override) -> Override:
+    """`first`, and what it leaves `second`; each is handed `derived` if it declares it."""
     takes = ["derived" in inspect.signature(fn).parameters for fn in (first, second)]
+
+    def unequal(*args: Any, derived: Any = None, **keywords: Any) -> Any:
+        more = {"derived": derived}
+        result = first(*args, **keywords, **(more if takes[0] else {}))
+        return second(*args, **keywords, **(more if takes[1] else {})) if result is NotImplemented else result
+
+    chain: Any
     if takes[0] == takes[1]:
-        both = or_default(first, second)
+        chain = or_default(first, second)
     else:
-
-        def both(*args: Any, derived: Any = None, **keywords: Any) -> Any:
-            more = {"derived": derived}
-            result = first(*args, **keywords, **(more if takes[0] else {}))
-            return second(*args, **keywords, **(more if takes[1] else {})) if result is NotImplemented else result
-
-        both.__name__, both.__doc__, both.__module__ = first.__name__, first.__doc__, first.__module__
-        both.__signature__ = inspect.signature(first if takes[0] else second)  # type: ignore[attr-defined]
-    both.warm, both.parts = first.warm, (first, second)  # type: ignore[attr-defined]
-    return both
+        chain = wraps(first)(unequal)
+        chain.__signature__ = inspect.signature(first if takes[0] else second)
+    chain.warm = getattr(first, "warm", None)
+    return cast("Override", chain)
