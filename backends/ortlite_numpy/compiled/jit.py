@@ -130,7 +130,33 @@ def _numba() -> Any:
             f"numba is installed and cannot be imported ({error}): mend it, or go without compiled kernels by "
             "ORTLITE_COMPILED=0 or the option compiled=0 of CPUExecutionProvider"
         ) from error
+    _spare_scipy()
     return numba
+
+
+@cache
+def _spare_scipy() -> None:
+    """Let numba find scipy without importing it, which takes as long as the rest of its start.
+
+    It does so only to know whether there is a BLAS for the functions that need one; who compiles one imports it then.
+    """
+    if "numba.np.arraymath" in sys.modules:
+        return
+    from numba.np import linalg
+
+    ask = getattr(linalg, "ensure_blas", None)
+
+    def there() -> None:
+        if importlib.util.find_spec("scipy") is None:
+            raise ImportError("scipy")
+
+    linalg.ensure_blas = there
+    try:
+        from numba.np import arraymath
+
+        arraymath.ensure_blas = ask
+    finally:
+        linalg.ensure_blas = ask
 
 
 @cache
