@@ -303,3 +303,68 @@ def test_pools_of_lines_and_of_windows_larger_than_the_image():
     agree(("", "AveragePool", 1), [floats(1, 4, 7, 7)], huge)
     for x in (floats(2, 9, 5, 4), last(floats(2, 9, 5, 4)), floats(1, 3, 8), floats(1, 2, 3, 4, 5)):
         agree(("", "GlobalAveragePool", 1), [x])
+
+
+KINDS = [np.uint8, np.int8, np.uint16, np.int16]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantising(kind):
+    info = np.iinfo(kind)
+
+    def zeros(*shape):
+        return RNG.integers(info.min, info.max + 1, shape).astype(kind)
+
+    x = floats(3, 4, 5) * 200
+    x.flat[:7] = np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.5, 1.5
+    for given in (x, x[:, ::2], np.swapaxes(x, 0, 2)):
+        exact = {"rtol": 0, "atol": 0}
+        agree_as_float32(("", "QuantizeLinear", 10), [given, np.array(0.37, F), zeros()])
+        agree_as_float32(("", "QuantizeLinear", 10), [np.round(given[:, 1:]), np.array([2], F), zeros(1)])
+        for axis in range(-3, 3):
+            n = given.shape[axis]
+            inputs = [given, RNG.uniform(0.1, 2, n).astype(F), zeros(n)]
+            agree_as_float32(("", "QuantizeLinear", 10), inputs, {"axis": axis})
+            agree(("", "DequantizeLinear", 10), [zeros(*given.shape), *inputs[1:]], {"axis": axis}, **exact)
+        agree(("", "DequantizeLinear", 10), [zeros(4, 6)[:, ::2], np.array(0.3, F), zeros()], **exact)
+        agree(("", "DequantizeLinear", 10), [zeros(7), np.array([0.3], F)], **exact)
+    nan = registry.call(
+        replace(registry.lookup("", "QuantizeLinear", 10), fn=compiled.OVERRIDES["", "QuantizeLinear", 10]),
+        CPU.xp, [np.array([np.nan], F), np.ones((), F), np.zeros((), kind)], {},
+    )  # fmt: skip
+    assert nan[0] == 0
+
+
+def agree_as_float32(key, inputs, attributes=None):
+    """Both in float32: a last bit decides how a tie is rounded."""
+    kernel = registry.lookup(*key)
+    with np.errstate(all="ignore"):
+        got, want = (
+            registry.call(replace(kernel, fn=fn), CPU.xp, inputs, attributes or {})
+            for fn in (compiled.OVERRIDES[key], kernel.fn)
+        )
+    for a, b in zip(flat(got), flat(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_quantising_by_the_range():
+    for x in (floats(3, 40) * 5, np.abs(floats(7)) + 1, -np.abs(floats(2, 3, 4)), np.zeros(5, F), floats(8, 8)[:, ::3]):
+        agree_as_float32(("", "DynamicQuantizeLinear", 11), [x])
+
+
+def test_dequantising_int32_is_exact_to_the_last_bit_of_its_float():
+    x = np.array([2**31 - 1, -(2**31), 7, -7, 123456789], np.int32)
+    agree_as_float32(("", "DequantizeLinear", 10), [x, np.array(1e-3, F)])
+    agree_as_float32(("", "DequantizeLinear", 10), [x, np.array(1e-3, F), np.array(0, np.int32)])
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (2, 5), (9,)])
+@pytest.mark.parametrize(("K", "block"), [(32, 16), (40, 16), (64, 32), (31, 16)])
+def test_products_with_packed_weights(rows, K, block):
+    blocks, N = -(-K // block), 6
+    weights = RNG.integers(0, 256, (N, blocks, block // 2)).astype(np.uint8)
+    scales, zeros = floats(N * blocks), RNG.integers(0, 256, N * -(-blocks // 2)).astype(np.uint8)
+    attributes = {"K": K, "N": N, "bits": 4, "block_size": block}
+    for more in ([], [zeros], [zeros, None, floats(N)]):
+        agree((MS, "MatMulNBits", 1), [floats(*rows, K), weights, scales, *more], attributes, rtol=1e-5, atol=1e-4)
