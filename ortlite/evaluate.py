@@ -20,7 +20,7 @@ def evaluate(
     graph: Graph, inputs: Sequence[Any] = (), *, seed: int | None = None, on_step: OnStep | None = None
 ) -> tuple[Any, ...]:
     """The graph's outputs. `seed` makes random operators repeat; for `on_step` see `run.interpret`."""
-    cpu = create(CPU)
+    cpu = create(CPU, {"compiled": "0"})  # for one run nothing is worth compiling, nor loading a compiler
     with cpu.context():
         return compile_plan(plan(partition(graph, (cpu,))), seed=seed)(inputs, on_step)
 

@@ -93,7 +93,7 @@ DeviceConstants: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Run a kernel. `free` are the slots whose last use this is."""
+    """Run a kernel. `free` are the slots whose last use this is; `given` names the inputs' dtypes, where known."""
 
     node: Node
     kernel: Kernel
@@ -103,6 +103,7 @@ class Call:
     outputs: tuple[int | None, ...]
     types: tuple[Type | None, ...] = ()
     free: tuple[int, ...] = ()
+    given: tuple[str | None, ...] = ()
 
     def __str__(self) -> str:
         given = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.keywords)]
@@ -366,10 +367,16 @@ class _Planner:
                 outputs.append(self.new(name, where[name]) if name else None)
         if override is not None:
             kernel = replace(kernel, override=override)
+        given = tuple(self.dtype(name, widen) for name in node.inputs)
         self.steps.append(
-            Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types)
+            Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types, (), given)
         )
         self.steps.extend(narrow)
+
+    def dtype(self, name: str, widen: Mapping[str, str]) -> str | None:
+        """The name of the dtype in which a kernel sees the value `name`; None where it is not known."""
+        type_ = self.types.get(name)
+        return widen.get(type_.dtype.name, type_.dtype.name) if isinstance(type_, TensorType) else None
 
     def host_kind(self, param: Param, name: str, provider: ExecutionProvider) -> str | None:
         """As what Python object a kernel on `provider` gets the value `name`; None: as an array."""

@@ -20,6 +20,8 @@ from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from ortlite.ops.registry import Kernel
@@ -122,6 +124,15 @@ class ExecutionProvider:
         Where it returns NotImplemented, the kernel that it replaces runs with the same arguments.
         """
         return {}
+
+    @property
+    def compiles_ahead(self) -> bool:
+        """Whether there is anything for `compile_ahead` to do."""
+        return False
+
+    def compile_ahead(self) -> tuple[int, Path | None]:
+        """Compile what sessions would compile when they need it: for how many operators, and where it is kept."""
+        return 0, None
 
     def supports(self, kernel: Kernel, dtypes: Sequence[DType | None]) -> str | None:
         """None when this provider can run `kernel` on values of `dtypes`, else the reason why not."""

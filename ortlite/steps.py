@@ -160,6 +160,8 @@ def _bind(step: Step, binding: Binding) -> Bound:
         to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
         cast = _outside_trace(to, step.provider, binding)
         return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
+    if (warm := getattr(step.kernel.override, "warm", None)) is not None:
+        warm(step.given, step.node.attributes)
     if (override := step.kernel.override) is not None and step.kernel.override_derives:
         step = replace(step, kernel=replace(step.kernel, override=partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)

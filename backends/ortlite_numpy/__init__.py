@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from ortlite.namespace import Namespace, build
 from ortlite.provider import CPU, ExecutionProvider
 from ortlite_numpy import threads
 from ortlite_numpy.blas import one_thread
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["CPUExecutionProvider"]
 
@@ -70,11 +74,26 @@ class CPUExecutionProvider(ExecutionProvider):
             raise ValueError(f"the option intra_op_num_threads is a number, 0 or more, not {given!r}")
         return int(given) or threads.available()
 
-    @property
+    @cached_property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        from ortlite_numpy import ops
+        """NumPy's, behind those that are compiled where numba is there, unless the option `compiled` is "0".
 
-        return ops.OVERRIDES
+        Without the option, the environment's ORTLITE_COMPILED counts, "1" by default.
+        """
+        from ortlite_numpy import compiled, ops
+
+        return compiled.before(ops.OVERRIDES) if self.compiles_ahead else ops.OVERRIDES
+
+    @cached_property
+    def compiles_ahead(self) -> bool:
+        from ortlite_numpy import compiled
+
+        return self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1")) != "0" and compiled.installed()
+
+    def compile_ahead(self) -> tuple[int, Path | None]:
+        from ortlite_numpy import compiled
+
+        return compiled.warm_all(), compiled.kept()
 
     def supports(self, kernel: Any, dtypes: Any) -> str | None:
         return None

@@ -18,6 +18,8 @@ __all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_
 class NodePlacement:
     """Where one node runs. `reasons` say why each earlier provider does not; `host`: shape arithmetic.
 
+    `kernel` is the module of what the provider runs in place of the kernel, "" where it runs the kernel itself; of
+    several the first, which leaves to the next what it cannot do.
     `name` is that of its first output where the node has none. `pinned`: the session's `placement` asked for it.
     """
 
@@ -27,6 +29,7 @@ class NodePlacement:
     host: bool
     reasons: tuple[str, ...]
     pinned: bool = False
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,10 @@ class Explanation:
     providers: tuple[Choice, ...] = ()
 
     def __str__(self) -> str:
-        rows = [("node", "operator", "provider", "reasons")]
+        rows: list[tuple[str, ...]] = [("node", "operator", "provider", "kernel", "reasons")]
         for node in self.nodes:
             reasons = "host value" if node.host else "; ".join(node.reasons)
-            rows.append((node.name, node.op_type, _short(node.provider), reasons))
+            rows.append((node.name, node.op_type, _short(node.provider), node.kernel or "ortlite.ops", reasons))
         lines = _table(rows)
         if self.copies:
             rows = [("value", "from", "to", "bytes")]
@@ -122,9 +125,11 @@ def fallen_back(parts: Partitions) -> list[NodePlacement]:
 def _nodes(parts: Partitions) -> list[NodePlacement]:
     found = []
     for index, (node, place) in enumerate(zip(parts.graph.nodes, parts.placements, strict=True)):
-        name = parts.providers[place.provider].name
+        provider, kernel = parts.providers[place.provider], place.kernel
+        override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
+        runs = "" if override is None else override.__module__
         label = node.name or next(filter(None, node.outputs), "")
-        found.append(NodePlacement(label, node.op_type, name, place.host, place.reasons, place.pinned))
+        found.append(NodePlacement(label, node.op_type, provider.name, place.host, place.reasons, place.pinned, runs))
         for attribute in node.subgraphs:
             found.extend(_nodes(parts.subgraphs[index, attribute]))
     return found

@@ -1,4 +1,4 @@
-"""The `ortlite` command: `demo`, run a model (`run`), see where libraries disagree (`compare`), `optimize` a file.
+"""The `ortlite` command: `demo`, run a model (`run`), `compare` libraries, `optimize` a file, compile ahead (`warm`).
 
 Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
 `compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
@@ -144,6 +144,14 @@ def optimize_file(
     optimize.show_verified(out, found)
     if any(v.fails for v in found):
         ctx.exit(1)
+
+
+@main.command()
+def warm() -> None:
+    """Compile all kernels ahead of the first session that needs them (`pip install 'ortlite[fast]'`)."""
+    from ortlite.cli import warming
+
+    warming.warm(console())
 
 
 class _Comparing(click.Command):

@@ -53,15 +53,15 @@ def tree_ensemble_regressor(
 
     Returns float32 `(rows, n_targets)`. Raises ValueError for nodes that are not trees.
     """
-    dtype = _compared(xp, X, nodes_values_as_tensor)
+    dtype = compared(xp, X, nodes_values_as_tensor)
     forest = once(
-        memo, ("forest", dtype), _forest,
-        nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _given(nodes_values, nodes_values_as_tensor),
+        memo, ("forest", dtype), forest_of_names,
+        nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, given(nodes_values, nodes_values_as_tensor),
         nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true,
-        "target", target_treeids, target_nodeids, target_ids, _given(target_weights, target_weights_as_tensor),
+        "target", target_treeids, target_nodeids, target_ids, given(target_weights, target_weights_as_tensor),
         1 if n_targets is None else n_targets, aggregate_function, dtype,
     )  # fmt: skip
-    scores = _based(xp, tables.scores(xp, X, forest), listed(_given(base_values, base_values_as_tensor)))
+    scores = _based(xp, tables.scores(xp, X, forest), listed(given(base_values, base_values_as_tensor)))
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
@@ -98,18 +98,18 @@ def tree_ensemble_classifier(
     Where all votes of a model with two classes are for one of them, this is a binary classifier, whose scores follow
     onnxruntime: ONNX says nothing about them. Raises ValueError for nodes that are not trees.
     """
-    weights = _given(class_weights, class_weights_as_tensor)
-    base = listed(_given(base_values, base_values_as_tensor))
+    weights = given(class_weights, class_weights_as_tensor)
+    base = listed(given(base_values, base_values_as_tensor))
     classes = len(classlabels_strings or classlabels_int64s or ()) or 1
-    dtype = _compared(xp, X, nodes_values_as_tensor)
+    dtype = compared(xp, X, nodes_values_as_tensor)
     forest = once(
-        memo, ("forest", dtype), _forest,
-        nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _given(nodes_values, nodes_values_as_tensor),
+        memo, ("forest", dtype), forest_of_names,
+        nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, given(nodes_values, nodes_values_as_tensor),
         nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true,
         "class", class_treeids, class_nodeids, class_ids, weights, classes, "SUM", dtype,
     )  # fmt: skip
     scores = _based(xp, tables.scores(xp, X, forest), base)
-    voted, positive = once(memo, "votes", _votes, class_ids or (), weights)
+    voted, positive = once(memo, "votes", votes_of, class_ids or (), weights)
     if classes == 1:
         top = xp.astype(scores[:, 0] > 0, xp.int64)
         scores = transform(xp, scores, post_transform) if post_transform == "PROBIT" else scores
@@ -166,7 +166,7 @@ def tree_ensemble(
         raise ValueError(f"aggregate_function {aggregate_function} or post_transform {post_transform} is unknown")
     dtype = xp.dtype_name(X.dtype)
     forest = once(
-        memo, ("forest", dtype), _forest_5,
+        memo, ("forest", dtype), forest_of_positions,
         nodes_featureids, nodes_splits, nodes_modes, nodes_truenodeids, nodes_trueleafs, nodes_falsenodeids,
         nodes_falseleafs, nodes_missing_value_tracks_true, membership_values, tree_roots, leaf_targetids, leaf_weights,
         1 if n_targets is None else n_targets, AGGREGATES[aggregate_function], dtype,
@@ -175,12 +175,12 @@ def tree_ensemble(
     return xp.astype(transform(xp, scores, TRANSFORMS[post_transform]), X.dtype)
 
 
-def _given(floats: Sequence[float] | None, tensor: Any) -> Any:
+def given(floats: Sequence[float] | None, tensor: Any) -> Any:
     """An attribute that is either floats or a tensor of doubles."""
     return (floats or ()) if tensor is None else tensor
 
 
-def _compared(xp: Namespace, x: Array, thresholds_as_tensor: Any) -> str:
+def compared(xp: Namespace, x: Array, thresholds_as_tensor: Any) -> str:
     """The dtype in which features meet thresholds: float64 unless both are float32."""
     return "float32" if xp.dtype_name(x.dtype) == "float32" and thresholds_as_tensor is None else "float64"
 
@@ -195,13 +195,13 @@ def _based(xp: Namespace, scores: Array, base: list[float]) -> Array:
     return scores + constant(xp, [*base, *[0.0] * (columns - len(base))], "float64")
 
 
-def _votes(class_ids: Sequence[int], weights: Any) -> tuple[int | None, bool]:
+def votes_of(class_ids: Sequence[int], weights: Any) -> tuple[int | None, bool]:
     """The only class that is voted for (None: there are several), and whether no vote is negative."""
     ids = set(class_ids)
     return (ids.pop() if len(ids) == 1 else None), all(w >= 0 for w in listed(weights))
 
 
-def _forest(
+def forest_of_names(
     nodes_treeids: Sequence[int] | None,
     nodes_nodeids: Sequence[int] | None,
     nodes_featureids: Sequence[int] | None,
@@ -264,7 +264,7 @@ def _forest(
     return tables.build(splits, roots.values(), votes, targets, aggregate, dtype)
 
 
-def _forest_5(
+def forest_of_positions(
     featureids: Sequence[int],
     thresholds: Any,
     modes: Any,

@@ -1,0 +1,18 @@
+"""Operators that neither BLAS nor a ufunc does well, as loops that numba compiles: `pip install 'ortlite[fast]'`.
+
+`jit` compiles and keeps, `table` says what is replaced; every other module holds the kernels of a few operators, each
+with the function that checks a call, makes room for the result and returns NotImplemented for what the kernel does not
+take.
+"""
+
+from __future__ import annotations
+
+from ortlite_numpy.compiled.jit import installed, kept
+from ortlite_numpy.compiled.table import OVERRIDES, before, warm_all
+
+from ortlite_numpy.compiled import conv, elementwise, pool, quant, recurrent, rows, trees  # isort: skip  (they fill the table)
+
+__all__ = [
+    "OVERRIDES", "before", "conv", "elementwise", "installed", "kept", "pool", "quant", "recurrent", "rows", "trees",
+    "warm_all",
+]  # fmt: skip

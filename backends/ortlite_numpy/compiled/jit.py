@@ -1,0 +1,289 @@
+"""Kernels written as plain Python loops, compiled by numba when they are first needed and then kept on disk.
+
+numba is imported by the first kernel that runs or is warmed, never before. What it compiles is kept in a directory of
+ours for one user, by version of ortlite's sources and of numba (which tells processors apart itself). Where
+that directory cannot be written, every process compiles anew.
+
+A kernel releases the GIL and computes a range of its work, so that `share` may spread it over threads. Without
+"nnan" and "ninf" among the liberties, NaN and infinities stay what they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+import ortlite
+from ortlite_numpy import threads
+
+__all__ = [
+    "EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "kept", "loops", "own", "owned", "share",
+    "with_names",
+]  # fmt: skip
+
+EXACT = frozenset({"contract"})  # products and sums in one: only more exact
+FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
+
+_lock = threading.RLock()
+
+
+class Loops:
+    """A kernel that is compiled for the types of its arguments when it is first called with them."""
+
+    __slots__ = ("liberties", "python", "run")
+
+    def __init__(self, fn: Callable[..., Any], liberties: frozenset[str]):
+        self.python = fn
+        self.liberties = liberties
+        self.run: Callable[..., Any] = self._first
+
+    def __call__(self, *args: Any) -> Any:
+        """Run on arrays and numbers."""
+        return self.run(*args)
+
+    def _first(self, *args: Any) -> Any:
+        self.dispatcher()
+        return self.run(*args)
+
+    def dispatcher(self) -> Any:
+        """Numba's function of this one, in which the kernels that it calls are numba's, too."""
+        with _lock:
+            if self.run == self._first:
+                numba = _numba()
+                fn, scope = self.python, {}
+                for name in fn.__code__.co_names:
+                    value = fn.__globals__.get(name)
+                    scope[name] = value.dispatcher() if isinstance(value, Loops) else value
+                names = {k: v for k, v in scope.items() if v is not None} | {"__name__": fn.__module__}
+                own = FunctionType(fn.__code__, names, fn.__name__, fn.__defaults__)
+                own.__module__, own.__qualname__ = fn.__module__, fn.__qualname__
+                made = numba.njit(nogil=True, error_model="numpy", fastmath=set(self.liberties))(own)
+                if (kept := _cache_class()) is not None:
+                    made._cache = kept(made.py_func)  # noqa: SLF001  (numba has no public way to say where)
+                self.run = made
+            return self.run
+
+
+class Intrinsic(Loops):
+    """A function of LLVM's of two floats, for kernels: it becomes one instruction, where Python's would be a branch."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+        self.run = self._first
+
+    def dispatcher(self) -> Any:
+        """Numba's function that stands for it."""
+        with _lock:
+            if self.run == self._first:
+                _numba()
+                from llvmlite import ir
+                from numba.extending import intrinsic
+
+                def function(typing: Any, a: Any, b: Any) -> Any:
+                    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                        kind = args[0].type
+                        two = ir.FunctionType(kind, [kind, kind])
+                        return builder.call(builder.module.declare_intrinsic(self.name, [kind], two), args)
+
+                    return a(a, a), code
+
+                self.run = intrinsic(function)
+            return self.run
+
+
+def with_names(kernel: Loops, name: str, **names: Any) -> Loops:
+    """The same kernel under another name, in which some global names mean something else: a kernel of a function."""
+    fn = kernel.python
+    other = FunctionType(fn.__code__, {**fn.__globals__, **names}, name)
+    other.__module__, other.__qualname__ = fn.__module__, name
+    return Loops(other, kernel.liberties)
+
+
+def loops(liberties: frozenset[str] = EXACT) -> Callable[[Callable[..., Any]], Loops]:
+    """Make a plain function a kernel."""
+    return lambda fn: Loops(fn, liberties)
+
+
+@cache
+def installed() -> bool:
+    """Whether numba is there. Does not import it."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def _numba() -> Any:
+    try:
+        import numba
+    except ImportError as error:
+        raise ImportError(
+            f"numba is installed and cannot be imported ({error}): mend it, or go without compiled kernels by "
+            "ORTLITE_COMPILED=0 or the option compiled=0 of CPUExecutionProvider"
+        ) from error
+    _spare_scipy()
+    return numba
+
+
+@cache
+def _spare_scipy() -> None:
+    """Let numba find scipy without importing it, which takes as long as the rest of its start.
+
+    It does so only to know whether there is a BLAS for the functions that need one; who compiles one imports it then.
+    """
+    if "numba.np.arraymath" in sys.modules:
+        return
+    from numba.np import linalg
+
+    ask = getattr(linalg, "ensure_blas", None)
+
+    def there() -> None:
+        if importlib.util.find_spec("scipy") is None:
+            raise ImportError("scipy")
+
+    linalg.ensure_blas = there
+    try:
+        from numba.np import arraymath
+
+        arraymath.ensure_blas = ask
+    finally:
+        linalg.ensure_blas = ask
+
+
+@cache
+def directory() -> Path:
+    """Where compiled kernels are kept: by the sources of all kernels, for one may be compiled into another."""
+    import numba
+
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = root if root.is_absolute() else Path.home() / ".cache"
+    return base / "ortlite" / f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}"
+
+
+def kept() -> Path | None:
+    """The directory in use; None where it cannot be."""
+    return None if _cache_class() is None else directory()
+
+
+@cache
+def _cache_class() -> Any:
+    """Numba's cache of functions, in our directory; None where that cannot be made or written."""
+    try:
+        from numba.core import caching
+
+        path = directory()
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(path, os.W_OK | os.X_OK) or (hasattr(os, "getuid") and path.stat().st_uid != os.getuid()):
+            return None  # what is loaded from there is code: nobody else may have put it there
+    except (OSError, RuntimeError, AttributeError, ImportError):
+        return None
+    folder = str(path)
+
+    class Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
+        _locator_classes = (_Locator,)
+
+    class Cache(caching.FunctionCache):  # type: ignore[misc]
+        _impl_class = Implementation
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            try:
+                super().save_overload(sig, data)
+            except OSError:  # a full disk
+                self.disable()
+
+        def load_overload(self, sig: Any, target_context: Any) -> Any:
+            try:
+                return super().load_overload(sig, target_context)
+            except Exception:  # noqa: BLE001  (a damaged file, whatever reading it raises: it is made anew)
+                try:
+                    self.flush()
+                except OSError:
+                    self.disable()
+                return None
+
+    _Locator.folder = folder
+    return Cache
+
+
+class _Locator:
+    """Tells numba's cache of the directory. What it keeps is as old as the directory's name says."""
+
+    folder = ""
+
+    def __init__(self, file: str):
+        self._py_file = file
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
+        return cls(py_file)
+
+    def ensure_cache_path(self) -> None:
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return self.folder
+
+    def get_source_stamp(self) -> str:
+        return sys.version
+
+    def get_disambiguator(self) -> str:
+        return "0"
+
+
+@cache
+def _available() -> int:
+    return threads.available()
+
+
+def share(kernel: Callable[..., Any], args: tuple[Any, ...], count: int, seconds: float) -> None:
+    """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`, on one thread or several."""
+    if seconds < threads.WORTHWHILE:
+        kernel(*args, 0, count)
+    else:
+        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, _available())
+
+
+def own(x: Any) -> Any:
+    """`x` in C order, and not marked read-only, for which numba would compile everything once more.
+
+    No kernel writes to what it is given. Constants go through `derived`, for their views cost more than most.
+    """
+    flags = x.flags
+    if flags.c_contiguous and flags.aligned:
+        return x if flags.writeable else _alias(x)
+    return np.array(x, order="C")
+
+
+def owned(x: Any, derived: Any) -> Any:
+    """`own(x)` of what may be a constant."""
+    return own(x) if derived is None else derived(own, x)
+
+
+def _alias(x: Any) -> Any:
+    """A view of a read-only array that is not marked so."""
+    view = x.view()
+    try:
+        view.flags.writeable = True  # a read-only view of an array that is not read-only
+    except ValueError:
+        return np.asarray(_Memory(x)) if x.size else np.empty_like(x)
+    return view
+
+
+class _Memory:
+    __slots__ = ("__array_interface__", "held")
+
+    def __init__(self, x: Any):
+        self.held = x
+        self.__array_interface__ = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}

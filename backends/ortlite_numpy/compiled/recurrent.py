@@ -1,0 +1,476 @@
+"""LSTM, GRU and RNN in float32: one product for all inputs by BLAS, then all steps of an example in one kernel.
+
+The kernels run over pairs of direction and example; each has its own state, so that pairs may go to several threads.
+`projected` is (time, batch, directions, gates · hidden), `R` (directions, hidden, gates · hidden).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ortlite_numpy.compiled import functions
+from ortlite_numpy.compiled.functions import larger, sigmoid, smaller, tanh
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
+from ortlite_numpy.compiled.table import Call, override
+
+MS = "com.microsoft"
+F = np.float32
+PRODUCT, ACTIVATION = 0.06e-9, 1.2e-9  # seconds for a product of two numbers, for an activation
+DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
+
+
+@loops(FREE)
+def add_product(h, R, first, width, y):
+    """Add h @ R to y, columns from `first` on."""
+    count = h.size
+    y = y[:width]
+    for block in range(count // 8):
+        k = block * 8
+        a, b, c, d = h[k], h[k + 1], h[k + 2], h[k + 3]
+        e, f, g, i = h[k + 4], h[k + 5], h[k + 6], h[k + 7]
+        m, n, o, p = R[k, first:], R[k + 1, first:], R[k + 2, first:], R[k + 3, first:]
+        q, r, s, t = R[k + 4, first:], R[k + 5, first:], R[k + 6, first:], R[k + 7, first:]
+        for j in range(width):
+            y[j] += (a * m[j] + b * n[j] + (c * o[j] + d * p[j])) + (e * q[j] + f * r[j] + (g * s[j] + i * t[j]))
+    for k in range(count - count % 8, count):
+        a, m = h[k], R[k, first:]
+        for j in range(width):
+            y[j] += a * m[j]
+
+
+@loops()
+def limited(x, clip):
+    """Hold x between -`clip` and `clip`."""
+    return smaller(larger(x, -clip), clip)
+
+
+@loops()
+def lstm_steps(projected, bias, R, P, lens, backward, clip, coupled, Y, hs, cs, start, stop):
+    """All steps of LSTMs; gates in the order input, output, forget, cell. `P` may be empty."""
+    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
+    limit = F(clip)
+    x = np.empty(4 * hidden, F)
+    for item in range(start, stop):
+        d, b = item // batch, item % batch
+        h, c, weights, shift = hs[d, b], cs[d, b], R[d], bias[d]
+        for step in range(time):
+            t = time - 1 - step if backward[d] else step
+            if t >= lens[b]:
+                for j in range(hidden):
+                    Y[t, d, b, j] = F(0)
+                continue
+            row = projected[t, b, d]
+            for j in range(4 * hidden):
+                x[j] = row[j] + shift[j]
+            add_product(h, weights, 0, 4 * hidden, x)
+            if P.size:
+                for j in range(hidden):
+                    x[j] += P[d, j] * c[j]
+                    x[2 * hidden + j] += P[d, 2 * hidden + j] * c[j]
+            if clip > 0:
+                for j in range(2 * hidden, 4 * hidden):
+                    x[j] = limited(x[j], limit)
+                for j in range(hidden):
+                    x[j] = limited(x[j], limit)
+            for j in range(hidden):
+                i = sigmoid(x[j])
+                forget = F(1) - i if coupled else sigmoid(x[2 * hidden + j])
+                c[j] = forget * c[j] + i * tanh(x[3 * hidden + j])
+            if P.size:
+                for j in range(hidden):
+                    x[hidden + j] += P[d, hidden + j] * c[j]
+            if clip > 0:
+                for j in range(hidden):
+                    x[hidden + j] = limited(x[hidden + j], limit)
+                    h[j] = sigmoid(x[hidden + j]) * tanh(limited(c[j], limit))
+            else:
+                for j in range(hidden):
+                    h[j] = sigmoid(x[hidden + j]) * tanh(c[j])
+            for j in range(hidden):
+                Y[t, d, b, j] = h[j]
+
+
+@loops()
+def gru_steps(projected, bias, R, rest, lens, backward, clip, linear, Y, hs, start, stop):
+    """All steps of GRUs; gates in the order update, reset, hidden; `rest` is the last bias, if `linear`."""
+    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
+    limit = F(clip)
+    x, n, weighed = np.empty(2 * hidden, F), np.empty(hidden, F), np.empty(hidden, F)
+    for item in range(start, stop):
+        d, b = item // batch, item % batch
+        h, weights, shift = hs[d, b], R[d], bias[d]
+        for step in range(time):
+            t = time - 1 - step if backward[d] else step
+            if t >= lens[b]:
+                for j in range(hidden):
+                    Y[t, d, b, j] = F(0)
+                continue
+            row = projected[t, b, d]
+            for j in range(2 * hidden):
+                x[j] = row[j] + shift[j]
+            add_product(h, weights, 0, 2 * hidden, x)
+            if clip > 0:
+                for j in range(2 * hidden):
+                    x[j] = limited(x[j], limit)
+            for j in range(2 * hidden):
+                x[j] = sigmoid(x[j])
+            if linear:
+                for j in range(hidden):
+                    n[j] = rest[d, j]
+                add_product(h, weights, 2 * hidden, hidden, n)
+                for j in range(hidden):
+                    n[j] = n[j] * x[hidden + j] + (row[2 * hidden + j] + shift[2 * hidden + j])
+            else:
+                for j in range(hidden):
+                    weighed[j] = x[hidden + j] * h[j]
+                    n[j] = row[2 * hidden + j] + shift[2 * hidden + j]
+                add_product(weighed, weights, 2 * hidden, hidden, n)
+            if clip > 0:
+                for j in range(hidden):
+                    n[j] = limited(n[j], limit)
+            for j in range(hidden):
+                new = tanh(n[j])
+                h[j] = new + x[j] * (h[j] - new)
+            for j in range(hidden):
+                Y[t, d, b, j] = h[j]
+
+
+def function(x: Any) -> Any:
+    """Stands for the activation in the kernel below."""
+
+
+@loops()
+def rnn_steps(projected, bias, R, lens, backward, clip, Y, hs, start, stop):
+    """All steps of plain recurrent networks."""
+    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
+    limit = F(clip)
+    x = np.empty(hidden, F)
+    for item in range(start, stop):
+        d, b = item // batch, item % batch
+        h, weights, shift = hs[d, b], R[d], bias[d]
+        for step in range(time):
+            t = time - 1 - step if backward[d] else step
+            if t >= lens[b]:
+                for j in range(hidden):
+                    Y[t, d, b, j] = F(0)
+                continue
+            row = projected[t, b, d]
+            for j in range(hidden):
+                x[j] = row[j] + shift[j]
+            add_product(h, weights, 0, hidden, x)
+            if clip > 0:
+                for j in range(hidden):
+                    x[j] = limited(x[j], limit)
+            for j in range(hidden):
+                h[j] = function(x[j])
+            for j in range(hidden):
+                Y[t, d, b, j] = h[j]
+
+
+RNN = {n: with_names(rnn_steps, f"rnn_steps_{n}", function=getattr(functions, n)) for n in ("tanh", "relu", "sigmoid")}
+
+
+class Weights(NamedTuple):
+    """Weights as the kernels take them: the inputs' (features, directions · gates · hidden), the state's, the bias."""
+
+    inputs: Any
+    state: Any
+    bias: Any
+    rest: Any
+
+
+def prepared(W: Any, R: Any, B: Any, linear: int) -> Weights:
+    """Transposed weights and the sum of both biases, of which GRUs keep one apart if `linear`."""
+    directions, width, size = W.shape
+    hidden = R.shape[2]
+    both = np.zeros((directions, 2 * width), F) if B is None else B
+    bias = both[:, :width] + both[:, width:]
+    rest = np.zeros((directions, hidden), F)
+    if linear:
+        rest = both[:, 2 * width - hidden :].copy()
+        bias[:, width - hidden :] = both[:, width - hidden : width]
+    state = np.ascontiguousarray(R.transpose(0, 2, 1))
+    return Weights(np.ascontiguousarray(W.reshape(-1, size).T), own(state), own(bias), own(rest))
+
+
+def _directions(direction: str) -> Any:
+    return DIRECTIONS.get(direction.lower())
+
+
+class Run(NamedTuple):
+    """What the three kernels have in common."""
+
+    weights: Weights
+    projected: Any
+    lens: Any
+    backward: Any
+    states: list[Any]
+    Y: Any
+    items: int
+    seconds: float
+
+
+def _ready(
+    X: Any, shapes: tuple[Any, Any, int], weights: Any, lens: Any, initial: Sequence[Any], direction: str,
+    hidden_size: int | None, layout: int,
+) -> Run | None:  # fmt: skip
+    """The inputs' product, states and room for the outputs; None where shapes or dtypes are others than they must be.
+
+    `shapes` are those of W and R, and the number of gates; `weights` makes them ready.
+    """
+    directions = _directions(direction)
+    (count, width, size), (also, high, hidden), gates = shapes
+    if directions is None or X.ndim != 3 or X.dtype.char != "f" or 0 in X.shape or not hidden:
+        return None
+    if layout:
+        X = X.transpose(1, 0, 2)
+        initial = [None if s is None else s.transpose(1, 0, 2) for s in initial]
+    time, batch = X.shape[:2]
+    fits = count == also == len(directions) and width == high == gates * hidden and size == X.shape[2]
+    if not fits or hidden_size not in {None, hidden}:
+        return None
+    state = (count, batch, hidden)
+    if any(s is not None and (s.shape != state or s.dtype.char != "f") for s in initial):
+        return None
+    if lens is None:
+        lens = np.full(batch, time, np.int64)
+    elif lens.shape != (batch,) or lens.min() < 0 or lens.max() > time:
+        return None
+    made = weights()
+    projected = np.matmul(X.reshape(time * batch, size), made.inputs)
+    states = [np.zeros(state, F) if s is None else np.array(s, order="C") for s in initial]
+    items = count * batch
+    seconds = items * time * (width * hidden * PRODUCT + width * ACTIVATION)
+    return Run(
+        made, projected.reshape(time, batch, count, width), own(lens.astype(np.int64, copy=False)),
+        np.array(directions, np.int64), states, np.empty((time, count, batch, hidden), F), items, seconds,
+    )  # fmt: skip
+
+
+def _finished(run: Run, layout: int) -> tuple[Any, ...]:
+    if not layout:
+        return run.Y, *run.states
+    return run.Y.transpose(2, 0, 1, 3), *(s.transpose(1, 0, 2) for s in run.states)
+
+
+def _usual(names: Any, alphas: Any, betas: Any, clip: float, usual: tuple[str, ...], directions: int) -> bool:
+    """Whether the activations are those that the kernel has."""
+    if alphas or betas or clip < 0:
+        return False
+    return names is None or tuple(name.lower() for name in names) == usual * directions
+
+
+def _floats(*arrays: Any) -> bool:
+    return all(a is None or a.dtype.char == "f" for a in arrays)
+
+
+def _example(gates: int) -> Any:
+    def examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+        count = 2 if attributes.get("direction") == "bidirectional" else 1
+        kept = {k: v for k, v in attributes.items() if k in {"direction", "activations", "linear_before_reset", "clip"}}
+        x = [np.zeros(s, dtype) for s in ((1, 1, 1), (count, gates, 1), (count, gates, 1))]
+        yield tuple(x), kept
+
+    return examples
+
+
+def _biased(B: Any, W: Any) -> bool:
+    return B is None or B.shape == (W.shape[0], 2 * W.shape[1])
+
+
+@override("RNN", examples=_example(1))
+def rnn(
+    xp: Any,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = ("Tanh", "Tanh"),
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    output_sequence: int = 0,
+    derived: Any = None,
+) -> Any:
+    """All steps in one kernel, for tanh, relu and sigmoid."""
+    name = activations[0].lower() if activations else ""
+    usual = name in RNN and not activation_alpha and not activation_beta and clip >= 0
+    if not usual or any(n.lower() != name for n in activations[: W.shape[0]]) or len(activations) < W.shape[0]:
+        return NotImplemented
+    if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
+        return NotImplemented
+    run = _ready(
+        X, (W.shape, R.shape, 1), lambda: (derived or _at_once)(prepared, W, R, B, 0), sequence_lens, [initial_h],
+        direction, hidden_size, layout,
+    )  # fmt: skip
+    if run is None:
+        return NotImplemented
+    w = run.weights
+    args = (run.projected, w.bias, w.state, run.lens, run.backward, float(clip), run.Y, *run.states)
+    share(RNN[name], args, run.items, run.seconds)
+    return _finished(run, layout)
+
+
+@override("GRU", examples=_example(3))
+def gru(
+    xp: Any,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    linear_before_reset: int = 0,
+    output_sequence: int = 0,
+    derived: Any = None,
+) -> Any:
+    """All steps in one kernel, for the usual activations."""
+    if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh"), W.shape[0]):
+        return NotImplemented
+    if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
+        return NotImplemented
+    run = _ready(
+        X, (W.shape, R.shape, 3), lambda: (derived or _at_once)(prepared, W, R, B, int(bool(linear_before_reset))),
+        sequence_lens, [initial_h], direction, hidden_size, layout,
+    )  # fmt: skip
+    if run is None:
+        return NotImplemented
+    w = run.weights
+    args = (
+        run.projected, w.bias, w.state, w.rest, run.lens, run.backward, float(clip), int(bool(linear_before_reset)),
+        run.Y, *run.states,
+    )  # fmt: skip
+    share(gru_steps, args, run.items, run.seconds)
+    return _finished(run, layout)
+
+
+def _lstm(run: Run | None, P: Any, clip: float, input_forget: int, layout: int, derived: Any) -> Any:
+    if run is None:
+        return NotImplemented
+    w = run.weights
+    directions, _, hidden = run.states[0].shape
+    if P is not None and (P.shape != (directions, 3 * hidden) or P.dtype.char != "f"):
+        return NotImplemented
+    peepholes = np.empty((0, 0), F) if P is None else owned(P, derived)
+    args = (
+        run.projected, w.bias, w.state, peepholes, run.lens, run.backward, float(clip), int(bool(input_forget)), run.Y,
+        *run.states,
+    )  # fmt: skip
+    share(lstm_steps, args, run.items, run.seconds)
+    return _finished(run, layout)
+
+
+def _at_once(make: Any, *args: Any) -> Any:
+    return make(*args)
+
+
+@override("LSTM", examples=_example(4))
+def lstm(
+    xp: Any,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any = None,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    initial_c: Any = None,
+    P: Any = None,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: int = 0,
+    layout: int = 0,
+    output_sequence: int = 0,
+    derived: Any = None,
+) -> Any:
+    """All steps in one kernel, for the usual activations."""
+    if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh", "tanh"), W.shape[0]):
+        return NotImplemented
+    if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
+        return NotImplemented
+    run = _ready(
+        X, (W.shape, R.shape, 4), lambda: (derived or _at_once)(prepared, W, R, B, 0), sequence_lens,
+        [initial_h, initial_c], direction, hidden_size, layout,
+    )  # fmt: skip
+    return _lstm(run, P, clip, input_forget, layout, derived)
+
+
+def dequantised(W: Any, scale: Any, zero: Any, R: Any, R_scale: Any, R_zero: Any, B: Any) -> Weights:
+    """Quantised weights (directions, features, gates · hidden) as the kernels take them."""
+
+    def floats(x: Any, scale: Any, zero: Any) -> Any:
+        scale, zero = (v[:, None] if v.ndim == 2 else v.reshape(-1, 1, 1) for v in (scale, zero))
+        return ((x.astype(np.int32) - zero.astype(np.int32)).astype(F) * scale).transpose(0, 2, 1)
+
+    return prepared(floats(W, scale, zero), floats(R, R_scale, R_zero), B, 0)
+
+
+def _quantised_example(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    count = 2 if attributes.get("direction") == "bidirectional" else 1
+    weights, scale, zero = np.zeros((count, 1, 4), np.int8), np.ones(count, np.float32), np.zeros(count, np.int8)
+    kept = {k: v for k, v in attributes.items() if k in {"direction", "clip"}}
+    yield (np.zeros((1, 1, 1), dtype), weights, weights, *[None] * 5, scale, zero, scale, zero), kept
+
+
+@override((MS, "DynamicQuantizeLSTM", 1), examples=_quantised_example)
+def dynamic_quantize_lstm(
+    xp: Any,
+    X: Any,
+    W: Any,
+    R: Any,
+    B: Any,
+    sequence_lens: Any,
+    initial_h: Any,
+    initial_c: Any,
+    P: Any,
+    W_scale: Any,
+    W_zero_point: Any,
+    R_scale: Any,
+    R_zero_point: Any,
+    *,
+    activation_alpha: Any = None,
+    activation_beta: Any = None,
+    activations: Any = None,
+    clip: float = 0.0,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: int = 0,
+    derived: Any = None,
+) -> Any:
+    """LSTM's kernel, with weights that were made floats once a session."""
+    if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh", "tanh"), W.shape[0]):
+        return NotImplemented
+    if W.ndim != 3 or R.ndim != 3 or not _floats(B, W_scale, R_scale) or W.dtype.kind not in "iu":
+        return NotImplemented
+    (count, size, width), (also, hidden, high) = W.shape, R.shape
+    if B is not None and B.shape != (count, 2 * width):
+        return NotImplemented
+    if any(v.shape not in {(count,), (count, width)} for v in (W_scale, W_zero_point, R_scale, R_zero_point)):
+        return NotImplemented
+    run = _ready(
+        X, ((count, width, size), (also, high, hidden), 4),
+        lambda: (derived or _at_once)(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
+        sequence_lens, [initial_h, initial_c], direction, None, 0,
+    )  # fmt: skip
+    return _lstm(run, P, clip, input_forget, 0, derived)

@@ -1,0 +1,420 @@
+"""Softmax and normalisations: what is computed from whole rows, a row at a time while it is in the cache.
+
+The kernels see `(rows, width)`. Sums are of many partial sums, which are as exact as NumPy's pairwise ones; means and
+variances are taken in two passes, for one pass over large numbers would cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ortlite_numpy.compiled.functions import exp, larger
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.table import FLOATS, Call, override
+
+MS = "com.microsoft"
+ELEMENT = 1e-9  # seconds
+F = np.float32
+
+
+@loops()
+def highest(x, r):
+    """The largest element of row r; NaN where there is one."""
+    top = x[r, 0]
+    for i in range(1, x.shape[1]):
+        top = larger(top, x[r, i])
+    return top
+
+
+@loops()
+def exponentials(x, r, top, y):
+    """e^(x - top) of row r into y."""
+    for i in range(x.shape[1]):
+        y[i] = exp(x[r, i] - top)
+
+
+@loops(FREE)
+def total(y):
+    """The sum of a row."""
+    s = y.dtype.type(0)
+    for i in range(y.size):
+        s += y[i]
+    return s
+
+
+@loops()
+def softmax_rows(x, y, start, stop):
+    """Softmax of rows [start, stop)."""
+    for r in range(start, stop):
+        row = y[r]
+        exponentials(x, r, highest(x, r), row)
+        scale = F(1) / total(row)
+        for i in range(row.size):
+            row[i] *= scale
+
+
+@loops()
+def log_softmax_rows(x, y, start, stop):
+    """The logarithm of the softmax of rows [start, stop)."""
+    for r in range(start, stop):
+        row = y[r]
+        top = highest(x, r)
+        exponentials(x, r, top, row)
+        shift = F(np.log(total(row)))
+        for i in range(row.size):
+            row[i] = (x[r, i] - top) - shift
+
+
+@loops(FREE)
+def moments(x, r, epsilon):
+    """The mean of row r and 1 / standard deviation."""
+    n = x.shape[1]
+    s = x.dtype.type(0)
+    for i in range(n):
+        s += x[r, i]
+    mean = s / x.dtype.type(n)
+    v = x.dtype.type(0)
+    for i in range(n):
+        d = x[r, i] - mean
+        v += d * d
+    return mean, x.dtype.type(1 / np.sqrt(v / x.dtype.type(n) + x.dtype.type(epsilon)))
+
+
+@loops()
+def normalise_rows(x, scale, shift, epsilon, y, means, inverses, start, stop):
+    """Layer normalisation of rows [start, stop); `shift` may be empty."""
+    for r in range(start, stop):
+        mean, inverse = moments(x, r, epsilon)
+        means[r] = mean
+        inverses[r] = inverse
+        if shift.size:
+            for i in range(x.shape[1]):
+                y[r, i] = (x[r, i] - mean) * inverse * scale[i] + shift[i]
+        else:
+            for i in range(x.shape[1]):
+                y[r, i] = (x[r, i] - mean) * inverse * scale[i]
+
+
+@loops(FREE)
+def inverse_root(x, r, epsilon):
+    """1 / the root of the mean square of row r."""
+    v = x.dtype.type(0)
+    for i in range(x.shape[1]):
+        v += x[r, i] * x[r, i]
+    return x.dtype.type(1 / np.sqrt(v / x.dtype.type(x.shape[1]) + x.dtype.type(epsilon)))
+
+
+@loops()
+def rms_rows(x, scale, epsilon, y, inverses, start, stop):
+    """Rows [start, stop) over their root mean square, scaled."""
+    for r in range(start, stop):
+        inverse = inverse_root(x, r, epsilon)
+        inverses[r] = inverse
+        for i in range(x.shape[1]):
+            y[r, i] = x[r, i] * inverse * scale[i]
+
+
+@loops()
+def add_rows(x, skip, bias, y, start, stop):
+    """Y = x + skip + bias, rows of `skip` used over and over; `bias` may be empty."""
+    for r in range(start, stop):
+        k = r % skip.shape[0]
+        if bias.size:
+            for i in range(x.shape[1]):
+                y[r, i] = x[r, i] + skip[k, i] + bias[i]
+        else:
+            for i in range(x.shape[1]):
+                y[r, i] = x[r, i] + skip[k, i]
+
+
+@loops()
+def normalise_channels(x, scale, shift, per, epsilon, y, start, stop):
+    """Rows [start, stop) normalised, each made of channels of `per` elements that are scaled and shifted one by one.
+
+    Row r has the channels r · channels and on, counted round and round in `scale`.
+    """
+    channels = x.shape[1] // per
+    for r in range(start, stop):
+        mean, inverse = moments(x, r, epsilon)
+        for c in range(channels):
+            at = (r * channels + c) % scale.size
+            factor = inverse * scale[at]
+            offset = shift[at]
+            for i in range(c * per, (c + 1) * per):
+                y[r, i] = (x[r, i] - mean) * factor + offset
+
+
+def _rows(x: Any, axis: int) -> tuple[int, int] | None:
+    """How many rows there are of how many elements, the axes from `axis` on as one; None where there are none."""
+    rank = x.ndim
+    if not -rank <= axis < rank or not x.size:
+        return None
+    width = x.shape[-1] if axis in {-1, rank - 1} else prod(x.shape[axis:])
+    return x.size // width, width
+
+
+def _row(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    yield (np.linspace(-3, 3, 4, dtype=dtype).reshape(1, 4),), {}
+
+
+def _scaled(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    yield (np.linspace(-3, 3, 4, dtype=dtype).reshape(1, 4), np.ones(4, dtype)), {}
+
+
+def _skipping(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    x = np.linspace(-3, 3, 4, dtype=dtype).reshape(1, 4)
+    yield (x, x, np.ones(4, dtype)), {}
+
+
+def _over_rows(kernel: Any, x: Any, axis: int) -> Any:
+    """The kernel over rows, which are the last axis or, where that is cheap, another one."""
+    if x.dtype.char != "f" or not x.ndim or not x.size or not -x.ndim <= axis < x.ndim:
+        return NotImplemented
+    if axis not in {-1, x.ndim - 1}:
+        y = _over_rows(kernel, np.moveaxis(x, axis, -1), -1)
+        return np.moveaxis(y, -1, axis)
+    x = own(x)
+    width = x.shape[-1]
+    rows = x.size // width
+    y = np.empty((rows, width), F)
+    share(kernel, (x.reshape(rows, width), y), rows, x.size * ELEMENT)
+    return y.reshape(x.shape)
+
+
+@override("Softmax", since=13, examples=_row)
+def softmax(xp: Any, input: Any, *, axis: int = -1) -> Any:
+    """Row by row."""
+    return _over_rows(softmax_rows, input, axis)
+
+
+@override("LogSoftmax", since=13, examples=_row)
+def log_softmax(xp: Any, input: Any, *, axis: int = -1) -> Any:
+    """Row by row."""
+    return _over_rows(log_softmax_rows, input, axis)
+
+
+def _flattened(kernel: Any, x: Any, axis: int) -> Any:
+    if x.dtype.char != "f" or (found := _rows(x, axis)) is None:
+        return NotImplemented
+    return _over_rows(kernel, own(x).reshape(found), -1).reshape(x.shape)
+
+
+@override("Softmax", examples=_row)
+def softmax_1(xp: Any, input: Any, *, axis: int = 1) -> Any:
+    """Row by row, all axes from `axis` on as one."""
+    return _flattened(softmax_rows, input, axis)
+
+
+@override("LogSoftmax", examples=_row)
+def log_softmax_1(xp: Any, input: Any, *, axis: int = 1) -> Any:
+    """Row by row, all axes from `axis` on as one."""
+    return _flattened(log_softmax_rows, input, axis)
+
+
+def _vector(v: Any, x: Any, width: int, derived: Any) -> Any:
+    """A scale or shift of a row as a vector; None where it is another one for every row, or of another dtype."""
+    if v.dtype != x.dtype:
+        return None
+    if v.size == width and v.shape == x.shape[x.ndim - v.ndim :]:
+        return owned(v, derived).reshape(width)
+    return None
+
+
+def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
+    """y, means and inverse deviations, `(rows, width)` and `(rows,)`; None for what the kernel does not take."""
+    if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
+        return None
+    rows, width = found
+    factor = _vector(scale, x, width, derived)
+    offset = np.empty(0, x.dtype) if shift is None else _vector(shift, x, width, derived)
+    if factor is None or offset is None:
+        return None
+    x = own(x).reshape(rows, width)
+    y, means, inverses = np.empty_like(x), np.empty(rows, x.dtype), np.empty(rows, x.dtype)
+    share(normalise_rows, (x, factor, offset, float(epsilon), y, means, inverses), rows, x.size * ELEMENT)
+    return y, means, inverses
+
+
+@override("LayerNormalization", ("", "LayerNormalization", 17), examples=_scaled, dtypes=FLOATS)
+def layer_normalization(
+    xp: Any,
+    X: Any,
+    Scale: Any,
+    B: Any = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: Any = None,
+    derived: Any = None,
+) -> Any:
+    """Row by row."""
+    if stash_type is not None and stash_type.name != "float32":
+        return NotImplemented
+    found = _normalised(X, axis, Scale, B, epsilon, derived)
+    if found is None:
+        return NotImplemented
+    y, means, inverses = found
+    shape = X.shape[:axis] + (1,) * len(X.shape[axis:])
+    stash = [v.reshape(shape).astype(F, copy=False) for v in (means, inverses)]
+    return y.reshape(X.shape), *stash
+
+
+def _by_root(x: Any, axis: int, scale: Any, epsilon: float, derived: Any) -> Any:
+    if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
+        return None
+    rows, width = found
+    if (factor := _vector(scale, x, width, derived)) is None:
+        return None
+    x = own(x).reshape(rows, width)
+    y, inverses = np.empty_like(x), np.empty(rows, x.dtype)
+    share(rms_rows, (x, factor, float(epsilon), y, inverses), rows, x.size * ELEMENT)
+    return y, inverses
+
+
+@override("RMSNormalization", since=23, examples=_scaled, dtypes=FLOATS)
+def rms_normalization(
+    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
+) -> Any:
+    """Row by row."""
+    if stash_type is not None and stash_type.name != "float32":
+        return NotImplemented
+    found = _by_root(X, axis, scale, epsilon, derived)
+    return NotImplemented if found is None else found[0].reshape(X.shape)
+
+
+@override("SimplifiedLayerNormalization", examples=_scaled, dtypes=FLOATS)
+def simplified_layer_normalization(
+    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
+) -> Any:
+    """Row by row."""
+    found = _by_root(X, axis, scale, epsilon, derived)
+    if found is None:
+        return NotImplemented
+    shape = X.shape[:axis] + (1,) * len(X.shape[axis:])
+    return found[0].reshape(X.shape), found[1].reshape(shape).astype(F, copy=False)
+
+
+def _skipped(x: Any, skip: Any, bias: Any, derived: Any) -> Any:
+    """X + skip + bias; None where they do not meet row by row."""
+    if x.dtype.char not in "fd" or not x.size or x.ndim < 1 or skip.dtype != x.dtype:
+        return None
+    width = x.shape[-1]
+    trimmed = skip.shape
+    while len(trimmed) > 1 and trimmed[0] == 1:
+        trimmed = trimmed[1:]
+    if trimmed != x.shape[x.ndim - len(trimmed) :] and skip.shape != x.shape:
+        return None
+    if bias is not None and (bias.dtype != x.dtype or bias.shape != (width,)):
+        return None
+    rows = x.size // width
+    x = own(x).reshape(rows, width)
+    y = np.empty_like(x)
+    last = np.empty(0, x.dtype) if bias is None else owned(bias, derived)
+    share(add_rows, (x, own(skip).reshape(-1, width), last, y), rows, x.size * ELEMENT)
+    return y
+
+
+@override((MS, "SkipLayerNormalization", 1), examples=_skipping, dtypes=FLOATS)
+def skip_layer_normalization(
+    xp: Any,
+    input: Any,
+    skip: Any,
+    gamma: Any,
+    beta: Any = None,
+    bias: Any = None,
+    *,
+    epsilon: float = 1e-12,
+    derived: Any = None,
+) -> Any:
+    """Row by row."""
+    total = _skipped(input, skip, bias, derived)
+    found = None if total is None else _normalised(total, -1, gamma, beta, epsilon, derived)
+    if found is None:
+        return NotImplemented
+    shape = (*input.shape[:-1], 1)
+    y, means, inverses = found
+    return y.reshape(input.shape), means.reshape(shape), inverses.reshape(shape), total.reshape(input.shape)
+
+
+@override((MS, "SkipSimplifiedLayerNormalization", 1), examples=_skipping, dtypes=FLOATS)
+def skip_simplified_layer_normalization(
+    xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12, derived: Any = None
+) -> Any:
+    """Row by row."""
+    total = _skipped(input, skip, bias, derived)
+    found = None if total is None else _by_root(total, -1, gamma, epsilon, derived)
+    if found is None:
+        return NotImplemented
+    inverses = found[1].reshape(*input.shape[:-1], 1)
+    return found[0].reshape(input.shape), np.zeros_like(inverses), inverses, total.reshape(input.shape)
+
+
+def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
+    """Groups of channels normalised; scale and shift one a channel."""
+    if x.dtype.char not in "fd" or x.ndim < 2 or not x.size or scale.dtype != x.dtype or shift.dtype != x.dtype:
+        return NotImplemented
+    channels = x.shape[1]
+    if scale.shape != (channels,) or shift.shape != (channels,) or groups < 1 or channels % groups:
+        return NotImplemented
+    rows = x.shape[0] * groups
+    width = x.size // rows
+    x2 = own(x).reshape(rows, width)
+    y = np.empty_like(x2)
+    per = x.size // x.shape[0] // channels
+    share(
+        normalise_channels,
+        (x2, owned(scale, derived), owned(shift, derived), per, float(epsilon), y),
+        rows,
+        x.size * ELEMENT,
+    )
+    return y.reshape(x.shape)
+
+
+def _image(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    yield (np.linspace(-3, 3, 8, dtype=dtype).reshape(1, 2, 4), np.ones(2, dtype), np.ones(2, dtype)), {}
+
+
+def _images(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    for arguments, _ in _image(dtype, attributes):
+        yield arguments, {"num_groups": 2}
+
+
+@override("InstanceNormalization", examples=_image, dtypes=FLOATS)
+def instance_normalization(
+    xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = None
+) -> Any:
+    """Channel by channel."""
+    return _grouped(input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon, derived)
+
+
+@override("GroupNormalization", since=21, examples=_images, dtypes=FLOATS)
+def group_normalization(
+    xp: Any,
+    X: Any,
+    scale: Any,
+    bias: Any,
+    *,
+    epsilon: float = 1e-5,
+    num_groups: int,
+    stash_type: Any = None,
+    derived: Any = None,
+) -> Any:
+    """Group by group."""
+    if stash_type is not None and stash_type.name != "float32":
+        return NotImplemented
+    return _grouped(X, num_groups, scale, bias, epsilon, derived)
+
+
+@override("GroupNormalization", since=18, examples=_images, dtypes=FLOATS)
+def group_normalization_18(
+    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, derived: Any = None
+) -> Any:
+    """Group by group; scale and bias are one a group."""
+    if X.ndim < 2 or num_groups < 1 or scale.shape != (num_groups,) or bias.shape != scale.shape:
+        return NotImplemented
+    each = X.shape[1] // num_groups
+    return _grouped(X, num_groups, np.repeat(scale, each), np.repeat(bias, each), epsilon, derived)

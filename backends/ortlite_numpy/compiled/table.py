@@ -1,0 +1,85 @@
+"""The operators that have compiled kernels, and how they stand before NumPy's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from ortlite.namespace import or_default
+
+__all__ = ["OVERRIDES", "Call", "before", "both", "override", "warm", "warm_all"]
+
+Key: TypeAlias = tuple[str, str, int]
+Override: TypeAlias = Callable[..., Any]
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments after xp, and keywords
+Examples: TypeAlias = Callable[[Any, Mapping[str, Any]], Iterable[Call]]
+
+OVERRIDES: dict[Key, Override] = {}
+FLOAT = ("float32",)
+FLOATS = ("float32", "float64")
+
+
+def override(
+    *names: str | Key, examples: Examples, dtypes: tuple[str, ...] = FLOAT, since: int = 1
+) -> Callable[[Override], Override]:
+    """Register what runs in place of the kernel of each of `names`: an operator, or (domain, operator, since).
+
+    `examples(dtype, attributes)` are small calls that make all that a node with these attributes (none: every node)
+    needs, for a first input of that dtype, which is one of `dtypes`.
+    """
+
+    def register(fn: Override) -> Override:
+        fn.warm = lambda given, attributes: warm(fn, given, attributes)  # type: ignore[attr-defined]
+        fn.examples, fn.dtypes = examples, dtypes  # type: ignore[attr-defined]
+        for name in names:
+            OVERRIDES[("", name, since) if isinstance(name, str) else name] = fn
+        return fn
+
+    return register
+
+
+def warm(fn: Any, given: tuple[str | None, ...], attributes: Mapping[str, Any]) -> None:
+    """Compile, or load from the disk, what a node needs, so that no run has to and all runs are alike."""
+    if given and given[0] in fn.dtypes:
+        with np.errstate(all="ignore"):
+            for arguments, keywords in fn.examples(np.dtype(given[0]), attributes):
+                fn(None, *arguments, **keywords)
+
+
+def warm_all() -> int:
+    """Compile all that `OVERRIDES` can do; for how many operators."""
+    for fn in set(OVERRIDES.values()):
+        for dtype in fn.dtypes:  # type: ignore[attr-defined]
+            warm(fn, (dtype,), {})
+    return len(OVERRIDES)
+
+
+def before(others: Mapping[Key, Override]) -> dict[Key, Override]:
+    """The table of all that is replaced; of both, a compiled kernel leaves to the other what it cannot do."""
+    found = {**others, **OVERRIDES}
+    for key in others.keys() & OVERRIDES.keys():
+        found[key] = both(OVERRIDES[key], others[key])
+    return found
+
+
+def both(first: Any, second: Override) -> Override:
+    """`first`, and what it leaves `second`; each is handed `derived` if it declares it."""
+    takes = ["derived" in inspect.signature(fn).parameters for fn in (first, second)]
+
+    def unequal(*args: Any, derived: Any = None, **keywords: Any) -> Any:
+        more = {"derived": derived}
+        result = first(*args, **keywords, **(more if takes[0] else {}))
+        return second(*args, **keywords, **(more if takes[1] else {})) if result is NotImplemented else result
+
+    chain: Any
+    if takes[0] == takes[1]:
+        chain = or_default(first, second)
+    else:
+        chain = wraps(first)(unequal)
+        chain.__signature__ = inspect.signature(first if takes[0] else second)
+    chain.warm = getattr(first, "warm", None)
+    return cast("Override", chain)

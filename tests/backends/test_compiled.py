@@ -1,0 +1,370 @@
+"""Compiled kernels: each agrees with the kernel whose place it takes, on whatever comes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from ortlite import provider
+from ortlite.ops import registry
+from ortlite_numpy import compiled
+
+MS, ML = "com.microsoft", "ai.onnx.ml"
+CPU = provider.create("CPUExecutionProvider", {"compiled": "0"})
+RNG = np.random.default_rng(7)
+F = np.float32
+KEYS = sorted(compiled.OVERRIDES, key=str)
+
+
+def floats(*shape):
+    return RNG.standard_normal(shape).astype(F)
+
+
+def flat(result):
+    return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,)) if r is not None]
+
+
+def answers(key, inputs, attributes, n_outputs=1):
+    """What the compiled kernel, and what the kernel itself makes of the inputs, in float64 where it can."""
+    kernel = registry.lookup(key[0], key[1], key[2])
+    assert kernel.since == key[2]
+    fn = compiled.OVERRIDES[key]
+    before = [None if v is None else np.array(v) for v in inputs]
+    with np.errstate(all="ignore"):
+        got = registry.call(replace(kernel, fn=fn), CPU.xp, inputs, attributes, n_outputs=n_outputs)
+        wide = [v.astype(np.float64) if v is not None and v.dtype == F else v for v in inputs]
+        want = registry.call(kernel, CPU.xp, wide, attributes, n_outputs=n_outputs)
+    for was, value in zip(before, inputs, strict=True):
+        if was is not None:
+            np.testing.assert_array_equal(was, value, err_msg="an argument changed")
+    assert got is not NotImplemented, f"{key} does not take this"
+    return flat(got), flat(want)
+
+
+def agree(key, inputs, attributes=None, *, rtol=3e-6, atol=3e-6, n_outputs=1):
+    got, want = answers(key, inputs, attributes or {}, n_outputs)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        if a.dtype.kind == "f":
+            assert a.dtype in {inputs[0].dtype, np.dtype(F)}
+            with np.errstate(over="ignore"):
+                b = b.astype(a.dtype)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+        else:
+            np.testing.assert_array_equal(a, b)
+    return got
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_examples_are_taken_and_signatures_are_the_kernels(key):
+    """What warms a kernel does run it, for every dtype that it names."""
+    fn, kernel = compiled.OVERRIDES[key], registry.lookup(*key)
+    assert kernel is not None
+    assert kernel.since == key[2]
+    names = [p for p in inspect.signature(fn).parameters if p != "derived"]
+    assert names == list(inspect.signature(kernel.fn).parameters)
+    assert "fast" in str(inspect.getdoc(compiled))
+    for dtype in fn.dtypes:
+        for arguments, keywords in fn.examples(np.dtype(dtype), {}):
+            assert fn(None, *arguments, **keywords) is not NotImplemented
+
+
+ODD = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-42, 1.17e-38, 88.8, -88.8, 104.0, -104.0, 3e38, -3e38, 1e-4, 0.625],
+    F,
+)
+ACTIVATIONS = [
+    ("", "Sigmoid", 1, {}), ("", "Tanh", 1, {}), ("", "Erf", 9, {}), ("", "Softplus", 1, {}), ("", "Mish", 18, {}),
+    ("", "HardSwish", 14, {}), ("", "HardSigmoid", 1, {"alpha": 0.3, "beta": 0.4}), ("", "Elu", 1, {"alpha": -1.5}),
+    ("", "Selu", 6, {}), ("", "Celu", 12, {"alpha": 0.7}), ("", "Swish", 24, {"alpha": 1.3}), (MS, "QuickGelu", 1, {}),
+    ("", "Gelu", 20, {}), ("", "Gelu", 20, {"approximate": "tanh"}), (MS, "Gelu", 1, {}), (MS, "FastGelu", 1, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("domain", "op", "since", "attributes"), ACTIVATIONS, ids=str)
+def test_activations(domain, op, since, attributes):
+    key = (domain, op, since)
+    few = np.tile(ODD, 40)
+    wide = np.concatenate([few, floats(2000) * 3, np.linspace(-120, 120, 2000, dtype=F)])
+    for x in (wide, wide.reshape(5, -1), wide[::3], np.zeros((0, 5), F) if op != "Tanh" else wide):
+        agree(key, [x], attributes, rtol=2e-6, atol=2e-6)
+    image = np.moveaxis(floats(2, 9, 8, 33), 3, 1)  # channels last in memory
+    (y,) = agree(key, [image], attributes)
+    assert y.strides == image.strides, "the layout of memory is kept"
+
+
+@pytest.mark.parametrize("op", ["BiasGelu", "FastGelu"])
+def test_biased_activations(op):
+    for x, bias in ((floats(7, 33), floats(33)), (floats(2, 3, 8)[:, ::2], floats(8))):
+        agree((MS, op, 1), [x, bias])
+
+
+def ulps(y, exact):
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.abs(exact.astype(F))).astype(np.float64)
+        return np.abs(y.astype(np.float64) - exact) / unit
+
+
+@pytest.mark.parametrize("op", ["Tanh", "Erf", "Sigmoid"])
+def test_functions_are_within_a_few_units_in_the_last_place(op):
+    from math import erf
+
+    x = np.concatenate([np.linspace(-9, 9, 50_001), np.linspace(-1, 1, 50_001)]).astype(F)
+    x64 = x.astype(np.float64)
+    exact = {"Tanh": np.tanh, "Sigmoid": lambda v: 1 / (1 + np.exp(-v)), "Erf": np.vectorize(erf)}[op](x64)
+    (got,), _ = answers(("", op, 9 if op == "Erf" else 1), [x], {})
+    assert np.nanmax(ulps(got, exact)) < 2.5
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (1, 64), (2, 3, 1000), (5, 1), (4, 33, 9)])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax(op, shape):
+    x = floats(*shape) * 20
+    for axis in range(-len(shape), len(shape)):
+        agree(("", op, 13), [x], {"axis": axis}, atol=2e-6)
+        agree(("", op, 1), [x], {"axis": axis}, atol=2e-6)
+    agree(("", op, 13), [np.swapaxes(x, 0, -1)], atol=2e-6)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax_of_odd_numbers(op):
+    rows = [[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2], [-np.inf] * 3, [3e38, -3e38, 0], [1, 2, np.nan], [0, 0, 0]]
+    for width in (3, 40):
+        agree(("", op, 13), [np.resize(np.array(rows, F), (7, width))])
+        agree(("", op, 13), [np.array([np.resize(np.array(row, F), width) for row in rows])])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 7), (2, 5, 64), (1, 1, 1), (4, 6, 5)])
+def test_normalisations_of_rows(shape, dtype):
+    def of(*s):
+        return RNG.standard_normal(s).astype(dtype)
+
+    x, scale, shift = of(*shape) * 5 + 100, of(shape[-1]), of(shape[-1])
+    tight = {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    for since in (1, 17):
+        agree(("", "LayerNormalization", since), [x, scale, shift], **tight)
+        agree(("", "LayerNormalization", since), [x[::-1], scale], {"epsilon": 0.1}, **tight)
+        agree(("", "LayerNormalization", since), [x, of(*shape[1:]), of(*shape[1:])], {"axis": 1}, **tight)
+    agree(("", "RMSNormalization", 23), [x, scale], **tight)
+    agree(("", "SimplifiedLayerNormalization", 1), [x, scale], n_outputs=2, **tight)
+    for skip in (of(*shape), of(1, *shape[1:])) if len(shape) == 3 else (of(*shape),):
+        agree((MS, "SkipLayerNormalization", 1), [x, skip, scale, shift, of(shape[-1])], n_outputs=4, **tight)
+        agree((MS, "SkipLayerNormalization", 1), [x, skip, scale], n_outputs=4, **tight)
+        agree((MS, "SkipSimplifiedLayerNormalization", 1), [x, skip, scale, of(shape[-1])], n_outputs=4, **tight)
+
+
+def test_normalisations_of_odd_numbers():
+    x = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, np.inf, 0], [0, 0, 0], [3e38, 3e38, -3e38]], F)[:4]
+    agree(("", "LayerNormalization", 17), [x, np.ones(3, F), np.zeros(3, F)])
+    agree(("", "RMSNormalization", 23), [x, np.ones(3, F)])
+
+
+@pytest.mark.parametrize("spatial", [(), (5,), (4, 6), (3, 2, 2)])
+def test_normalisations_of_channels(spatial):
+    x = floats(2, 6, *spatial) * 3 + 1
+    agree(("", "InstanceNormalization", 1), [x, floats(6), floats(6)], rtol=1e-4, atol=1e-4)
+    for groups in (1, 2, 3):
+        agree(("", "GroupNormalization", 21), [x, floats(6), floats(6)], {"num_groups": groups}, rtol=1e-4, atol=1e-4)
+        agree(
+            ("", "GroupNormalization", 18), [x, floats(groups), floats(groups)], {"num_groups": groups},
+            rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", GATES)
+def test_recurrent_networks(op, direction):
+    count, gates = 2 if direction == "bidirectional" else 1, GATES[op]
+    for time, batch, size, hidden in ((5, 3, 4, 7), (1, 1, 3, 16), (9, 2, 8, 11)):
+        x = floats(time, batch, size)
+        w, r = floats(count, gates * hidden, size) / 2, floats(count, gates * hidden, hidden) / 2
+        b, state = floats(count, 2 * gates * hidden), floats(count, batch, hidden)
+        lens = RNG.integers(0, time + 1, batch).astype(np.int32)
+        attributes = {"direction": direction, "hidden_size": hidden}
+        outputs = 3 if op == "LSTM" else 2
+        agree(("", op, 1), [x, w, r], attributes, n_outputs=outputs, rtol=2e-5, atol=2e-6)
+        states = [state, floats(*state.shape), floats(count, 3 * hidden)] if op == "LSTM" else [state]
+        more = {"clip": 0.6, "layout": 0}
+        more |= {"linear_before_reset": 1} if op == "GRU" else {"input_forget": 1} if op == "LSTM" else {}
+        agree(("", op, 1), [x, w, r, b, lens, *states], attributes | more, n_outputs=outputs, rtol=2e-5, atol=2e-6)
+        turned = [np.swapaxes(x, 0, 1), w, r, b, lens, np.swapaxes(state, 0, 1)]
+        agree(("", op, 1), turned, attributes | {"layout": 1}, n_outputs=outputs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["Relu", "Tanh", "Sigmoid"])
+def test_recurrent_networks_of_each_activation(name):
+    agree(("", "RNN", 1), [floats(4, 2, 3), floats(1, 5, 3), floats(1, 5, 5)], {"activations": (name,)}, n_outputs=2)
+
+
+def test_recurrent_networks_of_odd_numbers():
+    x = floats(4, 2, 3)
+    x[1, 0, 0], x[2, 1, 1] = np.nan, np.inf
+    for op, gates in GATES.items():
+        w, r = floats(1, gates * 5, 3), floats(1, gates * 5, 5)
+        agree(("", op, 1), [x, w, r], n_outputs=3 if op == "LSTM" else 2, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_the_quantised_lstm(dtype):
+    info = np.iinfo(dtype)
+    w, r = (RNG.integers(info.min, info.max + 1, s).astype(dtype) for s in ((2, 3, 20), (2, 5, 20)))
+    for shape in ((2,), (2, 20)):
+        scales = [RNG.uniform(0.001, 0.01, shape).astype(F) for _ in range(2)]
+        zeros = [RNG.integers(0, 9, shape).astype(dtype) for _ in range(2)]
+        lens, states = np.array([4, 2], np.int32), [floats(2, 2, 5), floats(2, 2, 5), floats(2, 15)]
+        weights = [scales[0], zeros[0], scales[1], zeros[1]]
+        inputs = [floats(4, 2, 3), w, r, floats(2, 40), lens, *states, *weights]
+        agree((MS, "DynamicQuantizeLSTM", 1), inputs, {"direction": "bidirectional"}, n_outputs=3, rtol=2e-5)
+
+
+WINDOWS = [
+    {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)},
+    {"kernel_shape": (3, 2), "strides": (2, 1), "pads": (0, 1, 2, 0)},
+    {"kernel_shape": (2, 3), "strides": (2, 3), "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": (3, 3), "dilations": (2, 3), "auto_pad": "SAME_LOWER"},
+    {"kernel_shape": (2, 2), "strides": (3, 2), "auto_pad": "VALID"},
+    {"kernel_shape": (5, 4), "strides": (1, 2), "pads": (2, 3, 2, 1)},
+]
+
+
+def last(x):
+    """The same image with the channels last in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layout", [np.ascontiguousarray, last, lambda x: x[:, :, ::-1, :]], ids=["first", "last", "turned"]
+)
+@pytest.mark.parametrize("windows", WINDOWS, ids=str)
+def test_convolutions_of_few_channels(windows, layout, dtype):
+    for n, c, m, group in ((2, 12, 12, 12), (1, 8, 16, 8), (1, 6, 4, 2), (2, 3, 5, 1)):
+        x = layout(floats(n, c, 9, 10).astype(dtype))
+        w = floats(m, c // group, *windows["kernel_shape"]).astype(dtype)
+        attributes = {"group": group, **windows}
+        agree(("", "Conv", 1), [x, w, floats(m).astype(dtype)], attributes, rtol=1e-5, atol=1e-5)
+        agree(("", "Conv", 1), [x, w], attributes, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])
+def test_convolutions_of_lines(layout):
+    for group, m in ((10, 10), (5, 10), (1, 4)):
+        for attributes in ({"pads": (2, 1)}, {"strides": (3,), "dilations": (2,)}, {"auto_pad": "SAME_UPPER"}):
+            x, w = layout(floats(2, 10, 31)), floats(m, 10 // group, 4)
+            agree(("", "Conv", 1), [x, w, floats(m)], {"group": group, **attributes}, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("activation", "params"),
+    [("Relu", ()), ("Clip", (-0.5, 0.7)), ("Sigmoid", ()), ("Tanh", ()), ("HardSigmoid", (0.2, 0.5))],
+)
+def test_convolutions_with_activations(activation, params):
+    attributes = {"group": 8, "activation": activation, "activation_params": params, "pads": (1, 1, 1, 1)}
+    for layout in (np.ascontiguousarray, last):
+        inputs = [layout(floats(1, 8, 9, 9)), floats(8, 1, 3, 3), floats(8)]
+        agree((MS, "FusedConv", 1), inputs, attributes, rtol=1e-5, atol=1e-5)
+
+
+def test_convolutions_of_odd_numbers():
+    x = floats(1, 8, 6, 6)
+    x[0, 0, 2, 2], x[0, 1, 3, 3], x[0, 2, 0, 0] = np.nan, np.inf, -np.inf
+    for layout in (np.ascontiguousarray, last):
+        agree(("", "Conv", 1), [layout(x), np.abs(floats(8, 1, 3, 3))], {"group": 8, "pads": (1, 1, 1, 1)}, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, last], ids=["first", "last"])
+@pytest.mark.parametrize("windows", WINDOWS, ids=str)
+def test_pools(windows, layout, dtype):
+    x = layout(floats(2, 9, 11, 12).astype(dtype))
+    for ceil_mode in (0, 1):
+        attributes = windows | {"ceil_mode": ceil_mode}
+        agree(("", "MaxPool", 1), [x], attributes)
+        for include in (0, 1):
+            agree(("", "AveragePool", 1), [x], attributes | {"count_include_pad": include}, rtol=1e-5, atol=1e-6)
+    x[0, 0, 3, 3], x[0, 1, 4, 4], x[0, 2] = np.nan, np.inf, -np.inf
+    agree(("", "MaxPool", 1), [x], windows)
+
+
+def test_pools_of_lines_and_of_windows_larger_than_the_image():
+    agree(("", "MaxPool", 1), [floats(2, 3, 30)], {"kernel_shape": (4,), "strides": (3,), "pads": (1, 2)})
+    agree(("", "AveragePool", 1), [floats(2, 3, 30)], {"kernel_shape": (4,), "strides": (3,), "pads": (1, 2)})
+    huge = {"kernel_shape": (1280, 1280), "ceil_mode": 1, "strides": (1280, 1280)}
+    agree(("", "AveragePool", 1), [floats(1, 4, 7, 7)], huge)
+    for x in (floats(2, 9, 5, 4), last(floats(2, 9, 5, 4)), floats(1, 3, 8), floats(1, 2, 3, 4, 5)):
+        agree(("", "GlobalAveragePool", 1), [x])
+
+
+KINDS = [np.uint8, np.int8, np.uint16, np.int16]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantising(kind):
+    info = np.iinfo(kind)
+
+    def zeros(*shape):
+        return RNG.integers(info.min, info.max + 1, shape).astype(kind)
+
+    x = floats(3, 4, 5) * 200
+    x.flat[:7] = np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.5, 1.5
+    for given in (x, x[:, ::2], np.swapaxes(x, 0, 2)):
+        exact = {"rtol": 0, "atol": 0}
+        agree_as_float32(("", "QuantizeLinear", 10), [given, np.array(0.37, F), zeros()])
+        agree_as_float32(("", "QuantizeLinear", 10), [np.round(given[:, 1:]), np.array([2], F), zeros(1)])
+        for axis in range(-3, 3):
+            n = given.shape[axis]
+            inputs = [given, RNG.uniform(0.1, 2, n).astype(F), zeros(n)]
+            agree_as_float32(("", "QuantizeLinear", 10), inputs, {"axis": axis})
+            agree(("", "DequantizeLinear", 10), [zeros(*given.shape), *inputs[1:]], {"axis": axis}, **exact)
+        agree(("", "DequantizeLinear", 10), [zeros(4, 6)[:, ::2], np.array(0.3, F), zeros()], **exact)
+        agree(("", "DequantizeLinear", 10), [zeros(7), np.array([0.3], F)], **exact)
+    nan = registry.call(
+        replace(registry.lookup("", "QuantizeLinear", 10), fn=compiled.OVERRIDES["", "QuantizeLinear", 10]),
+        CPU.xp, [np.array([np.nan], F), np.ones((), F), np.zeros((), kind)], {},
+    )  # fmt: skip
+    assert nan[0] == 0
+
+
+def agree_as_float32(key, inputs, attributes=None):
+    """Both in float32: a last bit decides how a tie is rounded."""
+    kernel = registry.lookup(*key)
+    with np.errstate(all="ignore"):
+        got, want = (
+            registry.call(replace(kernel, fn=fn), CPU.xp, inputs, attributes or {})
+            for fn in (compiled.OVERRIDES[key], kernel.fn)
+        )
+    for a, b in zip(flat(got), flat(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_quantising_by_the_range():
+    for x in (floats(3, 40) * 5, np.abs(floats(7)) + 1, -np.abs(floats(2, 3, 4)), np.zeros(5, F), floats(8, 8)[:, ::3]):
+        agree_as_float32(("", "DynamicQuantizeLinear", 11), [x])
+
+
+def test_dequantising_int32_is_exact_to_the_last_bit_of_its_float():
+    x = np.array([2**31 - 1, -(2**31), 7, -7, 123456789], np.int32)
+    agree_as_float32(("", "DequantizeLinear", 10), [x, np.array(1e-3, F)])
+    agree_as_float32(("", "DequantizeLinear", 10), [x, np.array(1e-3, F), np.array(0, np.int32)])
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (2, 5), (9,)])
+@pytest.mark.parametrize(("K", "block"), [(32, 16), (40, 16), (64, 32), (31, 16)])
+def test_products_with_packed_weights(rows, K, block):
+    blocks, N = -(-K // block), 6
+    weights = RNG.integers(0, 256, (N, blocks, block // 2)).astype(np.uint8)
+    scales, zeros = floats(N * blocks), RNG.integers(0, 256, N * -(-blocks // 2)).astype(np.uint8)
+    attributes = {"K": K, "N": N, "bits": 4, "block_size": block}
+    for more in ([], [zeros], [zeros, None, floats(N)]):
+        agree((MS, "MatMulNBits", 1), [floats(*rows, K), weights, scales, *more], attributes, rtol=1e-5, atol=1e-4)
