@@ -62,7 +62,7 @@ class CPUExecutionProvider(ExecutionProvider):
 
         from ortlite_numpy import layout, primitives
 
-        own = {"clip": primitives.clip, "take": layout.take, "tile": primitives.tile, "threads": self.threads}
+        own = {**primitives.NAMES, "take": layout.take, "threads": self.threads}
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, own)
 
