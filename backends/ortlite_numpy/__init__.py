@@ -58,13 +58,11 @@ class CPUExecutionProvider(ExecutionProvider):
 
     @cached_property
     def xp(self) -> Namespace:
-        import array_api_compat.numpy as library
-
-        from ortlite_numpy import layout, primitives
+        from ortlite_numpy import layout, primitives, standard
 
         own = {**primitives.NAMES, "take": layout.take, "threads": self.threads}
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
-        return build(library, native, primitives.PRIMITIVES, own)
+        return build(standard.library(), native, primitives.PRIMITIVES, own)
 
     @cached_property
     def threads(self) -> int:

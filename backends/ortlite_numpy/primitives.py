@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
-import array_api_compat.numpy
 import numpy as np
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.standard import library
 
-compat: Any = array_api_compat.numpy
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
+_clip = library().__dict__["clip"]  # knows what to do with bounds of another dtype
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -38,13 +37,6 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     return ((low.astype(np.int8) ^ sign) - sign).astype(dtype)
 
 
-def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
-    """NumPy's own: the compatibility layer takes four times as long to find out that there is nothing to do."""
-    if device is None and copy is None:
-        return np.asarray(obj, dtype)
-    return compat.asarray(obj, dtype=dtype, device=device, copy=copy)
-
-
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """NumPy's own, which is fast with both bounds only; the compatibility layer knows what to do with foreign ones."""
     low, high = min, max
@@ -53,8 +45,8 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     try:
         result: np.ndarray = np.clip(x, low, high)
     except OverflowError:  # a Python int that the dtype does not hold
-        return compat.clip(x, min, max)
-    return result if result.dtype == x.dtype else compat.clip(x, min, max)
+        return _clip(x, min, max)
+    return result if result.dtype == x.dtype else _clip(x, min, max)
 
 
 @complete
@@ -211,8 +203,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 
-# plain names of the standard; what a dtype is takes NumPy 2 µs to say
-NAMES: dict[str, Any] = {"asarray": asarray, "clip": clip, "isdtype": cache(np.isdtype), "tile": tile}
+NAMES: dict[str, Any] = {"clip": clip, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
