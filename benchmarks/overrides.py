@@ -209,6 +209,14 @@ def replaced(where):
     return found
 
 
+def compiled(where):
+    """What a provider compiles in place of its own overrides and of kernels, by (domain, operator, since)."""
+    package = type(where).__module__.partition(".")[0]
+    if importlib.util.find_spec(f"{package}.compiled") is None or not where.compiles_ahead:
+        return {}
+    return importlib.import_module(f"{package}.compiled").OVERRIDES
+
+
 def cases_of(key):
     """Case -> (inputs, attributes) or (arguments, keywords), unmade, of a primitive or an operator."""
     if isinstance(key, str):
@@ -222,7 +230,7 @@ def missing(where):
     """Names of what a provider replaces without a case here or a reason not to have one."""
     primitives, ops = replaced(where)
     names = [name for name in primitives if not cases_of(name) and name not in REASONS]
-    return names + ["::".join(map(str, key)) for key in ops if not cases_of(key)]
+    return names + ["::".join(map(str, key)) for key in {**ops, **compiled(where)} if not cases_of(key)]
 
 
 def arrays(where, values):
@@ -338,7 +346,19 @@ def measure(where, pattern):
                     raise RuntimeError(f"{name} ({case}) on {where.name}") from error
             if not cases_of(key):
                 rows.append(Row(name, "", None, None, 0, reason))
+        for key, fn in compiled(where).items():
+            if re.search(pattern, key[1]):
+                rows += [_compiled_row(where, key, fn, case, make) for case, make in cases_of(key).items()]
     return sorted(rows, key=lambda r: (r.gain is None, r.gain or 0))
+
+
+def _compiled_row(where, key, fn, case, make):
+    """A compiled kernel beside what runs without it: the library's override, or the kernel."""
+    kernel, args, keywords = operator_call(where, key, *make())
+    other = replaced(where)[1].get(key)
+    without = kernel if other is None else or_default(other, kernel)
+    calls = [runner(where, f, args, keywords) for f in (without, or_default(fn, without))]
+    return Row(f"{key[1]}-{key[2]}, compiled", case, *compare(*calls))
 
 
 def device_of(where):
