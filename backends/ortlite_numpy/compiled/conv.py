@@ -231,8 +231,8 @@ def placed(
 
 
 def convolved(
-    xp: Any, X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any, group: int,
-    kernel_shape: Any, pads: Any, strides: Any, derived: Any,
+    xp: Any, X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any,
+    group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
 ) -> Any:  # fmt: skip
     """`activation`(Conv(X, W, B)) where the kernels do that; NotImplemented elsewhere."""
     rank = X.ndim
