@@ -182,6 +182,20 @@ def _forest_5(trees=100, depth=6):
 
 # Operator -> case -> its inputs and attributes, where benchmarks.operators has none or another is more natural.
 OPERATORS = {
+    "LinearRegressor": {"one row": lambda: (
+        [floats(1, 30)], {"coefficients": floats(90).tolist(), "targets": 3, "memo": {}})},
+    "LinearClassifier": {"one row": lambda: (
+        [floats(1, 30)], {"coefficients": floats(90).tolist(), "classlabels_ints": [0, 1, 2], "memo": {}})},
+    "Scaler": {"one row": lambda: ([floats(1, 30)], {"offset": [1.0] * 30, "scale": [2.0] * 30, "memo": {}})},
+    "Normalizer": {"one row": lambda: ([floats(1, 30)], {"norm": "L2"})},
+    "SVMRegressor": {"one row": lambda: (
+        [floats(1, 10)],
+        {"coefficients": floats(99).tolist(), "support_vectors": floats(990).tolist(), "n_supports": 99, "memo": {}})},
+    "SVMClassifier": {"one row": lambda: (
+        [floats(1, 10)],
+        {"coefficients": floats(198).tolist(), "support_vectors": floats(990).tolist(), "rho": [0.1, 0.2, 0.3],
+         "vectors_per_class": [33, 33, 33], "classlabels_ints": [0, 1, 2], "prob_a": [-1.0] * 3, "prob_b": [0.1] * 3,
+         "kernel_type": "RBF", "kernel_params": [0.1, 0.0, 3.0], "memo": {}})},
     "QuickGelu": {"197 × 3072": lambda: ([floats(197, 3072)], {})},
     "FastGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},
     "BiasGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},

@@ -57,6 +57,7 @@ def agree(key, inputs, attributes=None, *, rtol=3e-6, atol=3e-6, n_outputs=1):
                 b = b.astype(a.dtype)
             np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
         else:
+            assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
     return got
 
@@ -479,3 +480,32 @@ def test_trees_by_position():
     node |= {"nodes_falsenodeids": (2, 1, 3), "nodes_falseleafs": (0, 1, 1)}
     for aggregate in range(4):
         agree((ML, "TreeEnsemble", 5), [floats(9, 2)], {**leaf, **node, "aggregate_function": aggregate})
+
+
+@pytest.mark.parametrize("kind", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+def test_support_vector_machines(kind):
+    for rows, dtype in ((1, F), (6, np.float64), (4, np.int64)):
+        x = (floats(rows, 3) * 2).astype(dtype)
+        common = {"kernel_type": kind, "kernel_params": (0.3, 0.5, 3.0)}
+        vectors = floats(5 * 3).tolist()
+        for post in ("NONE", "LOGISTIC"):
+            for one_class in (0, 1):
+                attributes = {
+                    "coefficients": floats(5).tolist(),
+                    "n_supports": 5,
+                    "rho": (0.2,),
+                    "one_class": one_class,
+                }
+                attributes |= {"post_transform": post, "support_vectors": vectors, **common}
+                agree((ML, "SVMRegressor", 1), [x], attributes, rtol=1e-5)
+        for counts in ((2, 3), (1, 2, 2), (2, 0, 1, 2)):
+            classes = len(counts)
+            pairs = classes * (classes - 1) // 2
+            attributes = {"coefficients": floats((classes - 1) * 5).tolist(), "support_vectors": vectors, **common}
+            attributes |= {"vectors_per_class": counts, "rho": floats(pairs).tolist()}
+            labels = tuple(range(10, 10 + classes))
+            for more in ({}, {"prob_a": (-np.abs(floats(pairs))).tolist(), "prob_b": floats(pairs).tolist()}):
+                for names in ({"classlabels_ints": labels}, {"classlabels_strings": tuple(map(str, labels))}):
+                    for post in ("NONE", "LOGISTIC", "SOFTMAX"):
+                        given = {**attributes, **more, **names, "post_transform": post}
+                        agree((ML, "SVMClassifier", 1), [x], given, rtol=1e-5)
