@@ -118,8 +118,9 @@ def loops(liberties: frozenset[str] = EXACT) -> Callable[[Callable[..., Any]], L
 
 @cache
 def installed() -> bool:
-    """Whether numba is there. Does not import it."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is there, and not told to compile nothing. Does not import it."""
+    idle = os.environ.get("NUMBA_DISABLE_JIT", "0") not in {"", "0"}
+    return not idle and importlib.util.find_spec("numba") is not None
 
 
 def _numba() -> Any:
