@@ -45,12 +45,16 @@ class CPUExecutionProvider(ExecutionProvider):
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, {"clip": primitives.clip, "tile": primitives.tile})
 
-    @cached_property
+    @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         """NumPy's, behind those that are compiled where numba is there, unless the option `compiled` is "0".
 
         Without the option, the environment's ORTLITE_COMPILED counts, "1" by default.
         """
+        return self._overrides
+
+    @cached_property
+    def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         from ortlite_numpy import compiled, ops
 
         return compiled.before(ops.OVERRIDES) if self.compiles_ahead else ops.OVERRIDES
