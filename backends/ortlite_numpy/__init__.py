@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -55,15 +56,22 @@ class CPUExecutionProvider(ExecutionProvider):
 
     @cached_property
     def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        from ortlite_numpy import compiled, ops
+        from ortlite_numpy import ops
 
-        return compiled.before(ops.OVERRIDES) if self.compiles_ahead else ops.OVERRIDES
+        if not self.compiles_ahead:
+            return ops.OVERRIDES
+        from ortlite_numpy import compiled
+
+        return compiled.before(ops.OVERRIDES)
 
     @cached_property
     def compiles_ahead(self) -> bool:
+        wanted = self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1"))
+        if wanted == "0" or importlib.util.find_spec("numba") is None:
+            return False
         from ortlite_numpy import compiled
 
-        return self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1")) != "0" and compiled.installed()
+        return compiled.installed()
 
     def compile_ahead(self) -> tuple[int, Path | None]:
         from ortlite_numpy import compiled
