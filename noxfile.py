@@ -9,7 +9,7 @@ import nox
 from packaging.requirements import Requirement  # nox itself needs it
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "conformance", "torch", "jax", "wheel"]
+nox.options.sessions = ["lint", "types", "tests", "plain", "conformance", "torch", "jax", "wheel"]
 nox.options.error_on_missing_interpreters = False  # in CI neither: what is missing is listed as skipped
 nox.options.reuse_venv = "yes"
 nox.options.download_python = "never"
@@ -66,6 +66,15 @@ def tests(session: nox.Session) -> None:
     """Unit and property tests, on each Python that is installed."""
     session.install("-e", ".[all]", *group("test"))
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def plain(session: nox.Session) -> None:
+    """The stages, all operators and the ONNX backend suite without compiled kernels, which the others use."""
+    session.install("-e", ".[all]", *group("test"))
+    off = {"ORTLITE_COMPILED": "0"}
+    session.run("pytest", "-n", "2", *(session.posargs or [*STAGES, "tests/ops"]), env=off)
+    session.run("python", "-m", "conformance", "--provider", "CPUExecutionProvider", env=off)
 
 
 @nox.session

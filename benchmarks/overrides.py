@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ import numpy as np
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
 from ortlite import provider
+from ortlite.derived import Derived
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
@@ -139,8 +141,91 @@ def _network(gates, time, batch, **attributes):
     return [*inputs, floats(1, 256 * gates) * 0.1], {"hidden_size": 128, **attributes}
 
 
+def _forest(kind, trees=100, depth=6):
+    """The attributes of complete trees, whose nodes are numbered level by level."""
+    inner, count = 2**depth - 1, 2 ** (depth + 1) - 1
+    split = [n < inner for n in range(count)] * trees
+    nodes = list(range(count)) * trees
+    of = [tree for tree in range(trees) for _ in range(count)]
+    leaves = [i for i, is_split in enumerate(split) if not is_split]
+    return {
+        "nodes_treeids": of,
+        "nodes_nodeids": nodes,
+        "nodes_featureids": ints(30, len(of)).tolist(),
+        "nodes_modes": ["BRANCH_LEQ" if s else "LEAF" for s in split],
+        "nodes_values": floats(len(of)).tolist(),
+        "nodes_truenodeids": [2 * n + 1 if s else 0 for n, s in zip(nodes, split, strict=True)],
+        "nodes_falsenodeids": [2 * n + 2 if s else 0 for n, s in zip(nodes, split, strict=True)],
+        f"{kind}_treeids": [of[i] for i in leaves],
+        f"{kind}_nodeids": [nodes[i] for i in leaves],
+        f"{kind}_ids": ints(3, len(leaves)).tolist(),
+        f"{kind}_weights": floats(len(leaves)).tolist(),
+        "memo": {},
+    }
+
+
+def _forest_5(trees=100, depth=6):
+    """The same as TreeEnsemble-5 has it."""
+    inner, leaves = 2**depth - 1, 2**depth
+    level = [2 * n + 1 for n in range(inner)]
+    last = [int(child >= inner) for child in level]
+    pairs = [(leaves, n - inner) if at else (inner, n) for n, at in zip(level, last, strict=True)]
+    true = [t * count + n for t in range(trees) for count, n in pairs]
+    return {
+        "nodes_featureids": ints(30, trees * inner).tolist(),
+        "nodes_splits": floats(trees * inner),
+        "nodes_modes": np.zeros(trees * inner, np.uint8),
+        "nodes_truenodeids": true,
+        "nodes_trueleafs": last * trees,
+        "nodes_falsenodeids": [n + 1 for n in true],
+        "nodes_falseleafs": last * trees,
+        "tree_roots": [t * inner for t in range(trees)],
+        "leaf_targetids": ints(3, trees * leaves).tolist(),
+        "leaf_weights": floats(trees * leaves),
+        "n_targets": 3,
+        "memo": {},
+    }
+
+
 # Operator -> case -> its inputs and attributes, where benchmarks.operators has none or another is more natural.
 OPERATORS = {
+    "LinearRegressor": {"one row": lambda: (
+        [floats(1, 30)], {"coefficients": floats(90).tolist(), "targets": 3, "memo": {}})},
+    "LinearClassifier": {"one row": lambda: (
+        [floats(1, 30)], {"coefficients": floats(90).tolist(), "classlabels_ints": [0, 1, 2], "memo": {}})},
+    "Scaler": {"one row": lambda: ([floats(1, 30)], {"offset": [1.0] * 30, "scale": [2.0] * 30, "memo": {}})},
+    "Normalizer": {"one row": lambda: ([floats(1, 30)], {"norm": "L2"})},
+    "SVMRegressor": {"one row": lambda: (
+        [floats(1, 10)],
+        {"coefficients": floats(99).tolist(), "support_vectors": floats(990).tolist(), "n_supports": 99, "memo": {}})},
+    "SVMClassifier": {"one row": lambda: (
+        [floats(1, 10)],
+        {"coefficients": floats(198).tolist(), "support_vectors": floats(990).tolist(), "rho": [0.1, 0.2, 0.3],
+         "vectors_per_class": [33, 33, 33], "classlabels_ints": [0, 1, 2], "prob_a": [-1.0] * 3, "prob_b": [0.1] * 3,
+         "kernel_type": "RBF", "kernel_params": [0.1, 0.0, 3.0], "memo": {}})},
+    "QuickGelu": {"197 × 3072": lambda: ([floats(197, 3072)], {})},
+    "FastGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},
+    "BiasGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},
+    "FusedConv": {"depthwise": lambda: (
+        [floats(1, 96, 56, 56), floats(96, 1, 3, 3), floats(96)],
+        {"group": 96, "pads": (1, 1, 1, 1), "activation": "Relu"})},
+    "MatMulNBits": {f"{rows} × 768 by 768 × 3072": lambda rows=rows: (
+        [floats(rows, 768), bytes_(3072, 24, 16), floats(3072 * 24)],
+        {"K": 768, "N": 3072, "block_size": 32, "bits": 4})
+        for rows in (1, 64)},
+    "DynamicQuantizeLSTM": {"a sentence": lambda: (
+        [floats(64, 1, 128), bytes_(1, 128, 512), bytes_(1, 128, 512), floats(1, 1024), np.array([64], np.int32),
+         floats(1, 1, 128), floats(1, 1, 128), floats(1, 384), *[positive(1) / 99, bytes_(1)] * 2], {})},
+    "SimplifiedLayerNormalization": {"197 × 768": lambda: ([floats(1, 197, 768), floats(768)], {"outputs": 2})},
+    "SkipLayerNormalization": {"197 × 768": lambda: (
+        [floats(1, 197, 768), floats(1, 197, 768), floats(768), floats(768), floats(768)], {"outputs": 4})},
+    "SkipSimplifiedLayerNormalization": {"197 × 768": lambda: (
+        [floats(1, 197, 768), floats(1, 197, 768), floats(768)], {"outputs": 4})},
+    "TreeEnsembleRegressor": {f"{rows} rows": lambda rows=rows: (
+        [floats(rows, 30)], {**_forest("target"), "n_targets": 3}) for rows in (1, 10_000)},
+    "TreeEnsembleClassifier": {f"{rows} rows": lambda rows=rows: (
+        [floats(rows, 30)], {**_forest("class"), "classlabels_int64s": [0, 1, 2]}) for rows in (1, 10_000)},
+    "TreeEnsemble": {f"{rows} rows": lambda rows=rows: ([floats(rows, 30)], _forest_5()) for rows in (1, 10_000)},
     "Attention": {
         "12 heads, 128 tokens": lambda: ([floats(1, 128, 768) for _ in range(3)], HEADS),
         "masked": lambda: ([*(floats(1, 128, 768) for _ in range(3)), floats(1, 1, 1, 128) > -0.8], HEADS),
@@ -235,6 +320,14 @@ def replaced(where):
     return found
 
 
+def compiled(where):
+    """What a provider compiles in place of its own overrides and of kernels, by (domain, operator, since)."""
+    package = type(where).__module__.partition(".")[0]
+    if importlib.util.find_spec(f"{package}.compiled") is None or not where.compiles_ahead:
+        return {}
+    return importlib.import_module(f"{package}.compiled").OVERRIDES
+
+
 def cases_of(key):
     """Case -> (inputs, attributes) or (arguments, keywords), unmade, of a primitive or an operator."""
     if isinstance(key, str):
@@ -248,7 +341,7 @@ def missing(where):
     """Names of what a provider replaces without a case here or a reason not to have one."""
     primitives, ops = replaced(where)
     names = [name for name in primitives if not cases_of(name) and name not in REASONS]
-    return names + ["::".join(map(str, key)) for key in ops if not cases_of(key)]
+    return names + ["::".join(map(str, key)) for key in {**ops, **compiled(where)} if not cases_of(key)]
 
 
 def arrays(where, values):
@@ -278,12 +371,12 @@ def operator_call(where, key, inputs, attributes):
         seen.append((args[1:], keywords))
 
     attributes = {n: RENAMED.get(since, {}).get(v, v) if n == "mode" else v for n, v in attributes.items()}
-    outputs = attributes.pop("outputs", 1)
+    outputs, memo = attributes.pop("outputs", 1), attributes.pop("memo", None)
     device = [
         value if value is None or getattr(kernel.param(i), "host", False) else where.from_numpy(np.asarray(value))
         for i, value in enumerate(inputs)
     ]
-    registry.call(replace(kernel, fn=catch), where.xp, device, attributes, n_outputs=outputs)
+    registry.call(replace(kernel, fn=catch), where.xp, device, attributes, n_outputs=outputs, memo=memo)
     return kernel.fn, *seen[0]
 
 
@@ -364,7 +457,21 @@ def measure(where, pattern):
                     raise RuntimeError(f"{name} ({case}) on {where.name}") from error
             if not cases_of(key):
                 rows.append(Row(name, "", None, None, 0, reason))
+        for key, fn in compiled(where).items():
+            if re.search(pattern, key[1]):
+                rows += [_compiled_row(where, key, fn, case, make) for case, make in cases_of(key).items()]
     return sorted(rows, key=lambda r: (r.gain is None, r.gain or 0))
+
+
+def _compiled_row(where, key, fn, case, make):
+    """A compiled kernel beside what runs without it: the library's override, or the kernel."""
+    kernel, args, keywords = operator_call(where, key, *make())
+    if "derived" in inspect.signature(fn).parameters:
+        fn = partial(fn, derived=Derived(args))
+    other = replaced(where)[1].get(key)
+    without = kernel if other is None else or_default(other, kernel)
+    calls = [runner(where, f, args, keywords) for f in (without, or_default(fn, without))]
+    return Row(f"{key[1]}-{key[2]}, compiled", case, *compare(*calls))
 
 
 def device_of(where):

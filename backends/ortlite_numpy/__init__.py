@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -72,21 +73,32 @@ class CPUExecutionProvider(ExecutionProvider):
             raise ValueError(f"the option intra_op_num_threads is a number, 0 or more, not {given!r}")
         return int(given) or threads.available()
 
-    @cached_property
+    @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         """NumPy's, behind those that are compiled where numba is there, unless the option `compiled` is "0".
 
         Without the option, the environment's ORTLITE_COMPILED counts, "1" by default.
         """
-        from ortlite_numpy import compiled, ops
+        return self._overrides
 
-        return compiled.before(ops.OVERRIDES) if self.compiles_ahead else ops.OVERRIDES
+    @cached_property
+    def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_numpy import ops
+
+        if not self.compiles_ahead:
+            return ops.OVERRIDES
+        from ortlite_numpy import compiled
+
+        return compiled.before(ops.OVERRIDES)
 
     @cached_property
     def compiles_ahead(self) -> bool:
+        wanted = self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1"))
+        if wanted == "0" or importlib.util.find_spec("numba") is None:
+            return False
         from ortlite_numpy import compiled
 
-        return self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1")) != "0" and compiled.installed()
+        return compiled.installed()
 
     def compile_ahead(self) -> tuple[int, Path | None]:
         from ortlite_numpy import compiled

@@ -57,6 +57,7 @@ def agree(key, inputs, attributes=None, *, rtol=3e-6, atol=3e-6, n_outputs=1):
                 b = b.astype(a.dtype)
             np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
         else:
+            assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
     return got
 
@@ -368,3 +369,143 @@ def test_products_with_packed_weights(rows, K, block):
     attributes = {"K": K, "N": N, "bits": 4, "block_size": block}
     for more in ([], [zeros], [zeros, None, floats(N)]):
         agree((MS, "MatMulNBits", 1), [floats(*rows, K), weights, scales, *more], attributes, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("post", ["NONE", "LOGISTIC", "SOFTMAX"])
+def test_linear_models(post, dtype):
+    for rows in (1, 5):
+        x = (floats(rows, 4) * 3).astype(dtype)
+        for count, labels in ((1, None), (1, (7,)), (1, (3, 9)), (3, (5, 6, 7)), (3, None), (2, (4, 2))):
+            attributes = {"coefficients": floats(count * 4).tolist(), "intercepts": floats(count).tolist()}
+            attributes |= {"post_transform": post, "classlabels_ints": labels}
+            agree((ML, "LinearClassifier", 1), [x], attributes)
+            if labels and len(labels) > 1:
+                words = {"classlabels_ints": None, "classlabels_strings": tuple(map(str, labels))}
+                agree((ML, "LinearClassifier", 1), [x], attributes | words)
+            attributes = {"coefficients": floats(count * 4).tolist(), "targets": count, "post_transform": post}
+            agree((ML, "LinearRegressor", 1), [x], attributes)
+            agree((ML, "LinearRegressor", 1), [x[0]], attributes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_scaling_and_normalising_rows(dtype):
+    x = (floats(3, 5) * 9).astype(dtype)
+    x[1] = 0
+    for offset, scale in ((floats(5).tolist(), floats(5).tolist()), ((2.0,), (3.0,)), (None, floats(5).tolist())):
+        agree((ML, "Scaler", 1), [x], {"offset": offset, "scale": scale})
+    for norm in ("MAX", "L1", "L2"):
+        agree((ML, "Normalizer", 1), [x], {"norm": norm})
+    if dtype != np.int32:
+        x[0, 2], x[2, 1] = np.nan, np.inf
+        for norm in ("MAX", "L1", "L2"):
+            agree((ML, "Normalizer", 1), [x], {"norm": norm})
+
+
+@pytest.mark.parametrize("center", [0, 1])
+def test_choosing_boxes(center):
+    for count, classes in ((1, 1), (30, 3), (200, 2)):
+        boxes = np.round(RNG.uniform(0, 20, (2, count, 4)), 1).astype(np.float64)
+        scores = np.round(RNG.uniform(0, 1, (2, classes, count)), 2).astype(np.float64)  # with ties
+        for most, iou, score in ((5, 0.3, 0.2), (50, 0.0, None), (3, 0.9, 0.99), (4, 0.5, 2.0)):
+            inputs = [boxes, scores, *(np.array(v) for v in (most, iou))]
+            inputs += [] if score is None else [np.array(score)]
+            agree(("", "NonMaxSuppression", 10), inputs, {"center_point_box": center})
+
+
+def stump_forest(kind, trees, depth, classes, modes, nan=False, same=None):
+    """Random complete trees, whose nodes are numbered level by level."""
+    inner, count = 2**depth - 1, 2 ** (depth + 1) - 1
+    of = [t for t in range(trees) for _ in range(count)]
+    nodes = list(range(count)) * trees
+    split = [n < inner for n in nodes]
+    leaves = [i for i, s in enumerate(split) if not s]
+    found = {
+        "nodes_treeids": of,
+        "nodes_nodeids": nodes,
+        "nodes_featureids": RNG.integers(0, 4, len(of)).tolist(),
+        "nodes_modes": [str(RNG.choice(modes)) if s else "LEAF" for s in split],
+        "nodes_values": np.round(floats(len(of)), 1).tolist(),
+        "nodes_truenodeids": [2 * n + 1 if s else 0 for n, s in zip(nodes, split, strict=True)],
+        "nodes_falsenodeids": [2 * n + 2 if s else 0 for n, s in zip(nodes, split, strict=True)],
+        f"{kind}_treeids": [of[i] for i in leaves],
+        f"{kind}_nodeids": [nodes[i] for i in leaves],
+        f"{kind}_ids": [same] * len(leaves) if same is not None else RNG.integers(0, classes, len(leaves)).tolist(),
+        f"{kind}_weights": floats(len(leaves)).tolist(),
+    }
+    return found | ({"nodes_missing_value_tracks_true": RNG.integers(0, 2, len(of)).tolist()} if nan else {})
+
+
+MODES = [["BRANCH_LEQ"], ["BRANCH_LT"], ["BRANCH_EQ"], [f"BRANCH_{m}" for m in ("LEQ", "LT", "GTE", "GT", "EQ", "NEQ")]]
+
+
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("modes", MODES, ids=str)
+def test_trees(modes, nan):
+    for rows, dtype in ((1, F), (3, np.float64), (100, F), (7, np.int64), (0, F)):
+        x = np.round(floats(rows, 4), 1)
+        if rows and dtype != np.int64:
+            x[0, 1], x[-1, 2] = np.nan, np.inf
+        x = x.astype(dtype)
+        for aggregate in ("SUM", "AVERAGE", "MIN", "MAX"):
+            attributes = stump_forest("target", 5, 3, 3, modes, nan)
+            attributes |= {"n_targets": 3, "aggregate_function": aggregate, "base_values": (0.5, -0.5)}
+            agree((ML, "TreeEnsembleRegressor", 1), [x], attributes)
+        for post in ("NONE", "LOGISTIC", "SOFTMAX"):
+            for labels, same in (((4, 5, 6), None), ((7, 8), 0), ((7, 8), 1), ((7, 8), None), ((3,), 0)):
+                attributes = stump_forest("class", 5, 3, len(labels), modes, nan, same)
+                attributes |= {"classlabels_int64s": labels, "post_transform": post}
+                agree((ML, "TreeEnsembleClassifier", 1), [x], attributes)
+
+
+def test_trees_with_text_labels_and_double_thresholds():
+    attributes = stump_forest("class", 3, 2, 3, ["BRANCH_LEQ"]) | {"classlabels_strings": ("a", "b", "c")}
+    attributes["nodes_values_as_tensor"] = np.array(attributes.pop("nodes_values"))
+    agree((ML, "TreeEnsembleClassifier", 1), [floats(6, 4)], attributes)
+
+
+def test_trees_by_position():
+    leaf = {
+        "leaf_targetids": (0, 1, 0, 1),
+        "leaf_weights": np.array([1, 2, 3, 4], F),
+        "tree_roots": (0,),
+        "n_targets": 2,
+    }
+    node = {
+        "nodes_featureids": (0, 1, 1),
+        "nodes_splits": np.array([0, 0.5, -0.5], F),
+        "nodes_modes": np.zeros(3, np.uint8),
+    }
+    node |= {"nodes_truenodeids": (1, 0, 2), "nodes_trueleafs": (0, 1, 1)}
+    node |= {"nodes_falsenodeids": (2, 1, 3), "nodes_falseleafs": (0, 1, 1)}
+    for aggregate in range(4):
+        agree((ML, "TreeEnsemble", 5), [floats(9, 2)], {**leaf, **node, "aggregate_function": aggregate})
+
+
+@pytest.mark.parametrize("kind", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+def test_support_vector_machines(kind):
+    for rows, dtype in ((1, F), (6, np.float64), (4, np.int64)):
+        x = (floats(rows, 3) * 2).astype(dtype)
+        common = {"kernel_type": kind, "kernel_params": (0.3, 0.5, 3.0)}
+        vectors = floats(5 * 3).tolist()
+        for post in ("NONE", "LOGISTIC"):
+            for one_class in (0, 1):
+                attributes = {
+                    "coefficients": floats(5).tolist(),
+                    "n_supports": 5,
+                    "rho": (0.2,),
+                    "one_class": one_class,
+                }
+                attributes |= {"post_transform": post, "support_vectors": vectors, **common}
+                agree((ML, "SVMRegressor", 1), [x], attributes, rtol=1e-5)
+        for counts in ((2, 3), (1, 2, 2), (2, 0, 1, 2)):
+            classes = len(counts)
+            pairs = classes * (classes - 1) // 2
+            attributes = {"coefficients": floats((classes - 1) * 5).tolist(), "support_vectors": vectors, **common}
+            attributes |= {"vectors_per_class": counts, "rho": floats(pairs).tolist()}
+            labels = tuple(range(10, 10 + classes))
+            for more in ({}, {"prob_a": (-np.abs(floats(pairs))).tolist(), "prob_b": floats(pairs).tolist()}):
+                for names in ({"classlabels_ints": labels}, {"classlabels_strings": tuple(map(str, labels))}):
+                    for post in ("NONE", "LOGISTIC", "SOFTMAX"):
+                        given = {**attributes, **more, **names, "post_transform": post}
+                        agree((ML, "SVMClassifier", 1), [x], given, rtol=1e-5)

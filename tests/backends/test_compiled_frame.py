@@ -73,6 +73,16 @@ def test_the_environment_says_no():
     )
 
 
+def test_a_numba_that_is_told_to_compile_nothing_is_left_alone():
+    alone(
+        """
+        ortlite.InferenceSession(model).run(None, {"x": np.ones((1, 8), np.float32)})
+        assert "numba" not in sys.modules
+        """,
+        NUMBA_DISABLE_JIT="1",
+    )
+
+
 def test_without_numba_everything_is_as_before():
     alone("""
         import importlib.util

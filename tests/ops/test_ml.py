@@ -544,6 +544,9 @@ def regressor(count):
                       coefficients=[float(i) for i in range(count)], **ML).SerializeToString()  # fmt: skip
 
 
+PLAIN = [("CPUExecutionProvider", {"compiled": "0"})]  # it is the kernel that is watched
+
+
 @pytest.fixture
 def memos(monkeypatch):
     """The dictionary that each run of a kernel is given to keep tables in, and the table that it gets."""
@@ -562,7 +565,7 @@ def memos(monkeypatch):
 def test_tables_belong_to_the_session(memos):
     data = regressor(1000)
     x = {"x0": np.ones((1, 1000), np.float32)}
-    first, second = (ortlite.InferenceSession(data, providers=["CPUExecutionProvider"]) for _ in range(2))
+    first, second = (ortlite.InferenceSession(data, providers=PLAIN) for _ in range(2))
     for _ in range(3):  # interpreted, and specialised
         first.run(None, x)
     second.run(None, x)
@@ -598,7 +601,7 @@ def test_dropped_sessions_keep_nothing():
 
 def test_many_threads_meet_in_a_new_session(memos):
     count = 2000
-    session = ortlite.InferenceSession(regressor(count), providers=["CPUExecutionProvider"])
+    session = ortlite.InferenceSession(regressor(count), providers=PLAIN)
     x = np.ones((1, count), np.float32)
     gate = threading.Barrier(8)
 

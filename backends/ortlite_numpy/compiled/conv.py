@@ -208,13 +208,13 @@ def _bounds(activation: str, params: Sequence[float]) -> tuple[float, float] | N
     return (-np.inf, np.inf)
 
 
-def _activated(y: Any, activation: str, params: Sequence[float]) -> Any:
+def _activated(xp: Any, y: Any, activation: str, params: Sequence[float]) -> Any:
     """What the kernels do not do on their way."""
     if activation in {"", "Relu", "Clip"}:
         return y
     if activation in {"Sigmoid", "Tanh"}:
-        return mapped(EACH[activation.lower()], y)
-    return mapped(EACH_BY["hard_sigmoid"], y, *map(float, params))
+        return mapped(xp, EACH[activation.lower()], y)
+    return mapped(xp, EACH_BY["hard_sigmoid"], y, *map(float, params))
 
 
 @lru_cache(maxsize=512)
@@ -231,8 +231,8 @@ def placed(
 
 
 def convolved(
-    X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any, group: int,
-    kernel_shape: Any, pads: Any, strides: Any, derived: Any,
+    xp: Any, X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any,
+    group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
 ) -> Any:  # fmt: skip
     """`activation`(Conv(X, W, B)) where the kernels do that; NotImplemented elsewhere."""
     rank = X.ndim
@@ -265,16 +265,18 @@ def convolved(
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
             size = np.array([height, shape[2]], np.int64)
             args = (x.reshape(n * height, width, m), weights, bias, steps, size, low, high, y)
-            share(channels_last, args, n * shape[2], work * MULTIPLY)
+            share(xp, channels_last, args, n * shape[2], work * MULTIPLY)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
-            return _activated(y[:, :, 0, :] if one else y, activation, params)
+            return _activated(xp, y[:, :, 0, :] if one else y, activation, params)
     x = own(X)
     w = owned(W, derived)
     w = w.reshape(m, per, 1, -1) if one else w
     y = np.empty((n * m, shape[2], shape[3]), X.dtype)
     spatial = (1, X.shape[2]) if one else X.shape[2:]
-    share(channels_first, (x.reshape(-1, *spatial), w, bias, steps, group, low, high, y), n * group, work * MULTIPLY)
-    return _activated(y.reshape(n, m, *out), activation, params)
+    share(
+        xp, channels_first, (x.reshape(-1, *spatial), w, bias, steps, group, low, high, y), n * group, work * MULTIPLY
+    )
+    return _activated(xp, y.reshape(n, m, *out), activation, params)
 
 
 def _last_1(W: Any) -> Any:
@@ -309,7 +311,7 @@ def conv(
     derived: Any = None,
 ) -> Any:
     """Directly, for few channels a group and for small convolutions."""
-    return convolved(X, W, B, "", (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    return convolved(xp, X, W, B, "", (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
 
 
 @override((MS, "FusedConv", 1), examples=_examples, dtypes=FLOATS)
@@ -334,4 +336,4 @@ def fused_conv(
     if Z is not None:
         return NotImplemented
     params = activation_params or ()
-    return convolved(X, W, B, activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    return convolved(xp, X, W, B, activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)

@@ -55,28 +55,28 @@ EACH_BY = _kernels(each_by, "celu", "elu", "hard_sigmoid", "swish")
 BIASED = _kernels(each_biased, "gelu", "fast_gelu")
 
 
-def mapped(kernel: Any, x: Any, *numbers: float) -> Any:
+def mapped(xp: Any, kernel: Any, x: Any, *numbers: float) -> Any:
     """The kernel over all elements of `x`, whose layout in memory the result shares."""
     if x.dtype.char != "f" or not x.ndim:
         return NotImplemented
     if not x.flags.c_contiguous:
-        return _mapped(kernel, x, *numbers)
+        return _mapped(xp, kernel, x, *numbers)
     x = own(x)
     size = x.size
     y = np.empty(size, F)
     if size < 500_000:
         kernel(x.ravel(), y, *numbers, 0, size)
     else:
-        share(kernel, (x.ravel(), y, *numbers), size, size * ELEMENT)
+        share(xp, kernel, (x.ravel(), y, *numbers), size, size * ELEMENT)
     return y.reshape(x.shape)
 
 
-def _mapped(kernel: Any, x: Any, *numbers: float) -> Any:
+def _mapped(xp: Any, kernel: Any, x: Any, *numbers: float) -> Any:
     """The same for other layouts: axes in the order of memory, such as channels last, stay so."""
     axes = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     dense = own(x.transpose(axes))
     y = np.empty_like(dense)
-    share(kernel, (dense.ravel(), y.reshape(-1), *numbers), x.size, x.size * ELEMENT)
+    share(xp, kernel, (dense.ravel(), y.reshape(-1), *numbers), x.size, x.size * ELEMENT)
     return y.transpose(np.argsort(axes))
 
 
@@ -100,73 +100,73 @@ def _gelus(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 @override("Sigmoid", examples=_one)
 def sigmoid(xp: Any, X: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["sigmoid"], X)
+    return mapped(xp, EACH["sigmoid"], X)
 
 
 @override("Tanh", examples=lambda dtype, attributes: [((np.zeros(MANY, dtype),), {})])
 def tanh(xp: Any, input: Any) -> Any:
     """In one pass; NumPy's own is as good for few elements."""
-    return mapped(EACH["tanh"], input) if input.size >= MANY else NotImplemented
+    return mapped(xp, EACH["tanh"], input) if input.size >= MANY else NotImplemented
 
 
 @override("Erf", since=9, examples=_one)
 def erf(xp: Any, input: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["erf"], input)
+    return mapped(xp, EACH["erf"], input)
 
 
 @override("Softplus", examples=_one)
 def softplus(xp: Any, X: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["softplus"], X)
+    return mapped(xp, EACH["softplus"], X)
 
 
 @override("Mish", since=18, examples=_one)
 def mish(xp: Any, X: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["mish"], X)
+    return mapped(xp, EACH["mish"], X)
 
 
 @override("HardSwish", since=14, examples=_one)
 def hard_swish(xp: Any, X: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["hard_swish"], X)
+    return mapped(xp, EACH["hard_swish"], X)
 
 
 @override("HardSigmoid", examples=_one)
 def hard_sigmoid(xp: Any, X: Any, *, alpha: float = 0.2, beta: float = 0.5) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["hard_sigmoid"], X, float(alpha), float(beta))
+    return mapped(xp, EACH_BY["hard_sigmoid"], X, float(alpha), float(beta))
 
 
 @override("Elu", examples=_one)
 def elu(xp: Any, X: Any, *, alpha: float = 1.0) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["elu"], X, float(alpha), 1.0)
+    return mapped(xp, EACH_BY["elu"], X, float(alpha), 1.0)
 
 
 @override("Selu", since=6, examples=_one)
 def selu(xp: Any, X: Any, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["elu"], X, float(alpha), float(gamma))
+    return mapped(xp, EACH_BY["elu"], X, float(alpha), float(gamma))
 
 
 @override("Celu", since=12, examples=_one)
 def celu(xp: Any, X: Any, *, alpha: float = 1.0) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["celu"], X, float(alpha), 0.0) if alpha > 0 else NotImplemented
+    return mapped(xp, EACH_BY["celu"], X, float(alpha), 0.0) if alpha > 0 else NotImplemented
 
 
 @override("Swish", since=24, examples=_one)
 def swish(xp: Any, X: Any, *, alpha: float = 1.0) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["swish"], X, float(alpha), 0.0)
+    return mapped(xp, EACH_BY["swish"], X, float(alpha), 0.0)
 
 
 @override((MS, "QuickGelu", 1), examples=_one)
 def quick_gelu(xp: Any, X: Any, *, alpha: float = 1.702) -> Any:
     """In one pass."""
-    return mapped(EACH_BY["swish"], X, float(alpha), 0.0)
+    return mapped(xp, EACH_BY["swish"], X, float(alpha), 0.0)
 
 
 @override("Gelu", since=20, examples=_gelus)
@@ -174,32 +174,32 @@ def gelu(xp: Any, X: Any, *, approximate: str = "none") -> Any:
     """In one pass."""
     if approximate not in {"none", "tanh"}:
         return NotImplemented
-    return mapped(EACH["gelu" if approximate == "none" else "fast_gelu"], X)
+    return mapped(xp, EACH["gelu" if approximate == "none" else "fast_gelu"], X)
 
 
 @override((MS, "Gelu", 1), examples=_one)
 def gelu_1(xp: Any, X: Any) -> Any:
     """In one pass."""
-    return mapped(EACH["gelu"], X)
+    return mapped(xp, EACH["gelu"], X)
 
 
-def biased(name: str, x: Any, bias: Any, derived: Any) -> Any:
+def biased(xp: Any, name: str, x: Any, bias: Any, derived: Any) -> Any:
     """The kernel of x + bias, a vector along the last axis."""
     if x.dtype.char != "f" or bias.dtype.char != "f" or not x.size or bias.shape != x.shape[-1:]:
         return NotImplemented
     x = own(x)
     y = np.empty(x.size, F)
-    share(BIASED[name], (x.ravel(), owned(bias, derived), y), x.size // bias.size, x.size * ELEMENT)
+    share(xp, BIASED[name], (x.ravel(), owned(bias, derived), y), x.size // bias.size, x.size * ELEMENT)
     return y.reshape(x.shape)
 
 
 @override((MS, "BiasGelu", 1), examples=_two)
 def bias_gelu(xp: Any, A: Any, B: Any, *, derived: Any = None) -> Any:
     """In one pass."""
-    return biased("gelu", A, B, derived)
+    return biased(xp, "gelu", A, B, derived)
 
 
 @override((MS, "FastGelu", 1), examples=lambda dtype, attributes: (*_one(dtype, attributes), *_two(dtype, attributes)))
 def fast_gelu(xp: Any, X: Any, bias: Any = None, *, derived: Any = None) -> Any:
     """In one pass."""
-    return mapped(EACH["fast_gelu"], X) if bias is None else biased("fast_gelu", X, bias, derived)
+    return mapped(xp, EACH["fast_gelu"], X) if bias is None else biased(xp, "fast_gelu", X, bias, derived)

@@ -118,8 +118,9 @@ def loops(liberties: frozenset[str] = EXACT) -> Callable[[Callable[..., Any]], L
 
 @cache
 def installed() -> bool:
-    """Whether numba is there. Does not import it."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is there, and not told to compile nothing. Does not import it."""
+    idle = os.environ.get("NUMBA_DISABLE_JIT", "0") not in {"", "0"}
+    return not idle and importlib.util.find_spec("numba") is not None
 
 
 def _numba() -> Any:
@@ -247,12 +248,16 @@ def _available() -> int:
     return threads.available()
 
 
-def share(kernel: Callable[..., Any], args: tuple[Any, ...], count: int, seconds: float) -> None:
-    """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`, on one thread or several."""
+def share(xp: Any, kernel: Callable[..., Any], args: tuple[Any, ...], count: int, seconds: float) -> None:
+    """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`.
+
+    On the calling thread, or on as many as the namespace of the provider says (`xp.threads`; all there are without).
+    """
     if seconds < threads.WORTHWHILE:
         kernel(*args, 0, count)
     else:
-        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, _available())
+        most = getattr(xp, "threads", 0) or _available()
+        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, most)
 
 
 def own(x: Any) -> Any:

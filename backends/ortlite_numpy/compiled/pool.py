@@ -167,8 +167,8 @@ def placed(
 
 
 def _pooled(
-    X: Any, largest: bool, kernel_shape: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str, ceil_mode: int,
-    include: int = 0,
+    xp: Any, X: Any, largest: bool, kernel_shape: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str,
+    ceil_mode: int, include: int = 0,
 ) -> Any:  # fmt: skip
     if X.dtype.char not in "fd" or X.ndim not in {3, 4} or 0 in X.shape:
         return NotImplemented
@@ -183,11 +183,11 @@ def _pooled(
     x = X[:, :, None, :] if one else X
     if c > 7 and not X.flags.c_contiguous and (last := x.transpose(0, 2, 3, 1)).flags.c_contiguous:
         y = np.empty((n, oh, ow, c), X.dtype)
-        share(channels_last, (own(last), kernel, counts, largest, y), n * oh, seconds)
+        share(xp, channels_last, (own(last), kernel, counts, largest, y), n * oh, seconds)
         y = y.transpose(0, 3, 1, 2)
         return y[:, :, 0, :] if one else y
     y = np.empty((n * c, oh, ow), X.dtype)
-    share(channels_first, (own(x).reshape(n * c, *x.shape[2:]), kernel, counts, largest, y), n * c, seconds)
+    share(xp, channels_first, (own(x).reshape(n * c, *x.shape[2:]), kernel, counts, largest, y), n * c, seconds)
     return y.reshape(n, c, *out)
 
 
@@ -213,7 +213,7 @@ def max_pool(
     """Without indices."""
     if n_outputs > 1:
         return NotImplemented
-    y = _pooled(X, True, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    y = _pooled(xp, X, True, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     return y if y is NotImplemented else (y, None)
 
 
@@ -231,7 +231,7 @@ def average_pool(
     strides: Any = None,
 ) -> Any:
     """Sums over counts."""
-    return _pooled(X, False, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad)
+    return _pooled(xp, X, False, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad)
 
 
 def _images(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
@@ -248,8 +248,8 @@ def global_average_pool(xp: Any, X: Any) -> Any:
     shape = (n, c, *(1,) * (X.ndim - 2))
     if not X.flags.c_contiguous and (last := np.moveaxis(X, 1, -1)).flags.c_contiguous:
         y = np.empty((n, c), X.dtype)
-        share(mean_columns, (own(last).reshape(n, -1, c), y), n, X.size * ELEMENT)
+        share(xp, mean_columns, (own(last).reshape(n, -1, c), y), n, X.size * ELEMENT)
     else:
         y = np.empty(n * c, X.dtype)
-        share(mean_rows, (own(X).reshape(n * c, -1), y), n * c, X.size * ELEMENT)
+        share(xp, mean_rows, (own(X).reshape(n * c, -1), y), n * c, X.size * ELEMENT)
     return y.reshape(shape)

@@ -140,7 +140,7 @@ def quantize_linear(
     y = np.empty((rows, width), to)
     limits = np.iinfo(y.dtype)
     args = (own(x).reshape(rows, width), scale, zero, F(limits.min), F(limits.max), y)
-    share(quantise_columns if by_column else quantise_rows, args, rows, x.size * ELEMENT)
+    share(xp, quantise_columns if by_column else quantise_rows, args, rows, x.size * ELEMENT)
     return y.reshape(x.shape)
 
 
@@ -176,7 +176,7 @@ def dequantize_linear(
     zero = nothing(x_scale, x.dtype) if x_zero_point is None else make(flat, x_zero_point)
     y = np.empty((rows, width), F)
     args = (own(x).reshape(rows, width), make(flat, x_scale), zero, y)
-    share(dequantise_columns if by_column else dequantise_rows, args, rows, x.size * ELEMENT)
+    share(xp, dequantise_columns if by_column else dequantise_rows, args, rows, x.size * ELEMENT)
     return y.reshape(x.shape)
 
 
@@ -184,7 +184,7 @@ def _one(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (np.linspace(-1, 1, 4, dtype=dtype),), {}
 
 
-def dynamically(x: Any) -> tuple[Any, Any, Any]:
+def dynamically(xp: Any, x: Any) -> tuple[Any, Any, Any]:
     """X as uint8, the scale and the zero point: those of the kernel."""
     x = own(x)
     low, high = extremes(x.ravel())
@@ -194,7 +194,7 @@ def dynamically(x: Any) -> tuple[Any, Any, Any]:
     zero = np.clip(np.round(F(-low) / scale), 0, 255)
     y = np.empty((max(x.size // max(x.shape[-1], 1), 1), x.shape[-1]), np.uint8)
     args = (x.reshape(y.shape), np.array([scale], F), np.array([zero], np.uint8), F(0), F(255), y)
-    share(quantise_rows, args, len(y), x.size * ELEMENT)
+    share(xp, quantise_rows, args, len(y), x.size * ELEMENT)
     return y.reshape(x.shape), np.asarray(scale), np.asarray(zero, np.uint8)
 
 
@@ -203,7 +203,7 @@ def dynamic_quantize_linear(xp: Any, x: Any) -> Any:
     """In two passes: the range, then the numbers."""
     if x.dtype.char != "f" or not x.size or not x.ndim:
         return NotImplemented
-    return dynamically(x)
+    return dynamically(xp, x)
 
 
 @loops(FREE)
@@ -308,10 +308,10 @@ def matmul_nbits(
         even, odd = np.ascontiguousarray(halves[..., 0]), np.ascontiguousarray(halves[..., 1])
         y = np.empty((rows, N), F)
         args = (even, odd, weights, scale, zeros, y)
-        share(packed_rows, args, N, rows * N * K * 0.25e-9)
+        share(xp, packed_rows, args, N, rows * N * K * 0.25e-9)
     else:
         W = np.empty((N, blocks, block_size), F)
-        share(unpack_rows, (weights, scale, zeros, W), N, N * K * ELEMENT)
+        share(xp, unpack_rows, (weights, scale, zeros, W), N, N * K * ELEMENT)
         y = np.matmul(x, W.reshape(N, -1)[:, :K].T)
     if bias is not None:
         y += bias

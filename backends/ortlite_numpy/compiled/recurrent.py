@@ -316,7 +316,7 @@ def rnn(
         return NotImplemented
     w = run.weights
     args = (run.projected, w.bias, w.state, run.lens, run.backward, float(clip), run.Y, *run.states)
-    share(RNN[name], args, run.items, run.seconds)
+    share(xp, RNN[name], args, run.items, run.seconds)
     return _finished(run, layout)
 
 
@@ -357,11 +357,11 @@ def gru(
         run.projected, w.bias, w.state, w.rest, run.lens, run.backward, float(clip), int(bool(linear_before_reset)),
         run.Y, *run.states,
     )  # fmt: skip
-    share(gru_steps, args, run.items, run.seconds)
+    share(xp, gru_steps, args, run.items, run.seconds)
     return _finished(run, layout)
 
 
-def _lstm(run: Run | None, P: Any, clip: float, input_forget: int, layout: int, derived: Any) -> Any:
+def _lstm(xp: Any, run: Run | None, P: Any, clip: float, input_forget: int, layout: int, derived: Any) -> Any:
     if run is None:
         return NotImplemented
     w = run.weights
@@ -373,7 +373,7 @@ def _lstm(run: Run | None, P: Any, clip: float, input_forget: int, layout: int, 
         run.projected, w.bias, w.state, peepholes, run.lens, run.backward, float(clip), int(bool(input_forget)), run.Y,
         *run.states,
     )  # fmt: skip
-    share(lstm_steps, args, run.items, run.seconds)
+    share(xp, lstm_steps, args, run.items, run.seconds)
     return _finished(run, layout)
 
 
@@ -413,7 +413,7 @@ def lstm(
         X, (W.shape, R.shape, 4), lambda: (derived or _at_once)(prepared, W, R, B, 0), sequence_lens,
         [initial_h, initial_c], direction, hidden_size, layout,
     )  # fmt: skip
-    return _lstm(run, P, clip, input_forget, layout, derived)
+    return _lstm(xp, run, P, clip, input_forget, layout, derived)
 
 
 def dequantised(W: Any, scale: Any, zero: Any, R: Any, R_scale: Any, R_zero: Any, B: Any) -> Weights:
@@ -473,4 +473,4 @@ def dynamic_quantize_lstm(
         lambda: (derived or _at_once)(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
         sequence_lens, [initial_h, initial_c], direction, None, 0,
     )  # fmt: skip
-    return _lstm(run, P, clip, input_forget, 0, derived)
+    return _lstm(xp, run, P, clip, input_forget, 0, derived)

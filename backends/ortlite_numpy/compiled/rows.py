@@ -170,49 +170,49 @@ def _skipping(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (x, x, np.ones(4, dtype)), {}
 
 
-def _over_rows(kernel: Any, x: Any, axis: int) -> Any:
+def _over_rows(xp: Any, kernel: Any, x: Any, axis: int) -> Any:
     """The kernel over rows, which are the last axis or, where that is cheap, another one."""
     if x.dtype.char != "f" or not x.ndim or not x.size or not -x.ndim <= axis < x.ndim:
         return NotImplemented
     if axis not in {-1, x.ndim - 1}:
-        y = _over_rows(kernel, np.moveaxis(x, axis, -1), -1)
+        y = _over_rows(xp, kernel, np.moveaxis(x, axis, -1), -1)
         return np.moveaxis(y, -1, axis)
     x = own(x)
     width = x.shape[-1]
     rows = x.size // width
     y = np.empty((rows, width), F)
-    share(kernel, (x.reshape(rows, width), y), rows, x.size * ELEMENT)
+    share(xp, kernel, (x.reshape(rows, width), y), rows, x.size * ELEMENT)
     return y.reshape(x.shape)
 
 
 @override("Softmax", since=13, examples=_row)
 def softmax(xp: Any, input: Any, *, axis: int = -1) -> Any:
     """Row by row."""
-    return _over_rows(softmax_rows, input, axis)
+    return _over_rows(xp, softmax_rows, input, axis)
 
 
 @override("LogSoftmax", since=13, examples=_row)
 def log_softmax(xp: Any, input: Any, *, axis: int = -1) -> Any:
     """Row by row."""
-    return _over_rows(log_softmax_rows, input, axis)
+    return _over_rows(xp, log_softmax_rows, input, axis)
 
 
-def _flattened(kernel: Any, x: Any, axis: int) -> Any:
+def _flattened(xp: Any, kernel: Any, x: Any, axis: int) -> Any:
     if x.dtype.char != "f" or (found := _rows(x, axis)) is None:
         return NotImplemented
-    return _over_rows(kernel, own(x).reshape(found), -1).reshape(x.shape)
+    return _over_rows(xp, kernel, own(x).reshape(found), -1).reshape(x.shape)
 
 
 @override("Softmax", examples=_row)
 def softmax_1(xp: Any, input: Any, *, axis: int = 1) -> Any:
     """Row by row, all axes from `axis` on as one."""
-    return _flattened(softmax_rows, input, axis)
+    return _flattened(xp, softmax_rows, input, axis)
 
 
 @override("LogSoftmax", examples=_row)
 def log_softmax_1(xp: Any, input: Any, *, axis: int = 1) -> Any:
     """Row by row, all axes from `axis` on as one."""
-    return _flattened(log_softmax_rows, input, axis)
+    return _flattened(xp, log_softmax_rows, input, axis)
 
 
 def _vector(v: Any, x: Any, width: int, derived: Any) -> Any:
@@ -224,7 +224,7 @@ def _vector(v: Any, x: Any, width: int, derived: Any) -> Any:
     return None
 
 
-def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
+def _normalised(xp: Any, x: Any, axis: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
     """y, means and inverse deviations, `(rows, width)` and `(rows,)`; None for what the kernel does not take."""
     if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
         return None
@@ -235,7 +235,7 @@ def _normalised(x: Any, axis: int, scale: Any, shift: Any, epsilon: float, deriv
         return None
     x = own(x).reshape(rows, width)
     y, means, inverses = np.empty_like(x), np.empty(rows, x.dtype), np.empty(rows, x.dtype)
-    share(normalise_rows, (x, factor, offset, float(epsilon), y, means, inverses), rows, x.size * ELEMENT)
+    share(xp, normalise_rows, (x, factor, offset, float(epsilon), y, means, inverses), rows, x.size * ELEMENT)
     return y, means, inverses
 
 
@@ -254,7 +254,7 @@ def layer_normalization(
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    found = _normalised(X, axis, Scale, B, epsilon, derived)
+    found = _normalised(xp, X, axis, Scale, B, epsilon, derived)
     if found is None:
         return NotImplemented
     y, means, inverses = found
@@ -263,7 +263,7 @@ def layer_normalization(
     return y.reshape(X.shape), *stash
 
 
-def _by_root(x: Any, axis: int, scale: Any, epsilon: float, derived: Any) -> Any:
+def _by_root(xp: Any, x: Any, axis: int, scale: Any, epsilon: float, derived: Any) -> Any:
     if x.dtype.char not in "fd" or (found := _rows(x, axis)) is None:
         return None
     rows, width = found
@@ -271,7 +271,7 @@ def _by_root(x: Any, axis: int, scale: Any, epsilon: float, derived: Any) -> Any
         return None
     x = own(x).reshape(rows, width)
     y, inverses = np.empty_like(x), np.empty(rows, x.dtype)
-    share(rms_rows, (x, factor, float(epsilon), y, inverses), rows, x.size * ELEMENT)
+    share(xp, rms_rows, (x, factor, float(epsilon), y, inverses), rows, x.size * ELEMENT)
     return y, inverses
 
 
@@ -282,7 +282,7 @@ def rms_normalization(
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    found = _by_root(X, axis, scale, epsilon, derived)
+    found = _by_root(xp, X, axis, scale, epsilon, derived)
     return NotImplemented if found is None else found[0].reshape(X.shape)
 
 
@@ -291,14 +291,14 @@ def simplified_layer_normalization(
     xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
 ) -> Any:
     """Row by row."""
-    found = _by_root(X, axis, scale, epsilon, derived)
+    found = _by_root(xp, X, axis, scale, epsilon, derived)
     if found is None:
         return NotImplemented
     shape = X.shape[:axis] + (1,) * len(X.shape[axis:])
     return found[0].reshape(X.shape), found[1].reshape(shape).astype(F, copy=False)
 
 
-def _skipped(x: Any, skip: Any, bias: Any, derived: Any) -> Any:
+def _skipped(xp: Any, x: Any, skip: Any, bias: Any, derived: Any) -> Any:
     """X + skip + bias; None where they do not meet row by row."""
     if x.dtype.char not in "fd" or not x.size or x.ndim < 1 or skip.dtype != x.dtype:
         return None
@@ -314,7 +314,7 @@ def _skipped(x: Any, skip: Any, bias: Any, derived: Any) -> Any:
     x = own(x).reshape(rows, width)
     y = np.empty_like(x)
     last = np.empty(0, x.dtype) if bias is None else owned(bias, derived)
-    share(add_rows, (x, own(skip).reshape(-1, width), last, y), rows, x.size * ELEMENT)
+    share(xp, add_rows, (x, own(skip).reshape(-1, width), last, y), rows, x.size * ELEMENT)
     return y
 
 
@@ -331,8 +331,8 @@ def skip_layer_normalization(
     derived: Any = None,
 ) -> Any:
     """Row by row."""
-    total = _skipped(input, skip, bias, derived)
-    found = None if total is None else _normalised(total, -1, gamma, beta, epsilon, derived)
+    total = _skipped(xp, input, skip, bias, derived)
+    found = None if total is None else _normalised(xp, total, -1, gamma, beta, epsilon, derived)
     if found is None:
         return NotImplemented
     shape = (*input.shape[:-1], 1)
@@ -345,15 +345,15 @@ def skip_simplified_layer_normalization(
     xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12, derived: Any = None
 ) -> Any:
     """Row by row."""
-    total = _skipped(input, skip, bias, derived)
-    found = None if total is None else _by_root(total, -1, gamma, epsilon, derived)
+    total = _skipped(xp, input, skip, bias, derived)
+    found = None if total is None else _by_root(xp, total, -1, gamma, epsilon, derived)
     if found is None:
         return NotImplemented
     inverses = found[1].reshape(*input.shape[:-1], 1)
     return found[0].reshape(input.shape), np.zeros_like(inverses), inverses, total.reshape(input.shape)
 
 
-def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
+def _grouped(xp: Any, x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
     """Groups of channels normalised; scale and shift one a channel."""
     if x.dtype.char not in "fd" or x.ndim < 2 or not x.size or scale.dtype != x.dtype or shift.dtype != x.dtype:
         return NotImplemented
@@ -366,6 +366,7 @@ def _grouped(x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derive
     y = np.empty_like(x2)
     per = x.size // x.shape[0] // channels
     share(
+        xp,
         normalise_channels,
         (x2, owned(scale, derived), owned(shift, derived), per, float(epsilon), y),
         rows,
@@ -388,7 +389,7 @@ def instance_normalization(
     xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = None
 ) -> Any:
     """Channel by channel."""
-    return _grouped(input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon, derived)
+    return _grouped(xp, input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon, derived)
 
 
 @override("GroupNormalization", since=21, examples=_images, dtypes=FLOATS)
@@ -406,7 +407,7 @@ def group_normalization(
     """Group by group."""
     if stash_type is not None and stash_type.name != "float32":
         return NotImplemented
-    return _grouped(X, num_groups, scale, bias, epsilon, derived)
+    return _grouped(xp, X, num_groups, scale, bias, epsilon, derived)
 
 
 @override("GroupNormalization", since=18, examples=_images, dtypes=FLOATS)
@@ -417,4 +418,4 @@ def group_normalization_18(
     if X.ndim < 2 or num_groups < 1 or scale.shape != (num_groups,) or bias.shape != scale.shape:
         return NotImplemented
     each = X.shape[1] // num_groups
-    return _grouped(X, num_groups, np.repeat(scale, each), np.repeat(bias, each), epsilon, derived)
+    return _grouped(xp, X, num_groups, np.repeat(scale, each), np.repeat(bias, each), epsilon, derived)

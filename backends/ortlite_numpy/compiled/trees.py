@@ -264,13 +264,13 @@ def _rows(X: Any, forest: Ready) -> Any:
     return own(X if X.dtype == forest.dtype else X.astype(forest.dtype))
 
 
-def _regressed(X: Any, forest: Ready, dtype: Any) -> Any:
+def _regressed(xp: Any, X: Any, forest: Ready, dtype: Any) -> Any:
     x = _rows(X, forest)
     if x is None:
         return NotImplemented
     rows = x.shape[0]
     scores = np.empty((rows, forest.targets), dtype)
-    share(regress, (x, *forest.tables, scores), rows, rows * forest.seconds)
+    share(xp, regress, (x, *forest.tables, scores), rows, rows * forest.seconds)
     return scores
 
 
@@ -352,7 +352,7 @@ def tree_ensemble_regressor(
             kernels.given(target_weights, target_weights_as_tensor), targets, aggregate_function, dtype,
         )  # fmt: skip
         found = once(memo, key, ready, forest, base, post_transform)
-    return _regressed(X, found, np.float32)
+    return _regressed(xp, X, found, np.float32)
 
 
 @override((ML, "TreeEnsembleClassifier", 1), examples=_classification, dtypes=DTYPES)
@@ -410,7 +410,7 @@ def tree_ensemble_classifier(
         return NotImplemented
     rows = x.shape[0]
     scores, top = np.empty((rows, found.targets), np.float32), np.empty(rows, np.int64)
-    share(classify, (x, *found.tables, scores, top), rows, rows * found.seconds)
+    share(xp, classify, (x, *found.tables, scores, top), rows, rows * found.seconds)
     if classlabels_strings:
         return xp.take(xp.asarray(classlabels_strings, dtype=xp.dtype("string")), top), scores
     return top, scores
@@ -451,4 +451,4 @@ def tree_ensemble(
             leaf_weights, 1 if n_targets is None else n_targets, kernels.AGGREGATES[aggregate_function], str(X.dtype),
         )  # fmt: skip
         found = once(memo, key, ready, forest, [], kernels.TRANSFORMS[post_transform])
-    return _regressed(X, found, X.dtype)
+    return _regressed(xp, X, found, X.dtype)
