@@ -56,9 +56,12 @@ class CPUExecutionProvider(ExecutionProvider):
     def xp(self) -> Namespace:
         import array_api_compat.numpy as library
 
-        from ortlite_numpy import layout, primitives
+        from ortlite_numpy import layout, primitives, products
 
-        own = {"clip": primitives.clip, "take": layout.take, "tile": primitives.tile, "threads": self.threads}
+        own = {
+            "clip": primitives.clip, "matmul": products.everywhere(self.threads), "take": layout.take,
+            "tile": primitives.tile, "threads": self.threads,
+        }  # fmt: skip
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(library, native, primitives.PRIMITIVES, own)
 

@@ -17,11 +17,11 @@ from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
 from ortlite_numpy.threads import split
 
-__all__ = ["FLOATS", "OVERRIDES", "multiply", "product"]
+__all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
-BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
+BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements
 FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
@@ -95,6 +95,15 @@ def product(a: Any, b: Any, threads: int) -> Any:
 
     split(some, batch[axis], each * prod(batch), threads)
     return out
+
+
+def everywhere(threads: int) -> Callable[[Any, Any], Any]:
+    """The namespace's matmul, for kernels that multiply matrices among other things."""
+
+    def matmul(x1: Any, x2: Any, /) -> Any:
+        return product(x1, x2, threads) if x1.dtype in FLOATS and x1.dtype == x2.dtype else np.matmul(x1, x2)
+
+    return matmul
 
 
 def matmul(xp: Namespace, A: Any, B: Any) -> Any:

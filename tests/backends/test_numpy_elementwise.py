@@ -142,7 +142,7 @@ def test_softmax_of_what_is_not_finite():
     assert XP.softmax(np.zeros((0, 3), np.float32), 1).shape == (0, 3)
 
 
-@pytest.mark.parametrize("key", sorted(norm.OVERRIDES), ids=str)
+@pytest.mark.parametrize("key", sorted(k for k in norm.OVERRIDES if "Layer" in k[1] or "RMS" in k[1]), ids=str)
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 40), (1, 2, 500, 20), (3, 0), (0, 3), (4, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_normalisations(key, shape, dtype):
@@ -183,3 +183,28 @@ def test_scales_that_broadcast():
                     agree(actual, wanted, 1e-4, 1e-4)
     with pytest.raises(ValueError, match="cannot be broadcast"):
         OVERRIDES["", "LayerNormalization", 17](XP, x, drawn(draw, (4,), np.float32))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3), (2, 3, 5), (1, 8, 60, 50), (3, 1, 4, 4, 4), (0, 2, 3), (2, 70, 900)], ids=str
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", range(3))
+def test_normalisations_by_channel(shape, dtype, layout):
+    draw = np.random.default_rng(4)
+    x = drawn(draw, shape, dtype, layout)
+    scale, bias, mean = (drawn(draw, shape[1:2], dtype) for _ in range(3))
+    bound = 2e-4 if dtype == np.float32 else 1e-9
+    if len(shape) > 2 and x.size:
+        agree(*both(("", "InstanceNormalization", 1), x, scale, bias), bound, bound)
+    for key in [("", "BatchNormalization", 7), ("", "BatchNormalization", 14)]:
+        y, *rest = OVERRIDES[key](XP, x, scale, bias, mean, np.abs(mean) + dtype(0.5))
+        wanted = wide(registry.lookup(*key).fn, x, scale, bias, mean, np.abs(mean) + dtype(0.5))
+        assert y.dtype == dtype
+        agree([y], wanted[:1], bound, bound)
+        assert len(rest) == len(wanted) - 1
+        if layout == 1 and len(shape) > 2:
+            assert np.moveaxis(y, 1, -1).flags.c_contiguous
+    given = [x, scale, bias, mean, np.abs(mean)]
+    assert OVERRIDES["", "BatchNormalization", 14](XP, *given, training_mode=1) is NotImplemented
+    assert OVERRIDES["", "BatchNormalization", 7](XP, *given, n_outputs=3) is NotImplemented
