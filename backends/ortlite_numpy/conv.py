@@ -8,6 +8,7 @@ by side) are multiplied by the weights; a convolution of every channel by itself
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
@@ -193,9 +194,16 @@ def columns(
         x.strides[-1] * (c // groups),
         x.strides[-1],
     ]
-    windows = as_strided(x, shape, strided, writeable=False)
+    windows = _seen(x, shape, strided)
     windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
     return windows.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+
+
+def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
+    """as_strided, which takes longer than a small convolution."""
+    if x.flags.c_contiguous:
+        return np.ndarray(shape, x.dtype, x, 0, strides)
+    return as_strided(x, shape, strides, writeable=False)
 
 
 def _padded(
@@ -232,6 +240,7 @@ def _padded(
     return result
 
 
+@lru_cache(maxsize=1024)
 def _blocks(n: int, out: Sequence[int], most: int, least: int = 1) -> list[tuple[slice, int, int]]:
     """Images and rows of windows of each block, about `most` windows in each, but not below `least`."""
     most, whole, row = max(most, least), prod(out), prod(out[1:])
@@ -275,18 +284,18 @@ def _depthwise(
             x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
             if strides[-1] == 1:
                 x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
-                aside = dilations[-1] * x.strides[-2]
+                images_apart, *apart, between, _ = x.strides
+                aside = dilations[-1] * between
             else:
                 x = np.stack([x[..., k * dilations[-1] :: strides[-1], :][..., :width, :] for k in range(size[-1])])
-                aside, x = x.strides[0], x[0]
+                aside, images_apart, *apart, _, _ = x.strides
             result = y[some_images, first:last]
             flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
-            apart = x.strides[1:-2]
-            shown = as_strided(
+            shown = _seen(
                 x,
                 (*size, *flat.shape),
                 (
-                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, x.strides[0],
+                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, images_apart,
                     *(b * s for b, s in zip(apart, strides, strict=False)), repeats * c * itemsize, itemsize,
                 ),
             )  # fmt: skip
@@ -355,14 +364,28 @@ def fused_conv(
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype:
         return NotImplemented
-    strides, dilations, padding = kernels.fitting_windows(
-        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad
+    strides, dilations, padding = fitting_windows(
+        X.shape,
+        W.shape,
+        group,
+        _hashable(kernel_shape),
+        _hashable(strides),
+        _hashable(dilations),
+        _hashable(pads),
+        auto_pad,
     )
     require_shape("the bias B", B, W.shape[0])
     return convolved(
         X, W, strides=strides, pads=padding, dilations=dilations, groups=group, threads=xp.threads, derived=derived,
         finish=_finish(xp, B, Z, activation, activation_params or ()), z=Z,
     )  # fmt: skip
+
+
+fitting_windows = lru_cache(maxsize=1024)(kernels.fitting_windows)
+
+
+def _hashable(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(numbers)
 
 
 def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[float]) -> Finish | None:
