@@ -20,7 +20,9 @@ from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_shape
+from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
+from ortlite.provider import CPU, create
 from ortlite_numpy import products
 from ortlite_numpy.threads import split
 
@@ -406,8 +408,67 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
     return finish
 
 
+def transposed(w: Any, strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, then: Any, *rest: Any) -> Any:
+    """What `then` prepares from the weights of the convolution that makes the result of a transposed one."""
+    return then(window.transposed_kernel(create(CPU).xp, w, strides, dilations, groups), *rest)
+
+
+def conv_transpose(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    output_padding: Any = None,
+    output_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """As the default body, with weights prepared once, and neighbours put between each other with channels last."""
+    if X.dtype not in products.FLOATS or W.dtype != X.dtype or X.size == 0:
+        return NotImplemented
+    strides, dilations, padding = kernels.transposed_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad, output_shape, output_padding
+    )
+    channels = W.shape[1] * group
+    require_shape("the bias B", B, channels)
+    spread = any(s > 1 for s in strides)
+    windows = zip(X.shape[2:], strides, W.shape[2:], dilations, strict=True)
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in windows]
+    given = (tuple(strides), tuple(dilations), group)
+    steps = [1 if spread else d for d in dilations]
+    reaches = [(k - 1) * d + 1 if spread else k for k, d in zip(W.shape[2:], dilations, strict=True)]
+    parts = [-(-k // s) for k, s in zip(reaches, strides, strict=True)]
+    shape = (channels * prod(strides), X.shape[1] // group, *parts)
+    around = [((p - 1) * d, (p - 1) * d) for p, d in zip(parts, steps, strict=True)]
+    out = [n + (p - 1) * d for n, p, d in zip(X.shape[2:], parts, steps, strict=True)]
+    lengths = [o * s for o, s in zip(out, strides, strict=True)]
+    ends = [(-lo, f - hi - o) for (lo, hi), f, o in zip(padding, full, lengths, strict=True)]
+    if any(more > 0 for pair in ends for more in pair):  # beyond what the windows reach there is the bias alone
+        return NotImplemented
+    make = _made if derived is None else derived
+    y = convolved(
+        X, np.broadcast_to(X.dtype.type(0), shape), strides=(1,) * len(parts), pads=around, dilations=steps,
+        groups=group, threads=xp.threads, derived=lambda fn, _, *rest: make(transposed, W, *given, fn, *rest),
+    )  # fmt: skip
+    rank = len(parts)
+    apart = channels_last(y).reshape(X.shape[0], *out, channels, *strides)
+    between = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+    y = apart.transpose(0, *between, 1 + rank).reshape(X.shape[0], *lengths, channels)
+    if B is not None:
+        y += B
+    inner = [slice(-lo, o + hi) for (lo, hi), o in zip(ends, lengths, strict=True)]
+    return channels_first(y[(slice(None), *inner)])
+
+
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Conv", 1): conv_node,
+    ("", "ConvTranspose", 1): conv_transpose,
     ("com.microsoft", "FusedConv", 1): fused_conv,
 }
 PRIMITIVES: dict[str, Callable[..., Any]] = {"conv": conv}
