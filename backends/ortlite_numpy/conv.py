@@ -24,7 +24,7 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
-from ortlite_numpy.threads import split
+from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["OVERRIDES", "conv", "convolved"]
 
@@ -119,15 +119,14 @@ def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish |
     other = None if z is None else z.reshape(-1, m)
 
     def block(start: int, stop: int) -> None:
-        step = max(ROWS, COLUMNS // max(c, m))
-        for i in range(start, stop, step):
-            j = min(i + step, stop)
+        count = max(round((stop - start) / max(ROWS, COLUMNS // max(c, m))), 1)
+        for i, j in pairwise(start + (stop - start) * part // count for part in range(count + 1)):
             np.matmul(a[i:j], weights, out=result[i:j])
             if finish is not None:
                 finish(result[i:j], None if other is None else other[i:j])
 
     cost = products.seconds(rows, c, m, y.itemsize)
-    if rows > products.FEW or threads < 2 or cost < 1e-3:
+    if threads < 2 or cost < WORTHWHILE or not products.by_columns(rows, m):
         split(block, rows, cost, threads)
     else:
         products.multiply(a, weights, result, threads)

@@ -15,7 +15,7 @@ import numpy as np
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
-from ortlite_numpy.threads import split
+from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
@@ -32,12 +32,17 @@ def seconds(rows: int, depth: int, columns: int, itemsize: int) -> float:
     return itemsize * max(rows * depth * columns / (2 * RATE), depth * columns / BYTES)
 
 
+def by_columns(rows: int, columns: int) -> bool:
+    """Whether a product had better be split by columns."""
+    return rows <= FEW or rows * 4 < columns
+
+
 def multiply(a: Any, b: Any, out: Any, threads: int) -> Any:
     """The product of the matrices `a` and `b` in `out`, on up to `threads` threads."""
     (rows, depth), columns = a.shape, b.shape[1]
-    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < 1e-3:
+    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < WORTHWHILE:
         return np.matmul(a, b, out=out)
-    if rows <= FEW or rows * 4 < columns:
+    if by_columns(rows, columns):
         split(lambda i, j: np.matmul(a, b[:, i:j], out=out[:, i:j]), columns, cost, threads)
     else:
         split(lambda i, j: np.matmul(a[i:j], b, out=out[i:j]), rows, cost, threads)
@@ -82,7 +87,7 @@ def product(a: Any, b: Any, threads: int) -> Any:
     a, b = readable(a), readable(b)
     each = seconds(a.shape[-2], a.shape[-1], b.shape[-1], a.itemsize)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    if threads < 2 or each * prod(batch) < 1e-3:
+    if threads < 2 or each * prod(batch) < WORTHWHILE:
         return np.matmul(a, b)
     axis = max(range(len(batch)), key=batch.__getitem__)
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
