@@ -42,6 +42,10 @@ def dense(x: Any) -> tuple[Any, Any]:
 
 def blockwise(fill: Fill, x: Any, seconds: float, threads: int, *others: Any) -> Any:
     """A new array laid out like `x`, filled block by block from it and `others`, of its shape; `seconds` an element."""
+    if x.size <= BLOCK and x.ndim:
+        out = np.empty_like(x)
+        fill(out, x, *others)
+        return out
     flat, order = dense(x)
     more = [(y if order is None else y.transpose(order)).reshape(-1) for y in others]
     out = np.empty_like(flat)

@@ -22,6 +22,7 @@ __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
 BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
+SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements
 FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
@@ -73,7 +74,7 @@ def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
 
 def product(a: Any, b: Any, threads: int) -> Any:
     """`a` @ `b` of one floating dtype, as numpy.matmul has it."""
-    if a.ndim < 2 or b.ndim < 2 or 0 in {*a.shape, *b.shape} or a.shape[-1] != b.shape[-2]:
+    if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= SMALL or b.size == 0 or a.shape[-1] != b.shape[-2]:
         return np.matmul(a, b)
     if b.ndim == 2:
         b, rows = readable(b), a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
