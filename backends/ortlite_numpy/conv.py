@@ -7,6 +7,7 @@ by side) are multiplied by the weights; a convolution of every channel by itself
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -34,6 +35,7 @@ Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result,
 COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
@@ -197,7 +199,29 @@ def columns(
     ]
     windows = _seen(x, shape, strided)
     windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
-    return windows.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+    result = scratch("columns", windows.shape, x.dtype)
+    result[...] = windows
+    return result.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+
+
+class _Scratch(threading.local):
+    """Memory that the blocks of a thread use one after the other: fresh memory costs more than filling it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
+        """An array of no particular content, until the next one of that name."""
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes > KEPT:
+            return np.empty(shape, dtype)
+        kept = self.kept.get(name)
+        if kept is None or kept.nbytes < nbytes:
+            self.kept[name] = kept = np.empty(nbytes, np.uint8)
+        return kept[:nbytes].view(dtype).reshape(shape)
+
+
+scratch = _Scratch()
 
 
 def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
@@ -228,7 +252,7 @@ def _padded(
     part = images[(slice(None), *inner)]
     if part.shape[1:-1] == tuple(lengths) and part.strides[-1] == part.itemsize:
         return part
-    result = np.empty((images.shape[0], *lengths, images.shape[-1]), images.dtype)
+    result = scratch("padded", (images.shape[0], *lengths, images.shape[-1]), images.dtype)
     target = []
     for axis, (a, n, at) in enumerate(zip(low, lengths, inner, strict=True), 1):
         begin = min(max(-a, 0), n)
@@ -288,7 +312,11 @@ def _depthwise(
                 images_apart, *apart, between, _ = x.strides
                 aside = dilations[-1] * between
             else:
-                x = np.stack([x[..., k * dilations[-1] :: strides[-1], :][..., :width, :] for k in range(size[-1])])
+                shape = (size[-1], *x.shape[:-2], width, c)
+                beside = scratch("beside", shape, x.dtype)
+                for k in range(size[-1]):
+                    beside[k] = x[..., k * dilations[-1] :: strides[-1], :][..., :width, :]
+                x = beside
                 aside, images_apart, *apart, _, _ = x.strides
             result = y[some_images, first:last]
             flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
