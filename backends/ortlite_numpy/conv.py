@@ -36,6 +36,7 @@ COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in t
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
+THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
@@ -198,6 +199,11 @@ def columns(
         x.strides[-1],
     ]
     windows = _seen(x, shape, strided)
+    if groups == 1 and size[-1] * c <= THIN <= out[-1]:  # runs along a row of windows are longer than those in one
+        result = scratch("columns", (*size, c, *shape[: 1 + rank]), x.dtype)
+        kernel, places = range(1 + rank, 1 + 2 * rank), range(1 + rank)
+        result[...] = windows[..., 0, :].transpose(*kernel, 1 + 2 * rank, *places)
+        return result.reshape(1, prod(size) * c, -1).transpose(0, 2, 1)
     windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
     result = scratch("columns", windows.shape, x.dtype)
     result[...] = windows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,8 @@ def case(seed):
 def test_conv_is_that_of_the_kernel(seed, monkeypatch):
     """Of any rank, strides, dilations, pads, groups and memory layout, in blocks of any size, on two threads."""
     draw, x, w, b, given = case(seed)
+    if seed % 4 > 1:
+        monkeypatch.setattr(fast, "THIN", 3)
     if seed % 2:  # several blocks even of small images
         monkeypatch.setattr(fast, "COLUMNS", 1 << int(draw.integers(6, 12)))
         monkeypatch.setattr(fast, "SMALL", 1 << int(draw.integers(4, 9)))
@@ -159,6 +163,19 @@ def test_conv_transpose(seed):
         else:
             agree(y, body(conv_transpose, x, w, b, **given), dtype)
             assert derived.nbytes
+
+
+def test_threads_do_not_share_what_they_write():
+    """Sessions run in many threads, each with blocks on its own."""
+    cases = [case(seed)[1:] for seed in range(12)]
+    wanted = [OVERRIDES["", "Conv", 1](XP, x, w, b, **given) for x, w, b, given in cases]
+
+    def again(number):
+        x, w, b, given = cases[number % len(cases)]
+        return np.array_equal(OVERRIDES["", "Conv", 1](XP, x, w, b, **given), wanted[number % len(cases)])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(again, range(600)))
 
 
 def test_dtypes_that_floats_do_not_hold_go_to_the_kernel():
