@@ -15,6 +15,7 @@ from ortlite_numpy.threads import split
 
 __all__ = ["OVERRIDES", "PRIMITIVES"]
 
+FLOAT32 = np.dtype(np.float32)
 COST = 3e-9  # seconds an element takes in the passes of a softmax or a normalisation
 
 
@@ -112,13 +113,17 @@ def layer_normalization(
 ) -> Any:
     """By rows, where the statistics have the dtype of `X`, and scale and bias one element a column."""
     axis = normal_axis(axis, X.ndim)
-    require_broadcast("Scale", Scale, X.shape)
-    if B is not None:
+    inner, dtype = X.shape[axis:], X.dtype
+    scale, bias = Scale, B
+    if Scale.shape != inner or len(inner) > 1:
+        require_broadcast("Scale", Scale, X.shape)
+        scale = _vector(Scale, inner)
+    if B is not None and (B.shape != inner or len(inner) > 1):
         require_broadcast("B", B, X.shape)
-    stash = np.dtype(np.float32 if stash_type is None else xp.dtype(stash_type))
-    scale, bias = _vector(Scale, X.shape[axis:]), _vector(B, X.shape[axis:])
-    alike = X.dtype == stash and all(v is None or v.dtype == X.dtype for v in (Scale, B))
-    if X.dtype not in FLOATS or not alike or X.size == 0 or scale is NotImplemented or bias is NotImplemented:
+        bias = _vector(B, inner)
+    stash = FLOAT32 if stash_type is None else xp.dtype(stash_type)
+    alike = dtype == stash and Scale.dtype == dtype and (B is None or B.dtype == dtype)
+    if dtype not in FLOATS or not alike or X.size == 0 or scale is NotImplemented or bias is NotImplemented:
         return NotImplemented
     y, mean, inverse = normalised(_rows(X, axis), scale, bias, epsilon, xp.threads)
     statistics = (*X.shape[:axis], *(1,) * (X.ndim - axis))
