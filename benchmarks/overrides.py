@@ -43,6 +43,7 @@ SECONDS = 0.5  # for one comparison
 MOST, LEAST = 200, 7  # calls
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ONE_THREAD["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+OPTIONS = {"CPUExecutionProvider": {"intra_op_num_threads": "1"}}
 
 ONE = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
 TWO = {"strides": (2, 2), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
@@ -191,7 +192,12 @@ RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample ca
 # Why something is replaced that need not be faster, on one library or all; what has no case cannot be measured.
 SLICES = "for CUDA: on the CPU, images go to the default body"
 KINKS = "for its derivative at kinks, which is that of torch"
+THREADS = "for a second thread: on one, it takes what the kernel does"
+PREPARED = "for weights that are prepared once, which a single call does not show"
 REASONS = {
+    **{("numpy", name): THREADS for name in ("Softplus-1", "Mish-18", "Elu-1", "Selu-6", "Celu-12", "Tanh-1")},
+    **{("numpy", name): THREADS for name in ("MatMul-1", "Gemm-7", "FusedMatMul-1")},
+    **{("numpy", name): PREPARED for name in ("Conv-1", "FusedConv-1", "ConvInteger-10", "QLinearConv-10")},
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
     **{("jax", name): KINKS for name in ("relu", "leaky_relu", "hardtanh", "max_pool", "HardSwish-14")},
@@ -410,7 +416,7 @@ def main():
     parser.add_argument("--measure", metavar="P", help="measure one provider in this process")
     args = parser.parse_args()
     if args.measure:
-        where = provider.create(args.measure)
+        where = provider.create(args.measure, OPTIONS.get(args.measure))
         print(table(where, measure(where, args.pattern)))
         return
     if args.write and (args.pattern or args.provider):

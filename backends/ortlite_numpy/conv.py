@@ -35,6 +35,7 @@ Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result,
 COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
@@ -353,7 +354,8 @@ def conv(
     groups: int = 1,
 ) -> Any:
     """The primitive, for what other operators are made of."""
-    if x.dtype not in products.FLOATS or w.dtype != x.dtype:
+    windows = x.shape[0] * prod(output_shape(x.shape[2:], w.shape[2:], strides, dilations, pads))
+    if x.dtype not in products.FLOATS or w.dtype != x.dtype or (windows < REWRITTEN and x.flags.c_contiguous):
         return NotImplemented
     return convolved(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups, threads=xp.threads)
 

@@ -269,8 +269,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Elu", 1): _in_blocks(activation.elu),
     ("", "Selu", 6): _in_blocks(activation.selu),
     ("", "Celu", 12): _in_blocks(activation.celu),
-    ("", "HardSigmoid", 1): _in_blocks(activation.hard_sigmoid),
-    ("", "HardSwish", 14): _in_blocks(activation.hard_swish),
     ("com.microsoft", "Gelu", 1): contrib_gelu,
     ("com.microsoft", "BiasGelu", 1): bias_gelu,
     ("com.microsoft", "FastGelu", 1): fast_gelu,
