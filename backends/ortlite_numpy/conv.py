@@ -355,7 +355,8 @@ def conv(
 ) -> Any:
     """The primitive, for what other operators are made of."""
     windows = x.shape[0] * prod(output_shape(x.shape[2:], w.shape[2:], strides, dilations, pads))
-    if x.dtype not in products.FLOATS or w.dtype != x.dtype or (windows < REWRITTEN and x.flags.c_contiguous):
+    plain = windows < REWRITTEN or (groups > 1 and w.shape[1] > 1)  # better as it is, with channels first
+    if x.dtype not in products.FLOATS or w.dtype != x.dtype or (x.flags.c_contiguous and plain):
         return NotImplemented
     return convolved(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups, threads=xp.threads)
 

@@ -25,7 +25,8 @@ __all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise"]
 
 Fill: TypeAlias = Callable[..., None]  # fill(out, x, *others): writes the block `out`
 
-BLOCK = 1 << 14  # elements that several passes find in the cache
+BLOCK = 1 << 15  # elements that several passes find in the cache
+ROWS = 1 << 16  # of a block of rows: every row costs a pass a little more
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -62,9 +63,9 @@ def blockwise(fill: Fill, x: Any, seconds: float, threads: int, *others: Any) ->
 
 
 def rowwise(fill: Fill, rows: Any, outs: Sequence[Any], seconds: float, threads: int) -> None:
-    """Fill `outs`, arrays with as many rows, from blocks of `rows` (n, …) of about `BLOCK` elements."""
+    """Fill `outs`, arrays with as many rows, from blocks of `rows` (n, …) of about `ROWS` elements."""
     n = rows.shape[0]
-    step = max(BLOCK * n // max(rows.size, 1), 1)
+    step = max(ROWS * n // max(rows.size, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):

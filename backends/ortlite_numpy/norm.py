@@ -10,7 +10,7 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
-from ortlite_numpy.elementwise import BLOCK, FLOATS, rowwise
+from ortlite_numpy.elementwise import FLOATS, ROWS, rowwise
 from ortlite_numpy.threads import split
 
 __all__ = ["OVERRIDES", "PRIMITIVES"]
@@ -65,7 +65,7 @@ def normalised(
     """
     n, width = rows.shape
     y, mean, inverse = np.empty_like(rows), np.empty((n, 1), rows.dtype), np.empty((n, 1), rows.dtype)
-    step = max(BLOCK // max(width, 1), 1)
+    step = max(ROWS // max(width, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):
@@ -160,7 +160,7 @@ def _mean_square(rows: Any, scale: Any, epsilon: float, threads: int) -> tuple[A
     """Every row over the root of its mean square, scaled; also the inverse of that root."""
     n, width = rows.shape
     y, inverse = np.empty_like(rows), np.empty((n, 1), rows.dtype)
-    step = max(BLOCK // max(width, 1), 1)
+    step = max(ROWS // max(width, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):
@@ -230,7 +230,7 @@ def _column(v: Any, repeats: int) -> Any:
 def _by_column(images: Any, scale: Any, bias: Any, epsilon: float, threads: int, y: Any) -> None:
     """`images` (N, positions, C), every channel normalised over its positions. Sums of blocks are added up."""
     _, count, c = images.shape
-    step = max(BLOCK // c, 1)
+    step = max(ROWS // c, 1)
 
     def some(start: int, stop: int) -> None:
         for image, out in zip(images[start:stop], y[start:stop], strict=True):
