@@ -166,7 +166,7 @@ def _dense(
             if groups == 1:
                 products.multiply(cols[0], weights[0], flat, threads if wide else 1)
             else:
-                np.matmul(cols, weights, out=flat.reshape(-1, groups, m).transpose(1, 0, 2))
+                flat.reshape(-1, groups, m)[...] = np.matmul(cols, weights).transpose(1, 0, 2)
             if finish is not None:
                 finish(flat, None if z is None else z[some_images, first:last].reshape(flat.shape))
 
