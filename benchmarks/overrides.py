@@ -45,6 +45,7 @@ SECONDS = 0.5  # for one comparison
 MOST, LEAST = 200, 7  # calls
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ONE_THREAD["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+OPTIONS = {"CPUExecutionProvider": {"intra_op_num_threads": "1"}}
 
 ONE = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
 TWO = {"strides": (2, 2), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
@@ -206,7 +207,9 @@ OPERATORS = {
     "QuickGelu": {"197 × 3072": lambda: ([floats(197, 3072)], {})},
     "FastGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},
     "BiasGelu": {"197 × 3072": lambda: ([floats(197, 3072), floats(3072)], {})},
-    "FusedConv": {"depthwise": lambda: (
+    "FusedConv": {"3 × 3, Relu": lambda: (
+        [floats(1, 64, 56, 56), floats(64, 64, 3, 3), floats(64)], {"pads": [1] * 4, "activation": "Relu"}),
+        "depthwise": lambda: (
         [floats(1, 96, 56, 56), floats(96, 1, 3, 3), floats(96)],
         {"group": 96, "pads": (1, 1, 1, 1), "activation": "Relu"})},
     "MatMulNBits": {f"{rows} × 768 by 768 × 3072": lambda rows=rows: (
@@ -247,8 +250,6 @@ OPERATORS = {
     "RNN": {"a sentence": lambda: _network(1, 64, 1), "16 of them": lambda: _network(1, 64, 16)},
     "Relu": {"64 × 56 × 56": lambda: ([floats(1, 64, 56, 56)], {}),
              "256 × 14 × 14": lambda: ([floats(1, 256, 14, 14)], {})},
-    "FusedConv": {"3 × 3, Relu": lambda: (
-        [floats(1, 64, 56, 56), floats(64, 64, 3, 3), floats(64)], {"pads": [1] * 4, "activation": "Relu"})},
     **{name: {"128 × 3072": lambda: ([floats(128, 3072), floats(3072)], {})} for name in ("BiasGelu", "FastGelu")},
     "MatMul": {
         "128 × 768 by 768 × 3072": lambda: ([floats(128, 768), floats(768, 3072)], {}),
@@ -259,10 +260,6 @@ OPERATORS = {
     },
     "FusedMatMul": {"12 heads": lambda: (
         [floats(1, 12, 128, 64), floats(1, 12, 128, 64)], {"transB": 1, "alpha": 0.125})},
-    "QuickGelu": {"128 × 3072": lambda: ([floats(128, 3072)], {})},
-    "SimplifiedLayerNormalization": {"128 × 768": lambda: ([floats(128, 768), floats(768)], {})},
-    "SkipLayerNormalization": {"128 × 768": lambda: (
-        [floats(1, 128, 768), floats(1, 128, 768), floats(768), floats(768)], {})},
     "PRelu": {"by channel": lambda: ([floats(1, 64, 56, 56), positive(64, 1, 1)], {})},
     "QLinearMatMul": {"256 × 512 by 512 × 256": lambda: (
         [bytes_(256, 512), F(0.1), np.uint8(3), bytes_(512, 256), F(0.1), np.uint8(3), F(9), np.uint8(3)], {})},
@@ -276,7 +273,12 @@ RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample ca
 # Why something is replaced that need not be faster, on one library or all; what has no case cannot be measured.
 SLICES = "for CUDA: on the CPU, images go to the default body"
 KINKS = "for its derivative at kinks, which is that of torch"
+THREADS = "for a second thread: on one, it takes what the kernel does"
+PREPARED = "for weights that are prepared once, which a single call does not show"
 REASONS = {
+    **{("numpy", name): THREADS for name in ("Softplus-1", "Mish-18", "Elu-1", "Selu-6", "Celu-12", "Tanh-1")},
+    **{("numpy", name): THREADS for name in ("MatMul-1", "Gemm-7", "FusedMatMul-1")},
+    **{("numpy", name): PREPARED for name in ("Conv-1", "FusedConv-1", "ConvInteger-10", "QLinearConv-10")},
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
     **{("jax", name): KINKS for name in ("relu", "leaky_relu", "hardtanh", "max_pool", "HardSwish-14")},
@@ -517,7 +519,7 @@ def main():
     parser.add_argument("--measure", metavar="P", help="measure one provider in this process")
     args = parser.parse_args()
     if args.measure:
-        where = provider.create(args.measure)
+        where = provider.create(args.measure, OPTIONS.get(args.measure))
         print(table(where, measure(where, args.pattern)))
         return
     if args.write and (args.pattern or args.provider):

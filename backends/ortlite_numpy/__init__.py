@@ -59,9 +59,12 @@ class CPUExecutionProvider(ExecutionProvider):
 
     @cached_property
     def xp(self) -> Namespace:
-        from ortlite_numpy import layout, primitives, standard
+        from ortlite_numpy import layout, primitives, products, standard
 
-        own = {**primitives.NAMES, "take": layout.take, "threads": self.threads}
+        own = {
+            **primitives.NAMES, "matmul": products.everywhere(self.threads), "take": layout.take,
+            "threads": self.threads,
+        }  # fmt: skip
         native = {d.name: dtypes.to_numpy(d) for d in dtypes.ALL}
         return build(standard.library(), native, primitives.PRIMITIVES, own)
 

@@ -7,7 +7,9 @@ by side) are multiplied by the weights; a convolution of every channel by itself
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
@@ -19,9 +21,11 @@ from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_shape
+from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
+from ortlite.provider import CPU, create
 from ortlite_numpy import products
-from ortlite_numpy.threads import split
+from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["OVERRIDES", "conv", "convolved"]
 
@@ -31,6 +35,9 @@ Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result,
 COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
+KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
+THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
@@ -116,15 +123,14 @@ def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish |
     other = None if z is None else z.reshape(-1, m)
 
     def block(start: int, stop: int) -> None:
-        step = max(ROWS, COLUMNS // max(c, m))
-        for i in range(start, stop, step):
-            j = min(i + step, stop)
+        count = max(round((stop - start) / max(ROWS, COLUMNS // max(c, m))), 1)
+        for i, j in pairwise(start + (stop - start) * part // count for part in range(count + 1)):
             np.matmul(a[i:j], weights, out=result[i:j])
             if finish is not None:
                 finish(result[i:j], None if other is None else other[i:j])
 
     cost = products.seconds(rows, c, m, y.itemsize)
-    if rows > products.FEW or threads < 2 or cost < 1e-3:
+    if threads < 2 or cost < WORTHWHILE or not products.by_columns(rows, m):
         split(block, rows, cost, threads)
     else:
         products.multiply(a, weights, result, threads)
@@ -160,7 +166,7 @@ def _dense(
             if groups == 1:
                 products.multiply(cols[0], weights[0], flat, threads if wide else 1)
             else:
-                np.matmul(cols, weights, out=flat.reshape(-1, groups, m).transpose(1, 0, 2))
+                flat.reshape(-1, groups, m)[...] = np.matmul(cols, weights).transpose(1, 0, 2)
             if finish is not None:
                 finish(flat, None if z is None else z[some_images, first:last].reshape(flat.shape))
 
@@ -193,9 +199,43 @@ def columns(
         x.strides[-1] * (c // groups),
         x.strides[-1],
     ]
-    windows = as_strided(x, shape, strided, writeable=False)
+    windows = _seen(x, shape, strided)
+    if groups == 1 and size[-1] * c <= THIN <= out[-1]:  # runs along a row of windows are longer than those in one
+        result = scratch("columns", (*size, c, *shape[: 1 + rank]), x.dtype)
+        kernel, places = range(1 + rank, 1 + 2 * rank), range(1 + rank)
+        result[...] = windows[..., 0, :].transpose(*kernel, 1 + 2 * rank, *places)
+        return result.reshape(1, prod(size) * c, -1).transpose(0, 2, 1)
     windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
-    return windows.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+    result = scratch("columns", windows.shape, x.dtype)
+    result[...] = windows
+    return result.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
+
+
+class _Scratch(threading.local):
+    """Memory that the blocks of a thread use one after the other: fresh memory costs more than filling it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
+        """An array of no particular content, until the next one of that name."""
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes > KEPT:
+            return np.empty(shape, dtype)
+        kept = self.kept.get(name)
+        if kept is None or kept.nbytes < nbytes:
+            self.kept[name] = kept = np.empty(nbytes, np.uint8)
+        return kept[:nbytes].view(dtype).reshape(shape)
+
+
+scratch = _Scratch()
+
+
+def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
+    """as_strided, which takes longer than a small convolution."""
+    if x.flags.c_contiguous:
+        return np.ndarray(shape, x.dtype, x, 0, strides)
+    return as_strided(x, shape, strides, writeable=False)
 
 
 def _padded(
@@ -219,7 +259,7 @@ def _padded(
     part = images[(slice(None), *inner)]
     if part.shape[1:-1] == tuple(lengths) and part.strides[-1] == part.itemsize:
         return part
-    result = np.empty((images.shape[0], *lengths, images.shape[-1]), images.dtype)
+    result = scratch("padded", (images.shape[0], *lengths, images.shape[-1]), images.dtype)
     target = []
     for axis, (a, n, at) in enumerate(zip(low, lengths, inner, strict=True), 1):
         begin = min(max(-a, 0), n)
@@ -232,6 +272,7 @@ def _padded(
     return result
 
 
+@lru_cache(maxsize=1024)
 def _blocks(n: int, out: Sequence[int], most: int, least: int = 1) -> list[tuple[slice, int, int]]:
     """Images and rows of windows of each block, about `most` windows in each, but not below `least`."""
     most, whole, row = max(most, least), prod(out), prod(out[1:])
@@ -275,18 +316,22 @@ def _depthwise(
             x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
             if strides[-1] == 1:
                 x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
-                aside = dilations[-1] * x.strides[-2]
+                images_apart, *apart, between, _ = x.strides
+                aside = dilations[-1] * between
             else:
-                x = np.stack([x[..., k * dilations[-1] :: strides[-1], :][..., :width, :] for k in range(size[-1])])
-                aside, x = x.strides[0], x[0]
+                shape = (size[-1], *x.shape[:-2], width, c)
+                beside = scratch("beside", shape, x.dtype)
+                for k in range(size[-1]):
+                    beside[k] = x[..., k * dilations[-1] :: strides[-1], :][..., :width, :]
+                x = beside
+                aside, images_apart, *apart, _, _ = x.strides
             result = y[some_images, first:last]
             flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
-            apart = x.strides[1:-2]
-            shown = as_strided(
+            shown = _seen(
                 x,
                 (*size, *flat.shape),
                 (
-                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, x.strides[0],
+                    *(b * d for b, d in zip(apart, dilations, strict=False)), aside, images_apart,
                     *(b * s for b, s in zip(apart, strides, strict=False)), repeats * c * itemsize, itemsize,
                 ),
             )  # fmt: skip
@@ -309,7 +354,9 @@ def conv(
     groups: int = 1,
 ) -> Any:
     """The primitive, for what other operators are made of."""
-    if x.dtype not in products.FLOATS or w.dtype != x.dtype:
+    windows = x.shape[0] * prod(output_shape(x.shape[2:], w.shape[2:], strides, dilations, pads))
+    plain = windows < REWRITTEN or (groups > 1 and w.shape[1] > 1)  # better as it is, with channels first
+    if x.dtype not in products.FLOATS or w.dtype != x.dtype or (x.flags.c_contiguous and plain):
         return NotImplemented
     return convolved(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups, threads=xp.threads)
 
@@ -355,14 +402,28 @@ def fused_conv(
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype:
         return NotImplemented
-    strides, dilations, padding = kernels.fitting_windows(
-        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad
+    strides, dilations, padding = fitting_windows(
+        X.shape,
+        W.shape,
+        group,
+        _hashable(kernel_shape),
+        _hashable(strides),
+        _hashable(dilations),
+        _hashable(pads),
+        auto_pad,
     )
     require_shape("the bias B", B, W.shape[0])
     return convolved(
         X, W, strides=strides, pads=padding, dilations=dilations, groups=group, threads=xp.threads, derived=derived,
         finish=_finish(xp, B, Z, activation, activation_params or ()), z=Z,
     )  # fmt: skip
+
+
+fitting_windows = lru_cache(maxsize=1024)(kernels.fitting_windows)
+
+
+def _hashable(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(numbers)
 
 
 def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[float]) -> Finish | None:
@@ -383,8 +444,67 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
     return finish
 
 
+def transposed(w: Any, strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, then: Any, *rest: Any) -> Any:
+    """What `then` prepares from the weights of the convolution that makes the result of a transposed one."""
+    return then(window.transposed_kernel(create(CPU).xp, w, strides, dilations, groups), *rest)
+
+
+def conv_transpose(
+    xp: Namespace,
+    X: Any,
+    W: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    output_padding: Any = None,
+    output_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    derived: Any = None,
+) -> Any:
+    """As the default body, with weights prepared once, and neighbours put between each other with channels last."""
+    if X.dtype not in products.FLOATS or W.dtype != X.dtype or X.size == 0:
+        return NotImplemented
+    strides, dilations, padding = kernels.transposed_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad, output_shape, output_padding
+    )
+    channels = W.shape[1] * group
+    require_shape("the bias B", B, channels)
+    spread = any(s > 1 for s in strides)
+    windows = zip(X.shape[2:], strides, W.shape[2:], dilations, strict=True)
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in windows]
+    given = (tuple(strides), tuple(dilations), group)
+    steps = [1 if spread else d for d in dilations]
+    reaches = [(k - 1) * d + 1 if spread else k for k, d in zip(W.shape[2:], dilations, strict=True)]
+    parts = [-(-k // s) for k, s in zip(reaches, strides, strict=True)]
+    shape = (channels * prod(strides), X.shape[1] // group, *parts)
+    around = [((p - 1) * d, (p - 1) * d) for p, d in zip(parts, steps, strict=True)]
+    out = [n + (p - 1) * d for n, p, d in zip(X.shape[2:], parts, steps, strict=True)]
+    lengths = [o * s for o, s in zip(out, strides, strict=True)]
+    ends = [(-lo, f - hi - o) for (lo, hi), f, o in zip(padding, full, lengths, strict=True)]
+    if any(more > 0 for pair in ends for more in pair):  # beyond what the windows reach there is the bias alone
+        return NotImplemented
+    make = _made if derived is None else derived
+    y = convolved(
+        X, np.broadcast_to(X.dtype.type(0), shape), strides=(1,) * len(parts), pads=around, dilations=steps,
+        groups=group, threads=xp.threads, derived=lambda fn, _, *rest: make(transposed, W, *given, fn, *rest),
+    )  # fmt: skip
+    rank = len(parts)
+    apart = channels_last(y).reshape(X.shape[0], *out, channels, *strides)
+    between = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+    y = apart.transpose(0, *between, 1 + rank).reshape(X.shape[0], *lengths, channels)
+    if B is not None:
+        y += B
+    inner = [slice(-lo, o + hi) for (lo, hi), o in zip(ends, lengths, strict=True)]
+    return channels_first(y[(slice(None), *inner)])
+
+
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Conv", 1): conv_node,
+    ("", "ConvTranspose", 1): conv_transpose,
     ("com.microsoft", "FusedConv", 1): fused_conv,
 }
 PRIMITIVES: dict[str, Callable[..., Any]] = {"conv": conv}

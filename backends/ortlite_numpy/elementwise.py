@@ -25,7 +25,8 @@ __all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise"]
 
 Fill: TypeAlias = Callable[..., None]  # fill(out, x, *others): writes the block `out`
 
-BLOCK = 1 << 14  # elements that several passes find in the cache
+BLOCK = 1 << 15  # elements that several passes find in the cache
+ROWS = 1 << 16  # of a block of rows: every row costs a pass a little more
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -42,9 +43,9 @@ def dense(x: Any) -> tuple[Any, Any]:
 
 def blockwise(fill: Fill, x: Any, seconds: float, threads: int, *others: Any) -> Any:
     """A new array laid out like `x`, filled block by block from it and `others`, of its shape; `seconds` an element."""
-    if 0 < x.size <= BLOCK and x.ndim and not others:  # one block: whatever its strides
+    if x.size <= BLOCK and x.ndim:
         out = np.empty_like(x)
-        fill(out, x)
+        fill(out, x, *others)
         return out
     flat, order = dense(x)
     more = [(y if order is None else y.transpose(order)).reshape(-1) for y in others]
@@ -62,9 +63,9 @@ def blockwise(fill: Fill, x: Any, seconds: float, threads: int, *others: Any) ->
 
 
 def rowwise(fill: Fill, rows: Any, outs: Sequence[Any], seconds: float, threads: int) -> None:
-    """Fill `outs`, arrays with as many rows, from blocks of `rows` (n, …) of about `BLOCK` elements."""
+    """Fill `outs`, arrays with as many rows, from blocks of `rows` (n, …) of about `ROWS` elements."""
     n = rows.shape[0]
-    step = max(BLOCK * n // max(rows.size, 1), 1)
+    step = max(ROWS * n // max(rows.size, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):
@@ -269,8 +270,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Elu", 1): _in_blocks(activation.elu),
     ("", "Selu", 6): _in_blocks(activation.selu),
     ("", "Celu", 12): _in_blocks(activation.celu),
-    ("", "HardSigmoid", 1): _in_blocks(activation.hard_sigmoid),
-    ("", "HardSwish", 14): _in_blocks(activation.hard_swish),
     ("com.microsoft", "Gelu", 1): contrib_gelu,
     ("com.microsoft", "BiasGelu", 1): bias_gelu,
     ("com.microsoft", "FastGelu", 1): fast_gelu,

@@ -10,11 +10,12 @@ import numpy as np
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
-from ortlite_numpy.elementwise import BLOCK, FLOATS, rowwise
+from ortlite_numpy.elementwise import FLOATS, ROWS, rowwise
 from ortlite_numpy.threads import split
 
 __all__ = ["OVERRIDES", "PRIMITIVES"]
 
+FLOAT32 = np.dtype(np.float32)
 COST = 3e-9  # seconds an element takes in the passes of a softmax or a normalisation
 
 
@@ -59,11 +60,12 @@ def normalised(
 ) -> tuple[Any, Any, Any]:
     """Every row less its mean, over its standard deviation, scaled and shifted; also both as columns.
 
-    `added` are arrays or vectors that are added to the rows first; that sum is written to `total`.
+    Scale and bias are vectors, or columns. `added` are arrays or vectors that are added to the rows first; that sum is
+    written to `total`.
     """
     n, width = rows.shape
     y, mean, inverse = np.empty_like(rows), np.empty((n, 1), rows.dtype), np.empty((n, 1), rows.dtype)
-    step = max(BLOCK // max(width, 1), 1)
+    step = max(ROWS // max(width, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):
@@ -86,15 +88,16 @@ def normalised(
             np.reciprocal(deviation, out=deviation)
             out *= deviation
             if scale is not None:
-                out *= scale
+                out *= _part(scale, i, j)
             if bias is not None:
-                out += bias
+                out += _part(bias, i, j)
 
     split(some, n, COST * rows.size, threads)
     return y, mean, inverse
 
 
 def _part(x: Any, start: int, stop: int) -> Any:
+    """What belongs to some rows: of a vector, which belongs to every row, all."""
     return x if x.ndim == 1 else x[start:stop]
 
 
@@ -110,13 +113,17 @@ def layer_normalization(
 ) -> Any:
     """By rows, where the statistics have the dtype of `X`, and scale and bias one element a column."""
     axis = normal_axis(axis, X.ndim)
-    require_broadcast("Scale", Scale, X.shape)
-    if B is not None:
+    inner, dtype = X.shape[axis:], X.dtype
+    scale, bias = Scale, B
+    if Scale.shape != inner or len(inner) > 1:
+        require_broadcast("Scale", Scale, X.shape)
+        scale = _vector(Scale, inner)
+    if B is not None and (B.shape != inner or len(inner) > 1):
         require_broadcast("B", B, X.shape)
-    stash = np.dtype(np.float32 if stash_type is None else xp.dtype(stash_type))
-    scale, bias = _vector(Scale, X.shape[axis:]), _vector(B, X.shape[axis:])
-    alike = X.dtype == stash and all(v is None or v.dtype == X.dtype for v in (Scale, B))
-    if X.dtype not in FLOATS or not alike or X.size == 0 or scale is NotImplemented or bias is NotImplemented:
+        bias = _vector(B, inner)
+    stash = FLOAT32 if stash_type is None else xp.dtype(stash_type)
+    alike = dtype == stash and Scale.dtype == dtype and (B is None or B.dtype == dtype)
+    if dtype not in FLOATS or not alike or X.size == 0 or scale is NotImplemented or bias is NotImplemented:
         return NotImplemented
     y, mean, inverse = normalised(_rows(X, axis), scale, bias, epsilon, xp.threads)
     statistics = (*X.shape[:axis], *(1,) * (X.ndim - axis))
@@ -153,7 +160,7 @@ def _mean_square(rows: Any, scale: Any, epsilon: float, threads: int) -> tuple[A
     """Every row over the root of its mean square, scaled; also the inverse of that root."""
     n, width = rows.shape
     y, inverse = np.empty_like(rows), np.empty((n, 1), rows.dtype)
-    step = max(BLOCK // max(width, 1), 1)
+    step = max(ROWS // max(width, 1), 1)
 
     def some(start: int, stop: int) -> None:
         for i in range(start, stop, step):
@@ -197,9 +204,102 @@ def simplified_layer_normalization(
     return y.reshape(X.shape), inverse.reshape(*X.shape[:axis], *(1,) * (X.ndim - axis))
 
 
+def instance_normalization(xp: Namespace, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
+    """By rows with channels first in memory; with channels last by columns, a block of rows at a time."""
+    require_shape("scale", scale, input.shape[1])
+    require_shape("B", B, input.shape[1])
+    if input.ndim < 3 or input.size == 0 or input.dtype not in FLOATS or not input.dtype == scale.dtype == B.dtype:
+        return NotImplemented
+    n, c = input.shape[:2]
+    last = input.transpose(0, *range(2, input.ndim), 1)
+    if last.flags.c_contiguous and not input.flags.c_contiguous:
+        y = np.empty_like(last)
+        shape = (n, last.size // (n * c), c)
+        _by_column(last.reshape(shape), scale, B, epsilon, xp.threads, y.reshape(shape))
+        return y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1))
+    rows = np.ascontiguousarray(input).reshape(n * c, -1)
+    y, _, _ = normalised(rows, _column(scale, n), _column(B, n), epsilon, xp.threads)
+    return y.reshape(input.shape)
+
+
+def _column(v: Any, repeats: int) -> Any:
+    """One element a row: of every channel of every example."""
+    return np.tile(v, repeats).reshape(-1, 1)
+
+
+def _by_column(images: Any, scale: Any, bias: Any, epsilon: float, threads: int, y: Any) -> None:
+    """`images` (N, positions, C), every channel normalised over its positions. Sums of blocks are added up."""
+    _, count, c = images.shape
+    step = max(ROWS // 8 // c, 1)  # short sums of short sums are exact enough
+
+    def some(start: int, stop: int) -> None:
+        for image, out in zip(images[start:stop], y[start:stop], strict=True):
+            blocks = [slice(i, i + step) for i in range(0, count, step)]
+            mean = sum(np.add.reduce(image[block], axis=0) for block in blocks) / image.dtype.type(count)
+            for block in blocks:
+                np.subtract(image[block], mean, out=out[block])
+            squares = sum(np.einsum("ij,ij->j", out[block], out[block]) for block in blocks)
+            factor = scale / np.sqrt(squares / image.dtype.type(count) + image.dtype.type(epsilon))
+            for block in blocks:
+                out[block] *= factor
+                out[block] += bias
+
+    split(some, images.shape[0], COST * images.size, threads)
+
+
+def batch_normalization(
+    xp: Namespace,
+    X: Any,
+    scale: Any,
+    B: Any,
+    input_mean: Any,
+    input_var: Any,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+) -> Any:
+    """One factor and one offset a channel, applied in place."""
+    y = NotImplemented if training_mode else _scaled(X, scale, B, input_mean, input_var, epsilon)
+    return y if y is NotImplemented else (y, input_mean, input_var)
+
+
+def batch_normalization_7(
+    xp: Namespace,
+    X: Any,
+    scale: Any,
+    B: Any,
+    mean: Any,
+    var: Any,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    spatial: int = 1,
+    n_outputs: int = 1,
+) -> Any:
+    """As above, where it does not train."""
+    y = NotImplemented if n_outputs > 1 or not spatial else _scaled(X, scale, B, mean, var, epsilon)
+    return y if y is NotImplemented else (y, mean, var, mean, var)
+
+
+def _scaled(x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float) -> Any:
+    given = (scale, bias, mean, var)
+    if x.ndim < 2 or x.dtype not in FLOATS or any(v.dtype != x.dtype or v.shape != x.shape[1:2] for v in given):
+        return NotImplemented
+    factor = scale / np.sqrt(var + x.dtype.type(epsilon))
+    offset = bias - mean * factor
+    shape = (-1, *(1,) * (x.ndim - 2))
+    y = x * factor.reshape(shape)
+    y += offset.reshape(shape)
+    return y
+
+
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "LayerNormalization", 1): layer_normalization,
     ("", "LayerNormalization", 17): layer_normalization,
+    ("", "InstanceNormalization", 1): instance_normalization,
+    ("", "BatchNormalization", 7): batch_normalization_7,
+    ("", "BatchNormalization", 14): batch_normalization,
     ("", "RMSNormalization", 23): rms_normalization,
     ("", "SimplifiedLayerNormalization", 1): simplified_layer_normalization,
     ("com.microsoft", "SkipLayerNormalization", 1): skip_layer_normalization,

@@ -15,13 +15,14 @@ import numpy as np
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
-from ortlite_numpy.threads import split
+from ortlite_numpy.threads import WORTHWHILE, split
 
-__all__ = ["FLOATS", "OVERRIDES", "multiply", "product"]
+__all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
-BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
+BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
+SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements
 FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
@@ -32,12 +33,17 @@ def seconds(rows: int, depth: int, columns: int, itemsize: int) -> float:
     return itemsize * max(rows * depth * columns / (2 * RATE), depth * columns / BYTES)
 
 
+def by_columns(rows: int, columns: int) -> bool:
+    """Whether a product had better be split by columns."""
+    return rows <= FEW or rows * 4 < columns
+
+
 def multiply(a: Any, b: Any, out: Any, threads: int) -> Any:
     """The product of the matrices `a` and `b` in `out`, on up to `threads` threads."""
     (rows, depth), columns = a.shape, b.shape[1]
-    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < 1e-3:
+    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < WORTHWHILE:
         return np.matmul(a, b, out=out)
-    if rows <= FEW or rows * 4 < columns:
+    if by_columns(rows, columns):
         split(lambda i, j: np.matmul(a, b[:, i:j], out=out[:, i:j]), columns, cost, threads)
     else:
         split(lambda i, j: np.matmul(a[i:j], b, out=out[i:j]), rows, cost, threads)
@@ -68,7 +74,7 @@ def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
 
 def product(a: Any, b: Any, threads: int) -> Any:
     """`a` @ `b` of one floating dtype, as numpy.matmul has it."""
-    if a.ndim < 2 or b.ndim < 2 or 0 in {*a.shape, *b.shape} or a.shape[-1] != b.shape[-2]:
+    if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= SMALL or b.size == 0 or a.shape[-1] != b.shape[-2]:
         return np.matmul(a, b)
     if b.ndim == 2:
         b, rows = readable(b), a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
@@ -82,7 +88,7 @@ def product(a: Any, b: Any, threads: int) -> Any:
     a, b = readable(a), readable(b)
     each = seconds(a.shape[-2], a.shape[-1], b.shape[-1], a.itemsize)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    if threads < 2 or each * prod(batch) < 1e-3:
+    if threads < 2 or each * prod(batch) < WORTHWHILE:
         return np.matmul(a, b)
     axis = max(range(len(batch)), key=batch.__getitem__)
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
@@ -95,6 +101,15 @@ def product(a: Any, b: Any, threads: int) -> Any:
 
     split(some, batch[axis], each * prod(batch), threads)
     return out
+
+
+def everywhere(threads: int) -> Callable[[Any, Any], Any]:
+    """The namespace's matmul, for kernels that multiply matrices among other things."""
+
+    def matmul(x1: Any, x2: Any, /) -> Any:
+        return product(x1, x2, threads) if x1.dtype in FLOATS and x1.dtype == x2.dtype else np.matmul(x1, x2)
+
+    return matmul
 
 
 def matmul(xp: Namespace, A: Any, B: Any) -> Any:

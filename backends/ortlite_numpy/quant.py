@@ -106,7 +106,10 @@ def dynamic_quantize_matmul(
     xp: Namespace, A: Any, B: Any, b_scale: Any, b_zero_point: Any = None, bias: Any = None, *, derived: Any = None
 ) -> Any:
     """The product in floats."""
-    a, a_scale, a_zero_point = quant.dynamic_quantize_linear(xp, A)
+    quantised = dynamic_quantize_linear(xp, A)
+    if quantised is NotImplemented:
+        return NotImplemented
+    a, a_scale, a_zero_point = quantised
     return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias, derived=derived)
 
 
@@ -239,7 +242,88 @@ def qlinear_conv(
     return y if y is NotImplemented else y.astype(y_zero_point.dtype)
 
 
+def _along(v: Any, x: Any, axis: int) -> Any:
+    """A scale or zero point to broadcast over `x`: one, or one for each place along `axis`; else None."""
+    if v.size == 1 and v.ndim <= 1:
+        return v.reshape(())
+    if v.ndim != 1 or not x.ndim or not -x.ndim <= axis < x.ndim or v.shape[0] != x.shape[axis]:
+        return None
+    return v.reshape(-1, *(1,) * (x.ndim - 1 - axis % x.ndim))
+
+
+def quantize_linear(
+    xp: Namespace,
+    x: Any,
+    y_scale: Any,
+    y_zero_point: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: Any = None,
+    precision: Any = None,
+    saturate: int = 1,
+) -> Any:
+    """float32 to 8 bits in place; the quotient is that of float32."""
+    if x.dtype != np.float32 or y_scale.dtype != np.float32 or block_size or precision is not None or not x.ndim:
+        return NotImplemented
+    if y_zero_point is None:
+        to = np.dtype(np.uint8) if output_dtype is None else np.dtype(xp.dtype(output_dtype))
+    else:
+        to = y_zero_point.dtype
+    scale = _along(y_scale, x, axis)
+    if to not in BYTES or scale is None or (y_zero_point is not None and y_zero_point.shape != y_scale.shape):
+        return NotImplemented
+    y = np.divide(x, scale)
+    np.rint(y, out=y)
+    if y_zero_point is not None:
+        y += _along(y_zero_point, x, axis).astype(np.float32)
+    limits = np.iinfo(to)
+    np.clip(y, np.float32(limits.min), np.float32(limits.max), out=y)
+    return y.astype(to)
+
+
+def dequantize_linear(
+    xp: Namespace,
+    x: Any,
+    x_scale: Any,
+    x_zero_point: Any = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: Any = None,
+) -> Any:
+    """8 bits to float32 in place."""
+    if x.dtype not in BYTES or x_scale.dtype != np.float32 or block_size or output_dtype is not None:
+        return NotImplemented
+    scale = _along(x_scale, x, axis)
+    if scale is None or (x_zero_point is not None and x_zero_point.shape != x_scale.shape):
+        return NotImplemented
+    y = x.astype(np.float32)
+    if x_zero_point is not None:
+        y -= _along(x_zero_point, x, axis).astype(np.float32)
+    y *= scale
+    return y
+
+
+def dynamic_quantize_linear(xp: Namespace, x: Any) -> Any:
+    """In place."""
+    if x.dtype != np.float32 or x.size == 0 or not x.ndim:
+        return NotImplemented
+    lowest, highest = np.minimum(x.min(), np.float32(0)), np.maximum(x.max(), np.float32(0))
+    scale = (highest - lowest) / np.float32(255)
+    scale = np.float32(1) if scale == 0 else scale
+    zero = np.clip(np.rint(-lowest / scale), np.float32(0), np.float32(255))
+    y = np.divide(x, scale)
+    np.rint(y, out=y)
+    y += zero
+    np.clip(y, np.float32(0), np.float32(255), out=y)
+    return y.astype(np.uint8), np.asarray(scale), np.asarray(zero.astype(np.uint8))
+
+
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "QuantizeLinear", 10): quantize_linear,
+    ("", "DequantizeLinear", 10): dequantize_linear,
+    ("", "DynamicQuantizeLinear", 11): dynamic_quantize_linear,
     ("", "MatMulInteger", 10): matmul_integer,
     ("", "QLinearMatMul", 10): qlinear_matmul,
     ("", "ConvInteger", 10): conv_integer,

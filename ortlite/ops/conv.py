@@ -69,6 +69,50 @@ def conv(
     return add_bias(xp, xp.conv(X, W, strides=strides, pads=padding, dilations=dilations, groups=group), B)
 
 
+def transposed_windows(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    group: int,
+    kernel_shape: Ints | None,
+    strides: Ints | None,
+    dilations: Ints | None,
+    pads: Ints | None,
+    auto_pad: str,
+    output_shape: Ints | None,
+    output_padding: Ints | None,
+) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+    """Strides, dilations and pads of a transposed convolution of shape `x` with `w` (C, M / group, *kernel).
+
+    Raises ValueError for shapes that do not fit.
+    """
+    rank, size = len(x) - 2, w[2:]
+    if rank < 1 or len(w) != len(x) or group < 1 or x[1] != w[0] or w[0] % group:
+        raise ValueError(f"X {tuple(x)} and W {tuple(w)} do not fit together with group {group}")
+    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
+        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {tuple(w)}")
+    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
+    extra = tuple(output_padding) if output_padding else (0,) * rank
+    if len(extra) != rank or min(extra) < 0:
+        raise ValueError(
+            f"output_padding {list(extra)} must have one entry, 0 or more, for each of {rank} spatial axes"
+        )
+    ends = fixed_pads(rank, pads, auto_pad)
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x[2:], strides, size, dilations, strict=True)]
+    if output_shape or auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+        wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(x[2:], strides, strict=True)]
+        if len(wanted) != rank or min(wanted) < 0:
+            raise ValueError(f"output_shape {list(wanted)} must have one length for each of {rank} spatial axes")
+        padding = []
+        for have, more, want in zip(full, extra, wanted, strict=True):
+            total = have + more - want
+            half = max(total, 0) // 2
+            lo = half if auto_pad == "SAME_UPPER" else max(total, 0) - half
+            padding.append((lo, have - want - lo))
+    else:
+        padding = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
+    return strides, dilations, padding
+
+
 @op("ConvTranspose")
 def conv_transpose(
     xp: Namespace,
@@ -90,31 +134,9 @@ def conv_transpose(
     `output_shape` (the spatial part counts) decides the pads, whose smaller half comes first with SAME_UPPER alone;
     `output_padding` extends the end. Raises ValueError for shapes that do not fit.
     """
-    rank, size = X.ndim - 2, W.shape[2:]
-    if rank < 1 or W.ndim != X.ndim or group < 1 or X.shape[1] != W.shape[0] or W.shape[0] % group:
-        raise ValueError(f"X {tuple(X.shape)} and W {tuple(W.shape)} do not fit together with group {group}")
-    if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
-        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {tuple(W.shape)}")
-    strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
-    extra = tuple(output_padding) if output_padding else (0,) * rank
-    if len(extra) != rank or min(extra) < 0:
-        raise ValueError(
-            f"output_padding {list(extra)} must have one entry, 0 or more, for each of {rank} spatial axes"
-        )
-    ends = fixed_pads(rank, pads, auto_pad)
-    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(X.shape[2:], strides, size, dilations, strict=True)]
-    if output_shape or auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
-        wanted = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], strides, strict=True)]
-        if len(wanted) != rank or min(wanted) < 0:
-            raise ValueError(f"output_shape {list(wanted)} must have one length for each of {rank} spatial axes")
-        padding = []
-        for have, more, want in zip(full, extra, wanted, strict=True):
-            total = have + more - want
-            half = max(total, 0) // 2
-            lo = half if auto_pad == "SAME_UPPER" else max(total, 0) - half
-            padding.append((lo, have - want - lo))
-    else:
-        padding = [(lo, hi - more) for (lo, hi), more in zip(ends, extra, strict=True)]
+    strides, dilations, padding = transposed_windows(
+        X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad, output_shape, output_padding
+    )
     return add_bias(xp, xp.conv_transpose(X, W, strides=strides, pads=padding, dilations=dilations, groups=group), B)
 
 

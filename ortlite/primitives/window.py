@@ -89,29 +89,37 @@ def conv_transpose(
     rank, n = w.ndim - 2, x.shape[0]
     lengths = zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
     full = [max((n - 1) * s + (k - 1) * d + 1, 0) for n, s, k, d in lengths]
+    kernel = transposed_kernel(xp, w, strides, dilations, groups)
+    dilations = (1,) * rank if any(s > 1 for s in strides) else dilations
+    reach = [(p - 1) * d for p, d in zip(kernel.shape[2:], dilations, strict=True)]
+    before = [(r, r) if s > 1 else (r - lo, r - hi) for r, s, (lo, hi) in zip(reach, strides, pads, strict=True)]
+    none = [(0, 0)] * rank
+    y = xp.conv(padded(xp, x, before), kernel, strides=(1,) * rank, pads=none, dilations=dilations, groups=groups)
+    out, m = y.shape[2:], w.shape[1] * groups
+    y = xp.reshape(y, (n, m, *strides, *out))
+    y = xp.permute_dims(y, (0, 1, *chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))))
+    y = xp.reshape(y, (n, m, *(o * s for o, s in zip(out, strides, strict=True))))
+    ends = zip(strides, pads, full, y.shape[2:], strict=True)
+    return padded(xp, y, [(0, 0) if s == 1 else (-lo, f - hi - o) for s, (lo, hi), f, o in ends])
+
+
+def transposed_kernel(xp: Namespace, w: Any, strides: Sequence[int], dilations: Sequence[int], groups: int) -> Any:
+    """The weights of the convolution that makes the result of a transposed one.
+
+    Of `stride` neighbours in the result each has its own part of the kernel, every stride-th element: it is a
+    convolution that makes them as channels, which then go between each other. No zeros are multiplied.
+    """
+    rank = w.ndim - 2
     if any(s > 1 for s in strides):
         for axis, dilation in enumerate(dilations, 2):
             w = _spread(xp, w, axis, dilation)
-        dilations = (1,) * rank
-    # Of `stride` neighbours in the result each has its own part of the kernel, every stride-th element: it is a
-    # convolution that makes them as channels, which then go between each other. No zeros are multiplied.
     (c, m), size = w.shape[:2], w.shape[2:]
     parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
     w = padded(xp, w, [(0, p * s - k) for p, s, k in zip(parts, strides, size, strict=True)])
     w = xp.reshape(w, (groups, c // groups, m, *chain.from_iterable(zip(parts, strides, strict=True))))
     w = xp.permute_dims(w, (0, 2, *range(4, 4 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)))
     kernel = xp.reshape(w, (groups * m * prod(strides), c // groups, *parts))
-    kernel = xp.flip(kernel, axis=tuple(range(2, 2 + rank)))
-    reach = [(p - 1) * d for p, d in zip(parts, dilations, strict=True)]
-    none = [(0, 0)] * rank
-    before = [(r - lo, r - hi) if s == 1 else (r, r) for r, s, (lo, hi) in zip(reach, strides, pads, strict=True)]
-    y = xp.conv(padded(xp, x, before), kernel, strides=(1,) * rank, pads=none, dilations=dilations, groups=groups)
-    out = y.shape[2:]
-    y = xp.reshape(y, (n, groups * m, *strides, *out))
-    y = xp.permute_dims(y, (0, 1, *chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))))
-    y = xp.reshape(y, (n, groups * m, *(o * s for o, s in zip(out, strides, strict=True))))
-    ends = zip(strides, pads, full, y.shape[2:], strict=True)
-    return padded(xp, y, [(0, 0) if s == 1 else (-lo, f - hi - o) for s, (lo, hi), f, o in ends])
+    return xp.flip(kernel, axis=tuple(range(2, 2 + rank)))
 
 
 def _spread(xp: Namespace, x: Any, axis: int, gap: int) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.ops.contrib.fused import fused_conv
-from ortlite.ops.conv import conv
+from ortlite.ops.conv import conv, conv_transpose
 from ortlite.primitives import window
 from ortlite.provider import create
 from ortlite_numpy import conv as fast
@@ -69,6 +71,8 @@ def case(seed):
 def test_conv_is_that_of_the_kernel(seed, monkeypatch):
     """Of any rank, strides, dilations, pads, groups and memory layout, in blocks of any size, on two threads."""
     draw, x, w, b, given = case(seed)
+    if seed % 4 > 1:
+        monkeypatch.setattr(fast, "THIN", 3)
     if seed % 2:  # several blocks even of small images
         monkeypatch.setattr(fast, "COLUMNS", 1 << int(draw.integers(6, 12)))
         monkeypatch.setattr(fast, "SMALL", 1 << int(draw.integers(4, 9)))
@@ -133,6 +137,45 @@ def test_the_primitive_serves_transposed_convolutions(seed):
     w = drawn(draw, (3 * groups, 2, *size))
     wanted = window.conv_transpose(BODY, *(BODY.asarray(a.astype(np.float64)) for a in (x, w)), **given)
     agree(XP.conv_transpose(x, w, **given), np.asarray(wanted), np.float32)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_conv_transpose(seed):
+    """With weights prepared once, pads and output_padding, whatever the layout; what it extends is the kernel's."""
+    draw = np.random.default_rng(seed)
+    rank, groups = int(draw.integers(1, 4)), int(draw.integers(1, 3))
+    size = draw.integers(1, 5, rank).tolist()
+    strides, dilations = draw.integers(1, 4, rank).tolist(), draw.integers(1, 3, rank).tolist()
+    most = [(k - 1) * d // 2 for k, d in zip(size, dilations, strict=True)] * 2
+    given = {
+        "strides": strides, "dilations": dilations, "group": groups,
+        "pads": draw.integers(0, most, endpoint=True).tolist(),
+        "output_padding": [int(draw.integers(0, s)) for s in strides] if seed % 3 == 0 else None,
+    }  # fmt: skip
+    dtype = np.float64 if seed % 5 == 0 else np.float32
+    x = drawn(draw, (2, 3 * groups, *draw.integers(1, 7, rank)), dtype, seed % 3)
+    w, b = drawn(draw, (3 * groups, 2, *size), dtype), drawn(draw, (2 * groups,), dtype) if seed % 2 else None
+    derived = Derived([w])
+    for _ in range(2):
+        y = OVERRIDES["", "ConvTranspose", 1](XP, x, w, b, **given, derived=derived)
+        if y is NotImplemented:
+            assert any(given["output_padding"] or []) or any(s > 1 for s in strides)
+        else:
+            agree(y, body(conv_transpose, x, w, b, **given), dtype)
+            assert derived.nbytes
+
+
+def test_threads_do_not_share_what_they_write():
+    """Sessions run in many threads, each with blocks on its own."""
+    cases = [case(seed)[1:] for seed in range(12)]
+    wanted = [OVERRIDES["", "Conv", 1](XP, x, w, b, **given) for x, w, b, given in cases]
+
+    def again(number):
+        x, w, b, given = cases[number % len(cases)]
+        return np.array_equal(OVERRIDES["", "Conv", 1](XP, x, w, b, **given), wanted[number % len(cases)])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(again, range(600)))
 
 
 def test_dtypes_that_floats_do_not_hold_go_to_the_kernel():

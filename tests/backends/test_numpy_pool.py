@@ -44,7 +44,7 @@ def test_pools(seed, monkeypatch):
     if seed % 2:
         monkeypatch.setattr(pool, "BLOCK", 1)  # a row of windows at a time
         monkeypatch.setattr(pool, "COST", 1.0)  # on both threads
-    before = x.copy()
+    before = x.copy()  # plain whole images go to the default body
     if x.dtype.kind == "f":
         x = np.where(x == 7, np.float32(np.nan), x).astype(x.dtype) if seed % 3 == 0 else x
         before = x.copy()

@@ -113,3 +113,47 @@ def test_convolutions(seed):
     wanted = kernel("", "QLinearConv", *scaled, **given)
     assert y.dtype == wanted.dtype
     np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("to", [np.uint8, np.int8])
+@pytest.mark.parametrize("axis", [0, 1, -1, None])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("layout", range(3))
+def test_quantising(to, axis, zeros, layout):
+    draw = np.random.default_rng(7)
+    x = (draw.standard_normal((3, 4, 50)) * 9).astype(np.float32)
+    x.reshape(-1)[:60] = np.repeat(np.float32([0.5, 1.5, -2.5, 1e30, -1e30, np.inf, -np.inf, 0.0, -0.0, 300.0]), 6)
+    x = [x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1), x[..., ::-1]][layout]
+    x.flags.writeable = False
+    shape = () if axis is None else (x.shape[axis],)
+    scale = np.asarray(draw.uniform(0.01, 0.5, shape), np.float32)
+    zero = integers(draw, to, shape) if zeros or to == np.int8 else None
+    given = {} if axis is None else {"axis": axis}
+    y = OVERRIDES["", "QuantizeLinear", 10](XP, x, scale, zero, **given)
+    wanted = kernel("", "QuantizeLinear", x, scale, zero, **given)
+    assert y.dtype == wanted.dtype == to
+    np.testing.assert_array_equal(y, wanted)
+    back, wanted = (
+        OVERRIDES["", "DequantizeLinear", 10](XP, y, scale, zero, **given),
+        kernel("", "DequantizeLinear", y, scale, zero, **given),
+    )
+    assert back.dtype == wanted.dtype
+    np.testing.assert_array_equal(back, wanted)
+
+
+def test_dynamic_quantising():
+    draw = np.random.default_rng(8)
+    for x in (draw.standard_normal((5, 40)), np.abs(draw.standard_normal(9)), np.zeros((2, 2)), np.full(3, -4.0)):
+        x = x.astype(np.float32)
+        actual, wanted = OVERRIDES["", "DynamicQuantizeLinear", 11](XP, x), kernel("", "DynamicQuantizeLinear", x)
+        for a, b in zip(actual, wanted, strict=True):
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
+            np.testing.assert_array_equal(a, b)
+
+
+def test_scalars_are_quantised_as_well():
+    x, scale = np.asarray(np.float32(1.3)), np.asarray(np.float32(0.1))
+    assert OVERRIDES["", "QuantizeLinear", 10](XP, x, scale) is NotImplemented
+    assert OVERRIDES["", "DynamicQuantizeLinear", 11](XP, x) is NotImplemented
+    assert OVERRIDES["", "DequantizeLinear", 10](XP, np.asarray(np.uint8(13)), scale) == np.float32(13) * scale
