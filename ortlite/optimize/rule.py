@@ -10,7 +10,7 @@ import numpy as np
 
 from ortlite import dtypes, infer, schema
 from ortlite.graph import Graph, Node, TensorType, Type
-from ortlite.optimize.dead_code import remove_dead_code
+from ortlite.optimize.dead_code import without_dead_nodes
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.rewrite import map_subgraphs
 from ortlite.optimize.shapes import Facts, learn
@@ -117,7 +117,7 @@ def _tidied(graph: Graph) -> Graph:
     """Without what rewrites left behind."""
     if any(node.op_type == "Identity" and not node.domain for node in graph.nodes):
         graph = remove_identities(graph)
-    return remove_dead_code(graph)
+    return without_dead_nodes(graph)
 
 
 def _round(

@@ -7,7 +7,6 @@ are not always consistent: neither counts here.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from math import gcd
@@ -163,26 +162,34 @@ def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
     return f"{node.outputs[0]}[{index}]"
 
 
-def _factors(dim: Dim) -> tuple[int, Counter[str]]:
+def _factors(dim: Dim) -> tuple[int, list[str]]:
     if isinstance(dim, int):
-        return dim, Counter()
+        return dim, []
     head, *rest = dim.split(TIMES)
-    return (int(head), Counter(rest)) if head.isdigit() else (1, Counter([head, *rest]))
+    return (int(head), rest) if head.isdigit() else (1, [head, *rest])
 
 
 def product(dims: Sequence[Dim]) -> Dim:
     """The product of dimensions; equal products are written alike."""
-    number, symbols = 1, Counter[str]()
+    return _written(*_multiplied(dims))
+
+
+def _multiplied(dims: Sequence[Dim]) -> tuple[int, list[str]]:
+    number, symbols = 1, []
     for dim in dims:
-        n, s = _factors(dim)
-        number, symbols = number * n, symbols + s
-    return _written(number, symbols)
+        if isinstance(dim, int):
+            number *= dim
+        else:
+            n, s = _factors(dim)
+            number *= n
+            symbols += s
+    return number, symbols
 
 
-def _written(number: int, symbols: Counter[str]) -> Dim:
-    words = sorted(symbols.elements())
-    if not words or number == 0:
+def _written(number: int, symbols: list[str]) -> Dim:
+    if not symbols or number == 0:
         return number
+    words = sorted(symbols)
     return TIMES.join(words if number == 1 else [str(number), *words])
 
 
@@ -198,10 +205,12 @@ def total(dims: Sequence[Dim]) -> Dim:
 
 def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
     """The product of `whole` over that of `part`; equal quotients are written alike."""
-    number, symbols = _factors(product(whole))
-    divisor, others = _factors(product(part))
-    common = symbols & others
-    symbols, others = symbols - common, others - common
+    number, symbols = _multiplied(whole)
+    divisor, others = _multiplied(part)
+    for symbol in tuple(others):
+        if symbol in symbols:
+            symbols.remove(symbol)
+            others.remove(symbol)
     if divisor == 0:
         return 0
     if number % divisor == 0 and not others:
