@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, epilogues, noop, norms, weights
+from ortlite.optimize import activations, attention, epilogues, noop, norms, rotary, weights
 from ortlite.optimize.rule import MS, Rule
 
 __all__ = ["NEWER", "PHASES"]
@@ -51,6 +51,7 @@ FUSING: tuple[Rule, ...] = (
     Rule("MishFusion", EXTENDED, ("Mul",), activations.match_mish, activations.mish),
     Rule("HardSwishFusion", EXTENDED, ROOTS, activations.match_hard_swish, activations.hard_swish),
     Rule("AttentionFusion", EXTENDED, ("MatMul",), attention.match_attention, attention.attention),
+    Rule("RotaryEmbeddingFusion", EXTENDED, ("Add",), rotary.match_rotary, rotary.rotary),
     Rule("SkipLayerNormFusion", EXTENDED, ("Add",), norms.match_skip, norms.skip),
 )  # fmt: skip
 
@@ -66,5 +67,5 @@ EPILOGUES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 # Those whose results are operators of a newer opset than the graph's may be.
-NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion"})
+NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion", "RotaryEmbeddingFusion"})
 PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)
