@@ -73,7 +73,10 @@ def rewrite(graph: Graph, phases: Sequence[Sequence[Rule]], pinned: Collection[s
     A node that `pinned` names, or that computes a value so named, stays.
     """
     tables = [table(rules) for rules in phases if rules]
-    return _rewritten(graph, tables, pinned, Names(graph), {}, {}, None) if tables else graph
+    starts = set().union(*tables)
+    if not any((node.domain, node.op_type) in starts for node in graph.walk()):
+        return graph
+    return _rewritten(graph, tables, pinned, Names(graph), {}, {}, None)
 
 
 def _rewritten(

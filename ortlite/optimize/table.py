@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, epilogues, noop, norms, rotary, weights
+from ortlite.optimize import activations, attention, epilogues, noop, norms, quantised, rotary, weights
 from ortlite.optimize.rule import MS, Rule
 
-__all__ = ["NEWER", "PHASES"]
+__all__ = ["BEFORE_FOLDING", "NEWER", "PHASES"]
 
 BASIC, EXTENDED = 1, 2
+
+Q = ("QuantizeLinear",)
+BYTES: tuple[Rule, ...] = (
+    Rule("DoubleQDQPairsRemover", BASIC, Q, quantised.match_back, quantised.hand_back),
+    Rule("ReluQuantRewrite", BASIC, Q, quantised.match_redundant, quantised.redundant),
+    Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_moving, quantised.moving),
+    Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_integer, quantised.integer),
+)
 
 SHAPES = ("Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div")
 NOOPS: tuple[Rule, ...] = (
@@ -68,4 +76,5 @@ EPILOGUES: tuple[Rule, ...] = (
 
 # Those whose results are operators of a newer opset than the graph's may be.
 NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion", "RotaryEmbeddingFusion"})
+BEFORE_FOLDING = (BYTES,)  # which would make floats of quantised weights
 PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)
