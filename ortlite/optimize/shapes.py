@@ -102,7 +102,8 @@ def _same(facts: Facts, node: Node) -> Shape | None:
 def _handed_on(facts: Facts, node: Node) -> Shape | None:
     """Of operators that keep small integers what they are: Identity, Cast between integers."""
     value = facts.value(node.inputs[0])
-    if value is not None and node.attributes.get("to", 7) in {6, 7}:
+    to = node.attributes.get("to", 7)
+    if value is not None and (to == 7 or (to == 6 and all(isinstance(d, int) and abs(d) < 2**31 for d in value))):
         facts.values[node.outputs[0]] = value
     return facts.shape(node.inputs[0])
 
@@ -353,10 +354,10 @@ def _slice(facts: Facts, node: Node) -> Shape | None:
         return None
     starts, ends = _ints(facts, node, 1, "starts"), _ints(facts, node, 2, "ends")
     axes, steps = _ints(facts, node, 3, "axes"), _ints(facts, node, 4, "steps")
-    if axes is None:
+    count: Shape | None = (len(starts),) if starts is not None else facts.shape(node.inputs[1])
+    if axes is None or (not axes and (not count or not isinstance(count[0], int))):
         return tuple(_fresh(node, axis) for axis in range(len(shape)))
-    count = facts.shape(node.inputs[1]) if starts is None and len(node.inputs) > 1 else (len(starts or ()),)
-    axes = axes or tuple(range(count[0])) if count and isinstance(count[0], int) else axes
+    axes = axes or tuple(range(int(count[0]) if count else 0))
     dims = list(shape)
     for i, axis in enumerate(axes):
         dim = dims[axis]
