@@ -428,8 +428,38 @@ def _reduce(facts: Facts, node: Node) -> Shape | None:
     return tuple(d for i, d in enumerate(shape) if i not in gone)
 
 
-def _of_value(facts: Facts, node: Node) -> Shape | None:
-    return facts.value(node.inputs[0])
+def _constant_of_shape(facts: Facts, node: Node) -> Shape | None:
+    shape, fill = facts.value(node.inputs[0]), node.attributes.get("value")
+    if shape is None or fill is None or fill.dtype.kind not in "iu":
+        return shape
+    if len(shape) == 1 and isinstance(shape[0], int) and shape[0] <= SMALL:
+        facts.values[node.outputs[0]] = tuple(fill.reshape(-1).tolist()) * shape[0]
+    return shape
+
+
+def _equal(facts: Facts, node: Node) -> Shape | None:
+    """Elementwise; of shapes' elements too, where it is certain: no dimension is negative."""
+    a, b = (facts.value(name) for name in node.inputs)
+    if a is not None and b is not None and len(a) == len(b):
+        found = [_is_same(x, y) for x, y in zip(a, b, strict=True)]
+        if all(same is not None for same in found):
+            facts.values[node.outputs[0]] = tuple(int(bool(same)) for same in found)
+    return _elementwise(facts, node)
+
+
+def _is_same(a: Dim, b: Dim) -> bool | None:
+    if a == b or (isinstance(a, int) and isinstance(b, int)):
+        return a == b
+    number, symbol = (a, b) if isinstance(a, int) else (b, a)
+    certain = isinstance(number, int) and number < 0 and isinstance(symbol, str) and "[" not in symbol
+    return False if certain else None
+
+
+def _where(facts: Facts, node: Node) -> Shape | None:
+    condition, a, b = (facts.value(name) for name in node.inputs)
+    if condition is not None and a is not None and b is not None and len(condition) == len(a) == len(b):
+        facts.values[node.outputs[0]] = tuple(x if c else y for c, x, y in zip(condition, a, b, strict=True))
+    return _elementwise(facts, node)
 
 
 def _windows(facts: Facts, node: Node) -> Shape | None:
@@ -520,8 +550,8 @@ UNARY = (
     "Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
 ).split()
 BINARY = (
-    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
-    "Pow Sum Where Xor"
+    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
+    "Pow Sum Xor"
 ).split()
 REDUCTIONS = "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
 REDUCTIONS += "ReduceSum ReduceSumSquare"
@@ -540,7 +570,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _sum_and_norm),
     "Attention": _attention,
     "Concat": _concat,
-    "ConstantOfShape": _of_value,
+    "ConstantOfShape": _constant_of_shape,
+    "Equal": _equal,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
@@ -557,4 +588,5 @@ RULES: dict[str, Rule] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Where": _where,
 }  # fmt: skip
