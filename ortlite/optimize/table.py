@@ -52,6 +52,7 @@ CLEANING: tuple[Rule, ...] = (
 ROOTS = ("Div", "Mul")
 FUSING: tuple[Rule, ...] = (
     Rule("LayerNormFusionL2", EXTENDED, ROOTS, norms.match_layer_norm, norms.layer_norm),
+    Rule("LayerNormFusionL2", EXTENDED, ("Add",), norms.match_apart, norms.apart),
     Rule("SimplifiedLayerNormFusion", EXTENDED, ROOTS, norms.match_rms_norm, norms.rms_norm),
     Rule("GeluFusionL2", EXTENDED, ROOTS, activations.match_gelu, activations.gelu),
     Rule("FastGeluFusion", EXTENDED, ROOTS, activations.match_tanh_gelu, activations.tanh_gelu),
