@@ -19,7 +19,7 @@ from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
-from ortlite.optimize.table import NEWER, PHASES
+from ortlite.optimize.table import BEFORE_FOLDING, NEWER, PHASES
 
 __all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
 
@@ -40,6 +40,7 @@ class Pass:
 PASSES: tuple[Pass | tuple[tuple[Rule, ...], ...], ...] = (
     Pass("EliminateDeadCode", BASIC, remove_dead_code),  # nothing is folded that nobody reads
     Pass("CastLikeToCast", BASIC, make_casts),
+    BEFORE_FOLDING,
     Pass("ConstantFolding", BASIC, fold_constants),
     Pass("InlineConstantIf", BASIC, inline_constant_if),
     Pass("EliminateIdentity", BASIC, remove_identities),

@@ -15,6 +15,12 @@ __all__ = ["attention", "everywhere", "match_attention", "match_swap", "swap"]
 
 SWAPPED = (0, 1, 3, 2)
 ANCESTORS = 200  # nodes between a mask and what it is made of
+# Operators whose results have -inf where their inputs have, and those that make it of other numbers.
+KEEPING = frozenset(
+    "Add Sub Mul Neg Where Expand Reshape Flatten Unsqueeze Squeeze Transpose Slice Gather GatherND GatherElements "
+    "Concat Identity Clip Max Min Tile Cast CastLike Pad Split ScatterND Dropout".split()
+)
+INFINITE = frozenset({"Log", "Div", "Reciprocal", "Pow", "Exp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +210,22 @@ def _may_hide_all(view: View, mask: str) -> bool:
     waiting, seen = [mask], {mask}
     while waiting:
         name = waiting.pop()
+        dtype = view.dtype(name)
+        if dtype is not None and dtype.kind != "f":
+            continue  # no infinities
         constant = view.constant(name)
         if constant is not None:
-            if constant.dtype.kind == "f" and np.isneginf(constant).any():
+            if np.isneginf(np.asarray(constant, np.float64)).any():
                 return True
             continue
         node = view.producers.get(name)
-        if node is None or node.subgraphs or len(seen) > ANCESTORS:
-            return view.is_float(name)  # fed, or computed elsewhere
-        for source in node.inputs:
-            if source and source not in seen:
-                seen.add(source)
-                waiting.append(source)
+        if node is None or node.op_type in INFINITE or node.subgraphs or len(seen) > ANCESTORS:
+            return True  # fed, or computed elsewhere
+        if node.op_type in KEEPING:
+            for source in node.inputs:
+                if source and source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
     return False
 
 

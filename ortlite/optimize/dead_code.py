@@ -7,12 +7,16 @@ from dataclasses import replace
 from ortlite.graph import Graph, Node
 from ortlite.optimize.rewrite import map_subgraphs
 
-__all__ = ["remove_dead_code"]
+__all__ = ["remove_dead_code", "without_dead_nodes"]
 
 
 def remove_dead_code(graph: Graph) -> Graph:
     """Keep what the graph's outputs need, the inputs of the model, and nothing else."""
-    graph = map_subgraphs(graph, remove_dead_code)
+    return without_dead_nodes(map_subgraphs(graph, remove_dead_code))
+
+
+def without_dead_nodes(graph: Graph) -> Graph:
+    """The same, with subgraphs as they are."""
     needed = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):

@@ -127,6 +127,8 @@ def _folded(view: View, name: str) -> str | None:
 
 def match_reshape_back(view: View, node: Node) -> str | None:
     """Operators that fold axes, one after the other, back to the shape at their start."""
+    if view.made_by(node.inputs[0], *FOLDS) is None:
+        return None
     source = _folded(view, node.outputs[0])
     for _ in range(3):
         source = None if source is None else _folded(view, source)
@@ -138,8 +140,10 @@ def match_reshape_back(view: View, node: Node) -> str | None:
 def match_reshapes(view: View, node: Node) -> str | None:
     """Reshape of a value that was folded before, to a shape that does not depend on how."""
     source = _folded(view, node.inputs[0])
+    if source is None:
+        return None
     target = view.constant(node.inputs[1]) if len(node.inputs) > 1 else np.asarray(node.attributes.get("shape", (0,)))
-    if source is None or target is None or ((target == 0).any() and not node.attributes.get("allowzero", 0)):
+    if target is None or ((target == 0).any() and not node.attributes.get("allowzero", 0)):
         return None
     return source
 

@@ -13,7 +13,7 @@ from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.shapes import Shape
 from ortlite.optimize.view import View
 
-__all__ = ["layer_norm", "match_layer_norm", "match_rms_norm", "match_skip", "rms_norm", "skip"]
+__all__ = ["apart", "layer_norm", "match_apart", "match_layer_norm", "match_rms_norm", "match_skip", "rms_norm", "skip"]
 
 EPSILON = 0.1  # nobody adds more to a variance
 FLOAT = dtypes.by_name("float32")
@@ -205,6 +205,47 @@ def _made(view: View, node: Node, found: _Norm, op_type: str, inputs: list[str],
 def layer_norm(view: View, node: Node, found: _Norm) -> New:
     """LayerNormalization, which onnxruntime has in every opset."""
     return _made(view, node, found, "LayerNormalization", [found.shift] if found.shift else [])
+
+
+def match_apart(view: View, node: Node) -> _Norm | None:
+    """X · a + (shift - mean · a) with a = scale / √(variance + ε), as TensorFlow writes it."""
+    for product, rest in (node.inputs, node.inputs[::-1]):
+        one, sub = view.made_by(product, "Mul"), view.made_by(rest, "Sub")
+        two = None if sub is None else view.made_by(sub.inputs[1], "Mul")
+        if one is None or sub is None or two is None or not view.alone(product) or not view.alone(rest):
+            continue
+        for x, a in (one.inputs, one.inputs[::-1]):
+            factor = view.made_by(a, "Mul")
+            if factor is None or a not in two.inputs or two.inputs[0] == two.inputs[1]:
+                continue
+            mean = two.inputs[1] if two.inputs[0] == a else two.inputs[0]
+            for root, scale in (factor.inputs, factor.inputs[::-1]):
+                found = _inverse_root(view, root)
+                axis = None if found is None else _moments(view, x, mean, found[0])
+                shape = view.shape(x)
+                vectors = (scale, sub.inputs[0])
+                if found is None or axis is None or view.dtype(x) != FLOAT:
+                    continue
+                if all(_known_first(view, v) and _broadcast_last(view, v, shape, axis) for v in vectors):
+                    return _Norm(x, axis, found[1], scale, sub.inputs[0], (node,))
+    return None
+
+
+def _moments(view: View, x: str, mean: str, variance: str) -> int | None:
+    """The axis from which on `mean` and `variance` are those of x."""
+    of, mean_of_square = _mean(view, mean), _mean(view, variance)
+    root = None if mean_of_square is None else _square(view, mean_of_square[0])
+    centred = None if root is None else view.made_by(root, "Sub")
+    if of is None or mean_of_square is None or centred is None or of[0] != x or centred.inputs != (x, mean):
+        return None
+    axis = view.last_axes(of[1], x)
+    return axis if view.last_axes(mean_of_square[1], x) == axis else None
+
+
+def apart(view: View, node: Node, found: _Norm) -> New:
+    """LayerNormalization, in the place of the last sum."""
+    new = layer_norm(view, node, found)
+    return New(new.nodes, new.constants)
 
 
 def match_rms_norm(view: View, node: Node) -> _Norm | None:

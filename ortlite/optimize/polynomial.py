@@ -25,8 +25,11 @@ def expand(view: View, name: str) -> Polynomial | None:
 
     So all of what it is made of goes when it is computed otherwise. None where it is no polynomial, or a large one.
     """
-    node = view.made_by(name, *OPERATORS)
-    return {(name,): 1.0} if node is None else _computed(view, node, DEPTH)
+    if name not in view.polynomials:
+        node = view.made_by(name, *OPERATORS)
+        view.polynomials[name] = {(name,): 1.0} if node is None else _computed(view, node, DEPTH)
+    found: Polynomial | None = view.polynomials[name]
+    return found
 
 
 def _expanded(view: View, name: str, depth: int) -> Polynomial:

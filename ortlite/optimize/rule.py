@@ -10,7 +10,7 @@ import numpy as np
 
 from ortlite import dtypes, infer, schema
 from ortlite.graph import Graph, Node, TensorType, Type
-from ortlite.optimize.dead_code import remove_dead_code
+from ortlite.optimize.dead_code import without_dead_nodes
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.rewrite import map_subgraphs
 from ortlite.optimize.shapes import Facts, learn
@@ -73,7 +73,10 @@ def rewrite(graph: Graph, phases: Sequence[Sequence[Rule]], pinned: Collection[s
     A node that `pinned` names, or that computes a value so named, stays.
     """
     tables = [table(rules) for rules in phases if rules]
-    return _rewritten(graph, tables, pinned, Names(graph), {}, {}, None) if tables else graph
+    starts = set().union(*tables)
+    if not any((node.domain, node.op_type) in starts for node in graph.walk()):
+        return graph
+    return _rewritten(graph, tables, pinned, Names(graph), {}, {}, None)
 
 
 def _rewritten(
@@ -117,7 +120,7 @@ def _tidied(graph: Graph) -> Graph:
     """Without what rewrites left behind."""
     if any(node.op_type == "Identity" and not node.domain for node in graph.nodes):
         graph = remove_identities(graph)
-    return remove_dead_code(graph)
+    return without_dead_nodes(graph)
 
 
 def _round(

@@ -7,7 +7,6 @@ are not always consistent: neither counts here.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from math import gcd
@@ -103,7 +102,8 @@ def _same(facts: Facts, node: Node) -> Shape | None:
 def _handed_on(facts: Facts, node: Node) -> Shape | None:
     """Of operators that keep small integers what they are: Identity, Cast between integers."""
     value = facts.value(node.inputs[0])
-    if value is not None and node.attributes.get("to", 7) in {6, 7}:
+    to = node.attributes.get("to", 7)
+    if value is not None and (to == 7 or (to == 6 and all(isinstance(d, int) and abs(d) < 2**31 for d in value))):
         facts.values[node.outputs[0]] = value
     return facts.shape(node.inputs[0])
 
@@ -163,26 +163,34 @@ def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
     return f"{node.outputs[0]}[{index}]"
 
 
-def _factors(dim: Dim) -> tuple[int, Counter[str]]:
+def _factors(dim: Dim) -> tuple[int, list[str]]:
     if isinstance(dim, int):
-        return dim, Counter()
+        return dim, []
     head, *rest = dim.split(TIMES)
-    return (int(head), Counter(rest)) if head.isdigit() else (1, Counter([head, *rest]))
+    return (int(head), rest) if head.isdigit() else (1, [head, *rest])
 
 
 def product(dims: Sequence[Dim]) -> Dim:
     """The product of dimensions; equal products are written alike."""
-    number, symbols = 1, Counter[str]()
+    return _written(*_multiplied(dims))
+
+
+def _multiplied(dims: Sequence[Dim]) -> tuple[int, list[str]]:
+    number, symbols = 1, []
     for dim in dims:
-        n, s = _factors(dim)
-        number, symbols = number * n, symbols + s
-    return _written(number, symbols)
+        if isinstance(dim, int):
+            number *= dim
+        else:
+            n, s = _factors(dim)
+            number *= n
+            symbols += s
+    return number, symbols
 
 
-def _written(number: int, symbols: Counter[str]) -> Dim:
-    words = sorted(symbols.elements())
-    if not words or number == 0:
+def _written(number: int, symbols: list[str]) -> Dim:
+    if not symbols or number == 0:
         return number
+    words = sorted(symbols)
     return TIMES.join(words if number == 1 else [str(number), *words])
 
 
@@ -198,10 +206,12 @@ def total(dims: Sequence[Dim]) -> Dim:
 
 def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
     """The product of `whole` over that of `part`; equal quotients are written alike."""
-    number, symbols = _factors(product(whole))
-    divisor, others = _factors(product(part))
-    common = symbols & others
-    symbols, others = symbols - common, others - common
+    number, symbols = _multiplied(whole)
+    divisor, others = _multiplied(part)
+    for symbol in tuple(others):
+        if symbol in symbols:
+            symbols.remove(symbol)
+            others.remove(symbol)
     if divisor == 0:
         return 0
     if number % divisor == 0 and not others:
@@ -344,10 +354,10 @@ def _slice(facts: Facts, node: Node) -> Shape | None:
         return None
     starts, ends = _ints(facts, node, 1, "starts"), _ints(facts, node, 2, "ends")
     axes, steps = _ints(facts, node, 3, "axes"), _ints(facts, node, 4, "steps")
-    if axes is None:
+    count: Shape | None = (len(starts),) if starts is not None else facts.shape(node.inputs[1])
+    if axes is None or (not axes and (not count or not isinstance(count[0], int))):
         return tuple(_fresh(node, axis) for axis in range(len(shape)))
-    count = facts.shape(node.inputs[1]) if starts is None and len(node.inputs) > 1 else (len(starts or ()),)
-    axes = axes or tuple(range(count[0])) if count and isinstance(count[0], int) else axes
+    axes = axes or tuple(range(int(count[0]) if count else 0))
     dims = list(shape)
     for i, axis in enumerate(axes):
         dim = dims[axis]
@@ -418,8 +428,38 @@ def _reduce(facts: Facts, node: Node) -> Shape | None:
     return tuple(d for i, d in enumerate(shape) if i not in gone)
 
 
-def _of_value(facts: Facts, node: Node) -> Shape | None:
-    return facts.value(node.inputs[0])
+def _constant_of_shape(facts: Facts, node: Node) -> Shape | None:
+    shape, fill = facts.value(node.inputs[0]), node.attributes.get("value")
+    if shape is None or fill is None or fill.dtype.kind not in "iu":
+        return shape
+    if len(shape) == 1 and isinstance(shape[0], int) and shape[0] <= SMALL:
+        facts.values[node.outputs[0]] = tuple(fill.reshape(-1).tolist()) * shape[0]
+    return shape
+
+
+def _equal(facts: Facts, node: Node) -> Shape | None:
+    """Elementwise; of shapes' elements too, where it is certain: no dimension is negative."""
+    a, b = (facts.value(name) for name in node.inputs)
+    if a is not None and b is not None and len(a) == len(b):
+        found = [_is_same(x, y) for x, y in zip(a, b, strict=True)]
+        if all(same is not None for same in found):
+            facts.values[node.outputs[0]] = tuple(int(bool(same)) for same in found)
+    return _elementwise(facts, node)
+
+
+def _is_same(a: Dim, b: Dim) -> bool | None:
+    if a == b or (isinstance(a, int) and isinstance(b, int)):
+        return a == b
+    number, symbol = (a, b) if isinstance(a, int) else (b, a)
+    certain = isinstance(number, int) and number < 0 and isinstance(symbol, str) and "[" not in symbol
+    return False if certain else None
+
+
+def _where(facts: Facts, node: Node) -> Shape | None:
+    condition, a, b = (facts.value(name) for name in node.inputs)
+    if condition is not None and a is not None and b is not None and len(condition) == len(a) == len(b):
+        facts.values[node.outputs[0]] = tuple(x if c else y for c, x, y in zip(condition, a, b, strict=True))
+    return _elementwise(facts, node)
 
 
 def _windows(facts: Facts, node: Node) -> Shape | None:
@@ -510,8 +550,8 @@ UNARY = (
     "Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
 ).split()
 BINARY = (
-    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
-    "Pow Sum Where Xor"
+    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
+    "Pow Sum Xor"
 ).split()
 REDUCTIONS = "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
 REDUCTIONS += "ReduceSum ReduceSumSquare"
@@ -530,7 +570,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _sum_and_norm),
     "Attention": _attention,
     "Concat": _concat,
-    "ConstantOfShape": _of_value,
+    "ConstantOfShape": _constant_of_shape,
+    "Equal": _equal,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
@@ -547,4 +588,5 @@ RULES: dict[str, Rule] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Where": _where,
 }  # fmt: skip

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, epilogues, noop, norms, weights
+from ortlite.optimize import activations, attention, epilogues, noop, norms, quantised, rotary, weights
 from ortlite.optimize.rule import MS, Rule
 
-__all__ = ["NEWER", "PHASES"]
+__all__ = ["BEFORE_FOLDING", "NEWER", "PHASES"]
 
 BASIC, EXTENDED = 1, 2
+
+Q = ("QuantizeLinear",)
+BYTES: tuple[Rule, ...] = (
+    Rule("DoubleQDQPairsRemover", BASIC, Q, quantised.match_back, quantised.hand_back),
+    Rule("ReluQuantRewrite", BASIC, Q, quantised.match_redundant, quantised.redundant),
+    Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_moving, quantised.moving),
+    Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_integer, quantised.integer),
+)
 
 SHAPES = ("Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div")
 NOOPS: tuple[Rule, ...] = (
@@ -44,6 +52,7 @@ CLEANING: tuple[Rule, ...] = (
 ROOTS = ("Div", "Mul")
 FUSING: tuple[Rule, ...] = (
     Rule("LayerNormFusionL2", EXTENDED, ROOTS, norms.match_layer_norm, norms.layer_norm),
+    Rule("LayerNormFusionL2", EXTENDED, ("Add",), norms.match_apart, norms.apart),
     Rule("SimplifiedLayerNormFusion", EXTENDED, ROOTS, norms.match_rms_norm, norms.rms_norm),
     Rule("GeluFusionL2", EXTENDED, ROOTS, activations.match_gelu, activations.gelu),
     Rule("FastGeluFusion", EXTENDED, ROOTS, activations.match_tanh_gelu, activations.tanh_gelu),
@@ -51,6 +60,7 @@ FUSING: tuple[Rule, ...] = (
     Rule("MishFusion", EXTENDED, ("Mul",), activations.match_mish, activations.mish),
     Rule("HardSwishFusion", EXTENDED, ROOTS, activations.match_hard_swish, activations.hard_swish),
     Rule("AttentionFusion", EXTENDED, ("MatMul",), attention.match_attention, attention.attention),
+    Rule("RotaryEmbeddingFusion", EXTENDED, ("Add",), rotary.match_rotary, rotary.rotary),
     Rule("SkipLayerNormFusion", EXTENDED, ("Add",), norms.match_skip, norms.skip),
 )  # fmt: skip
 
@@ -66,5 +76,6 @@ EPILOGUES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 # Those whose results are operators of a newer opset than the graph's may be.
-NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion"})
+NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion", "RotaryEmbeddingFusion"})
+BEFORE_FOLDING = (BYTES,)  # which would make floats of quantised weights
 PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)

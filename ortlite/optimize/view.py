@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,8 @@ class View:
     kept: Collection[str]  # values that are wanted as they are: outputs, what subgraphs read, what a caller named
     producers: Mapping[str, Node] = field(default_factory=dict)
     readers: Mapping[str, list[Node]] = field(default_factory=dict)
+    shared: dict[Any, str] = field(default_factory=dict)  # values that a rewrite made and another may read
+    polynomials: dict[str, Any] = field(default_factory=dict)  # of `polynomial.expand`, which several rewrites ask
 
     def made_by(self, name: str, *op_types: str) -> Node | None:
         """The node of this graph that computes a value, if it is one of ONNX's operators `op_types`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from tests.optimize.models import agree, operators
 from tests.optimize.test_activations import PROVIDERS, Writer, values
@@ -167,6 +168,24 @@ def test_heads_that_share_keys_and_values(times, provider):
     found = agree(w.model(feed, y), feed, providers=[provider])
     assert found["Attention"] == 1
     assert "Reshape" not in found
+
+
+def test_heads_shared_as_the_older_exporter_writes_it():
+    """Expand reads Where(shape == -1, 1, shape), the shape from what the model is fed."""
+    w = Writer()
+    feed = feed_of(heads=4) | {"k": values((2, 2, 5, 8), seed=1), "v": values((2, 2, 5, 8), seed=2)}
+    w.constants |= {"two": np.array([2]), "zero": np.array([0]), "minus": np.array(-1), "rest": np.array([2, 2, 5, 8]),
+                    "five": np.array([5]), "out": np.array([4, 5, 8])}  # fmt: skip
+    batch = w("Gather", w("Shape", "q"), "zero")
+    shape = w("Concat", batch, "rest", axis=0)
+    ones = w("ConstantOfShape", "five", value=numpy_helper.from_array(np.array([1])))
+    target = w("Where", w("Equal", shape, w("Mul", ones, "minus")), ones, shape)
+    after = w("Concat", batch, "out", axis=0)
+    k, v = (w("Reshape", w("Expand", w("Unsqueeze", x, "two"), target), after) for x in "kv")
+    y = attended(w, "q", turned(w, k, "swap", None), v)
+    dims = {"q": ["b", 4, "s", 8], "k": ["b", 2, 5, 8], "v": ["b", 2, 5, 8]}
+    found = agree(w.model(feed, y, dims=dims), feed)
+    assert (found["Attention"], found["Softmax"]) == (1, 0)
 
 
 def test_repeats_that_broadcast_the_keys_too():

@@ -211,6 +211,15 @@ def test_slices(shape, data, opset):
     assert "Slice" not in found or not whole
 
 
+def test_a_slice_whose_axes_nobody_knows_stays():
+    """As in the body of a loop, where the shapes of the starts are not known."""
+    w = Writer()
+    feed = {"x": values(5), "a": np.array([1]), "b": np.array([3]), "n": np.array([1])}
+    start, end = w("Reshape", "a", "n"), w("Reshape", "b", "n")
+    proto = w.model(feed, ends(w, w("Slice", "x", start, end)), dims={"n": ["r"]})
+    assert agree(proto, feed, 0, 0)["Slice"] == 1
+
+
 @settings(max_examples=30, deadline=None)
 @given(SHAPES, st.integers(-1, 1), st.sampled_from([9, 13, 21]), st.sampled_from(["constant", "edge"]))
 def test_pads(shape, pad, opset, mode):

@@ -90,6 +90,28 @@ def test_nan_and_infinities_spread_as_before(opset, provider):
     assert agree(w.model({"x": x}, y, opset=opset), {"x": x}, providers=[provider]) == {"LayerNormalization": 1}
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from([13, 17, 20]), st.data())
+def test_layer_norm_with_the_mean_apart(shape, opset, data):
+    """As TensorFlow writes it."""
+    w = Writer()
+    w.constants |= {"scale": values(shape[-1:], seed=3), "shift": values(shape[-1:], seed=4)}
+    centre = mean(w, "x", [-1], opset)
+    variance = mean(w, square(w, w("Sub", "x", centre), "Mul"), [-1], opset)
+    root = w("Reciprocal", w("Sqrt", w("Add", variance, 1e-3)))
+
+    def either(op_type, *pair):
+        return w(op_type, *(pair if data.draw(st.booleans()) else pair[::-1]))
+
+    a = either("Mul", root, "scale")
+    y = either("Add", either("Mul", "x", a), w("Sub", "shift", either("Mul", centre, a)))
+    x = values(shape)
+    assert agree(w.model({"x": x}, y, opset=opset), {"x": x}, 1e-4, 1e-4) == {"LayerNormalization": 1}
+    z = either("Add", either("Mul", "u", a), w("Sub", "shift", either("Mul", centre, a)))  # something else's mean
+    feed = {"x": x, "u": values(shape, seed=7)}
+    assert "ReduceMean" in agree(w.model(feed, z, opset=opset), feed, 1e-4, 1e-4)
+
+
 def test_without_a_scale():
     w = Writer()
     x = values((2, 3, 4))
@@ -176,8 +198,9 @@ def test_root_mean_square_in_any_spelling(shape, opset, squared, divided, turned
     assert found == {name: 1, "Add": 1} if shifted else found == {name: 1}
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("opset", [17, 23])
-def test_root_mean_square_in_float32_between_halves(opset):
+def test_root_mean_square_in_float32_between_halves(opset, provider):
     """As Llama computes it: squares of halves would overflow."""
     w = Writer()
     x = (values((2, 3, 8)) * 300).astype(np.float16)
@@ -185,7 +208,7 @@ def test_root_mean_square_in_float32_between_halves(opset):
     n = divide(w, wide, mean(w, square(w, wide, "Pow"), [-1], opset), "Reciprocal", 1e-6)
     w.constants["scale"] = values(8, np.float16)
     y = w("Mul", "scale", w("Cast", n, to=TensorProto.FLOAT16))
-    found = agree(w.model({"x": x}, y, opset=opset), {"x": x}, 2e-3, 2e-3)
+    found = agree(w.model({"x": x}, y, opset=opset), {"x": x}, 2e-3, 2e-3, [provider])
     assert found == {"RMSNormalization" if opset >= 23 else "SimplifiedLayerNormalization": 1}
 
 

@@ -1,0 +1,111 @@
+"""What the optimiser takes for certain of shapes is true: of every case of ONNX's own suite, and of open dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance import cases
+from ortlite import load
+from ortlite.errors import OrtError
+from ortlite.optimize.shapes import RULES, learn, product, quotient, total
+from tests.optimize.models import model, node, outputs
+
+
+def fits(known, found):
+    return len(known) == len(found) and all(isinstance(a, str) or a == b for a, b in zip(known, found, strict=True))
+
+
+def wrong(proto, values, fed):
+    """Values whose learnt shape or elements are not those that are known; with `fed`, inputs are constants."""
+    try:
+        graph = load.load(proto.SerializeToString()).graph
+    except OrtError:
+        return []
+    constants = {**graph.constants}
+    if fed:
+        constants |= {name: v for name, v in zip(graph.inputs, values[0], strict=False) if isinstance(v, np.ndarray)}
+    facts = learn(graph, constants)
+    problems = []
+    for name, value in zip(graph.outputs, values[1], strict=False):
+        if not isinstance(value, np.ndarray):
+            continue
+        shape, elements = facts.shapes.get(name), facts.values.get(name)
+        if shape is not None and not fits(shape, value.shape):
+            problems.append((name, shape, value.shape))
+        if elements is not None and not fits(elements, value.reshape(-1).tolist()):
+            problems.append((name, elements, value))
+    return problems
+
+
+@pytest.mark.parametrize("fed", [False, True])
+def test_every_case_of_the_suite(fed):
+    problems, seen = {}, set()
+    for name, (kind, case) in cases.load_cases().items():
+        if kind == "real":  # large
+            continue
+        proto = cases.case_model(case)
+        seen.update(n.op_type for n in proto.graph.node)
+        for values in cases.data_sets(case, proto)[:1]:
+            if found := wrong(proto, values, fed):
+                problems[name] = found
+    assert not problems
+    assert len(seen & RULES.keys()) > 100
+
+
+DIMS = st.lists(st.one_of(st.integers(0, 6), st.sampled_from(["a:0", "b:1", "c[0]"])), max_size=4)
+
+
+@given(DIMS, DIMS, st.dictionaries(st.sampled_from(["a:0", "b:1", "c[0]"]), st.integers(1, 5), min_size=3))
+def test_products_sums_and_quotients(one, other, numbers):
+    """Written alike, they are the same number, whatever the symbols stand for."""
+
+    def number(dims):
+        return [numbers.get(d, d) for d in dims]
+
+    assert product(one) == product(sorted(one, key=str))
+    assert total(one) == total(sorted(one, key=str))
+    if product(one) == product(other):
+        assert np.prod(number(one)) == np.prod(number(other))
+    if total(one) == total(other):
+        assert sum(number(one)) == sum(number(other))
+    found = quotient([*one, *other], other)
+    if isinstance(product(one), int) and 0 not in other and not isinstance(found, str):
+        assert found == product(one)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_symbols_stand_for_one_number(data):
+    """A chain of operators at sizes that are open: what is called the same is the same in every run."""
+    nodes, constants = [], {"one": np.array([1]), "rest": np.array([-1, 4])}
+    value = "x"
+    for i in range(data.draw(st.integers(1, 4))):
+        kind = data.draw(st.sampled_from(["Transpose", "Concat", "Reshape", "Unsqueeze", "Shape", "Sum"]))
+        out = f"t{i}"
+        if kind == "Transpose":
+            nodes.append(node(kind, [value], [out]))
+        elif kind == "Concat":
+            nodes.append(node(kind, [value, value], [out], axis=0))
+        elif kind == "Reshape":
+            nodes.append(node(kind, [value, "rest"], [out]))
+        elif kind == "Unsqueeze":
+            nodes.append(node(kind, [value, "one"], [out]))
+        elif kind == "Shape":
+            nodes += [node("Shape", [value], [f"{out}s"]), node("ConstantOfShape", [f"{out}s"], [out])]
+        else:
+            nodes.append(node("Add", [value, value], [out]))
+        value = out
+    proto = model(nodes, {"x": np.zeros((4, 8), np.float32)}, [value], constants, dims={"x": ["n", "m"]})
+    graph = load.load(proto.SerializeToString()).graph
+    shape = learn(graph, graph.constants).shape(value)
+    for size in ((4, 8), (2, 6)):
+        got = outputs(proto, {"x": np.zeros(size, np.float32)})[0].shape
+        if shape is None:
+            continue
+        assert len(got) == len(shape)
+        for a, x in zip(shape, got, strict=True):
+            assert all(x == y for b, y in zip(shape, got, strict=True) if a == b)
+            assert not isinstance(a, int) or a == x
