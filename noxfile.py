@@ -72,7 +72,7 @@ def tests(session: nox.Session) -> None:
 def plain(session: nox.Session) -> None:
     """The stages, all operators and the ONNX backend suite without compiled kernels, which the others use."""
     session.install("-e", ".[all]", *group("test"))
-    off = {"ORTLITE_COMPILED": "0"}
+    off = {"ORTLITE_COMPILED": "0", "ORTLITE_TEST_PROVIDERS": "CPUExecutionProvider"}
     session.run("pytest", "-n", "2", *(session.posargs or [*STAGES, "tests/ops"]), env=off)
     session.run("python", "-m", "conformance", "--provider", "CPUExecutionProvider", env=off)
 
@@ -106,15 +106,15 @@ def conformance(session: nox.Session) -> None:
 
 def knowing(library: str) -> list[str]:
     """The test files in which a library can matter: those that name it, and those of operators, which run on it."""
-    known = re.compile(rf"{library}|opcheck|PROVIDERS", re.IGNORECASE)
+    known = re.compile(rf"{library}|opcheck", re.IGNORECASE)
     return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if known.search(path.read_text())]
 
 
-def library(session: nox.Session, name: str, extras: str, provider: str, **env: str) -> None:
-    """What a further library can change: the operator tests run on its provider, and so does all conformance."""
+def library(session: nox.Session, tests: list[str], extras: str, provider: str, **env: str) -> None:
+    """What a further library can change: some tests, and all conformance, on its provider."""
     session.install("-e", f".[all,{extras}]", *group("test"), env=CONSTRAINED)
     variables = {"ORTLITE_TEST_PROVIDERS": provider, **env}
-    session.run("pytest", "-n", "2", *(session.posargs or knowing(name)), env=variables)
+    session.run("pytest", "-n", "2", *(session.posargs or tests), env=variables)
     session.run("python", "-m", "conformance", "--provider", provider, env=env)
     every = ["--every"] if provider == "TorchExecutionProvider" else []  # on JAX ten minutes
     session.run("python", "-m", "conformance.dtypes", *every, "--provider", provider, env=env)
@@ -123,16 +123,25 @@ def library(session: nox.Session, name: str, extras: str, provider: str, **env: 
 @nox.session
 def torch(session: nox.Session) -> None:
     """The tests and the ONNX backend suite on PyTorch, CPU."""
-    library(session, "torch", "torch", "TorchExecutionProvider")
+    library(session, knowing("torch"), "torch", "TorchExecutionProvider")
 
 
 @nox.session
 def jax(session: nox.Session) -> None:
-    """The tests and the ONNX backend suite on JAX, CPU; with PyTorch beside it, for the borders between the two."""
+    """What JAX can change, and the ONNX backend suite on it, CPU; PyTorch beside it, for borders between the two."""
     # most of the time goes into compiling small functions, the same ones in every process
     cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()) / "cache")}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    library(session, "jax", "jax,torch", "JAXExecutionProvider", **cache)
+    tests = [path for path in knowing("jax") if not path.startswith("tests/ops/")]
+    library(session, tests, "jax,torch", "JAXExecutionProvider", **cache)
+
+
+@nox.session
+def jax_ops(session: nox.Session) -> None:
+    """All tests of operators on JAX, every program compiled: half an hour and more, so not by default."""
+    session.install("-e", ".[all,jax]", *group("test"))
+    env = {"ORTLITE_TEST_PROVIDERS": "JAXExecutionProvider", "ORTLITE_TEST_THOROUGH": "1"}
+    session.run("pytest", "-n", "2", *(session.posargs or ["tests/ops"]), env=env)
 
 
 @nox.session

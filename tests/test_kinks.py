@@ -240,6 +240,8 @@ SAMPLED = [
 @pytest.mark.parametrize("library", EACH)
 @pytest.mark.parametrize(("align", "padding", "mode", "rank"), SAMPLED)
 def test_grid_sample(align, padding, mode, rank, library):
+    if (library, mode) == ("jax", "cubic") and (align, padding) != (0, "reflection"):
+        pytest.skip("XLA compiles each for half a minute; torch and the tape share the arithmetic")
     rng = np.random.default_rng(0)
     image = rng.standard_normal((1, 1, *(4, 4, 3)[:rank]))
     grid = rng.permutation(np.resize(PLACES, 48)).reshape((1, 4, 6, 2) if rank == 2 else (1, 2, 2, 4, 3))
