@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -96,7 +97,9 @@ def test_an_error_in_another_thread_reaches_the_caller():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_threads_of_its_own():
     threads.split(lambda a, b: None, 4, 1.0, 2)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other libraries of this process warn of what may become of theirs
+        child = os.fork()
     if not child:
         total = []
         threads.split(lambda a, b: total.append(b - a), 4, 1.0, 2)

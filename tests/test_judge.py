@@ -73,9 +73,9 @@ def in_two_blocks(xp, X, W, B=None, **given):
 
 
 def in_two_orders(xp, X, W, B=None, **given):
-    """The last channels are added up in another order than the others: a row of vector lanes ends before them."""
+    """The last channels differ by a rounding, as where they are added up in another order: vector lanes end before."""
     y = np.copy(conv.conv(xp, X, W, B, **given))
-    y[:, -3:] = in_two_blocks(xp, X, W, B, **given)[:, -3:]
+    y[:, -3:] = np.nextafter(y[:, -3:], np.float32(np.inf))
     return y
 
 

@@ -92,16 +92,17 @@ def match_transposes(view: View, node: Node) -> tuple[str, tuple[int, ...]] | No
     perm = node.attributes.get("perm")
     before = view.made_by(node.inputs[0], "Transpose")
     if before is None:
-        rank = view.rank(node.inputs[0])
+        rank = view.rank(node.inputs[0])  # a permutation of other axes than there are is an error, and stays one
         perm = (0,) * rank if perm is None and rank in {0, 1} else perm
-        return (node.inputs[0], tuple(perm)) if perm is not None and list(perm) == list(range(len(perm))) else None
+        same = perm is not None and list(perm) == list(range(len(perm)))
+        return (node.inputs[0], tuple(perm)) if perm is not None and same and rank == len(perm) else None
     first = before.attributes.get("perm")
     if perm is None and first is None:
         rank = view.rank(before.inputs[0])
         return None if rank is None else (before.inputs[0], tuple(range(rank)))
     reverse = tuple(range(len(perm or first or ())))[::-1]
     perm, first = perm or reverse, first or reverse
-    if len(perm) != len(first):
+    if len(perm) != len(first) or view.rank(before.inputs[0]) != len(first):
         return None
     return before.inputs[0], tuple(first[axis] for axis in perm)
 

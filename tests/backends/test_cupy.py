@@ -64,12 +64,12 @@ def test_a_model_runs_on_it_alone():
         peer = ortlite.InferenceSession(model, providers=[CPU])
         for n in (1, 1, 3):
             x = rng.standard_normal((n, 2, 6, 6)).astype(np.float32)
-            np.testing.assert_allclose(session.run(None, {"x": x})[0], peer.run(None, {"x": x})[0], rtol=1e-5)
+            np.testing.assert_allclose(session.run(None, {"x": x})[0], peer.run(None, {"x": x})[0], 1e-5, 1e-9)
 
         fn = ortlite.function(model)
         y = fn(cupy.asarray(x))
         assert isinstance(y, cupy.ndarray)
-        np.testing.assert_allclose(y.get(), peer.run(None, {"x": x})[0], rtol=1e-5)
+        np.testing.assert_allclose(y.get(), peer.run(None, {"x": x})[0], rtol=1e-5, atol=1e-9)
     """)
 
 
