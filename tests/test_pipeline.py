@@ -17,6 +17,7 @@ from ortlite.provider import create
 CPU = "CPUExecutionProvider"
 STRICT = "StrictExecutionProvider"
 HEAD = '<ir_version: 8, opset_import: ["": 18]> '
+UNFOLDED = ("ShapeFolding", "ReshapeFusion")  # the optimiser sees that `SHAPES` flattens
 SHAPES = (
     HEAD
     + """g (float[A, B] x) => (float[C] y) {
@@ -38,7 +39,7 @@ def shapes():
 
 
 def test_every_stage_prints():
-    stages = pipeline.build(shapes(), [create(STRICT), create(CPU)])
+    stages = pipeline.build(shapes(), [create(STRICT), create(CPU)], disabled=UNFOLDED)
     for stage in (stages.model, stages.partitions, stages.plan, stages.program):
         assert "g" in str(stage)
     assert "CPU host" in str(stages.partitions)
@@ -170,7 +171,7 @@ def test_a_cast_like_of_a_constant_is_folded_where_the_dtype_is_known():
 
 
 def test_specialised_programs_bake_shapes_in():
-    program = pipeline.build(shapes(), [create(CPU)]).program
+    program = pipeline.build(shapes(), [create(CPU)], disabled=UNFOLDED).program
     for size in ((2, 3), (2, 3), (2, 3), (4, 5), (2, 3)):
         x = np.arange(size[0] * size[1], dtype=np.float32).reshape(size) - 3
         np.testing.assert_array_equal(program([x])[0], np.maximum(x, 0).reshape(-1))
