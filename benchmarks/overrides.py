@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import inspect
 import os
 import platform
 import re
@@ -32,7 +31,7 @@ import numpy as np
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
 from ortlite import provider
-from ortlite.derived import Derived
+from ortlite.derived import Derived, takes_derived
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
@@ -470,7 +469,7 @@ def measure(where, pattern):
 def _compiled_row(where, key, fn, case, make):
     """A compiled kernel beside what runs without it: the library's override, or the kernel."""
     kernel, args, keywords = operator_call(where, key, *make())
-    if "derived" in inspect.signature(fn).parameters:
+    if takes_derived(fn):
         fn = partial(fn, derived=Derived(args))
     other = replaced(where)[1].get(key)
     without = kernel if other is None else or_default(other, kernel)

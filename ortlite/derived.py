@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
-__all__ = ["Derived"]
+__all__ = ["Derived", "at_once", "takes_derived"]
+
+
+def at_once(make: Callable[..., Any], *args: Any) -> Any:
+    """`make(*args)`: the default of the keyword `derived`, for whoever calls an override himself. Nothing is kept."""
+    return make(*args)
+
+
+@cache
+def takes_derived(override: Callable[..., Any]) -> bool:
+    """Whether an override declares the keyword `derived`."""
+    return "derived" in inspect.signature(override).parameters
 
 
 class Derived:

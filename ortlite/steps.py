@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ortlite.derived import Derived
+from ortlite.derived import Derived, takes_derived
 from ortlite.errors import typed
 from ortlite.graph import Node
 from ortlite.namespace import Namespace
@@ -160,9 +160,10 @@ def _bind(step: Step, binding: Binding) -> Bound:
         to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
         cast = _outside_trace(to, step.provider, binding)
         return Bound(cast, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
-    if (warm := getattr(step.kernel.override, "warm", None)) is not None:
+    override = step.kernel.override
+    if (warm := getattr(override, "warm", None)) is not None:
         warm(step.given, step.node.attributes)
-    if (override := step.kernel.override) is not None and step.kernel.override_derives:
+    if override is not None and takes_derived(override):
         step = replace(step, kernel=replace(step.kernel, override=partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]

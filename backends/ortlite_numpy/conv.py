@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops.contrib import fused
@@ -74,7 +75,7 @@ def convolved(
     dilations: Sequence[int],
     groups: int,
     threads: int,
-    derived: Any = None,
+    derived: Any = at_once,
     finish: Finish | None = None,
     z: Any = None,
 ) -> Any:
@@ -88,7 +89,6 @@ def convolved(
     y = np.empty((x.shape[0], *out, m), x.dtype)
     if y.size == 0:
         return channels_first(y)
-    make = _made if derived is None else derived
     images = channels_last(x)
     other = None if z is None else channels_last(np.broadcast_to(z, (x.shape[0], m, *out)))
     if groups > 1 and w.shape[1] == 1:
@@ -98,18 +98,14 @@ def convolved(
             images, y = images[:, :, None], y[:, :, None]
             other = None if other is None else other[:, :, None]
             size, strides, dilations, pads = (*size, 1), (*strides, 1), (*dilations, 1), (*pads, (0, 0))
-        _depthwise(images, w, y, size, strides, pads, dilations, threads, make, finish, other)
+        _depthwise(images, w, y, size, strides, pads, dilations, threads, derived, finish, other)
         y = y if y.ndim == x.ndim else y[:, :, 0]
     elif groups == 1 and all(k == 1 for k in size) and not any(map(any, pads)):
         images = images[(slice(None), *(slice(None, None, s) for s in strides))]
-        _pointwise(images, make(weight_columns, w, 1)[0], y, threads, finish, other)
+        _pointwise(images, derived(weight_columns, w, 1)[0], y, threads, finish, other)
     else:
-        _dense(images, make(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other)
+        _dense(images, derived(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other)
     return channels_first(y)
-
-
-def _made(make: Callable[..., Any], *args: Any) -> Any:
-    return make(*args)
 
 
 def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish | None, z: Any) -> None:
@@ -294,7 +290,7 @@ def _depthwise(
     pads: Pads,
     dilations: Sequence[int],
     threads: int,
-    make: Callable[..., Any],
+    derived: Callable[..., Any],
     finish: Finish | None,
     z: Any,
 ) -> None:
@@ -305,7 +301,7 @@ def _depthwise(
     n, out, c, itemsize = y.shape[0], y.shape[1:-1], y.shape[-1], y.itemsize
     width = out[-1]
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
-    lines = make(weight_lines, w, repeats)
+    lines = derived(weight_lines, w, repeats)
     blocks = _blocks(n, out, SMALL // c)
     rank = len(size)
     axes, kernel = list(range(2 * rank + 2)), list(range(rank))
@@ -373,7 +369,7 @@ def conv_node(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Convolution with the bias added block by block, and its weights prepared once."""
     return fused_conv(
@@ -397,7 +393,7 @@ def fused_conv(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype:
@@ -463,7 +459,7 @@ def conv_transpose(
     output_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """As the default body, with weights prepared once, and neighbours put between each other with channels last."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype or X.size == 0:
@@ -487,10 +483,9 @@ def conv_transpose(
     ends = [(-lo, f - hi - o) for (lo, hi), f, o in zip(padding, full, lengths, strict=True)]
     if any(more > 0 for pair in ends for more in pair):  # beyond what the windows reach there is the bias alone
         return NotImplemented
-    make = _made if derived is None else derived
     y = convolved(
         X, np.broadcast_to(X.dtype.type(0), shape), strides=(1,) * len(parts), pads=around, dilations=steps,
-        groups=group, threads=xp.threads, derived=lambda fn, _, *rest: make(transposed, W, *given, fn, *rest),
+        groups=group, threads=xp.threads, derived=lambda fn, _, *rest: derived(transposed, W, *given, fn, *rest),
     )  # fmt: skip
     rank = len(parts)
     apart = channels_last(y).reshape(X.shape[0], *out, channels, *strides)

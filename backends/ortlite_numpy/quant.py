@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops import quant
@@ -42,7 +43,7 @@ def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, der
             return NotImplemented
     if a.shape[-1] != b.shape[0]:
         return NotImplemented  # the kernel says what is wrong
-    wide, bound = by_column(b, b_zero) if derived is None else derived(by_column, b, b_zero)
+    wide, bound = derived(by_column, b, b_zero)
     left = a.astype(np.float32)
     if a_zero is not None:
         left -= quant.by_row(xp, a_zero).astype(np.float32)
@@ -57,7 +58,7 @@ def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, der
 
 
 def matmul_integer(
-    xp: Namespace, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None, *, derived: Any = None
+    xp: Namespace, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None, *, derived: Any = at_once
 ) -> Any:
     """In floats."""
     return integer_product(xp, A, a_zero_point, B, b_zero_point, derived)
@@ -74,7 +75,7 @@ def qlinear_matmul(
     y_scale: Any,
     y_zero_point: Any,
     *,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """The product in floats."""
     total = integer_product(xp, a, a_zero_point, b, b_zero_point, derived)
@@ -93,7 +94,7 @@ def matmul_integer_to_float(
     b_zero_point: Any = None,
     bias: Any = None,
     *,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """The product in floats, scaled in place."""
     total = integer_product(xp, A, a_zero_point, B, b_zero_point, derived)
@@ -103,7 +104,7 @@ def matmul_integer_to_float(
 
 
 def dynamic_quantize_matmul(
-    xp: Namespace, A: Any, B: Any, b_scale: Any, b_zero_point: Any = None, bias: Any = None, *, derived: Any = None
+    xp: Namespace, A: Any, B: Any, b_scale: Any, b_zero_point: Any = None, bias: Any = None, *, derived: Any = at_once
 ) -> Any:
     """The product in floats."""
     quantised = dynamic_quantize_linear(xp, A)
@@ -151,19 +152,14 @@ def _convolution(
         x.shape, w.shape, group, attributes["kernel_shape"], attributes["strides"], attributes["dilations"], pads,
         auto_pad,
     )  # fmt: skip
-    make = _made if derived is None else derived
-    exact = "float32" if make(bound_of, w, w_zero) < EXACT else "float64"
+    exact = "float32" if derived(bound_of, w, w_zero) < EXACT else "float64"
     images = x.astype(exact)
     if x_zero is not None:
         images -= x_zero.astype(exact).reshape(())
     return conv.convolved(
         images, w, strides=strides, pads=pads, dilations=dilations, groups=group, threads=xp.threads, finish=finish,
-        derived=lambda fn, _, *rest: make(prepared, w, w_zero, exact, fn, *rest),
+        derived=lambda fn, _, *rest: derived(prepared, w, w_zero, exact, fn, *rest),
     )  # fmt: skip
-
-
-def _made(make: Callable[..., Any], *args: Any) -> Any:
-    return make(*args)
 
 
 def conv_integer(
@@ -179,7 +175,7 @@ def conv_integer(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """In floats, with channels last in memory."""
     given = {
@@ -208,7 +204,7 @@ def qlinear_conv(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Scaled, rounded and clamped block by block, as floats that hold every integer that occurs."""
     given = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite_numpy import products
 from ortlite_numpy.elementwise import FLOATS
@@ -144,7 +145,7 @@ def lstm(
     input_forget: int = 0,
     layout: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Without peepholes, clipping and coupled gates."""
     given = _given(X, W, R, B, sequence_lens, (initial_h, initial_c), 4, direction, hidden_size, layout)
@@ -152,7 +153,7 @@ def lstm(
         return NotImplemented
     if not _usual(activations, ("sigmoid", "tanh", "tanh"), len(given[0])):
         return NotImplemented
-    weights = prepared(W, R, B, 3, 0) if derived is None else derived(prepared, W, R, B, 3, 0)
+    weights = derived(prepared, W, R, B, 3, 0)
     hidden, half = R.shape[2], X.dtype.type(0.5)
     gates = np.empty((R.shape[0], given[1].shape[1], 4 * hidden), X.dtype)
     open_, i, o, f, g = (gates[..., a * hidden : b * hidden] for a, b in ((0, 3), (0, 1), (1, 2), (2, 3), (3, 4)))
@@ -193,14 +194,14 @@ def gru(
     layout: int = 0,
     linear_before_reset: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Without clipping; the reset gate on either side of the product."""
     given = _given(X, W, R, B, sequence_lens, (initial_h,), 3, direction, hidden_size, layout)
     if given is None or clip or not _usual(activations, ("sigmoid", "tanh"), len(given[0])):
         return NotImplemented
     apart = 1 if linear_before_reset else 0
-    weights = prepared(W, R, B, 2, apart) if derived is None else derived(prepared, W, R, B, 2, apart)
+    weights = derived(prepared, W, R, B, 2, apart)
     hidden, half = R.shape[2], X.dtype.type(0.5)
     product = np.empty((R.shape[0], given[1].shape[1], 3 * hidden), X.dtype)
     both, z, r, n = (product[..., a * hidden : b * hidden] for a, b in ((0, 2), (0, 1), (1, 2), (2, 3)))
@@ -246,13 +247,13 @@ def rnn(
     hidden_size: Any = None,
     layout: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """With hyperbolic tangents, without clipping."""
     given = _given(X, W, R, B, sequence_lens, (initial_h,), 1, direction, hidden_size, layout)
     if given is None or clip or not _usual(activations, ("tanh",), len(given[0])):
         return NotImplemented
-    weights = prepared(W, R, B, 0, 0) if derived is None else derived(prepared, W, R, B, 0, 0)
+    weights = derived(prepared, W, R, B, 0, 0)
     turned = weights[1]
 
     def step(x: Any, h: Any, after: Any, _: Any, rest: Any) -> None:

@@ -103,11 +103,6 @@ class Kernel:
         return self.fn if self.override is None else or_default(self.override, self.fn)
 
     @property
-    def override_derives(self) -> bool:
-        """Whether `override` declares the keyword `derived`: see `ortlite.derived`."""
-        return self.override is not None and "derived" in inspect.signature(self.override).parameters
-
-    @property
     def inputs(self) -> tuple[Param, ...]:
         """Parameters that take the node's inputs, by position."""
         return self._signature[0]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
@@ -260,7 +261,7 @@ def convolved(
         x = x.transpose(0, 2, 3, 1)
         if x.flags.c_contiguous and not X.flags.c_contiguous:
             x = own(x)
-            weights = (derived or _at_once)(_last_1 if one else last, W)
+            weights = derived(_last_1 if one else last, W)
             height, width = x.shape[1], x.shape[2]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
             size = np.array([height, shape[2]], np.int64)
@@ -281,10 +282,6 @@ def convolved(
 
 def _last_1(W: Any) -> Any:
     return np.ascontiguousarray(W[:, 0].T[None])
-
-
-def _at_once(make: Any, *args: Any) -> Any:
-    return make(*args)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
@@ -308,7 +305,7 @@ def conv(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Directly, for few channels a group and for small convolutions."""
     return convolved(xp, X, W, B, "", (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
@@ -330,7 +327,7 @@ def fused_conv(
     kernel_shape: Any = None,
     pads: Any = None,
     strides: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Directly, with the activation on the way."""
     if Z is not None:

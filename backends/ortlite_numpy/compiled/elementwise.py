@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
@@ -194,12 +195,12 @@ def biased(xp: Any, name: str, x: Any, bias: Any, derived: Any) -> Any:
 
 
 @override((MS, "BiasGelu", 1), examples=_two)
-def bias_gelu(xp: Any, A: Any, B: Any, *, derived: Any = None) -> Any:
+def bias_gelu(xp: Any, A: Any, B: Any, *, derived: Any = at_once) -> Any:
     """In one pass."""
     return biased(xp, "gelu", A, B, derived)
 
 
 @override((MS, "FastGelu", 1), examples=lambda dtype, attributes: (*_one(dtype, attributes), *_two(dtype, attributes)))
-def fast_gelu(xp: Any, X: Any, bias: Any = None, *, derived: Any = None) -> Any:
+def fast_gelu(xp: Any, X: Any, bias: Any = None, *, derived: Any = at_once) -> Any:
     """In one pass."""
     return mapped(xp, EACH["fast_gelu"], X) if bias is None else biased(xp, "fast_gelu", X, bias, derived)

@@ -273,7 +273,7 @@ def own(x: Any) -> Any:
 
 def owned(x: Any, derived: Any) -> Any:
     """`own(x)` of what may be a constant."""
-    return own(x) if derived is None else derived(own, x)
+    return derived(own, x)
 
 
 def _alias(x: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite_numpy.compiled.functions import larger, smaller
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import Call, override
@@ -100,10 +101,6 @@ def nothing(scale: Any, dtype: Any) -> Any:
     return np.zeros(prod(scale.shape), dtype)
 
 
-def _at_once(make: Any, *args: Any) -> Any:
-    return make(*args)
-
-
 def _to_whole(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     for kind in WHOLE[:2]:
         x = np.zeros((2, 2), dtype)
@@ -123,7 +120,7 @@ def quantize_linear(
     output_dtype: Any = None,
     precision: Any = None,
     saturate: int = 1,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """In one pass, to integers of 8 and 16 bits."""
     to = y_zero_point.dtype.name if y_zero_point is not None else output_dtype.name if output_dtype else "uint8"
@@ -134,9 +131,8 @@ def quantize_linear(
     if not x.size or (found := _rows(x, y_scale, axis)) is None:
         return NotImplemented
     rows, width, by_column = found
-    make = derived or _at_once
-    scale = make(flat, y_scale)
-    zero = nothing(y_scale, to) if y_zero_point is None else make(flat, y_zero_point)
+    scale = derived(flat, y_scale)
+    zero = nothing(y_scale, to) if y_zero_point is None else derived(flat, y_zero_point)
     y = np.empty((rows, width), to)
     limits = np.iinfo(y.dtype)
     args = (own(x).reshape(rows, width), scale, zero, F(limits.min), F(limits.max), y)
@@ -160,7 +156,7 @@ def dequantize_linear(
     axis: int = 1,
     block_size: int = 0,
     output_dtype: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """In one pass, from integers of up to 32 bits."""
     if x.dtype.name not in {*WHOLE, "int32"} or x_scale.dtype.char != "f" or block_size or not x.size:
@@ -172,10 +168,9 @@ def dequantize_linear(
     if (found := _rows(x, x_scale, axis)) is None:
         return NotImplemented
     rows, width, by_column = found
-    make = derived or _at_once
-    zero = nothing(x_scale, x.dtype) if x_zero_point is None else make(flat, x_zero_point)
+    zero = nothing(x_scale, x.dtype) if x_zero_point is None else derived(flat, x_zero_point)
     y = np.empty((rows, width), F)
-    args = (own(x).reshape(rows, width), make(flat, x_scale), zero, y)
+    args = (own(x).reshape(rows, width), derived(flat, x_scale), zero, y)
     share(xp, dequantise_columns if by_column else dequantise_rows, args, rows, x.size * ELEMENT)
     return y.reshape(x.shape)
 
@@ -274,7 +269,7 @@ def matmul_nbits(
     bits: int = 4,
     block_size: int,
     weight_prepacked: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """4-bit weights: a few rows are multiplied with them as they are packed, many with what a call unpacks."""
     blocks = -(-K // block_size)
@@ -295,7 +290,7 @@ def matmul_nbits(
     if zero_points is None:
         zeros = np.full((N, blocks), F(8))
     elif zero_points.size == N * -(-blocks // 2):
-        zeros = (derived or _at_once)(zeros_of, zero_points, N, blocks)
+        zeros = derived(zeros_of, zero_points, N, blocks)
     else:
         return NotImplemented
     weights, scale = owned(B, derived).reshape(N, blocks, count), owned(scales, derived).reshape(N, blocks)

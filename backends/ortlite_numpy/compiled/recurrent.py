@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.functions import larger, sigmoid, smaller, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.recurrent import DIRECTIONS
 
 MS = "com.microsoft"
 F = np.float32
 PRODUCT, ACTIVATION = 0.06e-9, 1.2e-9  # seconds for a product of two numbers, for an activation
-DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 
 
 @loops(FREE)
@@ -196,10 +197,6 @@ def prepared(W: Any, R: Any, B: Any, linear: int) -> Weights:
     return Weights(np.ascontiguousarray(W.reshape(-1, size).T), own(state), own(bias), own(rest))
 
 
-def _directions(direction: str) -> Any:
-    return DIRECTIONS.get(direction.lower())
-
-
 class Run(NamedTuple):
     """What the three kernels have in common."""
 
@@ -221,7 +218,7 @@ def _ready(
 
     `shapes` are those of W and R, and the number of gates; `weights` makes them ready.
     """
-    directions = _directions(direction)
+    directions = DIRECTIONS.get(direction.lower())
     (count, width, size), (also, high, hidden), gates = shapes
     if directions is None or X.ndim != 3 or X.dtype.char != "f" or 0 in X.shape or not hidden:
         return None
@@ -299,7 +296,7 @@ def rnn(
     hidden_size: int | None = None,
     layout: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """All steps in one kernel, for tanh, relu and sigmoid."""
     name = activations[0].lower() if activations else ""
@@ -309,7 +306,7 @@ def rnn(
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
     run = _ready(
-        X, (W.shape, R.shape, 1), lambda: (derived or _at_once)(prepared, W, R, B, 0), sequence_lens, [initial_h],
+        X, (W.shape, R.shape, 1), lambda: derived(prepared, W, R, B, 0), sequence_lens, [initial_h],
         direction, hidden_size, layout,
     )  # fmt: skip
     if run is None:
@@ -339,7 +336,7 @@ def gru(
     layout: int = 0,
     linear_before_reset: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """All steps in one kernel, for the usual activations."""
     if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh"), W.shape[0]):
@@ -347,7 +344,7 @@ def gru(
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
     run = _ready(
-        X, (W.shape, R.shape, 3), lambda: (derived or _at_once)(prepared, W, R, B, int(bool(linear_before_reset))),
+        X, (W.shape, R.shape, 3), lambda: derived(prepared, W, R, B, int(bool(linear_before_reset))),
         sequence_lens, [initial_h], direction, hidden_size, layout,
     )  # fmt: skip
     if run is None:
@@ -377,10 +374,6 @@ def _lstm(xp: Any, run: Run | None, P: Any, clip: float, input_forget: int, layo
     return _finished(run, layout)
 
 
-def _at_once(make: Any, *args: Any) -> Any:
-    return make(*args)
-
-
 @override("LSTM", examples=_example(4))
 def lstm(
     xp: Any,
@@ -402,7 +395,7 @@ def lstm(
     input_forget: int = 0,
     layout: int = 0,
     output_sequence: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """All steps in one kernel, for the usual activations."""
     if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh", "tanh"), W.shape[0]):
@@ -410,7 +403,7 @@ def lstm(
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
     run = _ready(
-        X, (W.shape, R.shape, 4), lambda: (derived or _at_once)(prepared, W, R, B, 0), sequence_lens,
+        X, (W.shape, R.shape, 4), lambda: derived(prepared, W, R, B, 0), sequence_lens,
         [initial_h, initial_c], direction, hidden_size, layout,
     )  # fmt: skip
     return _lstm(xp, run, P, clip, input_forget, layout, derived)
@@ -456,7 +449,7 @@ def dynamic_quantize_lstm(
     direction: str = "forward",
     hidden_size: int | None = None,
     input_forget: int = 0,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """LSTM's kernel, with weights that were made floats once a session."""
     if not _usual(activations, activation_alpha, activation_beta, clip, ("sigmoid", "tanh", "tanh"), W.shape[0]):
@@ -470,7 +463,7 @@ def dynamic_quantize_lstm(
         return NotImplemented
     run = _ready(
         X, ((count, width, size), (also, high, hidden), 4),
-        lambda: (derived or _at_once)(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
+        lambda: derived(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
         sequence_lens, [initial_h, initial_c], direction, None, 0,
     )  # fmt: skip
     return _lstm(xp, run, P, clip, input_forget, 0, derived)

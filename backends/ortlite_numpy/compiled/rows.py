@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.derived import at_once
 from ortlite_numpy.compiled.functions import exp, larger
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
@@ -249,7 +250,7 @@ def layer_normalization(
     axis: int = -1,
     epsilon: float = 1e-5,
     stash_type: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
@@ -277,7 +278,14 @@ def _by_root(xp: Any, x: Any, axis: int, scale: Any, epsilon: float, derived: An
 
 @override("RMSNormalization", since=23, examples=_scaled, dtypes=FLOATS)
 def rms_normalization(
-    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
+    xp: Any,
+    X: Any,
+    scale: Any,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Row by row."""
     if stash_type is not None and stash_type.name != "float32":
@@ -288,7 +296,14 @@ def rms_normalization(
 
 @override("SimplifiedLayerNormalization", examples=_scaled, dtypes=FLOATS)
 def simplified_layer_normalization(
-    xp: Any, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None, derived: Any = None
+    xp: Any,
+    X: Any,
+    scale: Any,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Row by row."""
     found = _by_root(xp, X, axis, scale, epsilon, derived)
@@ -328,7 +343,7 @@ def skip_layer_normalization(
     bias: Any = None,
     *,
     epsilon: float = 1e-12,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Row by row."""
     total = _skipped(xp, input, skip, bias, derived)
@@ -342,7 +357,7 @@ def skip_layer_normalization(
 
 @override((MS, "SkipSimplifiedLayerNormalization", 1), examples=_skipping, dtypes=FLOATS)
 def skip_simplified_layer_normalization(
-    xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12, derived: Any = None
+    xp: Any, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12, derived: Any = at_once
 ) -> Any:
     """Row by row."""
     total = _skipped(xp, input, skip, bias, derived)
@@ -386,7 +401,7 @@ def _images(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 
 @override("InstanceNormalization", examples=_image, dtypes=FLOATS)
 def instance_normalization(
-    xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = None
+    xp: Any, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = at_once
 ) -> Any:
     """Channel by channel."""
     return _grouped(xp, input, input.shape[1] if input.ndim > 1 else 0, scale, B, epsilon, derived)
@@ -402,7 +417,7 @@ def group_normalization(
     epsilon: float = 1e-5,
     num_groups: int,
     stash_type: Any = None,
-    derived: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """Group by group."""
     if stash_type is not None and stash_type.name != "float32":
@@ -412,7 +427,7 @@ def group_normalization(
 
 @override("GroupNormalization", since=18, examples=_images, dtypes=FLOATS)
 def group_normalization_18(
-    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, derived: Any = None
+    xp: Any, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, derived: Any = at_once
 ) -> Any:
     """Group by group; scale and bias are one a group."""
     if X.ndim < 2 or num_groups < 1 or scale.shape != (num_groups,) or bias.shape != scale.shape:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from ortlite.derived import at_once, takes_derived
 from ortlite.namespace import or_default
 
 __all__ = ["OVERRIDES", "Call", "before", "both", "override", "warm", "warm_all"]
@@ -68,9 +69,9 @@ def before(others: Mapping[Key, Override]) -> dict[Key, Override]:
 
 def both(first: Any, second: Override) -> Override:
     """`first`, and what it leaves `second`; each is handed `derived` if it declares it."""
-    takes = ["derived" in inspect.signature(fn).parameters for fn in (first, second)]
+    takes = [takes_derived(fn) for fn in (first, second)]
 
-    def unequal(*args: Any, derived: Any = None, **keywords: Any) -> Any:
+    def unequal(*args: Any, derived: Any = at_once, **keywords: Any) -> Any:
         more = {"derived": derived}
         result = first(*args, **keywords, **(more if takes[0] else {}))
         return second(*args, **keywords, **(more if takes[1] else {})) if result is NotImplemented else result
