@@ -19,6 +19,7 @@ import numpy as np
 from ortlite import run, specialise
 from ortlite.derived import Derived
 from ortlite.graph import Type
+from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
 from ortlite.specialise import KEY_ELEMENTS
@@ -186,17 +187,19 @@ class Program:
         for position in self.plan.shape_inputs:  # a baked value may be a view of one, whose memory is the caller's
             if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
                 given[position] = given[position].copy()
-        static = specialise.static_slots(self.plan, self.steps, given)
+        static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
-        outputs = run.interpret(self.plan, self.steps, given, specialise.recorder(static, values))
+        kernels: dict[int, Inlined] = {}
+        watch = specialise.recorder(static, values, kernels, self.plan.constants.keys(), shapes)
+        outputs = run.interpret(self.plan, self.steps, given, watch)
         with self._lock:
-            self._keep(key, values)
+            self._keep(key, values, kernels)
         return outputs
 
-    def _keep(self, key: Any, values: Mapping[int, Any]) -> Function:
+    def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self.shared.budget.take(values)
-        function = specialise.generate(self.plan, self.steps, baked)
+        function = specialise.generate(self.plan, self.steps, baked, kernels)
         self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
         return function
 

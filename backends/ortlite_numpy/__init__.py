@@ -95,6 +95,12 @@ class CPUExecutionProvider(ExecutionProvider):
         return compiled.before(ops.OVERRIDES)
 
     @cached_property
+    def recorder(self) -> Any:
+        from ortlite_numpy import record
+
+        return record.recorded
+
+    @cached_property
     def compiles_ahead(self) -> bool:
         wanted = self.options.get("compiled", os.environ.get("ORTLITE_COMPILED", "1"))
         if wanted == "0" or importlib.util.find_spec("numba") is None:

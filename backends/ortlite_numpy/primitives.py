@@ -9,12 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.standard import library
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
@@ -18,6 +16,7 @@ from ortlite.ops import quant
 from ortlite.ops.contrib import quant as contrib
 from ortlite.ops.helpers import require_shape
 from ortlite_numpy import conv, products
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES"]
 

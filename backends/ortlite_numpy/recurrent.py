@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite_numpy import products
 from ortlite_numpy.elementwise import FLOATS
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES"]
 
