@@ -83,13 +83,12 @@ class Signatures:
     seen: dict[Any, int] = field(default_factory=dict)
     misses: int = 0
 
-    def get(self, key: Any) -> Function | None:
-        """The function of a signature."""
+    def get(self, key: Any) -> _Entry | None:
+        """What there is of a signature."""
         entry = self.entries.get(key)
-        if entry is None:
-            return None
-        entry.hits += 1
-        return entry.function
+        if entry is not None:
+            entry.hits += 1
+        return entry
 
     def wants(self, key: Any, *, at_once: bool = False) -> bool:
         """Count a signature that has no function; whether it should get one now. `at_once`: the first time already."""
@@ -147,6 +146,7 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.shared.budget)
+        self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._lock = threading.Lock()
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
@@ -162,9 +162,14 @@ class Program:
         key = self.signature(inputs) if self.specialises and on_step is None else None
         if key is None:
             return run.interpret(self.plan, self.steps, inputs, on_step)
-        function = self._signatures.get(key)
-        if function is not None:
-            return function(*inputs)
+        last = self._last  # most runs are like the one before; to compare two keys costs less than to look one up
+        if last is not None and last[0] == key:
+            last[1].hits += 1
+            return last[1].function(*inputs)
+        entry = self._signatures.get(key)
+        if entry is not None:
+            self._last = key, entry
+            return entry.function(*inputs)
         with self._lock:
             wanted = self._signatures.wants(key, at_once=self.compiles)
         if not wanted:
@@ -174,12 +179,12 @@ class Program:
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
         with self._lock:
-            function = self._signatures.get(key)
-            if function is None:
+            entry = self._signatures.get(key)
+            if entry is None:
                 values = specialise.abstract_values(self.plan, self.steps, inputs)
                 if values is not None:
                     return self._keep(key, values)(*inputs)
-        return self._specialised(key, inputs) if function is None else function(*inputs)
+        return self._specialised(key, inputs) if entry is None else entry.function(*inputs)
 
     def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run once more step by step, for a faster function to keep."""
@@ -201,6 +206,7 @@ class Program:
         baked = self.shared.budget.take(values)
         function = specialise.generate(self.plan, self.steps, baked, kernels)
         self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
+        self._last = None  # it may have lost its place
         return function
 
     def closure(self, captures: Sequence[Any], on_step: OnStep | None = None) -> Closure:
@@ -214,6 +220,11 @@ class Program:
     def signature(self, inputs: Sequence[Any]) -> Any:
         """Shapes and dtypes of the inputs, and the values of those that decide shapes; None: not to be cached."""
         shape_inputs = self.plan.shape_inputs
+        if not shape_inputs:
+            try:
+                return tuple([(value.dtype, value.shape) for value in inputs])
+            except AttributeError:  # a sequence, or nothing
+                pass
         key: list[Any] = []
         for index, value in enumerate(inputs):
             if index in shape_inputs and isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:

@@ -36,7 +36,7 @@ def inlined(
     if not isinstance(step, Call) or step.provider.recorder is None or not bound.pure or not shapes:
         return None
     kernel = step.kernel
-    if kernel.host_result or kernel.python_objects or kernel.data_dependent_shape or "memo" in kernel.injected:
+    if kernel.host_result or kernel.python_objects or kernel.data_dependent_shape:
         return None
     slots: dict[int, int] = {}
     arguments: list[Any] = []

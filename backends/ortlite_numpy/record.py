@@ -11,14 +11,17 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ortlite.provider import Recording
 
-__all__ = ["Traced", "numpy", "opaque", "recorded", "recording"]
+__all__ = ["Traced", "aside", "numpy", "opaque", "recorded", "recording"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 LINES = 256  # of a recording: more are better off in a loop
 SMALL = 1 << 14  # bytes of an array made on the way up to which it is copied: somebody may still write to it
@@ -134,6 +137,20 @@ def _tape(args: Any) -> Tape:
     if tape is None:
         raise Ended
     return tape
+
+
+def aside(fn: F) -> F:
+    """A function whose results are kept: they are arrays, also where a kernel that is being recorded asks first."""
+
+    @wraps(fn)
+    def call(*args: Any, **keywords: Any) -> Any:
+        tape, _current.tape = _current.tape, None
+        try:
+            return fn(*args, **keywords)
+        finally:
+            _current.tape = tape
+
+    return call  # type: ignore[return-value]
 
 
 class Traced:
@@ -476,6 +493,12 @@ WRITING = {np.copyto}
 DIRECT: dict[Any, Any] = {np.einsum: EINSUM}  # without the search for a path
 
 
+def _derived(keep: Any) -> Callable[..., Any]:
+    """What keeps results of constants, and leaves those of other arrays to the recording."""
+    kept = aside(keep)
+    return lambda make, *args: make(*args) if any(map(_traced, args)) else kept(make, *args)
+
+
 def recorded(
     fn: Callable[..., Any],
     xp: Any,
@@ -493,9 +516,14 @@ def recorded(
     given = [Traced(x, names[i], tape, given=True) if i in names else x for i, x in enumerate(args)]
     if recording():
         return None
+    more = dict(keywords)
+    if isinstance(more.get("memo"), dict):
+        more["memo"] = dict(more["memo"])
+    if isinstance(fn, partial) and "derived" in fn.keywords:
+        more["derived"] = _derived(fn.keywords["derived"])
     _current.tape = tape
     try:
-        result = fn(xp, *given, **keywords)
+        result = fn(xp, *given, **more)
         if result is NotImplemented:
             return Recording((), {}, None, (), ())
         values = result if isinstance(result, tuple) else (result,)
