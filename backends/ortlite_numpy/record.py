@@ -23,7 +23,7 @@ __all__ = ["Traced", "aside", "numpy", "opaque", "recorded", "recording"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LINES = 256  # of a recording: more are better off in a loop
+LINES = 512  # of a recording: more are better off in a loop
 SMALL = 1 << 14  # bytes of an array made on the way up to which it is copied: somebody may still write to it
 
 
@@ -50,20 +50,41 @@ class Tape:
         self.prefix = prefix
         self.lines: list[tuple[str, str]] = []  # (target or "", expression or statement)
         self.scope: dict[str, Any] = {}
-        self.names: dict[int, str] = {}
-        self.held: list[Any] = []  # what `names` knows by id
+        self.names: dict[Any, str] = {}
+        self.held: list[Any] = []  # what `names` and `lasting` know by id
+        self.lasting: set[int] = set()  # arrays that nobody writes to
         self.layouts = False  # whether the kernel looked at the layout of an array
         self.count = 0
 
     def constant(self, value: Any) -> str:
         """A name for an object."""
-        if isinstance(value, np.ndarray) and value.flags.writeable and value.nbytes <= SMALL:
-            value = value.copy()
-        if id(value) not in self.names:
-            name = self.names[id(value)] = f"{self.prefix}c{len(self.scope)}"
-            self.scope[name] = value
+        key: Any = id(value)
+        if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype != object:
+            key = value.dtype, value.tobytes()
+        elif isinstance(value, slice):
+            key = str(value)
+        elif isinstance(value, np.ndarray) and self.may_change(value):
+            value = value.copy("K")
+            key = id(value)
+        if key not in self.names:
+            name = self.names[key] = f"{self.prefix}c{len(self.scope)}"
+            self.scope[name] = value.copy() if isinstance(key, tuple) and len(key) == 2 else value
             self.held.append(value)
-        return self.names[id(value)]
+        return self.names[key]
+
+    def may_change(self, array: Any) -> bool:
+        """Whether somebody may still write to an array: one made on the way, which is small."""
+        return bool(array.flags.writeable) and array.nbytes <= SMALL and id(_root(array)) not in self.lasting
+
+    def last(self, value: Any) -> Any:
+        """Note that nobody writes to an array, or to those in a tuple."""
+        if type(value) in {tuple, list}:
+            for item in value:
+                self.last(item)
+        elif isinstance(value, np.ndarray):
+            self.held.append(_root(value))
+            self.lasting.add(id(_root(value)))
+        return value
 
     def text(self, value: Any) -> str:
         """A value as source."""
@@ -100,6 +121,12 @@ class Tape:
         self.count += target
         self.lines.append((name, expression))
         return name
+
+
+def _root(array: Any) -> Any:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _real(value: Any) -> Any:
@@ -493,10 +520,10 @@ WRITING = {np.copyto}
 DIRECT: dict[Any, Any] = {np.einsum: EINSUM}  # without the search for a path
 
 
-def _derived(keep: Any) -> Callable[..., Any]:
+def _derived(keep: Any, tape: Tape) -> Callable[..., Any]:
     """What keeps results of constants, and leaves those of other arrays to the recording."""
     kept = aside(keep)
-    return lambda make, *args: make(*args) if any(map(_traced, args)) else kept(make, *args)
+    return lambda make, *args: make(*args) if any(map(_traced, args)) else tape.last(kept(make, *args))
 
 
 def recorded(
@@ -513,14 +540,14 @@ def recorded(
     the recording begin with `prefix`.
     """
     tape = Tape(prefix)
-    given = [Traced(x, names[i], tape, given=True) if i in names else x for i, x in enumerate(args)]
+    given = [Traced(x, names[i], tape, given=True) if i in names else tape.last(x) for i, x in enumerate(args)]
     if recording():
         return None
     more = dict(keywords)
     if isinstance(more.get("memo"), dict):
         more["memo"] = dict(more["memo"])
     if isinstance(fn, partial) and "derived" in fn.keywords:
-        more["derived"] = _derived(fn.keywords["derived"])
+        more["derived"] = _derived(fn.keywords["derived"], tape)
     _current.tape = tape
     try:
         result = fn(xp, *given, **more)
@@ -564,13 +591,15 @@ def _asarray(a: Any, dtype: Any = None, **keywords: Any) -> Any:
     if keywords:
         raise Ended
     if isinstance(a.value, np.generic):
-        raise Ended
+        return opaque(np.asarray, a) if dtype is None else opaque(np.asarray, a, np.dtype(dtype))
     return a if dtype is None else a.astype(dtype, copy=False)
 
 
 def _array(a: Any, *args: Any, **keywords: Any) -> Any:
     if type(a) is not Traced:
-        return np.array(a, *args, **keywords)
+        if _current.tape is None or not isinstance(a, np.ndarray):
+            return np.array(a, *args, **keywords)
+        return opaque(partial(np.array, **keywords), a, *args)  # a copy is made to be written to
     if args or keywords.keys() - {"order"} or isinstance(a.value, np.generic):
         raise Ended
     return a.copy(keywords.get("order", "K"))

@@ -89,7 +89,7 @@ def _run(
         np.add(y.reshape(time, batch, -1)[:: -1 if turned else 1], bias[d], out=xs[:, d])
     hs = np.empty((time, count, batch, hidden), X.dtype)
     state = [np.zeros((count, batch, hidden), X.dtype) if s is None else _by_direction(s, layout) for s in initial]
-    others = [s.copy() for s in state[1:]]  # cells are changed in place
+    others = [np.array(s, order="C") for s in state[1:]]  # cells are changed in place
     h = state[0]
     if lens is None:
         for t in range(time):

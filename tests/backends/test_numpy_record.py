@@ -189,3 +189,38 @@ def test_an_index_out_of_range_is_told_as_before():
         assert session.run(None, {"i": np.array([2, -1])})[0].tolist() == [3, 3]
     with pytest.raises(ortlite.errors.Fail, match="Gather"):
         session.run(None, {"i": np.array([2, 3])})
+
+
+def test_what_is_kept_for_a_signature_is_made_of_arrays_also_while_a_kernel_is_recorded():
+    @record.aside
+    def steps(count):
+        return record.numpy.ones(count, F)
+
+    kept = []
+
+    def fn(xp, x):
+        kept.append(steps(4))
+        return x * kept[-1]
+
+    check(fn, data(4))
+    assert all(type(array) is np.ndarray for array in kept)
+
+
+def test_results_derived_from_constants_are_kept_as_arrays():
+    from functools import partial
+
+    from ortlite.derived import Derived
+
+    weights = data(4, 4)
+    keep = Derived([weights])
+
+    def doubled(w):
+        return record.numpy.zeros(w.shape, F) + w * 2
+
+    def fn(xp, x, derived):
+        return x @ derived(doubled, weights) + derived(doubled, x)
+
+    found, names = recorded(partial(fn, derived=keep), data(4, 4))
+    assert [type(value) for value in keep._made.values()] == [np.ndarray]
+    (result,) = replay(found, [data(4, 4)], names)
+    np.testing.assert_array_equal(result, data(4, 4) @ (weights * 2) + data(4, 4) * 2)
