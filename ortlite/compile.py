@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -209,6 +210,17 @@ class Program:
         self._last = None  # it may have lost its place
         return function
 
+    def latest(self, inputs: Sequence[Any]) -> _Entry | None:
+        """What there is of the signature of these inputs, if it is that of the last run."""
+        last = self._last
+        return last[1] if last is not None and last[0] == self.signature(inputs) else None
+
+    @cached_property
+    def unread(self) -> frozenset[int]:
+        """Positions of the inputs that no step reads and that are no outputs."""
+        read = {slot for step in self.plan.steps for slot in step.reads()} | set(self.plan.outputs)
+        return frozenset(index for index, slot in enumerate(self.plan.inputs) if slot not in read)
+
     def closure(self, captures: Sequence[Any], on_step: OnStep | None = None) -> Closure:
         """The program as a function of its formal inputs alone."""
         return Closure(self, tuple(captures), on_step)
@@ -238,17 +250,40 @@ class Program:
         return tuple(key)
 
 
-@dataclass(frozen=True, slots=True)
 class Closure:
     """What a kernel gets for a graph attribute, with what is known of the types of its inputs and outputs."""
 
-    program: Program
-    captures: tuple[Any, ...]
-    on_step: OnStep | None = None
+    __slots__ = ("captures", "on_step", "program")
+
+    def __init__(self, program: Program, captures: tuple[Any, ...], on_step: OnStep | None = None):
+        self.program, self.captures, self.on_step = program, captures, on_step
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Run the subgraph."""
         return self.program((*inputs, *self.captures), self.on_step)
+
+    def repeated(self) -> Callable[..., tuple[Any, ...]]:
+        """The same for many calls in a row: inputs like those before go straight to their code."""
+        program, captures = self.program, self.captures
+        if self.on_step is not None or not program.specialises or program.plan.shape_inputs:
+            return self
+        forms: Any = None
+        entry: _Entry | None = None
+
+        def call(*inputs: Any) -> tuple[Any, ...]:
+            nonlocal forms, entry
+            try:
+                given = [(value.dtype, value.shape) for value in inputs]
+            except AttributeError:  # a sequence, or nothing
+                return self(*inputs)
+            if entry is not None and given == forms:
+                entry.hits += 1
+                return entry.function(*inputs, *captures)
+            results = self(*inputs)
+            forms, entry = given, program.latest((*inputs, *captures))
+            return results
+
+        return call
 
     def on(self, xp: Namespace) -> Closure:
         """The same subgraph, its kernels computing in another namespace, unseen by `on_step`."""
@@ -258,6 +293,11 @@ class Closure:
     def input_types(self) -> tuple[Type | None, ...]:
         """Declared or inferred types of the formal inputs."""
         return self.program.plan.input_types
+
+    @property
+    def unread(self) -> frozenset[int]:
+        """Positions of the formal inputs that nothing reads."""
+        return self.program.unread
 
     @property
     def types(self) -> tuple[Type | None, ...]:
