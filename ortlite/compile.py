@@ -1,6 +1,7 @@
 """Stage 5: Plan -> Program: bound steps, and the functions specialised to the signatures that come up.
 
-A Program runs in two ways. *Interpreted*, by the loop of run.py: any shapes. *Specialised*: what depends on shapes
+A Program runs in two ways. *Interpreted*, by the loop of run.py, and after some runs by the same steps written out as
+code: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
 Python function. A signature is specialised when it comes up the second time; the first time already where a library
 compiles and can tell shapes without a run. While the cache is full, a signature must come up often before it takes
@@ -33,6 +34,7 @@ Function: TypeAlias = Callable[..., tuple[Any, ...]]
 BAKED_BYTES = 1 << 26  # of the arrays that all specialised functions of a session hold, besides the model's constants
 KEPT = 16  # specialised functions a program keeps
 SEEN = 256  # signatures it counts
+OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 PATIENCE = 16  # times that a signature comes up before it takes the place of another
 
 
@@ -148,6 +150,8 @@ class Program:
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.shared.budget)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
+        self._any: Function | None = None  # for inputs of all signatures
+        self._interpreted = 0
         self._lock = threading.Lock()
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
@@ -162,7 +166,7 @@ class Program:
         """Run; interpreted where `on_step` wants to run the steps. Raises what run.node_error makes of an exception."""
         key = self.signature(inputs) if self.specialises and on_step is None else None
         if key is None:
-            return run.interpret(self.plan, self.steps, inputs, on_step)
+            return run.interpret(self.plan, self.steps, inputs, on_step) if on_step else self._unspecialised(inputs)
         last = self._last  # most runs are like the one before; to compare two keys costs less than to look one up
         if last is not None and last[0] == key:
             last[1].hits += 1
@@ -174,8 +178,17 @@ class Program:
         with self._lock:
             wanted = self._signatures.wants(key, at_once=self.compiles)
         if not wanted:
-            return run.interpret(self.plan, self.steps, inputs)
+            return self._unspecialised(inputs)
         return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+
+    def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
+        if self._any is None:
+            self._interpreted += 1
+            if self._interpreted <= OFTEN or self.compiles or not self.specialises:
+                return run.interpret(self.plan, self.steps, inputs)
+            self._any = specialise.generate(self.plan, self.steps, {})
+        return self._any(*inputs)
 
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
@@ -250,13 +263,13 @@ class Program:
         return tuple(key)
 
 
+@dataclass(slots=True, eq=False)  # frozen ones take four times as long to make
 class Closure:
     """What a kernel gets for a graph attribute, with what is known of the types of its inputs and outputs."""
 
-    __slots__ = ("captures", "on_step", "program")
-
-    def __init__(self, program: Program, captures: tuple[Any, ...], on_step: OnStep | None = None):
-        self.program, self.captures, self.on_step = program, captures, on_step
+    program: Program
+    captures: tuple[Any, ...]
+    on_step: OnStep | None = None
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Run the subgraph."""

@@ -66,7 +66,8 @@ def while_loop(
     index = 0
     while (limit is None or index < limit) and (going is True or _decided(xp, going)):
         going, state, row = step(index, going, state)
-        rows.append(row)
+        if row:
+            rows.append(row)
         index += 1
     return state, _stacked(xp, rows)
 
