@@ -38,8 +38,10 @@ def loop(
     count = len(v_initial)
     shapes = [(1,) * len(getattr(t, "shape", None) or ()) for t in body.input_types[:2]]
     run, counts = body.repeated(), 0 not in body.unread
-    start, true = (_shaped(xp, xp.asarray(x, dtype=d), shape)
-        for x, d, shape in zip((0, True), (xp.int64, xp.bool), shapes, strict=True))
+    start, true = (
+        _shaped(xp, xp.asarray(x, dtype=d), shape)
+        for x, d, shape in zip((0, True), (xp.int64, xp.bool), shapes, strict=True)
+    )
 
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
