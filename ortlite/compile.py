@@ -20,12 +20,14 @@ import numpy as np
 
 from ortlite import run, specialise
 from ortlite.derived import Derived
+from ortlite.errors import InvalidArgument
 from ortlite.graph import Type
 from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
+from ortlite.provider import ExecutionProvider
 from ortlite.specialise import KEY_ELEMENTS
-from ortlite.steps import Binding, OnStep, bind
+from ortlite.steps import Binding, Bound, OnStep, bind
 
 __all__ = ["Budget", "Closure", "Program", "Shared", "Signatures", "compile_plan"]
 
@@ -67,8 +69,13 @@ class Shared:
 @dataclass(slots=True)
 class _Entry:
     function: Function
-    bytes: int
+    baked: Mapping[int, Any]
+    kernels: Mapping[int, Inlined]
     hits: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(specialise.baked_bytes, self.baked.values()))
 
 
 @dataclass(slots=True)
@@ -109,14 +116,15 @@ class Signatures:
             return at_once or count > 1
         return count >= PATIENCE and count > 2 * min(entry.hits for entry in list(self.entries.values()))
 
-    def keep(self, key: Any, function: Function, size: int) -> None:
-        """Keep a function, which holds `size` bytes, in the place of the one used least if there is no other."""
+    def keep(self, key: Any, entry: _Entry) -> _Entry:
+        """Keep what there is of a signature, in the place of what is used least if there is no other."""
         gone = self.entries.pop(key, None)  # another thread's
         if gone is None and len(self.entries) >= KEPT:
             gone = self.entries.pop(min(self.entries, key=lambda other: self.entries[other].hits))
         self.budget.left += 0 if gone is None else gone.bytes
-        self.entries[key] = _Entry(function, size)
+        self.entries[key] = entry
         self.seen.pop(key, None)
+        return entry
 
 
 class Program:
@@ -219,9 +227,31 @@ class Program:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self.shared.budget.take(values)
         function = specialise.generate(self.plan, self.steps, baked, kernels)
-        self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
-        self._last = None  # it may have lost its place
+        entry = _Entry(function, baked, kernels or {})
+        self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function
+
+    def pieces(self, inputs: Sequence[Any]) -> tuple[Plan, list[tuple[Bound, Function]]]:
+        """The plan at the signature of these inputs: its steps, and the code of each, a function of what it reads."""
+        entry = self._signatures.get(self.signature(inputs)) if self.specialises else None
+        baked, kernels = ({}, {}) if entry is None else (entry.baked, entry.kernels)
+        plan = replace(self.plan, constants={**self.plan.constants, **baked})
+        pieces = []
+        for bound in specialise.live_steps(self.plan, self.steps, baked):
+            made = tuple(slot for slot in bound.outputs if slot is not None)
+            read = tuple(slot for slot in dict.fromkeys(bound.step.reads()) if slot not in plan.constants)
+            one = replace(plan, inputs=read, outputs=made)
+            pieces.append((bound, specialise.generate(one, [bound], {}, kernels)))
+        return plan, pieces
+
+    def zeros(self) -> list[Any]:
+        """Inputs of the signature of the last specialised run: zeros, but for those that decide shapes.
+
+        Raises InvalidArgument where there was none.
+        """
+        if self._last is None:
+            raise InvalidArgument("no signature has been specialised yet: run the session twice, or give a feed")
+        return [_zeros(form, place) for form, place in zip(self._last[0], self.plan.input_providers, strict=True)]
 
     def latest(self, inputs: Sequence[Any]) -> _Entry | None:
         """What there is of the signature of these inputs, if it is that of the last run."""
@@ -319,6 +349,17 @@ class Closure:
 
 
 _UNKNOWN: Any = ("?",)
+
+
+def _zeros(form: Any, place: ExecutionProvider) -> Any:
+    """A value of which that form went into a signature."""
+    if form is None or not form or isinstance(form[0], tuple) or form[0] is None:  # nothing, or a sequence
+        return None if form is None else tuple(_zeros(item, place) for item in form)
+    dtype, shape, *content = form
+    if not content:
+        return place.xp.zeros(shape, dtype=dtype)
+    flat = np.array(content[0], dtype) if dtype.kind == "O" else np.frombuffer(content[0], dtype)
+    return flat.reshape(shape)
 
 
 def _form(value: Any) -> Any:

@@ -23,7 +23,7 @@ from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 
-__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "live_steps", "static_slots"]
 
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
 
@@ -135,7 +135,7 @@ def generate(
     `kernels` has, by the id of a step, the code that stands for its kernel.
     """
     baked = {**plan.constants, **values}
-    return _Writer(plan, baked, kernels or {}).function(_live(plan, steps, baked))
+    return _Writer(plan, baked, kernels or {}).function(live_steps(plan, steps, values))
 
 
 def baked_bytes(value: Any) -> int:
@@ -145,8 +145,9 @@ def baked_bytes(value: Any) -> int:
     return int(getattr(value, "nbytes", 0))
 
 
-def _live(plan: Plan, steps: Sequence[Bound], baked: Mapping[int, Any]) -> list[Bound]:
-    """The steps that still have to run; each frees the slots that no later one reads."""
+def live_steps(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> list[Bound]:
+    """The steps that still have to run where `values` are known; each frees the slots that no later one reads."""
+    baked = {**plan.constants, **values}
     needed = set(plan.outputs)
     keep = needed | set(plan.inputs) | baked.keys()
     live: list[Bound] = []
@@ -295,6 +296,8 @@ class _Writer:
             code.add(f"{indent}if {result} is NotImplemented: {result} = {otherwise[0]}", bound)
         for position, slot in wanted if bound.multiple else ():
             code.add(f"{indent}v{slot} = {result}[{position}]", bound)
+        if result == "t":
+            code.add(f"{indent}t = None", bound)  # it would hold all of them
 
 
 def _readers(steps: Sequence[Bound]) -> Counter[int]:

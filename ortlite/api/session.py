@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Shared
     from ortlite.graph import Graph, Model
+    from ortlite.memory import MemoryPlan
     from ortlite.pipeline import Stages
     from ortlite.provider import ExecutionProvider
 
@@ -265,6 +266,20 @@ class InferenceSession:
         if taps is None:
             return outside
         return outside[: len(wanted)], dict(zip(tapped, outside[len(wanted) :], strict=True))
+
+    def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
+        """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
+
+        Print it, or draw it by `svg()`. Runs the model, step by step.
+        """
+        from ortlite import memory
+        from ortlite.api.values import to_outside
+        from ortlite.provider import entered
+
+        whole, program = self._whole, self._whole.stages.program
+        with entered(whole.stages.plan.providers):
+            inputs = program.zeros() if input_feed is None else whole.carried(whole.feed.values(input_feed))
+            return memory.of(program, inputs, whole.graph.inputs, to_outside)
 
     def _tapped(self, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:
         """The values that names and regular expressions mean: constants, then in the order of computation."""
