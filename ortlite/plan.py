@@ -367,7 +367,7 @@ class _Planner:
             else:
                 outputs.append(self.new(name, where[name]) if name else None)
         if override is not None:
-            kernel = replace(kernel, override=override)
+            kernel = kernel.replaced(override)
         given = tuple(self.dtype(name, widen) for name in node.inputs)
         self.steps.append(
             Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types, (), given)

@@ -164,7 +164,7 @@ def _bind(step: Step, binding: Binding) -> Bound:
     if (warm := getattr(override, "warm", None)) is not None:
         warm(step.given, step.node.attributes)
     if override is not None and takes_derived(override):
-        step = replace(step, kernel=replace(step.kernel, override=partial(override, derived=binding.derived)))
+        step = replace(step, kernel=step.kernel.replaced(partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:

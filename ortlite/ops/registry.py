@@ -14,7 +14,7 @@ import inspect
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
@@ -101,6 +101,12 @@ class Kernel:
     def body(self) -> Callable[..., Any]:
         """The function to call: `fn`, or `override` with `fn` for what that leaves to it."""
         return self.fn if self.override is None else or_default(self.override, self.fn)
+
+    def replaced(self, override: Callable[..., Any]) -> Kernel:
+        """The kernel with another function to run in its place; its signature is not read again."""
+        other = replace(self, override=override)
+        other.__dict__["_signature"] = self._signature
+        return other
 
     @property
     def inputs(self) -> tuple[Param, ...]:
