@@ -20,18 +20,21 @@ from google.protobuf.message import DecodeError
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.load import functions, graph, shapes
-from ortlite.load.tensors import Tensors, text
+from ortlite.load.tensors import Given, Tensors, text
 
-__all__ = ["load"]
+__all__ = ["Given", "load"]
 
 log = logging.getLogger("ortlite")
 
 
-def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = None) -> Model:
+def load(
+    source: str | os.PathLike[str] | bytes, *, external_data: str | None = None, given: Given | None = None
+) -> Model:
     """Read a model from a path or from bytes.
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
-    working directory). Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
+    working directory). `given` goes in the place of what the file says.
+    Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
     each naming what is wrong.
     """
     if isinstance(source, bytes):
@@ -39,7 +42,7 @@ def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = 
     else:
         path = Path(os.fsdecode(source))
         name, proto, folder = str(path), _parse(_read(path), str(path)), Path(external_data or path.parent)
-    file = graph.File(Tensors(folder))
+    file = graph.File(Tensors(folder, given or Given()))
     try:
         return _model(proto, file)
     except OrtError:
@@ -68,12 +71,17 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         graph_description=_prose(proto.graph.doc_string),
         version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
+        denotations={value.name: _denotations(value) for value in proto.graph.input},
     )
     file.reading = "shapes"
     shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _denotations(value: onnx.ValueInfoProto) -> tuple[str, ...]:
+    return tuple(_prose(dimension.denotation) for dimension in value.type.tensor_type.shape.dim)
 
 
 def _prose(value: str | bytes) -> str:
