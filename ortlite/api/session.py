@@ -132,7 +132,7 @@ class InferenceSession:
         assert source is not None
         folder = entries.get("session.model_external_initializers_file_folder_path")
         with typed(f"Load model from {self._model_path or 'bytes'} failed"):
-            model = load.load(source, external_data=folder)
+            model = load.load(source, external_data=folder, format_=entries.get("session.load_model_format", ""))
         model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
         _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
         listed = entries.get("optimization.disable_specified_optimizers", "")
