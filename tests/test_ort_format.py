@@ -255,7 +255,8 @@ MODELS = {
     "bodies": (
         "g (float[2] x, bool c, int64 n) => (float[2] y, float[?,2] z) { u = If (c) <then_branch = a () => "
         "(float[2] p) { p = Neg(x) }, else_branch = b () => (float[2] q) { q = Abs(x) }> k = "
-        "Constant <value = bool {1}> () y, z = Loop (n, k, u) <body = d (int64 i, bool go, float[2] s) => (bool on, float[2] t, float[2] o) "
+        "Constant <value = bool {1}> () y, z = Loop (n, k, u) "
+        "<body = d (int64 i, bool go, float[2] s) => (bool on, float[2] t, float[2] o) "
         "{ on = Identity(go) t = Add(s, x) o = Identity(t) }> }"
     ),
     "function": (

@@ -7,17 +7,14 @@ records of optimisations, which only onnxruntime reads, are left out.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from math import prod
-from typing import Any
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from ortlite import dtypes, errors
+from ortlite import dtypes
 from ortlite.errors import Fail, InvalidGraph
+from ortlite.load.tables import DAMAGED, File, Table, fields
 
 __all__ = ["HERE", "IDENTIFIER", "VERSIONS", "read"]
 
@@ -25,13 +22,8 @@ IDENTIFIER = b"ORTM"  # bytes 4 to 8
 HERE = ""  # the location of tensors that lie in this file
 VERSIONS = range(1, 7)  # of the format; 1 to 6 differ in fields that were added, and in what only kernels need
 
-DEPTH = 64  # tables inside one another, and
-TABLES = 1_000_000  # tables in all: what onnxruntime accepts, too; and no more than there is room for in the file
-COPIED = 2**28  # bytes of names and lists, beyond four times the file: strings may be shared
-
-FIELDS = {
-    kind: {name: 4 + 2 * place for place, name in enumerate(names.split())}  # where a table says where the field is
-    for kind, names in {
+FIELDS = fields(
+    {
         "InferenceSession": "ort_version model",
         "Model": "ir_version opset_import producer_name producer_version domain model_version doc_string graph "
         "graph_doc_string metadata_props",
@@ -51,8 +43,8 @@ FIELDS = {
         "Shape": "dim",
         "Dimension": "value denotation",
         "DimensionValue": "dim_type dim_value dim_param",
-    }.items()
-}
+    }
+)
 TENSOR, SEQUENCE, MAP = 1, 2, 3  # what a TypeInfo holds
 VALUE, PARAM = 1, 2  # what a DimensionValue holds
 
@@ -63,16 +55,10 @@ def read(data: bytes | memoryview) -> onnx.ModelProto:
     Raises Fail for what is no such file or has another version, InvalidGraph for a tensor that cannot be, and
     NotImplemented where the package flatbuffers is missing.
     """
-    try:
-        import flatbuffers
-    except ImportError:
-        raise errors.NotImplemented(
-            "The model is in ORT format, which is read by the package flatbuffers: pip install 'ortlite[ort]'"
-        ) from None
     if data[4:8] != IDENTIFIER:
         raise Fail("ORT model verification failed. (bytes 4 to 8 are not ORTM)")
     try:
-        session = _File(data, flatbuffers).root("InferenceSession")
+        session = File(data, FIELDS, "A model in ORT format is").root("InferenceSession")
         version = session.text("ort_version")
         if not version.isdecimal() or int(version) not in VERSIONS:
             raise Fail(
@@ -82,104 +68,11 @@ def read(data: bytes | memoryview) -> onnx.ModelProto:
         if model is None:
             raise Fail("Missing Model. Invalid ORT format model.")
         return _model(model)
-    except (struct.error, ValueError, TypeError, IndexError, OverflowError) as error:
+    except DAMAGED as error:
         raise Fail(f"ORT model verification failed. ({error})") from error
 
 
-class _File:
-    """The bytes of a file, and how much of them has been read."""
-
-    def __init__(self, data: bytes | memoryview, flatbuffers: Any):
-        self.data = memoryview(data)
-        self.flatbuffers = flatbuffers
-        self.numbers = flatbuffers.number_types
-        self.tables = min(TABLES, len(data) // 8)  # the table itself, and what refers to it: four bytes each
-        self.copied = COPIED + 4 * len(data)
-
-    def root(self, kind: str) -> _Table:
-        return _Table(self, self.offset(0), kind, 0)
-
-    def offset(self, position: int) -> int:
-        """Where the offset at `position` leads."""
-        return position + int(self.flatbuffers.encode.Get(self.flatbuffers.packer.uoffset, self.data, position))
-
-    def vector(self, position: int, width: int) -> tuple[int, int]:
-        """Where the elements of the vector at `position`, each of `width` bytes, begin, and how many there are."""
-        count = int(self.flatbuffers.encode.Get(self.flatbuffers.packer.uoffset, self.data, position))
-        start = position + 4
-        if start + count * width > len(self.data):
-            raise ValueError(f"{count} elements at byte {start} lead out of the file")
-        return start, count
-
-    def string(self, position: int) -> bytes:
-        start, count = self.vector(position, 1)
-        self.spend(count)
-        return bytes(self.data[start : start + count])
-
-    def spend(self, count: int) -> None:
-        self.copied -= count
-        if self.copied < 0:
-            raise ValueError("its names and lists take too much memory")
-
-
-class _Table:
-    """A table of a file: its fields by name. What is absent is 0, "", empty or None."""
-
-    def __init__(self, file: _File, position: int, kind: str, depth: int):
-        file.tables -= 1
-        if depth > DEPTH or file.tables < 0:
-            raise ValueError("too many tables")
-        self.file, self.depth = file, depth
-        self.table = file.flatbuffers.table.Table(file.data, position)
-        self.fields = FIELDS[kind]
-
-    def place(self, name: str) -> int:
-        """Where the field lies; 0 where it is absent."""
-        place = int(self.table.Offset(self.fields[name]))
-        return place and place + self.table.Pos
-
-    def number(self, name: str, flags: str = "Int32Flags", default: Any = 0) -> Any:
-        place = self.place(name)
-        return self.table.Get(getattr(self.file.numbers, flags), place) if place else default
-
-    def bytes_(self, name: str) -> bytes:
-        place = self.place(name)
-        return self.file.string(self.file.offset(place)) if place else b""
-
-    def text(self, name: str) -> str:
-        return self.bytes_(name).decode()
-
-    def child(self, name: str, kind: str) -> _Table | None:
-        place = self.place(name)
-        return _Table(self.file, self.file.offset(place), kind, self.depth + 1) if place else None
-
-    def children(self, name: str, kind: str) -> Iterator[_Table]:
-        for position in self._positions(name):
-            yield _Table(self.file, position, kind, self.depth + 1)
-
-    def strings(self, name: str) -> list[bytes]:
-        return [self.file.string(position) for position in self._positions(name)]
-
-    def texts(self, name: str) -> list[str]:
-        return [word.decode() for word in self.strings(name)]
-
-    def numbers(self, name: str, dtype: str) -> list[Any]:
-        start, count = self.elements(name, np.dtype(dtype).itemsize)
-        self.file.spend(8 * count)
-        values: list[Any] = np.frombuffer(self.file.data, dtype, count, start).tolist() if count else []
-        return values
-
-    def elements(self, name: str, width: int) -> tuple[int, int]:
-        """Where the elements of a vector begin, and how many there are."""
-        place = self.place(name)
-        return self.file.vector(self.file.offset(place), width) if place else (0, 0)
-
-    def _positions(self, name: str) -> Iterator[int]:
-        start, count = self.elements(name, 4)
-        return (self.file.offset(start + 4 * index) for index in range(count))
-
-
-def _model(model: _Table) -> onnx.ModelProto:
+def _model(model: Table) -> onnx.ModelProto:
     proto = onnx.ModelProto(
         ir_version=model.number("ir_version", "Int64Flags"),
         producer_name=model.text("producer_name"),
@@ -200,7 +93,7 @@ def _model(model: _Table) -> onnx.ModelProto:
     return proto
 
 
-def _graph(proto: onnx.GraphProto, graph: _Table) -> None:
+def _graph(proto: onnx.GraphProto, graph: Table) -> None:
     proto.name = ""  # the format has none; a graph that is set, however, is one
     for tensor in graph.children("initializers", "Tensor"):
         _tensor(proto.initializer.add(), tensor)
@@ -229,7 +122,7 @@ def _graph(proto: onnx.GraphProto, graph: _Table) -> None:
             _attribute(target.attribute.add(), attribute)
 
 
-def _attribute(proto: AttributeProto, attribute: _Table) -> None:
+def _attribute(proto: AttributeProto, attribute: Table) -> None:
     proto.name = attribute.text("name")
     kind = proto.type = attribute.number("type")
     if kind == AttributeProto.FLOAT:
@@ -258,13 +151,13 @@ def _attribute(proto: AttributeProto, attribute: _Table) -> None:
         raise Fail(f"Attribute {proto.name!r} has the type {kind}, which the ORT format does not have.")
 
 
-def _needed(table: _Table | None, name: str) -> _Table:
+def _needed(table: Table | None, name: str) -> Table:
     if table is None:
         raise Fail(f"Null value of attribute {name!r}. Invalid ORT format model.")
     return table
 
 
-def _tensor(proto: TensorProto, tensor: _Table) -> None:
+def _tensor(proto: TensorProto, tensor: Table) -> None:
     proto.name = tensor.text("name")
     proto.dims.extend(tensor.numbers("dims", "<i8"))
     proto.data_type = tensor.number("data_type")
@@ -287,13 +180,13 @@ def _tensor(proto: TensorProto, tensor: _Table) -> None:
         proto.external_data.add(key=key, value=str(value))
 
 
-def _sparse(proto: onnx.SparseTensorProto, sparse: _Table) -> None:
+def _sparse(proto: onnx.SparseTensorProto, sparse: Table) -> None:
     _tensor(proto.values, _needed(sparse.child("values", "Tensor"), "values"))
     _tensor(proto.indices, _needed(sparse.child("indices", "Tensor"), "indices"))
     proto.dims.extend(sparse.numbers("dims", "<i8"))
 
 
-def _value(proto: onnx.ValueInfoProto, value: _Table | None) -> None:
+def _value(proto: onnx.ValueInfoProto, value: Table | None) -> None:
     if value is None:
         return
     proto.doc_string = value.text("doc_string")
@@ -302,7 +195,7 @@ def _value(proto: onnx.ValueInfoProto, value: _Table | None) -> None:
         _type(proto.type, type_)
 
 
-def _type(proto: onnx.TypeProto, type_: _Table) -> None:
+def _type(proto: onnx.TypeProto, type_: Table) -> None:
     kind = type_.number("value_type", "Uint8Flags")
     if kind == TENSOR and (tensor := type_.child("value", "TensorTypeAndShape")) is not None:
         proto.tensor_type.elem_type = tensor.number("elem_type")
@@ -318,7 +211,7 @@ def _type(proto: onnx.TypeProto, type_: _Table) -> None:
         _type(proto.map_type.value_type, _needed(map_.child("value_type", "TypeInfo"), "value_type"))
 
 
-def _dimension(proto: onnx.TensorShapeProto.Dimension, dimension: _Table) -> None:
+def _dimension(proto: onnx.TensorShapeProto.Dimension, dimension: Table) -> None:
     proto.denotation = dimension.text("denotation")
     value = dimension.child("value", "DimensionValue")
     kind = value.number("dim_type", "Int8Flags") if value is not None else 0
