@@ -463,10 +463,11 @@ def _unpacked(packed: np.ndarray, dtype: DType) -> np.ndarray:
     raw = np.ascontiguousarray(packed).reshape(-1).view(np.uint8)[: -(-packed.size // each)]
     found = (raw[:, None] >> (dtype.bits * np.arange(each, dtype=np.uint8))) & (2**dtype.bits - 1)
     found = found.reshape(-1)[: packed.size].reshape(packed.shape)
-    if dtype.kind == "f":
-        return found.view(storage)
     sign = 2 ** (dtype.bits - 1) if dtype.kind == "i" else 0
-    return ((found.astype(np.int8) ^ sign) - sign).astype(storage)
+    result: np.ndarray = (
+        found.view(storage) if dtype.kind == "f" else ((found.astype(np.int8) ^ sign) - sign).astype(storage)
+    )
+    return result
 
 
 def _again(data: Any, code: int | None) -> OrtValue:

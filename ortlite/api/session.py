@@ -222,7 +222,8 @@ class InferenceSession:
         )
         folder = options._entries.get("session.model_external_initializers_file_folder_path")
         with typed(f"Load model from {self._model_path or 'bytes'} failed"), registry.local(options._operators):
-            model = load.load(source, external_data=folder, given=given)
+            format_ = options._entries.get("session.load_model_format", "")
+            model = load.load(source, external_data=folder, given=given, format_=format_)
         return replace(model, graph=_with_dimensions(model, options))
 
     def _configured(self, model: Model) -> SessionOptions:

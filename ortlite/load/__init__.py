@@ -14,12 +14,13 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import functions, graph, shapes
+from ortlite.load import functions, graph, ort_format, shapes
 from ortlite.load.tensors import Given, Tensors, text
 
 __all__ = ["Given", "load"]
@@ -28,21 +29,33 @@ log = logging.getLogger("ortlite")
 
 
 def load(
-    source: str | os.PathLike[str] | bytes, *, external_data: str | None = None, given: Given | None = None
+    source: str | os.PathLike[str] | bytes,
+    *,
+    external_data: str | None = None,
+    given: Given | None = None,
+    format_: str = "",
 ) -> Model:
     """Read a model from a path or from bytes.
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
-    working directory). `given` goes in the place of what the file says.
-    Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
+    working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
+    called .ort, and what begins as such a file, are in ORT format. Raises NoSuchFile, InvalidProtobuf, InvalidArgument,
+    InvalidGraph, Fail or NotImplemented,
     each naming what is wrong.
     """
+    data: bytes | memoryview
     if isinstance(source, bytes):
-        name, proto, folder = "", _parse(source, ""), Path(external_data or ".")
+        name, data, folder = "", source, Path(external_data or ".")
     else:
         path = Path(os.fsdecode(source))
-        name, proto, folder = str(path), _parse(_read(path), str(path)), Path(external_data or path.parent)
-    file = graph.File(Tensors(folder, given or Given()))
+        name, data, folder = str(path), _read(path), Path(external_data or path.parent)
+    tensors = Tensors(folder, given or Given())
+    if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
+        proto = ort_format.read(data)
+        tensors.files[ort_format.HERE] = np.frombuffer(data, np.uint8)
+    else:
+        proto = _parse(data, name)
+    file = graph.File(tensors)
     try:
         return _model(proto, file)
     except OrtError:
@@ -92,8 +105,6 @@ def _prose(value: str | bytes) -> str:
 def _read(path: Path) -> bytes | memoryview:
     """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
     failed = _failed(str(path))
-    if path.suffix == ".ort":
-        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
@@ -111,8 +122,6 @@ def _read(path: Path) -> bytes | memoryview:
 
 def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
     failed = _failed(path)
-    if data[4:8] == b"ORTM":
-        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
