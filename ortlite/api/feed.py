@@ -172,6 +172,8 @@ class Prepared:
             place = plan.input_providers[index]
             try:
                 source = library_of(values[index]) or plan.providers[-1]
+                if source is place:
+                    stats.nbytes, stats.shared = int(values[index].nbytes), True
                 values[index] = transfer(values[index], source, place, stats)
             except Exception as error:
                 name, problem = self.graph.inputs[index], str(error) or type(error).__name__

@@ -15,6 +15,7 @@ import numpy as np
 
 from ortlite import dtypes, run
 from ortlite.api import logs
+from ortlite.forks import renewed_after_fork
 from ortlite.plan import Call, Transfer
 from ortlite.provider import CPU
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
@@ -27,6 +28,8 @@ Json = dict[str, Any]
 class Profiler:
     """The events of a session: `step` is the `on_step` hook that adds one for each node."""
 
+    lock: threading.Lock
+
     def __init__(self, prefix: str, began: int):
         now = datetime.now().astimezone()
         self.path = Path(f"{prefix}_{now:%Y-%m-%d_%H-%M-%S}_{now.microsecond // 1000:03}.json")
@@ -34,7 +37,8 @@ class Profiler:
         self.start_ns = time.time_ns() - 1000 * (logs.now() - began)
         self.events: list[Json] = []
         self.indices: dict[int, int] = {}
-        self.lock = threading.Lock()
+        self.weights: set[int] = set()  # ids of the model's constants
+        renewed_after_fork(self, "lock", threading.Lock)
         self.written = False
 
     def now(self) -> int:
@@ -51,18 +55,18 @@ class Profiler:
 
         def on_step(bound: Bound, values: list[Any]) -> None:
             given = [_given(reader, values) for reader in bound.arguments]
-            constants = [isinstance(reader, ReadConst) for reader in bound.arguments]
             since = self.now()
             if inner is run.step:
                 run.step(bound, values, on_step)
             else:
                 inner(bound, values)
-            self._step(bound, values, since, given, constants)
+            self._step(bound, values, since, given)
 
         return on_step
 
-    def _step(self, bound: Bound, values: list[Any], since: int, given: Sequence[Any], constants: list[bool]) -> None:
+    def _step(self, bound: Bound, values: list[Any], since: int, given: Sequence[Any]) -> None:
         step, node = bound.step, bound.node
+        weights = sum(_bytes(value) for value in given if id(value) in self.weights)
         if isinstance(step, Call):
             kind, provider = step.node.op_type, step.provider.name
         elif isinstance(step, Transfer):
@@ -79,8 +83,8 @@ class Profiler:
             "node_index": str(index),
             "input_type_shape": _types(given),
             "output_type_shape": _types(made),
-            "activation_size": str(sum(_bytes(v) for v, fixed in zip(given, constants, strict=True) if not fixed)),
-            "parameter_size": str(sum(_bytes(v) for v, fixed in zip(given, constants, strict=True) if fixed)),
+            "activation_size": str(sum(map(_bytes, given)) - weights),
+            "parameter_size": str(weights),
             "output_size": str(sum(map(_bytes, made))),
             "thread_scheduling_stats": "",
         }

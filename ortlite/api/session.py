@@ -233,8 +233,10 @@ class InferenceSession:
             return options
         with typed("reading the model's ort_config"):
             wanted = json.loads(model.metadata["ort_config"]).get("session_options", {})
-            for name in wanted.keys() & SESSION_FIELDS:
-                setattr(options, name, type(SessionOptions.FIELDS[name])(wanted[name]))
+        for name in wanted.keys() & SESSION_FIELDS:
+            if type(wanted[name]) is not int:
+                raise RuntimeError(f"{name} option in the model file must be an integer, not {wanted[name]!r}")
+            setattr(options, name, type(SessionOptions.FIELDS[name])(wanted[name]))
         return options
 
     def _build(
@@ -267,6 +269,7 @@ class InferenceSession:
             )
         on_step: OnStep | None = check_types if options._entries.get("ortlite.check_types") == "1" else None
         if profiler is not None:
+            profiler.weights.update(map(id, stages.plan.constants.values()))
             on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
         return Prepared.of(stages, on_step)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import warnings
 from bisect import bisect_right
 from collections import defaultdict
@@ -23,6 +24,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any, TypeVar
 
+from ortlite.forks import renewed_after_fork
 from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 from ortlite.ops.types import Rule
@@ -197,6 +199,7 @@ def _kind(annotation: Any) -> str:
 
 _TABLE: dict[tuple[str, str], list[Kernel]] = {}
 _LOCK = RLock()
+renewed_after_fork(sys.modules[__name__], "_LOCK", RLock)
 _loaded = _loading = False
 
 

@@ -117,7 +117,7 @@ def test_memory_of_another_shape_or_type_is_refused(ort, mul):
         out, binding = np.zeros(shape, dtype), session.io_binding()
         binding.bind_cpu_input("X", X)
         binding.bind_output("Y", "cpu", 0, dtype, shape, out.ctypes.data)
-        with pytest.raises(RuntimeError, match="^Error in execution: "):
+        with pytest.raises(RuntimeError, match=r"^Error in execution: "):
             session.run_with_iobinding(binding)
         assert (out == 0).all()
 
@@ -189,7 +189,9 @@ def test_sequences_come_out(ort):
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
     session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
     (out,) = session.run_with_ort_values(["S"], {"X": ort.OrtValue.ortvalue_from_numpy(np.ones(2, np.float32))})
-    assert out.is_tensor_sequence() and out.data_type() == "seq(tensor(float))" and out.element_type() == 1
+    assert out.is_tensor_sequence()
+    assert out.data_type() == "seq(tensor(float))"
+    assert out.element_type() == 1
     if ort.__name__ == "ortlite":  # onnxruntime gives them by run() alone
         assert [v.tolist() for v in out.numpy()] == [[1, 1], [1, 1]]
 

@@ -20,7 +20,10 @@ def test_a_value_shares_memory_with_its_array(ort):
         "tensor(float)",
         1,
     )
-    assert value.is_tensor() and value.has_value() and not value.is_sparse_tensor() and not value.is_tensor_sequence()
+    assert value.is_tensor()
+    assert value.has_value()
+    assert not value.is_sparse_tensor()
+    assert not value.is_tensor_sequence()
     assert value.tensor_size_in_bytes() == 24
     array[0, 0] = 7
     assert value.numpy()[0, 0] == 7
@@ -86,7 +89,7 @@ def test_unknown_devices_are_refused(ort, name):
 
 
 def test_a_device_that_is_not_here_is_refused(ort):
-    with pytest.raises(RuntimeError, match="^Can't allocate memory on the device using this package of OnnxRuntime"):
+    with pytest.raises(RuntimeError, match=r"^Can't allocate memory on the device using this package of OnnxRuntime"):
         ort.OrtValue.ortvalue_from_numpy(np.zeros(2), "dml", 0)
 
 
@@ -104,8 +107,9 @@ def test_devices(ort):
 def test_dlpack_both_ways(ort, dtype):
     array = np.array([[0, 1], [1, 1]], dtype)
     value = ort.OrtValue.from_dlpack(array)
-    assert value.data_ptr() == array.ctypes.data and value.numpy().dtype == array.dtype
-    assert ort.OrtValue.from_dlpack(value.__dlpack__()).data_type() in {value.data_type()}
+    assert value.data_ptr() == array.ctypes.data
+    assert value.numpy().dtype == array.dtype
+    assert ort.OrtValue.from_dlpack(value.__dlpack__()).data_type() == value.data_type()
 
 
 def test_dlpack_of_what_is_not_contiguous_is_refused(ort):
@@ -124,7 +128,8 @@ def test_vectors(C):
     vector = C.OrtValueVector()
     device = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
     vector.push_back(C.OrtValue.ortvalue_from_numpy(np.arange(3.0), device))
-    assert len(vector) == 1 and vector[0].shape() == [3]
+    assert len(vector) == 1
+    assert vector[0].shape() == [3]
     assert [v.data_type() for v in vector] == ["tensor(double)"]
     assert vector.element_type_at(0) == 11
     arrays = [np.arange(4, dtype=np.int32)]
@@ -137,11 +142,14 @@ def test_sparse_coo(ort):
     values, indices = np.array([1, 2, 3], np.float32), np.array([1, 4, 8], np.int64)
     sparse = ort.SparseTensor.sparse_coo_from_numpy(np.array([3, 3], np.int64), values, indices, device)
     assert sparse.format() == ort.OrtSparseFormat.ORT_SPARSE_COO
-    assert sparse.dense_shape() == [3, 3] and sparse.data_type() == "sparse_tensor(float)"
-    assert sparse.as_coo_view().indices().tolist() == [1, 4, 8] and sparse.values().tolist() == [1, 2, 3]
+    assert sparse.dense_shape() == [3, 3]
+    assert sparse.data_type() == "sparse_tensor(float)"
+    assert sparse.as_coo_view().indices().tolist() == [1, 4, 8]
+    assert sparse.values().tolist() == [1, 2, 3]
     assert not sparse.values().flags.writeable
     value = ort.OrtValue.ort_value_from_sparse_tensor(sparse)
-    assert value.is_sparse_tensor() and value.data_type() == "sparse_tensor(float)"
+    assert value.is_sparse_tensor()
+    assert value.data_type() == "sparse_tensor(float)"
     assert value.as_sparse_tensor().values().tolist() == [1, 2, 3]
     with pytest.raises(RuntimeError):
         sparse.to_cuda(ort.OrtDevice.make("cuda", 0))
@@ -152,7 +160,8 @@ def test_sparse_csr(ort):
     shape, values = np.array([3, 3], np.int64), np.array(["a", "b"])
     inner, outer = np.array([1, 0], np.int64), np.array([0, 1, 1, 2], np.int64)
     sparse = ort.SparseTensor.sparse_csr_from_numpy(shape, values, inner, outer, device)
-    assert sparse.as_csrc_view().inner().tolist() == [1, 0] and sparse.as_csrc_view().outer().tolist() == [0, 1, 1, 2]
+    assert sparse.as_csrc_view().inner().tolist() == [1, 0]
+    assert sparse.as_csrc_view().outer().tolist() == [0, 1, 1, 2]
     assert list(sparse.values()) == ["a", "b"]
 
 
@@ -171,5 +180,6 @@ def test_sparse_tensors_become_dense_ones():
 def test_values_are_copied_and_pickled():
     value = ortlite.OrtValue.ortvalue_from_numpy(np.arange(3.0))
     for again in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
-        assert again.numpy().tolist() == [0, 1, 2] and again.data_type() == "tensor(double)"
+        assert again.numpy().tolist() == [0, 1, 2]
+        assert again.data_type() == "tensor(double)"
         assert again.data_ptr() != value.data_ptr()
