@@ -153,7 +153,9 @@ raise SystemExit(bad)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_children_run_while_the_parents_threads_do():
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=300, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], timeout=300, capture_output=True, text=True, check=False
+    )
     assert found.returncode == 0, found.stderr
 
 
