@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from ortlite.api import environment, logs
 from ortlite.api.names import check_placement, tapped, unknown
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceSession"]
 
+Taps: TypeAlias = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 FALLBACK = ("allow", "warn", "error")
 NO_FALLBACK = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
@@ -307,13 +308,32 @@ class InferenceSession:
             raise Fail(f"{NO_FALLBACK}\n{listed}")
         warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
+    @overload
     def run(
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
         run_options: RunOptions | None = None,
         *,
-        taps: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]: ...
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps,
+        timeout: float | None = None,
+    ) -> tuple[list[Any], dict[str, Any]]: ...
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps | None = None,
         timeout: float | None = None,
     ) -> Any:
         """Compute `output_names` (all outputs, in graph order, when None or empty) from `input_feed`.
@@ -426,7 +446,7 @@ class InferenceSession:
         run_options: RunOptions | None = None,
         *,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> list[Any]:
         """`run` for asyncio: the event loop goes on meanwhile. A task that is cancelled ends its run between two steps.
 
         Example: `outputs = await session.run_async_(None, {"x": x})`.
