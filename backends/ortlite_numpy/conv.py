@@ -14,7 +14,6 @@ from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ortlite.derived import at_once
@@ -26,6 +25,8 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
+from ortlite_numpy.record import numpy as np
+from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["OVERRIDES", "conv", "convolved"]
@@ -215,6 +216,9 @@ class _Scratch(threading.local):
 
     def __call__(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
         """An array of no particular content, until the next one of that name."""
+        return opaque(self.array, name, shape, dtype) if recording() else self.array(name, shape, dtype)
+
+    def array(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
         nbytes = prod(shape) * dtype.itemsize
         if nbytes > KEPT:
             return np.empty(shape, dtype)
@@ -230,7 +234,8 @@ scratch = _Scratch()
 def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
     """as_strided, which takes longer than a small convolution."""
     if x.flags.c_contiguous:
-        return np.ndarray(shape, x.dtype, x, 0, strides)
+        given = (tuple(shape), x.dtype, x, 0, tuple(strides))
+        return opaque(np.ndarray, *given) if recording() else np.ndarray(*given)
     return as_strided(x, shape, strides, writeable=False)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Shared
     from ortlite.graph import Graph, Model
+    from ortlite.memory import MemoryPlan
     from ortlite.pipeline import Stages
     from ortlite.provider import ExecutionProvider
     from ortlite.steps import OnStep
@@ -408,6 +409,20 @@ class InferenceSession:
         if not isinstance(feed, Mapping):
             raise _no_feed(feed)
         return wanted
+
+    def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
+        """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
+
+        Print it, or draw it by `svg()`. Runs the model, step by step.
+        """
+        from ortlite import memory
+        from ortlite.api.values import to_outside
+        from ortlite.provider import entered
+
+        whole, program = self._whole, self._whole.stages.program
+        with entered(whole.stages.plan.providers):
+            inputs = program.zeros() if input_feed is None else whole.carried(whole.feed.values(input_feed))
+            return memory.of(program, inputs, whole.graph.inputs, to_outside)
 
     def run_async(
         self,

@@ -12,8 +12,6 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
@@ -21,6 +19,8 @@ from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
 from ortlite_numpy.compiled.functions import larger, smaller
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import aside
+from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
@@ -219,6 +219,7 @@ def _activated(xp: Any, y: Any, activation: str, params: Sequence[float]) -> Any
 
 
 @lru_cache(maxsize=512)
+@aside
 def placed(
     x: tuple[int, ...], w: tuple[int, ...], auto_pad: str, group: int, kernel_shape: Any, strides: Any, dilations: Any,
     pads: Any,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MANY = 512  # elements from which on our hyperbolic tangent is faster than NumPy's

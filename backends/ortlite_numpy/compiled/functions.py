@@ -5,9 +5,8 @@ Each is within 2 units in the last place, subnormal results and overflow include
 
 from __future__ import annotations
 
-import numpy as np
-
 from ortlite_numpy.compiled.jit import Intrinsic, loops
+from ortlite_numpy.record import numpy as np
 
 __all__ = [
     "celu", "elu", "erf", "exp", "expm1", "fast_gelu", "gelu", "hard_sigmoid", "hard_swish", "log1p", "mish", "relu",
