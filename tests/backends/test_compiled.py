@@ -235,6 +235,7 @@ WINDOWS = [
     {"kernel_shape": (3, 3), "dilations": (2, 3), "auto_pad": "SAME_LOWER"},
     {"kernel_shape": (2, 2), "strides": (3, 2), "auto_pad": "VALID"},
     {"kernel_shape": (5, 4), "strides": (1, 2), "pads": (2, 3, 2, 1)},
+    {"kernel_shape": (2, 3), "pads": (4, 5, 1, 6), "dilations": (1, 3)},
 ]
 
 

@@ -18,7 +18,7 @@ from ortlite.derived import at_once
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
-from ortlite_numpy.compiled.functions import larger, smaller
+from ortlite_numpy.compiled.functions import held
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 
@@ -26,6 +26,7 @@ MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
 FEW = 16  # channels of a group
+STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
 
 @loops(FREE)
@@ -86,10 +87,10 @@ def add_products(x, places, w, rows, count, y):
 
 
 @loops()
-def held(x, y, low, high):
-    """The elements of x, held between two bounds."""
+def hold(y, low, high):
+    """Hold the elements of y between two bounds, in place: of two arrays, LLVM must first know that they are apart."""
     for i in range(y.size):
-        y[i] = smaller(larger(x[i], low), high)
+        y[i] = held(y[i], low, high)
 
 
 @loops()
@@ -149,29 +150,30 @@ def channels_first(x, w, bias, steps, groups, low, high, y, start, stop):
             plane = y[item * out + m]
             for r in range(oh):
                 for j in range(ow):
-                    v = total[r * wide + j]
-                    v = max(v, low)
-                    plane[r, j] = min(v, high)
+                    plane[r, j] = held(total[r * wide + j], low, high)
 
 
 @loops()
 def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
-    """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C) with w (kh, kw, C).
+    """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C).
 
-    `size` are the heights of the images before and after, `steps` as for channels first.
+    w (kh · kw, pixels · C) and bias repeat what there is for a pixel: with a stride of 1, that many pixels side by side
+    are one stretch. `size` are the heights of the images before and after, and that of w and its width; `steps` are as
+    for channels first.
     """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    height, oh = size[0], size[1]
+    height, oh, kh, kw = size[0], size[1], size[2], size[3]
     width, channels = x.shape[1], x.shape[2]
-    kh, kw = w.shape[0], w.shape[1]
     ow = y.shape[1]
-    flat, weights = x.reshape(x.size), w.reshape(kh * kw, channels)
+    pixels = bias.size // channels if sw == 1 else 1
+    flat, out = x.reshape(x.size), y.reshape(y.size)
     shifts, rows = np.empty(kh * kw, np.int64), np.empty(kh * kw, np.int64)
     places = np.empty(kh * kw, np.int64)
     for line in range(start, stop):
         image, i = line // oh, line % oh
         count, before = 0, -1
-        for j in range(ow):
+        j = 0
+        while j < ow:
             b0, b1 = 0, kw
             while b0 < kw and j * sw + b0 * dw - left < 0:
                 b0 += 1
@@ -188,16 +190,20 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
                             count += 1
             for k in range(count):
                 places[k] = shifts[k] + j * sw * channels
-            pixel = y[line, j]
-            for c in range(channels):
-                pixel[c] = bias[c]
-            add_products(flat, places, weights, rows, count, pixel)
-            held(pixel, pixel, low, high)
+            many = 1
+            if pixels > 1 and b0 == 0 and b1 == kw:  # as many as see the whole kernel
+                many = max(min(pixels, ow - j, width - (kw - 1) * dw + left - j), 1)
+            stretch = out[(line * ow + j) * channels : (line * ow + j + many) * channels]
+            for c in range(stretch.size):
+                stretch[c] = bias[c]
+            add_products(flat, places, w, rows, count, stretch)
+            hold(stretch, low, high)
+            j += many
 
 
-def last(W: Any) -> Any:
-    """Weights of a depthwise convolution with the channels last: (kh, kw, C)."""
-    return np.ascontiguousarray(W[:, 0].transpose(1, 2, 0))
+def lines(W: Any, pixels: int) -> Any:
+    """Weights of a depthwise convolution with the channels last, `pixels` times side by side: (kh · kw, pixels · C)."""
+    return np.tile(np.ascontiguousarray(W.reshape(W.shape[0], -1).T), (1, pixels))
 
 
 def _bounds(activation: str, params: Sequence[float]) -> tuple[float, float] | None:
@@ -261,10 +267,13 @@ def convolved(
         x = x.transpose(0, 2, 3, 1)
         if x.flags.c_contiguous and not X.flags.c_contiguous:
             x = own(x)
-            weights = derived(_last_1 if one else last, W)
+            kernel = W.shape[2:] if not one else (1, W.shape[2])
+            pixels = max(min(STRETCH // (m * prod(kernel)), shape[3]), 1)
+            weights = derived(lines, W, pixels)
+            bias = np.zeros(m * pixels, X.dtype) if B is None else derived(np.tile, B, pixels)
             height, width = x.shape[1], x.shape[2]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
-            size = np.array([height, shape[2]], np.int64)
+            size = np.array([height, shape[2], *kernel], np.int64)
             args = (x.reshape(n * height, width, m), weights, bias, steps, size, low, high, y)
             share(xp, channels_last, args, n * shape[2], work * MULTIPLY)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
@@ -278,10 +287,6 @@ def convolved(
         xp, channels_first, (x.reshape(-1, *spatial), w, bias, steps, group, low, high, y), n * group, work * MULTIPLY
     )
     return _activated(xp, y.reshape(n, m, *out), activation, params)
-
-
-def _last_1(W: Any) -> Any:
-    return np.ascontiguousarray(W[:, 0].T[None])
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
