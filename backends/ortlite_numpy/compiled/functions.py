@@ -28,9 +28,9 @@ smaller, larger = Intrinsic("llvm.minimum"), Intrinsic("llvm.maximum")  # NaN wh
 
 @loops()
 def held(x, low, high):
-    """X, not below `low` nor above `high`: NaN stays. (The comparisons become one instruction each, in any processor.)"""
-    x = low if x < low else x
-    return high if x > high else x
+    """X, not below `low` nor above `high`, which are numbers; NaN stays. (Each becomes one instruction everywhere.)"""
+    x = max(x, low)
+    return min(x, high)
 
 
 @loops()
@@ -147,7 +147,7 @@ def softplus(x):
 @loops()
 def mish(x):
     """X · tanh(log(1 + e^x)), the tangent by e^x alone."""
-    w = exp(F(20) if x > F(20) else x)
+    w = exp(min(x, F(20)))
     n = w * (w + TWO)
     return x * (n / (n + TWO))
 
@@ -185,7 +185,7 @@ def elu(x, alpha, gamma):
 @loops()
 def celu(x, alpha, _):
     """x, below 0 `alpha` · (e^(x / `alpha`) - 1)."""
-    return relu(x) + expm1((F(0) if x > F(0) else x) / alpha) * alpha
+    return relu(x) + expm1(min(x, F(0)) / alpha) * alpha
 
 
 @loops()
@@ -197,4 +197,4 @@ def gelu(x):
 @loops()
 def relu(x):
     """The larger of x and 0."""
-    return F(0) if x < F(0) else x
+    return max(x, F(0))
