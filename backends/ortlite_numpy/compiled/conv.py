@@ -17,9 +17,10 @@ import numpy as np
 from ortlite.derived import at_once
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
+from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
-from ortlite_numpy.compiled.functions import held
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 
 MS = "com.microsoft"
@@ -201,6 +202,40 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
             j += many
 
 
+def function(x: Any, a: Any = None, b: Any = None) -> Any:
+    """Stands for the activation in the kernel below."""
+
+
+@loops()
+def finish_rows(y, bias, z, a, b):
+    """Rows of y, in place: function(y + bias + z, a, b). Where nothing is added, z has no rows."""
+    for r in range(y.shape[0]):
+        row = y[r]
+        if z.shape[0]:
+            other = z[r]
+            for i in range(row.size):
+                row[i] = function(row[i] + bias[i] + other[i], a, b)
+        else:
+            for i in range(row.size):
+                row[i] = function(row[i] + bias[i], a, b)
+
+
+@loops()
+def logistic(x, _, __):
+    """Sigmoid, without parameters."""
+    return sigmoid(x)
+
+
+@loops()
+def tangent(x, _, __):
+    """Tanh, without parameters."""
+    return tanh(x)
+
+
+ACTIVATIONS = {"": held, "Relu": held, "Clip": held, "Sigmoid": logistic, "Tanh": tangent, "HardSigmoid": hard_sigmoid}
+FINISH = {fn: with_names(finish_rows, f"finish_{fn.python.__name__}", function=fn) for fn in {*ACTIVATIONS.values()}}
+
+
 def lines(W: Any, pixels: int) -> Any:
     """Weights of a depthwise convolution with the channels last, `pixels` times side by side: (kh · kw, pixels · C)."""
     return np.tile(np.ascontiguousarray(W.reshape(W.shape[0], -1).T), (1, pixels))
@@ -289,12 +324,44 @@ def convolved(
     return _activated(xp, y.reshape(n, m, *out), activation, params)
 
 
+def finished(
+    xp: Any, X: Any, W: Any, B: Any, Z: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any,
+    group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
+) -> Any:  # fmt: skip
+    """NumPy's convolution, every block of which is finished in one pass."""
+    given = [v for v in (W, B, Z) if v is not None]
+    if (
+        X.dtype.char not in "fd"
+        or any(v.dtype != X.dtype for v in given)
+        or (B is None and Z is None and not activation)
+    ):
+        return NotImplemented
+    bounds = _bounds(activation, params)
+    if bounds is None or activation not in ACTIVATIONS or (X.dtype.char == "d" and ACTIVATIONS[activation] is not held):
+        return NotImplemented
+    kernel = FINISH[ACTIVATIONS[activation]]
+    a, b = map(X.dtype.type, bounds if activation != "HardSigmoid" else params)
+    bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
+    nothing = np.empty((0, 0), X.dtype)
+
+    def finish(block: Any, other: Any) -> None:
+        kernel(block, bias, nothing if other is None else own(other), a, b)
+
+    threads = getattr(xp, "threads", 1)
+    return dense.finished(
+        X, W, B, Z, finish, threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
+    )  # fmt: skip
+
+
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     activation = {k: v for k, v in attributes.items() if k in {"activation", "activation_params"}}
     x, w = np.zeros((1, 8, 3, 3), dtype), np.zeros((8, 1, 2, 2), dtype)
     yield (x, w), {"group": 8, **activation}
     if attributes.get("group", 8) > 1:
         yield (np.zeros((1, 3, 3, 8), dtype).transpose(0, 3, 1, 2), w), {"group": 8, **activation}
+    if attributes.get("group", 1) == 1:
+        x, w = np.zeros((1, 64, 32, 16), dtype), np.zeros((64, 64, 1, 1), dtype)
+        yield (x, w, np.zeros(64, dtype)), activation
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)
@@ -313,7 +380,10 @@ def conv(
     derived: Any = at_once,
 ) -> Any:
     """Directly, for few channels a group and for small convolutions."""
-    return convolved(xp, X, W, B, "", (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    return fused_conv(
+        xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
+        strides=strides, derived=derived,
+    )  # fmt: skip
 
 
 @override((MS, "FusedConv", 1), examples=_examples, dtypes=FLOATS)
@@ -334,8 +404,7 @@ def fused_conv(
     strides: Any = None,
     derived: Any = at_once,
 ) -> Any:
-    """Directly, with the activation on the way."""
-    if Z is not None:
-        return NotImplemented
-    params = activation_params or ()
-    return convolved(xp, X, W, B, activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
+    given = (activation, activation_params or (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
+    return finished(xp, X, W, B, Z, *given) if y is NotImplemented else y
