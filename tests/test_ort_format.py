@@ -230,9 +230,9 @@ def test_a_long_name_that_many_share_takes_no_memory():
         tracemalloc.stop()
 
 
-def test_mutants():
+def test_mutants(caplog):
     """Damaged files, each run once: whatever is raised is one of our errors."""
-    logging.getLogger("ortlite").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, "ortlite")
     good = ort_file(GOOD)
     for seed in range(300):
         rng = random.Random(seed)

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import functions, graph, ort_format, shapes
+from ortlite.load import functions, graph, nchwc, ort_format, shapes
 from ortlite.load.tensors import Tensors, text
 
 __all__ = ["load"]
@@ -67,6 +67,7 @@ def _failed(name: str) -> str:
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
     file.define(proto)
+    nchwc.rewrite(proto, file.tensors)
     model = Model(
         graph=graph.read_model_graph(proto, opsets, file),
         opsets=opsets,
