@@ -300,3 +300,14 @@ def test_what_onnxruntime_writes(name, level, tmp_path):
             np.testing.assert_allclose(got, wanted, rtol=1e-6)
         else:
             assert all(map(np.array_equal, got, wanted))
+
+
+def test_a_side_of_a_comparison(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from ortlite.cli.peer import OnnxruntimeSide
+
+    path = tmp_path / "m.ort"
+    path.write_bytes(ort_file(GOOD))
+    model = load.load(path)
+    found = OnnxruntimeSide(path, model).run(model, {"x": X}, ["t", "y"])
+    np.testing.assert_array_equal(found["t"], X @ W)
