@@ -18,6 +18,7 @@ import numpy as np
 
 from ortlite import run, specialise
 from ortlite.derived import Derived
+from ortlite.forks import renewed_after_fork
 from ortlite.graph import Type
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
@@ -146,7 +147,9 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.shared.budget)
-        self._lock = threading.Lock()
+        renewed_after_fork(self, "_lock", threading.Lock)
+
+    _lock: threading.Lock
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
         """A program of a subgraph, or of this plan again."""

@@ -12,6 +12,7 @@ from ortlite.errors import Fail, OrtError, describe
 from ortlite.graph import TensorType
 from ortlite.plan import Call, Plan
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
+from ortlite.stopping import current
 
 __all__ = ["check_types", "interpret", "node_error", "step"]
 
@@ -23,15 +24,17 @@ def interpret(
 
     `on_step(bound, values)`, when given, takes the place of `step`: it sees each bound step and the values of all
     slots before and after, and runs the step itself, by calling `step`. Raises what `node_error` makes of a step's
-    exception.
+    exception, and between two steps what `ortlite.stopping` has for a run that is to end.
     """
     values: list[Any] = [None] * plan.slots
     for slot, value in plan.constants.items():
         values[slot] = value
     for slot, value in zip(plan.inputs, inputs, strict=True):
         values[slot] = value
-    run_step = on_step or step
+    run_step, stop = on_step or step, current()
     for bound in steps:
+        if stop is not None:
+            stop()
         run_step(bound, values)
         for slot in bound.free:
             values[slot] = None

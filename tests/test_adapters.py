@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ortlite import dtypes
-
 pytest.importorskip("flatbuffers")
 from ortlite.api.adapters import AdapterFormat, LoraAdapter
-
-if importlib.util.find_spec("ortlite.api.ortvalue") is None:
-
-    class OrtValue:
-        """What an adapter needs of an OrtValue."""
-
-        def __init__(self, array):
-            self.array = array
-
-        @staticmethod
-        def ortvalue_from_numpy(array):
-            return OrtValue(array)
-
-        @staticmethod
-        def ortvalue_from_numpy_with_onnx_type(array, code):
-            return OrtValue(array.view(dtypes.to_numpy(dtypes.by_code(code))))
-
-        def numpy(self):
-            return self.array
-
-        def element_type(self):
-            return dtypes.of_numpy(self.array.dtype).code
-
-    stand_in = ModuleType("ortlite.api.ortvalue")
-    stand_in.OrtValue = OrtValue
-    sys.modules["ortlite.api.ortvalue"] = stand_in
-else:
-    from ortlite.api.ortvalue import OrtValue
+from ortlite.api.ortvalue import OrtValue
 
 ARRAYS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),

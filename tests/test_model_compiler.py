@@ -12,8 +12,6 @@ from ortlite.api.model_compiler import ModelCompiler, OrtExternalInitializerInfo
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf
 
-pytest.importorskip("ortlite.api.ortvalue")
-
 TEXT = """<ir_version: 8, opset_import: ["": 18], producer_name: "me", doc_string: "about">
 g (float[N,2] x) => (float[N,2] y, float[N,300] z) <float[2,2] w = {1,2,3,4}, string[2] s = {"a", "b"}>
 { i = Identity(x) t = MatMul(i, w) y = Relu(t) z = MatMul(t, large) u = Identity(s) }"""

@@ -21,19 +21,26 @@ from google.protobuf.message import DecodeError
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.load import functions, graph, nchwc, ort_format, shapes
-from ortlite.load.tensors import Tensors, text
+from ortlite.load.tensors import Given, Tensors, text
 
-__all__ = ["load"]
+__all__ = ["Given", "load"]
 
 log = logging.getLogger("ortlite")
 
 
-def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = None, format_: str = "") -> Model:
+def load(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    external_data: str | None = None,
+    given: Given | None = None,
+    format_: str = "",
+) -> Model:
     """Read a model from a path or from bytes.
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
-    working directory). `format_` is "ORT" or "ONNX"; without it, files called .ort, and what begins as such a file,
-    are in ORT format. Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
+    working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
+    called .ort, and what begins as such a file, are in ORT format. Raises NoSuchFile, InvalidProtobuf, InvalidArgument,
+    InvalidGraph, Fail or NotImplemented,
     each naming what is wrong.
     """
     data: bytes | memoryview
@@ -42,7 +49,7 @@ def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = 
     else:
         path = Path(os.fsdecode(source))
         name, data, folder = str(path), _read(path), Path(external_data or path.parent)
-    tensors = Tensors(folder)
+    tensors = Tensors(folder, given or Given())
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
         proto = ort_format.read(data)
         tensors.files[ort_format.HERE] = np.frombuffer(data, np.uint8)
@@ -78,12 +85,17 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         graph_description=_prose(proto.graph.doc_string),
         version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
+        denotations={value.name: _denotations(value) for value in proto.graph.input},
     )
     file.reading = "shapes"
     shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _denotations(value: onnx.ValueInfoProto) -> tuple[str, ...]:
+    return tuple(_prose(dimension.denotation) for dimension in value.type.tensor_type.shape.dim)
 
 
 def _prose(value: str | bytes) -> str:

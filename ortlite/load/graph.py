@@ -441,7 +441,7 @@ def _is_outside(name: str, outer: _Types) -> bool:
 def _initializers(proto: onnx.GraphProto, scope: _Scope, tensors: Tensors) -> dict[str, np.ndarray]:
     """The tensors that a graph holds, by name. Of two with one name the later one counts, as in onnxruntime."""
     constants: dict[str, np.ndarray] = {}
-    read = [(t.name, tensors.read(t)) for t in proto.initializer]
+    read = [(t.name, tensors.initializer(t)) for t in proto.initializer]
     for name, array in [*read, *((t.values.name, tensors.sparse(t)) for t in proto.sparse_initializer)]:
         renamed = scope.rename(text(name, "an initializer"))
         if renamed in constants:
