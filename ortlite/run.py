@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
-from ortlite.errors import Fail, OrtError, describe
+from ortlite.errors import Fail, InvalidArgument, OrtError, describe
 from ortlite.graph import TensorType
 from ortlite.plan import Call, Plan
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
@@ -58,6 +58,14 @@ def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None
             values[slot] = value
 
 
+# Operators of which onnxruntime says InvalidArgument where the values of their inputs, or shapes, are not right.
+REFUSE = frozenset(
+    "BatchNormalization DepthToSpace Det Einsum Expand GRU Gather GatherND Gemm LSTM LayerNormalization RNN "
+    "ScatterElements ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split Tile Transpose "
+    "Trilu".split()
+)
+
+
 def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: Exception) -> OrtError:
     """The error of a session for an exception in a step: names the node, its operator and its inputs.
 
@@ -75,7 +83,8 @@ def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: E
     )
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     problem = str(error) or type(error).__name__
-    return Fail(
+    refused = not node.domain and node.op_type in REFUSE and isinstance(error, ValueError | IndexError)
+    return (InvalidArgument if refused else Fail)(
         f"Non-zero status code returned while running {operator} node. Name:'{node.name}' "
         f"Status Message: {problem} (inputs {inputs or 'none'}; opset {node.opset})",
         node,

@@ -365,10 +365,9 @@ class InferenceSession:
 
     def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
         if output_names is None and taps is None:  # the way of most runs, without detours
-            try:
-                inputs = self._whole.feed.exactly(feed)
-            except TypeError:
-                raise _no_feed(feed) from None
+            if type(feed) is not dict and not isinstance(feed, Mapping):
+                raise _no_feed(feed)
+            inputs = self._whole.feed.exactly(feed)
             if inputs is not None:
                 return self._whole.compute(inputs)
         wanted = self._wanted(output_names, feed)
@@ -519,6 +518,7 @@ class InferenceSession:
                 raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
         for name in feed:
             if name not in made and name not in graph.inputs:
+                self._whole.feed.check_present(feed)
                 raise InvalidArgument(f"Invalid input name: {name} ({unknown(graph, name)})")
         key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
         found = self._partials.get(key)

@@ -24,6 +24,8 @@ __all__ = [
     "to_outside",
 ]  # fmt: skip
 
+DTYPE = "Unexpected input data type"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeArg:
@@ -73,9 +75,16 @@ def to_inside(name: str, value: Any, type_: Type | None) -> Any:
         wanted = "" if type_ is None else f", and {type_.ort} is wanted"
         raise Fail(f"Input {name!r} is None{wanted}: only an optional input, or one with a default, may be None.")
     if isinstance(type_, SequenceType):
+        if isinstance(value, np.ndarray):
+            raise InvalidArgument(f"Input {name!r} is a {type_.ort}: feed a list, not one array.")
         if not isinstance(value, list):
             raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a list, not {type(value).__name__}.")
-        return tuple(to_inside(name, item, type_.element) for item in value)
+        try:
+            return tuple(to_inside(name, item, type_.element) for item in value)
+        except InvalidArgument as error:
+            if DTYPE not in error.text:
+                raise
+            raise RuntimeError(f"Input {name!r} is a {type_.ort}: {error.text}") from error
     if isinstance(type_, MapType):
         return _map(name, value, type_)
     declared = type_ if isinstance(type_, TensorType) else None
@@ -127,10 +136,14 @@ def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
             value = np.asarray(value, dtypes.to_numpy(declared.dtype))
         except (ValueError, TypeError, OverflowError) as error:
             raise RuntimeError(f"Could not create tensor from given input list for input {name!r}: {error}") from None
+    if isinstance(value, dict) and value:
+        raise InvalidArgument(f"{DTYPE}. Actual: (map) , expected: ({getattr(declared, 'ort', '')})")
     if not isinstance(value, np.ndarray):
         if np.isscalar(value) and not isinstance(value, str):
             raise RuntimeError(f"Unable to handle object of type {type(value)} for input {name!r}")
         raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{name}'.")
+    if value.dtype.kind in "mM" or (value.dtype.kind == "c" and (declared is None or declared.dtype.kind != "c")):
+        raise RuntimeError(f"Numpy_type {value.dtype.num} ({value.dtype}) can't be converted: input {name!r}")
     if value.dtype.names is not None:
         raise InvalidArgument(f"Input {name!r} is an array of records ({value.dtype}): feed one of its fields.")
     if value.dtype.kind in "OSUV" and value.dtype.name not in dtypes.NAMES:
@@ -159,7 +172,7 @@ def check_dtype(actual: dtypes.DType | None, shown: str, declared: TensorType) -
     """Raise InvalidArgument where an array's dtype, called `shown` where ONNX has no such, is not the declared one."""
     if actual is not declared.dtype:
         shown = f"tensor({actual.ort})" if actual else shown
-        raise InvalidArgument(f"Unexpected input data type. Actual: ({shown}) , expected: ({declared.ort})")
+        raise InvalidArgument(f"{DTYPE}. Actual: ({shown}) , expected: ({declared.ort})")
 
 
 def check_shape(name: str, array: Any, declared: TensorType) -> None:

@@ -310,6 +310,12 @@ def _unknown(proto: onnx.NodeProto, domain: str, opset: int | None) -> Exception
             f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No Op registered for {proto.op_type} "
             f"with domain_version of {opset}"
         )
+    if opset is None:
+        return InvalidGraph(
+            f'This is an invalid model. In Node, ("{proto.name}", {proto.op_type}, "{proto.domain}", -1) : '
+            f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No opset import for domain "
+            f"'{proto.domain}'"
+        )
     return Fail(f"Fatal error: {proto.domain}:{proto.op_type}(-1) is not a registered function/op")
 
 

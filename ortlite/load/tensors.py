@@ -109,7 +109,7 @@ class Tensors:
         return view
 
     def read(self, proto: TensorProto) -> np.ndarray:
-        """A tensor's values; strings as an object array of str. Raises InvalidGraph or, for a file, Fail."""
+        """A tensor's values; strings as an object array of str. Raises Fail."""
         try:
             dtype = dtypes.by_code(proto.data_type)
             shape = _shape(proto.dims, dtype)
@@ -126,10 +126,10 @@ class Tensors:
                     return np.frombuffer(raw, dtypes.to_numpy(dtype)).reshape(shape)
             return numpy_helper.to_array(proto).reshape(shape)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            raise InvalidGraph(f"Tensor {proto.name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
+            raise Fail(f"Tensor {proto.name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
 
     def sparse(self, proto: onnx.SparseTensorProto) -> np.ndarray:
-        """A sparse tensor, made dense. Raises InvalidGraph where that would take too much memory (`DENSE_BYTES`)."""
+        """A sparse tensor, made dense. Raises Fail where that would take too much memory (`DENSE_BYTES`)."""
         values, indices, name = self.read(proto.values), self.read(proto.indices), proto.values.name
         try:
             shape = _shape(proto.dims, dtypes.of_numpy(values.dtype))
@@ -143,7 +143,7 @@ class Tensors:
             flat = np.full(prod(shape), "" if values.dtype == object else 0, values.dtype)
             flat[_positions(values, indices, shape)] = values
         except ValueError as error:
-            raise InvalidGraph(f"Sparse tensor {name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
+            raise Fail(f"Sparse tensor {name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
         return flat.reshape(shape)
 
     def _external(self, tensor: TensorProto, dtype: dtypes.DType, shape: tuple[int, ...]) -> np.ndarray:
