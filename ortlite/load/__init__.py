@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.load import functions, graph, nchwc, ort_format, shapes
-from ortlite.load.tensors import Given, Tensors, text
+from ortlite.load.tensors import HERE, Given, Tensors, text
 
 __all__ = ["Given", "load"]
 
@@ -52,7 +52,7 @@ def load(
     tensors = Tensors(folder, given or Given())
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
         proto = ort_format.read(data)
-        tensors.files[ort_format.HERE] = np.frombuffer(data, np.uint8)
+        tensors.files[HERE] = np.frombuffer(data, np.uint8)
     else:
         proto = _parse(data, name)
     file = graph.File(tensors)

@@ -15,11 +15,11 @@ from onnx import AttributeProto, TensorProto
 from ortlite import dtypes
 from ortlite.errors import Fail, InvalidGraph
 from ortlite.load.tables import DAMAGED, File, Table, fields
+from ortlite.load.tensors import HERE
 
-__all__ = ["HERE", "IDENTIFIER", "VERSIONS", "read"]
+__all__ = ["IDENTIFIER", "VERSIONS", "read"]
 
 IDENTIFIER = b"ORTM"  # bytes 4 to 8
-HERE = ""  # the location of tensors that lie in this file
 VERSIONS = range(1, 7)  # of the format; 1 to 6 differ in fields that were added, and in what only kernels need
 
 FIELDS = fields(
