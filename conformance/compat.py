@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -102,7 +103,8 @@ def theirs() -> Iterator[tuple[str, str, object]]:
     """Public names of onnxruntime: module, name (`Class.member`), what it is."""
     seen = set()
     for place in MODULES:
-        module = importlib.import_module(f"onnxruntime.{place}".rstrip("."))
+        with warnings.catch_warnings(action="ignore"):  # of what onnxruntime imports
+            module = importlib.import_module(f"onnxruntime.{place}".rstrip("."))
         for name in sorted(vars(module)):
             value = getattr(module, name)
             if name.startswith("_") or isinstance(value, ModuleType) or name in INTERNAL or name in seen:
@@ -140,7 +142,7 @@ def status(place: str, name: str) -> tuple[str, str]:
 
 def _attributes(owner: type) -> set[str]:
     """Names that only the objects of a class have: fields of options, annotations, what __init__ sets."""
-    annotated = {name for kind in inspect.getmro(owner) for name in kind.__dict__.get("__annotations__", {})}
+    annotated = {name for kind in inspect.getmro(owner) for name in inspect.get_annotations(kind)}
     set_there = getattr(owner.__init__, "__code__", None)
     delegated = vars(ortlite.InferenceSession) if "__getattr__" in vars(owner) else ()
     return {*getattr(owner, "FIELDS", ()), *annotated, *(set_there.co_names if set_there else ()), *delegated}
@@ -156,14 +158,8 @@ def page() -> str:
         found, why = status(place, name)
         rows.setdefault(place, []).append(f"| `{name}` | {found} | {why} |")
     for place, listed in rows.items():
-        lines += [
-            f"## onnxruntime{f'.{place}' * bool(place)}",
-            "",
-            "| name | in ortlite | |",
-            "|---|---|---|",
-            *listed,
-            "",
-        ]
+        title = f"onnxruntime.{place}".rstrip(".")
+        lines += [f"## {title}", "", "| name | in ortlite | |", "|---|---|---|", *listed, ""]
     lines += ["## Config entries of SessionOptions", "", "| entry | in ortlite |", "|---|---|"]
     lines += [f"| `{entry}` | {what} |" for entry, what in CONFIG.items()]
     return "\n".join(lines) + "\n"
