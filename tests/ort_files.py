@@ -24,7 +24,7 @@ def _table(builder, table):
     places = {name: _placed(builder, value) for name, value in fields.items()}
     builder.StartObject(16)
     for name, value in fields.items():
-        slot = (FIELDS[kind][name] - 4) // 2
+        slot = FIELDS[kind][name] - 2
         if isinstance(value, int | np.number):
             number = np.int32(value) if isinstance(value, int) else value
             write = getattr(builder, f"Prepend{type(number).__name__.title()}Slot")

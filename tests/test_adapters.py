@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 import pytest
+from onnx import parser
 
-from ortlite import dtypes
+import ortlite
 
 pytest.importorskip("flatbuffers")
 from ortlite.api.adapters import AdapterFormat, LoraAdapter
-
-if importlib.util.find_spec("ortlite.api.ortvalue") is None:
-
-    class OrtValue:
-        """What an adapter needs of an OrtValue."""
-
-        def __init__(self, array):
-            self.array = array
-
-        @staticmethod
-        def ortvalue_from_numpy(array):
-            return OrtValue(array)
-
-        @staticmethod
-        def ortvalue_from_numpy_with_onnx_type(array, code):
-            return OrtValue(array.view(dtypes.to_numpy(dtypes.by_code(code))))
-
-        def numpy(self):
-            return self.array
-
-        def element_type(self):
-            return dtypes.of_numpy(self.array.dtype).code
-
-    stand_in = ModuleType("ortlite.api.ortvalue")
-    stand_in.OrtValue = OrtValue
-    sys.modules["ortlite.api.ortvalue"] = stand_in
-else:
-    from ortlite.api.ortvalue import OrtValue
+from ortlite.api.ortvalue import OrtValue
 
 ARRAYS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -159,3 +130,28 @@ def test_damaged_files(tmp_path):
             AdapterFormat.read_adapter(path)
         except RuntimeError as error:
             assert "lora" in str(error).lower() or "format version" in str(error)  # noqa: PT017
+
+
+MODEL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N,2] x, float[2,M] a, float[M,2] b) => (float[N,2] y) <float[2,1] a = {0,0}, float[1,2] b = {0,0}>
+{ l = MatMul(x, a) m = MatMul(l, b) y = Add(x, m) }"""
+
+
+def test_an_adapter_in_a_run(tmp_path):
+    path, x = str(tmp_path / "a.onnx_adapter"), np.array([[1, 2]], np.float32)
+    a, b = np.array([[1, 2, 3], [4, 5, 6]], np.float32), np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+    adapter({"a": a, "b": b}).export_adapter(path)
+    data = parser.parse_model(MODEL).SerializeToString()
+
+    def outputs(library):
+        session, options, loaded = library.InferenceSession(data), library.RunOptions(), library.LoraAdapter()
+        loaded.Load(path)
+        options.add_active_adapter(loaded)
+        return [session.run(None, {"x": x}, each)[0] for each in (None, options, None)]
+
+    without, active, again = outputs(ortlite)
+    np.testing.assert_array_equal(without, x)
+    np.testing.assert_array_equal(active, x + x @ a @ b)
+    np.testing.assert_array_equal(again, x)
+    for got, wanted in zip((without, active), outputs(pytest.importorskip("onnxruntime")), strict=False):
+        np.testing.assert_array_equal(got, wanted)

@@ -7,10 +7,9 @@ import pytest
 from onnx import helper, parser
 
 import ortlite
+from ortlite.api import enums
 from ortlite.api import ep_devices as ep
 from ortlite.errors import InvalidArgument
-
-enums = pytest.importorskip("ortlite.api.enums")
 
 CPU = "CPUExecutionProvider"
 TEXT = '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { y = Relu(x) }'

@@ -8,11 +8,10 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 import ortlite
+from ortlite import save
 from ortlite.api.model_compiler import ModelCompiler, OrtExternalInitializerInfo
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf
-
-pytest.importorskip("ortlite.api.ortvalue")
 
 TEXT = """<ir_version: 8, opset_import: ["": 18], producer_name: "me", doc_string: "about">
 g (float[N,2] x) => (float[N,2] y, float[N,300] z) <float[2,2] w = {1,2,3,4}, string[2] s = {"a", "b"}>
@@ -141,6 +140,13 @@ def test_initializers_where_the_caller_puts_them(path, model):
     seen.clear()
     compiler(written, get_initializer_location_func=place).compile_to_bytes()
     assert seen["large"][1] == OrtExternalInitializerInfo("own.bin", 8, 2400)
+
+
+def test_more_than_a_file_holds(path, monkeypatch):
+    monkeypatch.setattr(save, "LARGE", 2000)
+    with pytest.raises(Fail, match="give external_initializers_file_path"):
+        compiler(path).compile_to_bytes()
+    compiler(path, external_initializers_file_path="w.bin").compile_to_file(path.with_name("large.onnx"))
 
 
 def test_errors_of_what_is_called(path):

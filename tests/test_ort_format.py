@@ -230,9 +230,9 @@ def test_a_long_name_that_many_share_takes_no_memory():
         tracemalloc.stop()
 
 
-def test_mutants():
+def test_mutants(caplog):
     """Damaged files, each run once: whatever is raised is one of our errors."""
-    logging.getLogger("ortlite").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, "ortlite")
     good = ort_file(GOOD)
     for seed in range(300):
         rng = random.Random(seed)
@@ -300,3 +300,49 @@ def test_what_onnxruntime_writes(name, level, tmp_path):
             np.testing.assert_allclose(got, wanted, rtol=1e-6)
         else:
             assert all(map(np.array_equal, got, wanted))
+
+
+def test_a_side_of_a_comparison(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from ortlite.cli.peer import OnnxruntimeSide
+
+    path = tmp_path / "m.ort"
+    path.write_bytes(ort_file(GOOD))
+    model = load.load(path)
+    found = OnnxruntimeSide(path, model).run(model, {"x": X}, ["t", "y"])
+    np.testing.assert_array_equal(found["t"], X @ W)
+
+
+def test_what_callers_give_for_initializers():
+    data, other = ort_file(GOOD), np.ones((2, 2), np.float32)
+    options = ortlite.SessionOptions()
+    options.add_initializer("w", ortlite.OrtValue.ortvalue_from_numpy(other))
+    np.testing.assert_array_equal(ortlite.InferenceSession(data, options).run(None, {"x": X})[0], X @ other)
+    options = ortlite.SessionOptions()
+    options.add_external_initializers(["w"], [ortlite.OrtValue.ortvalue_from_numpy(other)])
+    with pytest.raises(Fail, match="non-external initializer"):
+        ortlite.InferenceSession(data, options)
+
+
+def test_defaults_of_inputs(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    text = "g (float[2] x, float[2] d) => (float[2] y) <float[2] d = {1, 2}> { y = Add(x, d) }"
+    path = by_onnxruntime(parser.parse_model(HEAD + text).SerializeToString(), tmp_path / "m.ort")
+    for library in (ortlite, onnxruntime):
+        made = library.InferenceSession(str(path))
+        assert [a.name for a in made.get_inputs()] == ["x"]
+        assert [a.name for a in made.get_overridable_initializers()] == ["d"]
+        x = np.zeros(2, np.float32)
+        assert made.run(None, {"x": x})[0].tolist() == [1, 2]
+        assert made.run(None, {"x": x, "d": x})[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("name", "entries"), [("m.ort", {}), ("m.onnx", {"session.save_model_format": "ORT"})])
+def test_the_format_is_not_written(tmp_path, name, entries):
+    options = ortlite.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / name)
+    for entry in entries.items():
+        options.add_session_config_entry(*entry)
+    with pytest.raises(errors.NotImplemented, match="writes ONNX"):
+        ortlite.InferenceSession(ort_file(GOOD), options)
+    assert not (tmp_path / name).exists()

@@ -145,6 +145,8 @@ class ModelCompiler:
 
     def _compiled(self, folder: Path) -> bytes:
         """The bytes of the written model; `folder` is where it will lie."""
+        from ortlite import save
+
         if not isinstance(self._source, bytes) and not Path(self._source).exists():
             raise InvalidArgument(f'Input model path does not exist: "{self._source}"')
         if self._flags & NO_NODES:
@@ -152,6 +154,12 @@ class ModelCompiler:
         if Path(self._external).is_absolute():
             raise Fail(f"the external initializers' file is a path relative to the model, not {self._external}")
         proto = self._optimized()
+        size = sum(len(tensor.raw_data) for graph in _graphs(proto.graph) for tensor in graph.initializer)
+        if size > save.LARGE and not self._external and self._get_location is None:
+            raise Fail(
+                f"the model's initializers have {size} bytes, more than a file of protobuf holds: give "
+                "external_initializers_file_path"
+            )
         with ExitStack() as opened, typed("writing the model"):
             place: Place | None = None
             if self._external:

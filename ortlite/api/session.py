@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from ortlite import errors
 from ortlite.api import environment, logs
 from ortlite.api.names import check_placement, tapped, unknown
 from ortlite.api.options import RunOptions, SessionOptions
@@ -283,6 +284,8 @@ class InferenceSession:
         from ortlite.optimize import NEWER, optimize
 
         entries, path = options._entries, options.optimized_model_filepath
+        if entries.get("session.save_model_format", "ORT" if path.endswith(".ort") else "") == "ORT":
+            raise errors.NotImplemented(f"{path}: ortlite reads models in ORT format and writes ONNX; call it .onnx")
         external = entries.get("session.optimized_model_external_initializers_file_name", "")
         least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
         with typed(f"writing the optimized model to {path}"):

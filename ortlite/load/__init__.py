@@ -20,8 +20,8 @@ from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import functions, graph, ort_format, shapes
-from ortlite.load.tensors import Given, Tensors, text
+from ortlite.load import functions, graph, nchwc, ort_format, shapes
+from ortlite.load.tensors import HERE, Given, Tensors, text
 
 __all__ = ["Given", "load"]
 
@@ -52,7 +52,7 @@ def load(
     tensors = Tensors(folder, given or Given())
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
         proto = ort_format.read(data)
-        tensors.files[ort_format.HERE] = np.frombuffer(data, np.uint8)
+        tensors.files[HERE] = np.frombuffer(data, np.uint8)
     else:
         proto = _parse(data, name)
     file = graph.File(tensors)
@@ -74,6 +74,7 @@ def _failed(name: str) -> str:
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
     file.define(proto)
+    nchwc.rewrite(proto, file.tensors)
     model = Model(
         graph=graph.read_model_graph(proto, opsets, file),
         opsets=opsets,

@@ -15,11 +15,11 @@ from onnx import AttributeProto, TensorProto
 from ortlite import dtypes
 from ortlite.errors import Fail, InvalidGraph
 from ortlite.load.tables import DAMAGED, File, Table, fields
+from ortlite.load.tensors import HERE
 
-__all__ = ["HERE", "IDENTIFIER", "VERSIONS", "read"]
+__all__ = ["IDENTIFIER", "VERSIONS", "read"]
 
 IDENTIFIER = b"ORTM"  # bytes 4 to 8
-HERE = ""  # the location of tensors that lie in this file
 VERSIONS = range(1, 7)  # of the format; 1 to 6 differ in fields that were added, and in what only kernels need
 
 FIELDS = fields(
@@ -74,15 +74,15 @@ def read(data: bytes | memoryview) -> onnx.ModelProto:
 
 def _model(model: Table) -> onnx.ModelProto:
     proto = onnx.ModelProto(
-        ir_version=model.number("ir_version", "Int64Flags"),
+        ir_version=model.number("ir_version", "int64"),
         producer_name=model.text("producer_name"),
         producer_version=model.text("producer_version"),
         domain=model.text("domain"),
-        model_version=model.number("model_version", "Int64Flags"),
+        model_version=model.number("model_version", "int64"),
         doc_string=model.text("doc_string"),
     )
     for opset in model.children("opset_import", "OperatorSetId"):
-        proto.opset_import.add(domain=opset.text("domain"), version=opset.number("version", "Int64Flags"))
+        proto.opset_import.add(domain=opset.text("domain"), version=opset.number("version", "int64"))
     for entry in model.children("metadata_props", "StringStringEntry"):
         proto.metadata_props.add(key=entry.text("key"), value=entry.text("value"))
     graph = model.child("graph", "Graph")
@@ -126,9 +126,9 @@ def _attribute(proto: AttributeProto, attribute: Table) -> None:
     proto.name = attribute.text("name")
     kind = proto.type = attribute.number("type")
     if kind == AttributeProto.FLOAT:
-        proto.f = attribute.number("f", "Float32Flags", 0.0)
+        proto.f = attribute.number("f", "float32", 0.0)
     elif kind == AttributeProto.INT:
-        proto.i = attribute.number("i", "Int64Flags")
+        proto.i = attribute.number("i", "int64")
     elif kind == AttributeProto.STRING:
         proto.s = attribute.bytes_("s")
     elif kind == AttributeProto.FLOATS:
@@ -161,7 +161,7 @@ def _tensor(proto: TensorProto, tensor: Table) -> None:
     proto.name = tensor.text("name")
     proto.dims.extend(tensor.numbers("dims", "<i8"))
     proto.data_type = tensor.number("data_type")
-    if tensor.number("external_data_offset", "Int64Flags", -1) >= 0:
+    if tensor.number("external_data_offset", "int64", -1) >= 0:
         raise Fail(f"Tensor {proto.name!r} lies in another file, which only checkpoints of training have.")
     if proto.data_type == TensorProto.STRING:
         proto.string_data.extend(tensor.strings("string_data"))
@@ -196,7 +196,7 @@ def _value(proto: onnx.ValueInfoProto, value: Table | None) -> None:
 
 
 def _type(proto: onnx.TypeProto, type_: Table) -> None:
-    kind = type_.number("value_type", "Uint8Flags")
+    kind = type_.number("value_type", "uint8")
     if kind == TENSOR and (tensor := type_.child("value", "TensorTypeAndShape")) is not None:
         proto.tensor_type.elem_type = tensor.number("elem_type")
         shape = tensor.child("shape", "Shape")
@@ -214,8 +214,8 @@ def _type(proto: onnx.TypeProto, type_: Table) -> None:
 def _dimension(proto: onnx.TensorShapeProto.Dimension, dimension: Table) -> None:
     proto.denotation = dimension.text("denotation")
     value = dimension.child("value", "DimensionValue")
-    kind = value.number("dim_type", "Int8Flags") if value is not None else 0
+    kind = value.number("dim_type", "int8") if value is not None else 0
     if value is not None and kind == VALUE:
-        proto.dim_value = value.number("dim_value", "Int64Flags")
+        proto.dim_value = value.number("dim_value", "int64")
     elif value is not None and kind == PARAM:
         proto.dim_param = value.text("dim_param")

@@ -21,7 +21,7 @@ DEPTH = 64  # tables inside one another, and
 TABLES = 1_000_000  # tables in all: what onnxruntime accepts, too; and no more than there is room for in the file
 COPIED = 2**28  # bytes of names and lists, beyond four times the file: strings may be shared
 
-Fields = Mapping[str, Mapping[str, int]]  # of each kind of table: where it says where a field is
+Fields = Mapping[str, Mapping[str, int]]  # of each kind of table: which of its words says where a field is
 
 
 def flatbuffers(what: str) -> Any:
@@ -37,7 +37,7 @@ def flatbuffers(what: str) -> Any:
 
 def fields(kinds: Mapping[str, str]) -> Fields:
     """What `File` wants, from the names of the fields of each kind of table, in the schema's order."""
-    return {kind: {name: 4 + 2 * n for n, name in enumerate(names.split())} for kind, names in kinds.items()}
+    return {kind: {name: n for n, name in enumerate(names.split(), 2)} for kind, names in kinds.items()}
 
 
 class File:
@@ -46,8 +46,7 @@ class File:
     def __init__(self, data: bytes | memoryview, kinds: Fields, what: str):
         self.data = memoryview(data)
         self.fields = kinds
-        self.flatbuffers = flatbuffers(what)
-        self.numbers = self.flatbuffers.number_types
+        self.numbers = flatbuffers(what).packer  # how each kind of number is packed
         self.tables = min(TABLES, len(data) // 8)  # the table itself, and what refers to it: four bytes each
         self.copied = COPIED + 4 * len(data)
 
@@ -57,11 +56,11 @@ class File:
 
     def offset(self, position: int) -> int:
         """Where the offset at `position` leads."""
-        return position + int(self.flatbuffers.encode.Get(self.flatbuffers.packer.uoffset, self.data, position))
+        return position + int(self.numbers.uoffset.unpack_from(self.data, position)[0])
 
     def vector(self, position: int, width: int) -> tuple[int, int]:
         """Where the elements of the vector at `position`, each of `width` bytes, begin, and how many there are."""
-        count = int(self.flatbuffers.encode.Get(self.flatbuffers.packer.uoffset, self.data, position))
+        count = int(self.numbers.uoffset.unpack_from(self.data, position)[0])
         start = position + 4
         if start + count * width > len(self.data):
             raise ValueError(f"{count} elements at byte {start} lead out of the file")
@@ -87,19 +86,26 @@ class Table:
         file.tables -= 1
         if depth > DEPTH or file.tables < 0:
             raise ValueError("too many tables")
-        self.file, self.depth = file, depth
-        self.table = file.flatbuffers.table.Table(file.data, position)
+        self.file, self.position, self.depth = file, position, depth
         self.fields = file.fields[kind]
+        # before or behind it lies a table of 16-bit words, which tables of one kind share: its own size, that of this
+        # table, and where in this one each field begins
+        start = position - file.numbers.soffset.unpack_from(file.data, position)[0]
+        if start < 0:
+            raise ValueError(f"a table at byte {position} leads out of the file")
+        count = min(file.numbers.voffset.unpack_from(file.data, start)[0] // 2, len(self.fields) + 2)
+        self.places: tuple[int, ...] = struct.unpack_from(f"<{count}H", file.data, start)
 
     def _place(self, name: str) -> int:
         """Where the field lies; 0 where it is absent."""
-        place = int(self.table.Offset(self.fields[name]))
-        return place and place + self.table.Pos
+        field = self.fields[name]
+        place = self.places[field] if field < len(self.places) else 0
+        return place and place + self.position
 
-    def number(self, name: str, flags: str = "Int32Flags", default: Any = 0) -> Any:
-        """A number, of the kind that `flatbuffers.number_types` calls `flags`."""
+    def number(self, name: str, kind: str = "int32", default: Any = 0) -> Any:
+        """A number of the kind that `flatbuffers.packer` calls so."""
         place = self._place(name)
-        return self.table.Get(getattr(self.file.numbers, flags), place) if place else default
+        return getattr(self.file.numbers, kind).unpack_from(self.file.data, place)[0] if place else default
 
     def bytes_(self, name: str) -> bytes:
         """Text as it stands in the file."""

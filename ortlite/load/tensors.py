@@ -16,13 +16,15 @@ from ortlite import dtypes
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
 
-__all__ = ["DENSE_BYTES", "DENSE_RATIO", "Given", "Tensors", "dtype_of", "text", "value_type"]
+__all__ = ["DENSE_BYTES", "DENSE_RATIO", "HERE", "Given", "Tensors", "dtype_of", "text", "value_type"]
 
 # Sparse tensors are made dense. All of a file's together may take this many bytes, and beyond that this many for each
 # byte that the file holds of them: enough for weights of which one in four thousand is not zero, far too little for a
 # file of a hundred bytes that asks for terabytes.
 DENSE_BYTES = 2**26
 DENSE_RATIO = 1000
+
+HERE = ""  # the location of external data that lie in the model's own file, as those of the ORT format do
 
 
 def text(value: str | bytes, what: str) -> str:
@@ -96,7 +98,8 @@ class Tensors:
             given = self.given.external.get(proto.name)
             if given is None:
                 return self.read(proto)
-            if proto.data_location != TensorProto.EXTERNAL:
+            here = any(entry.key == "location" and entry.value == HERE for entry in proto.external_data)
+            if here or proto.data_location != TensorProto.EXTERNAL:
                 raise Fail(f"Trying to replace non-external initializer with external data: {proto.name!r}")
         declared, actual = dtype_of(proto.data_type, f"initializer {proto.name!r}"), dtypes.of_numpy(given.dtype)
         if actual is not declared or given.shape != tuple(proto.dims):
