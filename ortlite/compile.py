@@ -21,6 +21,7 @@ import numpy as np
 from ortlite import run, specialise
 from ortlite.derived import Derived
 from ortlite.errors import InvalidArgument
+from ortlite.forks import renewed_after_fork
 from ortlite.graph import Type
 from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
@@ -160,7 +161,9 @@ class Program:
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any: Function | None = None  # for inputs of all signatures
         self._interpreted = 0
-        self._lock = threading.Lock()
+        renewed_after_fork(self, "_lock", threading.Lock)
+
+    _lock: threading.Lock
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
         """A program of a subgraph, or of this plan again."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+from ortlite.forks import renewed_after_fork
+
 __all__ = ["Derived", "at_once", "takes_derived"]
 
 
@@ -33,8 +35,10 @@ class Derived:
     def __init__(self, constants: Iterable[Any] = ()):
         self._constants: dict[int, Any] = {}  # by id, which holds as long as its object is held
         self._made: dict[Any, Any] = {}
-        self._lock = threading.RLock()
+        renewed_after_fork(self, "_lock", threading.RLock)
         self.watch(constants)
+
+    _lock: threading.RLock
 
     def watch(self, constants: Iterable[Any]) -> None:
         """Take these arrays for constants; they are held from now on."""

@@ -202,7 +202,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A graph and what the file says about itself."""
+    """A graph and what the file says about itself. `denotations`: what the dimensions of its inputs are called."""
 
     graph: Graph
     opsets: Mapping[str, int]
@@ -213,6 +213,7 @@ class Model:
     graph_description: str = ""
     version: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    denotations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in self.opsets.items())

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
-from ortlite.errors import Fail, OrtError, describe
+from ortlite.errors import Fail, InvalidArgument, OrtError, describe
 from ortlite.graph import TensorType
 from ortlite.plan import Call, Plan
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
+from ortlite.stopping import current
 
 __all__ = ["check_types", "interpret", "node_error", "step"]
 
@@ -23,15 +24,17 @@ def interpret(
 
     `on_step(bound, values)`, when given, takes the place of `step`: it sees each bound step and the values of all
     slots before and after, and runs the step itself, by calling `step`. Raises what `node_error` makes of a step's
-    exception.
+    exception, and between two steps what `ortlite.stopping` has for a run that is to end.
     """
     values: list[Any] = [None] * plan.slots
     for slot, value in plan.constants.items():
         values[slot] = value
     for slot, value in zip(plan.inputs, inputs, strict=True):
         values[slot] = value
-    run_step = on_step or step
+    run_step, stop = on_step or step, current()
     for bound in steps:
+        if stop is not None:
+            stop()
         run_step(bound, values)
         for slot in bound.free:
             values[slot] = None
@@ -55,6 +58,14 @@ def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None
             values[slot] = value
 
 
+# Operators of which onnxruntime says InvalidArgument where the values of their inputs, or shapes, are not right.
+REFUSE = frozenset(
+    "BatchNormalization DepthToSpace Det Einsum Expand GRU Gather GatherND Gemm LSTM LayerNormalization RNN "
+    "ScatterElements ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split Tile Transpose "
+    "Trilu".split()
+)
+
+
 def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: Exception) -> OrtError:
     """The error of a session for an exception in a step: names the node, its operator and its inputs.
 
@@ -72,7 +83,8 @@ def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: E
     )
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     problem = str(error) or type(error).__name__
-    return Fail(
+    refused = not node.domain and node.op_type in REFUSE and isinstance(error, ValueError | IndexError)
+    return (InvalidArgument if refused else Fail)(
         f"Non-zero status code returned while running {operator} node. Name:'{node.name}' "
         f"Status Message: {problem} (inputs {inputs or 'none'}; opset {node.opset})",
         node,

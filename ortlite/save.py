@@ -30,22 +30,30 @@ from ortlite.ops import registry
 __all__ = ["output_shapes", "to_proto", "write"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
+NO_VERSION = 2**63 - 1  # of a model whose file says none
 SHAPE_ELEMENTS = 128  # an array with more of them decides no shape
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as protobuf. What `load` inlined or normalised stays so.
+    """The model as protobuf, with what it says of itself. What `load` inlined or normalised stays so.
 
     Raises ValueError for a graph that no single set of opsets describes, and for Gradient, whose nodes refer to
     others by name.
     """
     opsets = {**model.opsets, **_opsets(model.graph)}
-    return helper.make_model(
+    proto = helper.make_model(
         _graph(_moved(model.graph, opsets)),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
-        producer_name="ortlite",
+        producer_name=model.producer_name or "ortlite",
+        domain=model.domain,
+        doc_string=model.description,
         ir_version=max(model.ir_version, 4),  # from 4 on an initializer need not be an input
     )
+    proto.graph.doc_string = model.graph_description
+    if model.version != NO_VERSION:
+        proto.model_version = model.version
+    helper.set_model_props(proto, dict(model.metadata))
+    return proto
 
 
 def write(model: Model, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:

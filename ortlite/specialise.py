@@ -22,9 +22,11 @@ from ortlite.inline import Inlined, inlined, lines
 from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
+from ortlite.stopping import current
 
 __all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "live_steps", "static_slots"]
 
+STOP = "if stop is not None: stop()"
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
 
 
@@ -216,12 +218,16 @@ class _Writer:
 
     def function(self, live: Sequence[Bound]) -> Callable[..., tuple[Any, ...]]:
         main = _Code(f"def specialised({', '.join(f'v{i}' for i in self.plan.inputs)}):", [], [])
+        main.add(f"stop = {self.name(current, 'k')}()")
+        main.add(STOP)  # once at least: the body of a loop may have no steps
         readers = _readers(live)
         regions: dict[str, tuple[ExecutionProvider, _Code]] = {}
         for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked)):
             steps = list(group)
             if provider is None:
                 for bound in steps:
+                    if len(main.lines) > 2:
+                        main.add(STOP)
                     self.step(bound, main)
                     if bound.free:
                         main.add(f"del {', '.join(f'v{slot}' for slot in bound.free)}")

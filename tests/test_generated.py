@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import __main__ as numbers
 from benchmarks import operators, overrides
-from conformance import cases, dtypes, gradients, judge, peer_bugs, report
+from conformance import cases, compat, dtypes, gradients, judge, peer_bugs, report
 from conformance.__main__ import expected_failures
 from ortlite import dtypes as vocabulary
 from ortlite import provider
@@ -106,6 +106,15 @@ def test_answers_to_drawn_weights():
     left_out = {name for name, (_, case) in cases.load_cases().items() if judge.left_out(cases.case_model(case))}
     with np.load(judge.FILE) as answers:
         assert set(answers) == left_out, "run `python -m conformance.answers`"
+
+
+def test_the_names_of_onnxruntime():
+    """Of another onnxruntime than the one that the page was made with, the names are others."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    committed = compat.PAGE.read_text()
+    assert "| missing |" not in committed
+    if f"onnxruntime\n{onnxruntime.__version__} " in committed:
+        assert committed == compat.page(), "run `python -m conformance.compat --write`"
 
 
 def test_peer_bugs():

@@ -335,10 +335,6 @@ def test_what_has_no_effect_is_said():
     with pytest.warns(UserWarning, match="no argument 'provider': it is ignored. Did you mean providers?") as caught:
         session(provider=[STRICT])
     assert caught[0].filename.endswith("test_session.py")
-    options = ortlite.SessionOptions()
-    options.enable_profiling = True
-    with pytest.warns(UserWarning, match="does not read SessionOptions.enable_profiling: no profile is written"):
-        session(sess_options=options)
     session(disabled_optimizers={"ConstantFolding"}, read_config_from_model=1)  # onnxruntime's
 
 

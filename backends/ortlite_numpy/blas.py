@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ortlite.forks import renewed_after_fork
+
 __all__ = ["one_thread"]
 
 NAMES = [f"{head}openblas_{{}}_num_threads{tail}" for head in ("scipy_", "") for tail in ("64_", "")]
@@ -42,8 +44,10 @@ def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 class _OneThread:
     """Entered by any number of runs at once: the first sets the number, the last puts it back."""
 
+    lock: threading.Lock
+
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        renewed_after_fork(self, "lock", threading.Lock)
         self.inside = self.before = 0
 
     def __enter__(self) -> None:

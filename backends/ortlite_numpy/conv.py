@@ -403,20 +403,23 @@ def fused_conv(
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype:
         return NotImplemented
-    strides, dilations, padding = fitting_windows(
-        X.shape,
-        W.shape,
-        group,
-        _hashable(kernel_shape),
-        _hashable(strides),
-        _hashable(dilations),
-        _hashable(pads),
-        auto_pad,
-    )
-    require_shape("the bias B", B, W.shape[0])
+    finish = _finish(xp, B, Z, activation, activation_params or ())
+    return finished(
+        X, W, B, Z, finish, xp.threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
+    )  # fmt: skip
+
+
+def finished(
+    x: Any, w: Any, bias: Any, z: Any, finish: Finish | None, threads: int, derived: Any, auto_pad: str, group: int,
+    kernel_shape: Any, strides: Any, dilations: Any, pads: Any,
+) -> Any:  # fmt: skip
+    """The convolution of a node, whose blocks `finish` gives what is to be added, and the activation."""
+    given = map(_hashable, (kernel_shape, strides, dilations, pads))
+    strides, dilations, padding = fitting_windows(x.shape, w.shape, group, *given, auto_pad)
+    require_shape("the bias B", bias, w.shape[0])
     return convolved(
-        X, W, strides=strides, pads=padding, dilations=dilations, groups=group, threads=xp.threads, derived=derived,
-        finish=_finish(xp, B, Z, activation, activation_params or ()), z=Z,
+        x, w, strides=strides, pads=padding, dilations=dilations, groups=group, threads=threads, derived=derived,
+        finish=finish, z=z,
     )  # fmt: skip
 
 
@@ -439,6 +442,8 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
             block += other
         if activation == "Relu":
             np.maximum(block, 0, out=block)
+        elif activation == "Clip":
+            np.clip(block, *map(block.dtype.type, params), out=block)
         elif activation:
             block[...] = fused.activated(xp, block, activation, params)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ortlite import dtypes
-from ortlite.api.values import to_inside, to_outside
+from ortlite.api.ortvalue import OrtValue
+from ortlite.api.sparse import SparseTensor
+from ortlite.api.values import check_dtype, check_shape, library_of, to_inside, to_outside
 from ortlite.errors import Fail, OrtError
-from ortlite.graph import Graph, OptionalType, TensorType, Type
+from ortlite.graph import Graph, OptionalType, SparseType, TensorType, Type
 from ortlite.pipeline import Stages
 from ortlite.provider import CPU, TransferStats, entered, transfer
 from ortlite.steps import OnStep
@@ -42,38 +44,50 @@ class Feed:
             inputs.append(take(feed[name]))
         return inputs
 
+    def check_present(self, feed: Mapping[str, Any]) -> None:
+        """Raise ValueError where an input is missing that has no default."""
+        missing = [name for name, _ in self.takes if name not in feed and name not in self.defaults]
+        if missing:
+            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
+
     def values(self, feed: Mapping[str, Any]) -> list[Any]:
         """One run-time value for each input.
 
         Raises ValueError for a missing one, InvalidArgument for a wrong dtype, rank or dimension, RuntimeError for a
         Python object of the wrong kind.
         """
-        missing = [name for name, _ in self.takes if name not in feed and name not in self.defaults]
-        if missing:
-            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
+        self.check_present(feed)
         return [take(feed[name]) if name in feed else self.defaults[name] for name, take in self.takes]
 
 
-def feed_of(graph: Graph) -> Feed:
-    """How the inputs of a graph are fed."""
+def feed_of(graph: Graph, away: Collection[str] = ()) -> Feed:
+    """How the inputs of a graph are fed. `away` are those that go to other providers than the CPU provider."""
     optional = {name: None for name in graph.inputs if isinstance(graph.types.get(name), OptionalType)}
     defaults = optional | {name: _read_only(graph.constants[name]) for name in graph.overridable}
     # what nobody reads, or is only asked whether it is there, may be None, too
     read = {name for node in graph.nodes if node.op_type != "OptionalHasElement" for name in node.reads()}
     needed = read | {*graph.outputs}
     none = {name: None for name in graph.inputs if name not in needed} | defaults
-    return Feed(tuple((name, _take(name, graph.types.get(name), none)) for name in graph.inputs), defaults)
+    takes = tuple((name, _take(name, graph.types.get(name), none, name in away)) for name in graph.inputs)
+    return Feed(takes, defaults)
 
 
-def _take(name: str, type_: Type | None, none: Mapping[str, Any]) -> Take:
+def _take(name: str, type_: Type | None, none: Mapping[str, Any], away: bool) -> Take:
     """A function of one fed value. An array that fits is a read-only view; `to_inside` sees to everything else.
 
-    `none` has the values that None stands for, by input.
+    `none` has the values that None stands for, by input. `away`: another library's array stays as it is.
     """
 
     def slowly(value: Any) -> Any:
+        if isinstance(value, OrtValue):
+            value = value._data
         if value is None and name in none:
             return none[name]
+        if away and type(type_) is TensorType and (library := library_of(value)) is not None:
+            found = library.xp.dtype_name(value.dtype)
+            check_dtype(dtypes.by_name(found) if found in dtypes.NAMES else None, found, type_)
+            check_shape(name, value, type_)
+            return value
         return to_inside(name, value, type_)
 
     if type(type_) is not TensorType or type_.dtype.kind == "S":
@@ -111,13 +125,17 @@ class Prepared:
     feed: Feed
     input_transfers: Mapping[int, TransferStats]
     on_step: OnStep | None = None
+    sparse: tuple[int, ...] = ()  # outputs that are sparse tensors
 
     @classmethod
     def of(cls, stages: Stages, on_step: OnStep | None = None) -> Prepared:
         """What a session keeps of a build."""
         places = enumerate(stages.plan.input_providers)
         transfers = {index: TransferStats() for index, place in places if place.name != CPU}
-        return cls(stages, feed_of(stages.model.graph), transfers, on_step)
+        graph = stages.model.graph
+        feed = feed_of(graph, {graph.inputs[index] for index in transfers})
+        sparse = tuple(i for i, name in enumerate(graph.outputs) if isinstance(graph.types.get(name), SparseType))
+        return cls(stages, feed, transfers, on_step, sparse)
 
     @property
     def graph(self) -> Graph:
@@ -126,6 +144,15 @@ class Prepared:
 
     def compute(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> list[Any]:
         """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
+        outside = to_outside(self.results(inputs, names))
+        for index in self.sparse:
+            name = self.graph.outputs[index]
+            for position in [i for i, wanted in enumerate(names or self.graph.outputs) if wanted == name]:
+                outside[position] = SparseTensor.from_dense(outside[position])
+        return outside
+
+    def results(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> tuple[Any, ...]:
+        """The outputs, or those called `names`, as the program leaves them, from inputs that `feed` has taken."""
         try:
             with entered(self.stages.plan.providers):
                 results = self.stages.program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
@@ -136,7 +163,7 @@ class Prepared:
         outputs = self.graph.outputs
         if names is not None and names != outputs:
             results = tuple(results[outputs.index(name)] for name in names)
-        return to_outside(results)
+        return results
 
     def carried(self, inputs: list[Any]) -> list[Any]:
         """The inputs on the providers where the program wants them."""
@@ -144,7 +171,10 @@ class Prepared:
         for index, stats in self.input_transfers.items():
             place = plan.input_providers[index]
             try:
-                values[index] = transfer(values[index], plan.providers[-1], place, stats)
+                source = library_of(values[index]) or plan.providers[-1]
+                if source is place:
+                    stats.nbytes, stats.shared = int(values[index].nbytes), True
+                values[index] = transfer(values[index], source, place, stats)
             except Exception as error:
                 name, problem = self.graph.inputs[index], str(error) or type(error).__name__
                 raise Fail(f"input {name!r} cannot go to {place.name}: {problem}") from error

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ortlite.api import logs
+from ortlite.api.enums import (
+    ExecutionMode,
+    ExecutionOrder,
+    GraphOptimizationLevel,
+)
+from ortlite.errors import Fail
+
+if TYPE_CHECKING:
+    from ortlite.api.adapters import LoraAdapter
+    from ortlite.api.ortvalue import OrtValue
 
 __all__ = ["ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions"]
 
 MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
-
-
-class GraphOptimizationLevel(IntEnum):
-    """Which optimiser passes run; each level includes those below it."""
-
-    ORT_DISABLE_ALL = 0
-    ORT_ENABLE_BASIC = 1
-    ORT_ENABLE_EXTENDED = 2
-    ORT_ENABLE_LAYOUT = 3
-    ORT_ENABLE_ALL = 99
-
-
-class ExecutionMode(IntEnum):
-    """Kept for compatibility: ortlite runs a graph's nodes one after the other."""
-
-    ORT_SEQUENTIAL = 0
-    ORT_PARALLEL = 1
-
-
-class ExecutionOrder(IntEnum):
-    """Kept for compatibility: nodes run in the file's topological order."""
-
-    DEFAULT = 0
-    PRIORITY_BASED = 1
-    MEMORY_EFFICIENT = 2
 
 
 class _Options:
@@ -54,7 +42,7 @@ class _Options:
         self.__dict__[name] = value
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+        return _again, (type(self), dict(self.__dict__))
 
     def __repr__(self) -> str:
         changed = {n: v for n, v in self.__dict__.items() if n in self.FIELDS and v != self.FIELDS[n]}
@@ -66,6 +54,11 @@ class _Options:
                 raise TypeError(f"a config entry is a pair of str, not {type(text).__name__}")
         if not key or len(key) > MAX_KEY:
             raise RuntimeError(f"Config key is empty or longer than maximum length {MAX_KEY}")
+        if key in self._entries:
+            logs.emit(
+                logs.WARNING,
+                f"Config with key [{key}] had the value [{self._entries[key]}], which is overwritten.",
+            )
         self._entries[key] = value
 
     def _get(self, key: str) -> str:
@@ -80,10 +73,10 @@ class _Options:
 class SessionOptions(_Options):
     """How a session is made.
 
-    Config entries that ortlite reads; any other is kept, and has no effect:
-    `session.disable_cpu_ep_fallback` ("1": as onnxruntime, no node may run on the CPU provider),
-    `session.model_external_initializers_file_folder_path`, `optimization.disable_specified_optimizers` (names of
-    `ortlite.optimize.PASSES`, commas between) and `ortlite.check_types` ("1": every output's dtype is checked).
+    Fields and defaults are onnxruntime's. Those that ortlite reads: enable_profiling, profile_file_prefix,
+    graph_optimization_level, optimized_model_filepath, intra_op_num_threads, log_severity_level and logid. The others
+    tune onnxruntime's arenas, thread pools and order of execution; they are kept, and have no effect. Config entries:
+    docs/onnxruntime-compat.md lists which are read.
 
     Example:
         >>> options = SessionOptions()
@@ -113,12 +106,45 @@ class SessionOptions(_Options):
         "use_deterministic_compute": False,
         "use_per_session_threads": True,
     }
+    if TYPE_CHECKING:
+        enable_cpu_mem_arena: bool
+        enable_mem_pattern: bool
+        enable_mem_reuse: bool
+        enable_profiling: bool
+        execution_mode: ExecutionMode
+        execution_order: ExecutionOrder
+        graph_optimization_level: GraphOptimizationLevel
+        inter_op_num_threads: int
+        intra_op_num_threads: int
+        log_severity_level: int
+        log_verbosity_level: int
+        logid: str
+        optimized_model_filepath: str
+        profile_file_prefix: str
+        use_deterministic_compute: bool
+        use_per_session_threads: bool
 
     def __init__(self) -> None:
         super().__init__()
-        self.__dict__["_free_dimensions"] = {}
+        self.__dict__.update(
+            _dimensions_by_name={},
+            _dimensions_by_denotation={},
+            _initializers={},
+            _external={},
+            _files={},
+            _providers=[],
+            _operators=[],
+            _cancelled=False,
+        )
 
-    _free_dimensions: dict[str, int]
+    _dimensions_by_name: dict[str, int]
+    _dimensions_by_denotation: dict[str, int]
+    _initializers: dict[str, OrtValue]  # in the place of any initializer
+    _external: dict[str, OrtValue]  # in the place of initializers outside the model
+    _files: dict[str, Any]  # the bytes of files of external data
+    _providers: list[tuple[str, dict[str, str]]]
+    _operators: list[tuple[str, str, int, Callable[..., Any], dict[str, Any]]]
+    _cancelled: bool
 
     def add_session_config_entry(self, key: str, value: str) -> None:
         """Set a config entry. Raises RuntimeError for an empty or overlong key."""
@@ -130,13 +156,96 @@ class SessionOptions(_Options):
 
     def add_free_dimension_override_by_name(self, name: str, value: int) -> None:
         """Fix the symbolic dimension `name` of every input to `value`."""
-        if not isinstance(value, int):
-            raise TypeError(f"a dimension is an int, not {type(value).__name__}")
-        self._free_dimensions[name] = value
+        self._dimensions_by_name[name] = _dimension(value)
+
+    def add_free_dimension_override_by_denotation(self, denotation: str, value: int) -> None:
+        """Fix every dimension of inputs whose denotation in the file is `denotation`, e.g. "DATA_BATCH"."""
+        self._dimensions_by_denotation[denotation] = _dimension(value)
+
+    def add_initializer(self, name: str, ort_value: OrtValue) -> None:
+        """Use a tensor in the place of the initializer `name`; without effect where the model has none of that name.
+
+        The session shares the tensor's memory. Raises RuntimeError for a name that was added before.
+        """
+        if name in self._initializers:
+            raise RuntimeError(f"An OrtValue for this name has already been added: {name}")
+        self._initializers[name] = _ort_value(ort_value)
+
+    def add_external_initializers(self, names: Sequence[str], ort_values: Sequence[OrtValue]) -> None:
+        """Use tensors in the place of initializers whose data lie outside the model. Their memory is shared.
+
+        Raises RuntimeError where there are not as many names as tensors, or a name was added before.
+        """
+        if len(names) != len(ort_values):
+            raise RuntimeError("Expecting names and ort_values lists to have equal length")
+        for name, value in zip(names, ort_values, strict=True):
+            if name in self._external:
+                raise RuntimeError(f"An OrtValue for this name has already been added: {name}")
+            self._external[name] = _ort_value(value)
+
+    def add_external_initializers_from_files_in_memory(
+        self, names: Sequence[str], buffers: Sequence[Any], lengths: Sequence[int]
+    ) -> None:
+        """Read external data from bytes, as if files called `names` held them, `lengths` bytes each."""
+        if not len(names) == len(buffers) == len(lengths):
+            raise RuntimeError("Expecting names, buffers and lengths to have equal length")
+        for name, buffer, length in zip(names, buffers, lengths, strict=True):
+            self._files[str(name)] = memoryview(buffer).cast("B")[:length]
+
+    def register_custom_ops_library(self, library: str) -> None:
+        """Not possible: such a library holds kernels compiled against onnxruntime. Raises Fail.
+
+        Write the operator in Python: `@ortlite.op("domain", "Name")`, or `register_op` for one session.
+        """
+        if not isinstance(library, str):
+            raise TypeError(f"a path is a str, not {type(library).__name__}")
+        raise Fail(
+            f"Failed to load library {library} with error: its kernels are compiled against onnxruntime, and ortlite "
+            'runs kernels in Python: write them with @ortlite.op("domain", "Name")'
+        )
+
+    def register_op(self, domain: str, op_type: str, kernel: Callable[..., Any], since: int = 1, **flags: Any) -> None:
+        """Use a kernel in the sessions made with these options alone; `ortlite.op` says what a kernel is."""
+        self._operators.append((domain, op_type, since, kernel, flags))
+
+    def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
+        """Add a provider behind those added before. The argument `providers` of a session goes before these."""
+        self._providers.append((name, {str(k): str(v) for k, v in (options or {}).items()}))
+
+    def add_provider_for_devices(self, devices: Sequence[Any], options: Mapping[str, str] | None = None) -> None:
+        """Add the provider of devices that `get_ep_devices` lists."""
+        names = {device.ep_name for device in devices}
+        if len(names) != 1:
+            raise RuntimeError(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
+        self.add_provider(names.pop(), options)
+
+    def has_providers(self) -> bool:
+        """Whether providers were added."""
+        return bool(self._providers)
+
+    def set_provider_selection_policy(self, policy: Any) -> None:
+        """Accepted: without `providers`, nodes run on the CPU provider, whatever the policy."""
+        warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
+
+    def set_provider_selection_policy_delegate(self, delegate: Callable[..., Any]) -> None:
+        """Accepted, and never called: name providers in `providers`."""
+        if not callable(delegate):
+            raise TypeError("the delegate is a function")
+        warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
+
+    def set_load_cancellation_flag(self, cancelled: bool) -> None:
+        """While it is set, sessions that are made with these options raise ModelLoadCanceled."""
+        self.__dict__["_cancelled"] = bool(cancelled)
+
+    def set_ep_context_data_read_func(self, function: Callable[..., Any]) -> None:
+        """Accepted, and never called: no provider here keeps compiled contexts."""
+
+    def clear_ep_context_data_read_func(self) -> None:
+        """Accepted."""
 
 
 class RunOptions(_Options):
-    """Options of one run."""
+    """Options of one run. Setting `terminate`, also while it runs, ends it between two steps."""
 
     KIND = "RunOptions"
     FIELDS: ClassVar[dict[str, Any]] = {
@@ -146,6 +255,18 @@ class RunOptions(_Options):
         "only_execute_path_to_fetches": False,
         "terminate": False,
     }
+    if TYPE_CHECKING:
+        log_severity_level: int
+        log_verbosity_level: int
+        logid: str
+        only_execute_path_to_fetches: bool
+        terminate: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["_adapters"] = []
+
+    _adapters: list[LoraAdapter]
 
     def add_run_config_entry(self, key: str, value: str) -> None:
         """Set a config entry. Raises RuntimeError for an empty or overlong key."""
@@ -154,3 +275,31 @@ class RunOptions(_Options):
     def get_run_config_entry(self, key: str) -> str:
         """The value of a config entry. Raises RuntimeError when it was not set."""
         return self._get(key)
+
+    def add_active_adapter(self, adapter: LoraAdapter) -> None:
+        """Feed an adapter's parameters to the inputs of their names, besides what `run` is given."""
+        if not hasattr(adapter, "parameters"):
+            raise TypeError(f"a LoraAdapter is wanted, not {type(adapter).__name__}")
+        self._adapters.append(adapter)
+
+
+def _dimension(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"a dimension is an int, not {type(value).__name__}")
+    return value
+
+
+def _ort_value(value: Any) -> OrtValue:
+    from ortlite.api.ortvalue import OrtValue
+
+    if not isinstance(value, OrtValue):
+        raise TypeError(f"an OrtValue is wanted, not {type(value).__name__}")
+    return value
+
+
+def _again(kind: type[_Options], fields: dict[str, Any]) -> _Options:
+    """Options that were copied or pickled."""
+    made = kind()
+    copies = {key: value.copy() if isinstance(value, dict | list) else value for key, value in fields.items()}
+    made.__dict__.update(copies)
+    return made

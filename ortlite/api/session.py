@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import json
 import os
 import re
+import threading
 import warnings
+import weakref
 from collections import ChainMap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from ortlite import errors
+from ortlite.api import environment, logs
+from ortlite.api.names import check_placement, tapped, unknown
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
-from ortlite.errors import EPFail, Fail, InvalidArgument, typed
+from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, OrtError, typed
 from ortlite.provider import CPU, usable
+from ortlite.stopping import stop_of, stoppable
 
 if TYPE_CHECKING:
+    from ortlite.api.binding import IOBinding
+    from ortlite.api.device import OrtMemoryInfo
+    from ortlite.api.ep_devices import OrtEpAssignedSubgraph, OrtEpDevice
     from ortlite.api.explain import Explanation
     from ortlite.api.feed import Prepared
+    from ortlite.api.ortvalue import OrtValue
+    from ortlite.api.profile import Profiler
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Shared
     from ortlite.graph import Graph, Model
     from ortlite.memory import MemoryPlan
     from ortlite.pipeline import Stages
     from ortlite.provider import ExecutionProvider
+    from ortlite.steps import OnStep
 
 __all__ = ["InferenceSession"]
 
-log = logging.getLogger("ortlite")
-
+Taps: TypeAlias = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 FALLBACK = ("allow", "warn", "error")
 NO_FALLBACK = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
     "explicitly disabled by the user."
 )
-UNREAD = {"enable_profiling": "no profile is written"}
+RECORD = "session.record_ep_graph_assignment_info"
 LISTED = 20  # nodes that a message names
 PARTIALS = 16  # programs for parts of the model that a session keeps
+SESSION_FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
+SESSION_FIELDS |= {"enable_profiling"}  # what the model's own configuration may set
 
 
 class InferenceSession:
@@ -78,26 +95,39 @@ class InferenceSession:
         placement: Mapping[str, str] | None = None,
         **kwargs: Any,
     ):
-        if not isinstance(path_or_bytes, str | os.PathLike | bytes):
-            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
+        if not isinstance(path_or_bytes, str | os.PathLike | bytes) or path_or_bytes == "":
+            raise TypeError(
+                f"Unable to load from type '{type(path_or_bytes)}'{' (empty)' if not path_or_bytes else ''}"
+            )
         if fallback not in {None, *FALLBACK}:
             raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
         if not isinstance(sess_options, SessionOptions | None):
             raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
-        _warn_of_ignored(sess_options, kwargs)
-        self._sess_options = sess_options if sess_options is not None else SessionOptions()
+        _warn_of_ignored(kwargs)
+        self._sess_options = SessionOptions() if sess_options is None else sess_options
+        self._sess_options_initial = self._sess_options
         self._fallback = fallback or ("error" if self._no_cpu else "allow")
         self._placement = dict(placement or {})
         self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
         self._model_path = None if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
         self._model_bytes = path_or_bytes if isinstance(path_or_bytes, bytes) else None
+        self._profiler: Profiler | None = None
+        self._fallback_providers = [CPU]
+        if self._sess_options.has_providers():
+            if providers:
+                warnings.warn("The argument `providers` counts, not those of sess_options.", UserWarning, stacklevel=2)
+            else:
+                providers = self._sess_options._providers
         try:
             self._create(providers, provider_options, self._disabled)
         except (ValueError, RuntimeError) as error:
             if not self._may_fall_back:
                 raise
-            log.warning("EP Error %s when using %s. Falling back to [%r] and retrying.", error, providers, CPU)
+            banner = (
+                f"EP Error {error} when using {providers}. Falling back to {self._fallback_providers} and retrying."
+            )
+            logs.emit(logs.WARNING, banner)
             try:
                 self._create([CPU], None, self._disabled)
             except (ValueError, RuntimeError) as second:
@@ -112,50 +142,105 @@ class InferenceSession:
     @property
     def _no_cpu(self) -> bool:
         """Whether the options forbid the CPU provider, even where no other was asked for."""
-        return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"  # noqa: SLF001
+        return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"
 
     def _create(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
+        options = self._sess_options
+        if options._cancelled:
+            raise ModelLoadCanceled("Session creation was cancelled by SessionOptions.set_load_cancellation_flag.")
+        if not -1 <= options.log_severity_level <= logs.FATAL:
+            raise RuntimeError(f"Invalid session log severity level: {options.log_severity_level} is none of -1 to 4")
         available = get_available_providers()
-        names, options = check_and_normalize_provider_args(providers, provider_options, available)
+        names, given = check_and_normalize_provider_args(providers, provider_options, available)
+        resolve(names, given)  # unknown names are told before a large model is read
         if self._no_cpu and CPU in names:
             raise InvalidArgument(
                 "Conflicting session configuration: explicitly added the CPU EP to the session, but also disabled "
                 "fallback to the CPU EP via session configuration options."
             )
-        chosen = resolve(names, options, self._sess_options.__dict__["intra_op_num_threads"])
         if self._fallback == "error" and (lost := [name for name in names if name not in usable()]):
             raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
 
-        from ortlite import load  # onnx and the kernels are imported with the first session
-
-        entries = self._sess_options._entries  # noqa: SLF001
-        source = self._model_path if self._model_bytes is None else self._model_bytes
-        assert source is not None
-        folder = entries.get("session.model_external_initializers_file_folder_path")
-        with typed(f"Load model from {self._model_path or 'bytes'} failed"):
-            model = load.load(source, external_data=folder)
-        model = replace(model, graph=_with_dimensions(model.graph, self._sess_options._free_dimensions))  # noqa: SLF001
-        _check_placement(self._placement, model.graph, [provider.name for provider in chosen])
-        listed = entries.get("optimization.disable_specified_optimizers", "")
+        began = logs.now()
+        model = self._load()
+        options = self._configured(model)
+        threads = options.intra_op_num_threads
+        if not options.use_per_session_threads and not threads:
+            threads = environment.global_threads()
+        chosen = resolve(names, given, threads)
+        names_of = [provider.name for provider in chosen]
+        check_placement(self._placement, model.graph, names_of)
+        listed = options._entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
+        profiler = None
+        if options.enable_profiling:
+            from ortlite.api.profile import Profiler
+
+            profiler = Profiler(options.profile_file_prefix, began)
+            profiler.add("Session", f"model_loading_{'array' if self._model_bytes else 'uri'}", began)
         from ortlite.compile import Shared
 
-        shared = Shared()
-        whole = self._build(model, chosen, disabled, shared)
+        shared, since = Shared(), logs.now()
+        whole = self._build(model, chosen, disabled, shared, options, profiler)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
-        if path := self._sess_options.__dict__["optimized_model_filepath"]:
-            self._write_optimized(path, model, whole.stages.model, disabled)
+        if options.optimized_model_filepath:
+            self._write_optimized(options, model, whole.stages.model, disabled)
+        if profiler is not None:
+            profiler.add("Session", "session_initialization", since)
+            weakref.finalize(self, profiler.write)
         # nothing is raised from here on: a session that set_providers could not rebuild stays as it was
         self.model: Model = model  # as loaded
+        self._options = options
+        self._profiler = profiler
         self._disabled_now = disabled
         self._chosen = chosen
-        self._providers = [provider.name for provider in chosen]
-        given = dict(zip(names, options, strict=True))
-        self._provider_options = {provider.name: given.get(provider.name, {}) for provider in chosen}
+        self._providers = names_of
+        asked = dict(zip(names, given, strict=True))
+        self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
         self._shared = shared
-        self._partials: dict[tuple[frozenset[str], tuple[str, ...]], Prepared] = {}
+        self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
+        self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
+        if logs.wanted(logs.VERBOSE, options.log_severity_level):
+            for row in self.explain().nodes:
+                self._say(logs.VERBOSE, f"Node placement: {row.name} ({row.op_type}) on {row.provider}")
+
+    def _say(self, severity: int, message: str) -> None:
+        level = self._options.log_severity_level
+        logs.emit(severity, message, level=level, logid=self._options.logid, where="ortlite session")
+
+    def _load(self) -> Model:
+        """The model of the file, with what the options put in the place of what it says."""
+        from ortlite import load  # onnx and the kernels are imported with the first session
+        from ortlite.ops import registry
+
+        options = self._sess_options
+        source = self._model_path if self._model_bytes is None else self._model_bytes
+        assert source is not None
+        given = load.Given(
+            {name: value.numpy() for name, value in options._initializers.items()},
+            {name: value.numpy() for name, value in options._external.items()},
+            options._files,
+        )
+        folder = options._entries.get("session.model_external_initializers_file_folder_path")
+        with typed(f"Load model from {self._model_path or 'bytes'} failed"), registry.local(options._operators):
+            format_ = options._entries.get("session.load_model_format", "")
+            model = load.load(source, external_data=folder, given=given, format_=format_)
+        return replace(model, graph=_with_dimensions(model, options))
+
+    def _configured(self, model: Model) -> SessionOptions:
+        """The options, with what the model's own configuration says where ORT_LOAD_CONFIG_FROM_MODEL=1 asks for it."""
+        options: SessionOptions = copy(self._sess_options)
+        if os.environ.get("ORT_LOAD_CONFIG_FROM_MODEL") != "1" or "ort_config" not in model.metadata:
+            return options
+        with typed("reading the model's ort_config"):
+            wanted = json.loads(model.metadata["ort_config"]).get("session_options", {})
+        for name in wanted.keys() & SESSION_FIELDS:
+            if type(wanted[name]) is not int:
+                raise RuntimeError(f"{name} option in the model file must be an integer, not {wanted[name]!r}")
+            setattr(options, name, type(SessionOptions.FIELDS[name])(wanted[name]))
+        return options
 
     def _build(
         self,
@@ -163,40 +248,55 @@ class InferenceSession:
         providers: Sequence[ExecutionProvider],
         disabled: frozenset[str],
         shared: Shared,
+        options: SessionOptions,
+        profiler: Profiler | None,
+        on_device: bool = False,
     ) -> Prepared:
-        """Take a model, or a part of it, through the pipeline."""
+        """Take a model, or a part of it, through the pipeline. `on_device`: outputs stay where they were computed."""
         from ortlite import pipeline
         from ortlite.api.feed import Prepared
+        from ortlite.ops import registry
         from ortlite.run import check_types
 
-        with typed(f"preparing {model.graph.name!r}"):
+        with typed(f"preparing {model.graph.name!r}"), registry.local(options._operators):
             stages = pipeline.build(
                 model,
                 providers,
-                level=int(self._sess_options.__dict__["graph_optimization_level"]),
+                level=int(options.graph_optimization_level),
                 disabled=disabled,
                 pinned=self._placement,
                 defer=self._fallback != "error",
+                outputs_on_device=on_device,
+                seed=environment.seed(),
                 shared=shared,
             )
-        checks = self._sess_options._entries.get("ortlite.check_types") == "1"  # noqa: SLF001
-        return Prepared.of(stages, check_types if checks else None)
+        on_step: OnStep | None = check_types if options._entries.get("ortlite.check_types") == "1" else None
+        if profiler is not None:
+            profiler.weights.update(map(id, stages.plan.constants.values()))
+            on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
+        return Prepared.of(stages, on_step)
 
-    def _write_optimized(self, path: str, model: Model, optimized: Model, disabled: frozenset[str]) -> None:
+    def _write_optimized(
+        self, options: SessionOptions, model: Model, optimized: Model, disabled: frozenset[str]
+    ) -> None:
         """Write the model as the optimiser leaves it, without operators newer than it can be written with."""
         from ortlite import save
         from ortlite.optimize import NEWER, optimize
 
-        entries = self._sess_options._entries  # noqa: SLF001
+        entries, path = options._entries, options.optimized_model_filepath
+        if entries.get("session.save_model_format", "ORT" if path.endswith(".ort") else "") == "ORT":
+            raise errors.NotImplemented(f"{path}: ortlite reads models in ORT format and writes ONNX; call it .onnx")
         external = entries.get("session.optimized_model_external_initializers_file_name", "")
         least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
         with typed(f"writing the optimized model to {path}"):
             try:
                 save.write(optimized, path, external, least)
             except ValueError:
-                level = int(self._sess_options.__dict__["graph_optimization_level"])
+                level = int(options.graph_optimization_level)
                 graph = optimize(model.graph, level, disabled | NEWER, self._placement)
                 save.write(replace(model, graph=graph), path, external, least)
+            except OSError as error:
+                raise InvalidArgument(f"SystemError : {error.errno} ({error.strerror}: {path})") from error
 
     def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
@@ -212,19 +312,41 @@ class InferenceSession:
             raise Fail(f"{NO_FALLBACK}\n{listed}")
         warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
+    @overload
     def run(
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
         run_options: RunOptions | None = None,
         *,
-        taps: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]: ...
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps,
+        timeout: float | None = None,
+    ) -> tuple[list[Any], dict[str, Any]]: ...
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """Compute `output_names` (all outputs, in graph order, when None or empty) from `input_feed`.
 
-        Tensors are NumPy arrays of the declared dtype (or nested lists), sequences lists, maps dicts, an empty
-        optional None. Outputs are fresh arrays. Raises ValueError for a missing input, InvalidArgument for an unknown
-        name or a wrong dtype, rank or dimension, Fail for an error in a kernel.
+        Tensors are NumPy arrays of the declared dtype (or nested lists, OrtValues, arrays of a library with DLPack),
+        sequences lists, maps dicts, an empty optional None. Outputs are fresh NumPy arrays. Raises ValueError for a
+        missing input, InvalidArgument for an unknown name or a wrong dtype, rank or dimension, Fail for an error in a
+        kernel. `run_options.terminate`, and `timeout` seconds (`ortlite.stopping.RunTimeout`), end it between two steps
+        with Fail.
 
         Any value of the main graph may be asked for by its name, and any may be fed: what only it needs is then not
         computed, and its inputs need not be fed. With `taps`, names or regular expressions that match whole names, the
@@ -238,34 +360,58 @@ class InferenceSession:
             (2, 48)
 
         """
+        if run_options is None and timeout is None:
+            return self._tried(output_names, input_feed, taps)
+        with stoppable(stop_of(_checked(run_options), timeout)):
+            return self._tried(output_names, _adapted(input_feed, run_options), taps)
+
+    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+        """Run; where a provider fails as a whole, once more on the CPU provider."""
         try:
-            return self._run(output_names, input_feed, run_options, taps)
+            if self._profiler is None:
+                return self._run(output_names, feed, taps)
+            return self._profiled(output_names, feed, taps)
         except EPFail:
             if not self._may_fall_back:
                 raise
             self.set_providers([CPU])
             self._enable_fallback = False
-            return self._run(output_names, input_feed, run_options, taps)
+            return self._run(output_names, feed, taps)
 
-    def _run(self, output_names: Any, feed: Mapping[str, Any], run_options: Any, taps: Any) -> Any:
-        if output_names is None and run_options is None and taps is None:  # the way of most runs, without detours
+    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+        profiler = self._profiler
+        assert profiler is not None
+        since = profiler.now()
+        result = self._run(output_names, feed, taps)
+        profiler.add("Session", "SequentialExecutor::Execute", since)
+        profiler.add("Session", "model_run", since)
+        return result
+
+    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+        if output_names is None and taps is None:  # the way of most runs, without detours
+            if type(feed) is not dict and not isinstance(feed, Mapping):
+                raise _no_feed(feed)
             inputs = self._whole.feed.exactly(feed)
             if inputs is not None:
                 return self._whole.compute(inputs)
-        if isinstance(output_names, str):
-            raise TypeError("output_names is a sequence of names, not a str")
-        if run_options is not None:
-            if not isinstance(run_options, RunOptions):
-                raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
-            if run_options.__dict__["terminate"]:
-                raise Fail("Exiting due to terminate flag being set to true.")
-        wanted = tuple(output_names or self._whole.graph.outputs)
-        tapped = () if taps is None else self._tapped([taps] if isinstance(taps, str | re.Pattern) else taps)
-        built = self._partial(feed, (*wanted, *tapped))
-        outside = built.compute(built.feed.values(feed), (*wanted, *tapped))
+        wanted = self._wanted(output_names, feed)
+        tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
+        built = self._partial(feed, (*wanted, *tapped_names))
+        outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names))
         if taps is None:
             return outside
-        return outside[: len(wanted)], dict(zip(tapped, outside[len(wanted) :], strict=True))
+        return outside[: len(wanted)], dict(zip(tapped_names, outside[len(wanted) :], strict=True))
+
+    def _wanted(self, output_names: Any, feed: Any) -> tuple[str, ...]:
+        """The names of the outputs that are asked for. Raises TypeError for what are no names, or no feeds."""
+        if isinstance(output_names, str):
+            raise TypeError("output_names is a sequence of names, not a str")
+        wanted = tuple(output_names or self._whole.graph.outputs)
+        if not all(isinstance(name, str) for name in wanted):
+            raise TypeError(f"output_names is a sequence of str, not {output_names!r}")
+        if not isinstance(feed, Mapping):
+            raise _no_feed(feed)
+        return wanted
 
     def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
         """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
@@ -281,47 +427,146 @@ class InferenceSession:
             inputs = program.zeros() if input_feed is None else whole.carried(whole.feed.values(input_feed))
             return memory.of(program, inputs, whole.graph.inputs, to_outside)
 
-    def _tapped(self, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:
-        """The values that names and regular expressions mean: constants, then in the order of computation."""
-        graph = self.model.graph
-        computed = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs if name)]
-        known = [*(name for name in graph.constants if name not in graph.overridable), *computed]
-        found: set[str] = set()
-        for tap in taps:
-            if not isinstance(tap, str | re.Pattern):
-                raise TypeError(f"taps are names and regular expressions, not {type(tap)}")
-            try:  # weights are asked for by name: an expression for a layer's values does not mean them
-                hits = [name for name in known if name == tap] or [n for n in computed if re.fullmatch(tap, n)]
-            except re.error as error:
-                raise InvalidArgument(f"taps: {_unknown(graph, tap)} (as a regular expression: {error})") from None
-            if not hits:
-                pattern = tap.pattern if isinstance(tap, re.Pattern) else tap
-                raise InvalidArgument(f"taps: {_unknown(graph, pattern, 'is called or matches')}")
-            found.update(hits)
-        return tuple(name for name in known if name in found)
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        callback: Callable[[list[Any], Any, str], Any],
+        user_data: Any,
+        run_options: RunOptions | None = None,
+    ) -> None:
+        """Run in another thread, which calls `callback(results, user_data, error)` at the end.
 
-    def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...]) -> Prepared:
+        `error` is "" after a run, and otherwise the message, with [] for results; what the callback raises is dropped.
+        Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime.
+        """
+        if self._sess_options.intra_op_num_threads == 1:
+            raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")
+        self._wanted(output_names, input_feed)
+        self._whole.feed.check_present(input_feed)
+
+        def work() -> None:
+            results, problem = [], ""
+            try:
+                results = self.run(output_names, input_feed, run_options)
+            except OrtError as error:
+                problem = error.text
+            except Exception as error:  # noqa: BLE001  (the callback gets whatever it is)
+                problem = str(error) or type(error).__name__
+            callback(results, user_data, problem)
+
+        _executor().submit(work)
+
+    async def run_async_(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """`run` for asyncio: the event loop goes on meanwhile. A task that is cancelled ends its run between two steps.
+
+        Example: `outputs = await session.run_async_(None, {"x": x})`.
+        """
+        cancelled = threading.Event()
+        asked = stop_of(_checked(run_options), timeout)
+
+        def stop() -> None:
+            if cancelled.is_set():
+                raise Fail("The task that awaited this run was cancelled.")
+            if asked is not None:
+                asked()
+
+        def work() -> Any:
+            with stoppable(stop):
+                return self._tried(output_names, _adapted(input_feed, run_options), None)
+
+        try:
+            return await asyncio.wrap_future(_executor().submit(work))
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    def run_with_ort_values(
+        self,
+        output_names: Sequence[str] | None,
+        input_dict_ort_values: Mapping[str, OrtValue],
+        run_options: RunOptions | None = None,
+    ) -> list[OrtValue]:
+        """`run` on OrtValues, which also come out."""
+        from ortlite.api.ortvalue import OrtValue
+
+        feed = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
+        wanted = self._wanted(output_names, feed)
+        for name in wanted:
+            if name not in self._whole.graph.outputs:
+                raise InvalidArgument(f"Invalid output name:{name}")
+        return [OrtValue.of(value) for value in self.run(wanted, feed, run_options)]
+
+    def run_with_iobinding(self, iobinding: IOBinding, run_options: RunOptions | None = None) -> None:
+        """Run on what an `io_binding()` of this session binds.
+
+        Raises ValueError for another session's, RuntimeError for whatever goes wrong in the run.
+        """
+        if iobinding._session is not self:
+            raise ValueError("IOBinding must be used with the session that created it.")
+        iobinding._iobinding.run(run_options)
+
+    def run_with_ortvaluevector(
+        self,
+        run_options: RunOptions | None,
+        feed_names: Sequence[str],
+        feeds: Any,
+        fetch_names: Sequence[str],
+        fetches: Any,
+        fetch_devices: Sequence[Any],
+    ) -> None:
+        """Run on a vector of OrtValues; the results are appended to the vector `fetches`."""
+        feed = dict(zip(feed_names, feeds, strict=True))
+        for value in self.run_with_ort_values(list(fetch_names), feed, run_options):
+            fetches.push_back(value)
+
+    def _on_device(self, feed: Mapping[str, Any], wanted: tuple[str, ...]) -> list[OrtValue]:
+        """Outputs of the graph where they were computed, as OrtValues."""
+        from ortlite.api.values import on_device
+
+        built = self._partial(feed, wanted, on_device=True)
+        return [on_device(value) for value in built.results(built.feed.values(feed), wanted)]
+
+    def io_binding(self) -> IOBinding:
+        """A new IOBinding: what to read inputs from, and where to write outputs."""
+        from ortlite.api.binding import IOBinding
+
+        return IOBinding(self)
+
+    def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own."""
         whole = self._whole.graph
         if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
-            return self._whole
+            if not on_device:
+                return self._whole
+            feed, outputs = dict.fromkeys(whole.inputs), whole.outputs
         from ortlite.graph import extract
 
         graph = self.model.graph
         made = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
         for name in outputs:
             if name not in made and name not in graph.inputs:
-                raise InvalidArgument(f"Invalid output name:{name} ({_unknown(graph, name)})")
+                raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
         for name in feed:
             if name not in made and name not in graph.inputs:
-                raise InvalidArgument(f"Invalid input name: {name} ({_unknown(graph, name)})")
-        key = frozenset(feed), tuple(dict.fromkeys(outputs))
+                self._whole.feed.check_present(feed)
+                raise InvalidArgument(f"Invalid input name: {name} ({unknown(graph, name)})")
+        key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
         found = self._partials.get(key)
         if found is None:
             part = replace(self.model, graph=extract(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
             shared = replace(self._shared, device_constants=ChainMap({}, self._shared.device_constants))
-            found = self._build(part, self._chosen, self._disabled_now, shared)
+            found = self._build(
+                part, self._chosen, self._disabled_now, shared, self._options, self._profiler, on_device
+            )
             self._partials[key] = found
             while len(self._partials) > PARTIALS:
                 self._partials.pop(next(iter(tuple(self._partials))), None)  # other threads may add some
@@ -355,8 +600,8 @@ class InferenceSession:
         )
 
     def get_session_options(self) -> SessionOptions:
-        """The options the session was made with."""
-        return self._sess_options
+        """A copy of the options the session was made with."""
+        return copy(self._options)
 
     def get_providers(self) -> list[str]:
         """Names of the session's providers, in order."""
@@ -369,6 +614,98 @@ class InferenceSession:
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
         """Rebuild the session on other providers. Raises RuntimeError for an unknown one."""
         self._create(providers, provider_options, frozenset())
+
+    def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
+        """Where each input is expected: in the CPU's memory, from which it goes on by itself."""
+        return [_cpu_memory() for _ in self.get_inputs()]
+
+    def get_output_memory_infos(self) -> list[OrtMemoryInfo]:
+        """Where each output arrives: in the CPU's memory."""
+        return [_cpu_memory() for _ in self.get_outputs()]
+
+    def get_input_epdevices(self) -> list[OrtEpDevice | None]:
+        """The device of each input."""
+        from ortlite.api.ep_devices import get_ep_devices
+
+        cpu = next((device for device in get_ep_devices() if device.ep_name == CPU), None)
+        return [cpu for _ in self.get_inputs()]
+
+    def get_provider_graph_assignment_info(self) -> list[OrtEpAssignedSubgraph]:
+        """Which provider runs which nodes, one subgraph a node. `explain()` says why, too.
+
+        Raises Fail unless the config entry session.record_ep_graph_assignment_info is "1".
+        """
+        from ortlite.api.ep_devices import OrtEpAssignedNode, OrtEpAssignedSubgraph
+
+        if self._options._entries.get(RECORD) != "1":
+            raise Fail(
+                f"Session configuration entry '{RECORD}' must be set to \"1\" to retrieve EP graph assignment "
+                "information."
+            )
+        parts = self._whole.stages.partitions
+        found = []
+        for node, place in zip(parts.graph.nodes, parts.placements, strict=True):
+            assigned = OrtEpAssignedNode(node.name, node.domain, node.op_type)
+            found.append(OrtEpAssignedSubgraph(parts.providers[place.provider].name, [assigned]))
+        return found
+
+    def end_profiling(self) -> str:
+        """Write the profile, and return its path; "" where there is none, or it was written before."""
+        return "" if self._profiler is None else self._profiler.write()
+
+    def get_profiling_start_time_ns(self) -> int:
+        """When profiling began, in nanoseconds since 1970; 0 where it did not."""
+        return 0 if self._profiler is None else self._profiler.start_ns
+
+    def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
+        """Accepted: no provider here has options that change while a session lives."""
+        warnings.warn("ortlite's providers have no dynamic options: these have no effect.", UserWarning, stacklevel=2)
+
+    def get_tuning_results(self) -> list[Any]:
+        """[]: kernels are not tuned."""
+        return []
+
+    def set_tuning_results(self, results: Sequence[Any], *, error_on_invalid: bool = False) -> None:
+        """Accepted: kernels are not tuned."""
+
+    def create_ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], element_type: Any, device_type: str, device_id: int = 0, vendor_id: int = -1
+    ) -> OrtValue:
+        """An OrtValue for this session's inputs and outputs; `OrtValue.ortvalue_from_shape_and_type` otherwise."""
+        from ortlite.api.ortvalue import OrtValue
+
+        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
+
+    def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
+        """Accepted: no graphs are captured."""
+
+    def __reduce__(self) -> Any:
+        from ortlite.api.pickles import rebuild, source_of
+
+        providers = [(name, dict(self._provider_options[name])) for name in self._providers]
+        keywords = {
+            "fallback": self._fallback,
+            "placement": self._placement,
+            "enable_fallback": int(self._enable_fallback),
+            "disabled_optimizers": tuple(self._disabled_now),
+        }
+        return rebuild, (source_of(self._model_path, self._model_bytes), self._sess_options, providers, keywords)
+
+    @property
+    def _sess(self) -> Any:
+        """What onnxruntime keeps here: the same session, with the methods of its inner class."""
+        from ortlite.capi.onnxruntime_pybind11_state import InferenceSession as Inner
+
+        return Inner._of(self)
+
+    _inputs_meta = property(get_inputs)
+    _outputs_meta = property(get_outputs)
+    _overridable_initializers = property(get_overridable_initializers)
+    _model_meta = property(get_modelmeta)
+    _input_meminfos = property(get_input_memory_infos)
+    _output_meminfos = property(get_output_memory_infos)
+    _input_epdevices = property(get_input_epdevices)
+    _profiling_start_time_ns = property(get_profiling_start_time_ns)
 
     def disable_fallback(self) -> None:
         """Let errors of a provider through instead of running on the CPU provider."""
@@ -400,59 +737,71 @@ class InferenceSession:
         return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.input_transfers)
 
 
-def _unknown(graph: Graph, name: Any, how: str = "is called") -> str:
-    """What to say of a name that no value of the main graph has: what is like it, or where else it is."""
-    for node in graph.nodes:
-        for attribute, body in node.subgraphs.items():
-            if any(name in (*inner.outputs, *inner.inputs) for inner in body.walk()):
-                owner = f"node {node.name!r}" if node.name else f"the node that computes {node.outputs[0]!r}"
-                return (
-                    f"{name!r} is a value inside the {attribute} of {owner} ({node.op_type}), which may run any number "
-                    "of times: only values of the main graph can be asked for or fed"
-                )
-    known = dict.fromkeys([*graph.inputs, *graph.constants, *(o for node in graph.nodes for o in node.outputs if o)])
-    return f"no value {how} {name!r}{_near(str(name), known)}"
+def _checked(run_options: Any) -> RunOptions | None:
+    if not isinstance(run_options, RunOptions | None):
+        raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+    return run_options
 
 
-def _near(name: str, known: Collection[str]) -> str:
-    """Names that are like one that is unknown: what a function called so computes, else what is spelt almost so."""
-    inside = [other for other in known if other.startswith(f"{name}/") or other.endswith(f"/{name}")]
-    near = inside[:3] or get_close_matches(name, known, 3)
-    return f"; near it: {', '.join(map(repr, near))}" if near else ""
+def _adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:
+    """The feed, with the parameters of the adapters that the options name."""
+    if run_options is None or not run_options._adapters:
+        return feed
+    added: dict[str, Any] = {}
+    for adapter in run_options._adapters:
+        added |= adapter.parameters
+    return added | dict(feed)
 
 
-def _warn_of_ignored(options: SessionOptions | None, keywords: Mapping[str, Any]) -> None:
+def _no_feed(feed: Any) -> AttributeError:
+    return AttributeError(f"{type(feed).__name__!r} object has no attribute 'keys': input_feed is a dict from names")
+
+
+def _one(taps: Any) -> bool:
+    return isinstance(taps, str | re.Pattern)
+
+
+def _cpu_memory() -> OrtMemoryInfo:
+    from ortlite.api.device import OrtMemoryInfo
+    from ortlite.api.enums import OrtAllocatorType, OrtMemType
+
+    return OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="ortlite-run")
+
+
+def _executor() -> ThreadPoolExecutor:
+    """The threads for asynchronous runs; a forked child gets its own."""
+    return _threads(os.getpid())
+
+
+def _warn_of_ignored(keywords: Mapping[str, Any]) -> None:
     """Say what was asked for and has no effect."""
     for name in keywords.keys() - {"enable_fallback", "read_config_from_model", "disabled_optimizers"}:
         near = get_close_matches(name, ["providers", "provider_options", "sess_options", "fallback", "placement"], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         warnings.warn(f"InferenceSession has no argument {name!r}: it is ignored.{hint}", UserWarning, stacklevel=3)
-    for name, consequence in UNREAD.items():
-        if options is not None and options.__dict__[name]:
-            warnings.warn(f"ortlite does not read SessionOptions.{name}: {consequence}.", UserWarning, stacklevel=3)
 
 
-def _check_placement(placement: Mapping[str, str], graph: Graph, providers: Sequence[str]) -> None:
-    """Raise ValueError for a name that no node has or computes, and for a provider that the session has not."""
-    names = dict.fromkeys(n for node in graph.walk() for n in (node.name, *node.outputs) if n) if placement else {}
-    for name, provider in placement.items():
-        if name not in names:
-            near = _near(name, names)
-            raise ValueError(f"placement: no node is called {name!r} or computes a value of that name{near}")
-        if provider not in providers:
-            raise ValueError(f"placement: {name!r} is to run on {provider!r}, which is not among {list(providers)}")
-
-
-def _with_dimensions(graph: Graph, overrides: Mapping[str, int]) -> Graph:
-    """The graph with symbolic dimensions of its inputs fixed."""
+def _with_dimensions(model: Model, options: SessionOptions) -> Graph:
+    """The graph with the dimensions of its inputs fixed that the options name."""
     from ortlite.graph import TensorType
 
-    if not overrides:
+    names, denotations = options._dimensions_by_name, options._dimensions_by_denotation
+    graph = model.graph
+    if not names and not denotations:
         return graph
     types = dict(graph.types)
     for name in graph.inputs:
         type_ = types.get(name)
         if isinstance(type_, TensorType) and type_.shape is not None:
-            shape = tuple(overrides.get(d, d) if isinstance(d, str) else d for d in type_.shape)
-            types[name] = replace(type_, shape=shape)
+            called = [*model.denotations.get(name, ()), *[""] * len(type_.shape)]
+            fixed = tuple(
+                d if isinstance(d, int) else denotations.get(word, d if d is None else names.get(d, d))
+                for d, word in zip(type_.shape, called, strict=False)
+            )
+            types[name] = replace(type_, shape=fixed)
     return replace(graph, types=types)

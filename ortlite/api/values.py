@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 
 from ortlite import dtypes
+from ortlite.api.ortvalue import OrtValue
+from ortlite.api.sparse import SparseTensor
 from ortlite.errors import Fail, InvalidArgument
-from ortlite.graph import MapType, OptionalType, SequenceType, TensorType, Type
+from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.provider import CPU, ExecutionProvider, owner
 
-__all__ = ["ModelMetadata", "NodeArg", "check_shape", "plain", "to_inside", "to_outside"]
+__all__ = [
+    "ModelMetadata", "NodeArg", "check_dtype", "check_shape", "library_of", "on_device", "plain", "to_inside",
+    "to_outside",
+]  # fmt: skip
+
+DTYPE = "Unexpected input data type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +63,48 @@ def to_inside(name: str, value: Any, type_: Type | None) -> Any:
     """Check one fed value against its declared type and turn it into a run-time value.
 
     Arrays come in as read-only views: nothing a kernel does can change what the caller holds. Those of a subclass come
-    in as plain ones (`plain`). Raises InvalidArgument for a wrong dtype, rank or dimension, Fail for None where the
-    type is not optional, RuntimeError for a Python object of the wrong kind.
+    in as plain ones (`plain`), those of other libraries and OrtValues by their memory. Raises InvalidArgument for a
+    wrong dtype, rank or dimension, Fail for None where the type is not optional, RuntimeError for a Python object of
+    the wrong kind.
     """
+    if isinstance(value, OrtValue):
+        value = value._data
     if isinstance(type_, OptionalType):
         return None if value is None else to_inside(name, value, type_.element)
     if value is None:
         wanted = "" if type_ is None else f", and {type_.ort} is wanted"
         raise Fail(f"Input {name!r} is None{wanted}: only an optional input, or one with a default, may be None.")
     if isinstance(type_, SequenceType):
+        if isinstance(value, np.ndarray):
+            raise InvalidArgument(f"Input {name!r} is a {type_.ort}: feed a list, not one array.")
         if not isinstance(value, list):
             raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a list, not {type(value).__name__}.")
-        return tuple(to_inside(name, item, type_.element) for item in value)
+        try:
+            return tuple(to_inside(name, item, type_.element) for item in value)
+        except InvalidArgument as error:
+            if DTYPE not in error.text:
+                raise
+            raise RuntimeError(f"Input {name!r} is a {type_.ort}: {error.text}") from error
     if isinstance(type_, MapType):
         return _map(name, value, type_)
     declared = type_ if isinstance(type_, TensorType) else None
     array = _array(name, value, declared)
     if declared is not None:
-        _check_dtype(array, declared)
+        try:
+            actual = dtypes.of_numpy(array.dtype)
+        except ValueError:
+            actual = None
+        check_dtype(actual, str(array.dtype), declared)
         check_shape(name, array, declared)
     return array
+
+
+def library_of(value: Any) -> ExecutionProvider | None:
+    """The provider whose library a fed array is of; None for NumPy's arrays, and for what is no array."""
+    if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "__dlpack__"):
+        return None
+    found = owner(value)
+    return None if found is None or found.name == CPU else found
 
 
 def plain(name: str, value: Any) -> Any:
@@ -96,15 +126,24 @@ def plain(name: str, value: Any) -> Any:
 def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
     if isinstance(value, list) or (isinstance(value, np.ndarray) and type(value) is not np.ndarray):
         value = plain(name, value)
+    elif isinstance(value, SparseTensor) and isinstance(declared, SparseType):
+        value = value.to_dense()
+    elif not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        library = library_of(value)
+        value = np.from_dlpack(value) if library is None else library.to_numpy(value)
     if isinstance(value, list) and declared is not None:
         try:
             value = np.asarray(value, dtypes.to_numpy(declared.dtype))
         except (ValueError, TypeError, OverflowError) as error:
             raise RuntimeError(f"Could not create tensor from given input list for input {name!r}: {error}") from None
+    if isinstance(value, dict) and value:
+        raise InvalidArgument(f"{DTYPE}. Actual: (map) , expected: ({getattr(declared, 'ort', '')})")
     if not isinstance(value, np.ndarray):
         if np.isscalar(value) and not isinstance(value, str):
             raise RuntimeError(f"Unable to handle object of type {type(value)} for input {name!r}")
         raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{name}'.")
+    if value.dtype.kind in "mM" or (value.dtype.kind == "c" and (declared is None or declared.dtype.kind != "c")):
+        raise RuntimeError(f"Numpy_type {value.dtype.num} ({value.dtype}) can't be converted: input {name!r}")
     if value.dtype.names is not None:
         raise InvalidArgument(f"Input {name!r} is an array of records ({value.dtype}): feed one of its fields.")
     if value.dtype.kind in "OSUV" and value.dtype.name not in dtypes.NAMES:
@@ -129,14 +168,11 @@ def _text(item: Any) -> str:
     return item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else str(item)
 
 
-def _check_dtype(array: np.ndarray, declared: TensorType) -> None:
-    try:
-        actual = dtypes.of_numpy(array.dtype)
-    except ValueError:
-        actual = None
+def check_dtype(actual: dtypes.DType | None, shown: str, declared: TensorType) -> None:
+    """Raise InvalidArgument where an array's dtype, called `shown` where ONNX has no such, is not the declared one."""
     if actual is not declared.dtype:
-        shown = f"tensor({actual.ort})" if actual else str(array.dtype)
-        raise InvalidArgument(f"Unexpected input data type. Actual: ({shown}) , expected: ({declared.ort})")
+        shown = f"tensor({actual.ort})" if actual else shown
+        raise InvalidArgument(f"{DTYPE}. Actual: ({shown}) , expected: ({declared.ort})")
 
 
 def check_shape(name: str, array: Any, declared: TensorType) -> None:
@@ -195,3 +231,9 @@ def _outside(value: Any, owners: set[int]) -> Any:
         array = root = np.array(array, order="C")
     owners.add(id(root))
     return array
+
+
+def on_device(value: Any) -> OrtValue:
+    """A result where it was computed, as an OrtValue; a copy, for it may be the model's or the caller's memory."""
+    library = library_of(value)
+    return OrtValue.of(to_outside([value])[0]) if library is None else OrtValue.from_dlpack(library.copy(value))

@@ -37,7 +37,8 @@ class OnnxruntimeSide:
         wanted = [name for name in names if _visible(types.get(name))]
         whole = model is self.model and feed.keys() <= set(model.graph.inputs)
         part = model if whole else replace(model, graph=extract(model.graph, list(feed), wanted))
-        proto = onnx.load(self.path, load_external_data=False) if whole else to_proto(part)
+        as_it_is = whole and self.path.suffix != ".ort"
+        proto = onnx.load(self.path, load_external_data=False) if as_it_is else to_proto(part)
         known = {name for node in proto.graph.node for name in node.output}
         wanted = [name for name in wanted if name in known]  # what functions compute inside is not
         declared = {output.name for output in proto.graph.output}

@@ -14,32 +14,48 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import functions, graph, shapes
-from ortlite.load.tensors import Tensors, text
+from ortlite.load import functions, graph, nchwc, ort_format, shapes
+from ortlite.load.tensors import HERE, Given, Tensors, text
 
-__all__ = ["load"]
+__all__ = ["Given", "load"]
 
 log = logging.getLogger("ortlite")
 
 
-def load(source: str | os.PathLike[str] | bytes, *, external_data: str | None = None) -> Model:
+def load(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    external_data: str | None = None,
+    given: Given | None = None,
+    format_: str = "",
+) -> Model:
     """Read a model from a path or from bytes.
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
-    working directory). Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail or NotImplemented,
+    working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
+    called .ort, and what begins as such a file, are in ORT format. Raises NoSuchFile, InvalidProtobuf, InvalidArgument,
+    InvalidGraph, Fail or NotImplemented,
     each naming what is wrong.
     """
+    data: bytes | memoryview
     if isinstance(source, bytes):
-        name, proto, folder = "", _parse(source, ""), Path(external_data or ".")
+        name, data, folder = "", source, Path(external_data or ".")
     else:
         path = Path(os.fsdecode(source))
-        name, proto, folder = str(path), _parse(_read(path), str(path)), Path(external_data or path.parent)
-    file = graph.File(Tensors(folder))
+        name, data, folder = str(path), _read(path), Path(external_data or path.parent)
+    tensors = Tensors(folder, given or Given())
+    if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
+        proto = ort_format.read(data)
+        tensors.files[HERE] = np.frombuffer(data, np.uint8)
+    else:
+        proto = _parse(data, name)
+    file = graph.File(tensors)
     try:
         return _model(proto, file)
     except OrtError:
@@ -58,6 +74,7 @@ def _failed(name: str) -> str:
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
     file.define(proto)
+    nchwc.rewrite(proto, file.tensors)
     model = Model(
         graph=graph.read_model_graph(proto, opsets, file),
         opsets=opsets,
@@ -68,12 +85,17 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         graph_description=_prose(proto.graph.doc_string),
         version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
+        denotations={value.name: _denotations(value) for value in proto.graph.input},
     )
     file.reading = "shapes"
     shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _denotations(value: onnx.ValueInfoProto) -> tuple[str, ...]:
+    return tuple(_prose(dimension.denotation) for dimension in value.type.tensor_type.shape.dim)
 
 
 def _prose(value: str | bytes) -> str:
@@ -84,8 +106,6 @@ def _prose(value: str | bytes) -> str:
 def _read(path: Path) -> bytes | memoryview:
     """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
     failed = _failed(str(path))
-    if path.suffix == ".ort":
-        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
@@ -103,8 +123,6 @@ def _read(path: Path) -> bytes | memoryview:
 
 def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
     failed = _failed(path)
-    if data[4:8] == b"ORTM":
-        raise Fail(f"{failed}ORT format models need kernels that onnxruntime compiled.")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)

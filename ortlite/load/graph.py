@@ -310,6 +310,12 @@ def _unknown(proto: onnx.NodeProto, domain: str, opset: int | None) -> Exception
             f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No Op registered for {proto.op_type} "
             f"with domain_version of {opset}"
         )
+    if opset is None:
+        return InvalidGraph(
+            f'This is an invalid model. In Node, ("{proto.name}", {proto.op_type}, "{proto.domain}", -1) : '
+            f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No opset import for domain "
+            f"'{proto.domain}'"
+        )
     return Fail(f"Fatal error: {proto.domain}:{proto.op_type}(-1) is not a registered function/op")
 
 
@@ -441,7 +447,7 @@ def _is_outside(name: str, outer: _Types) -> bool:
 def _initializers(proto: onnx.GraphProto, scope: _Scope, tensors: Tensors) -> dict[str, np.ndarray]:
     """The tensors that a graph holds, by name. Of two with one name the later one counts, as in onnxruntime."""
     constants: dict[str, np.ndarray] = {}
-    read = [(t.name, tensors.read(t)) for t in proto.initializer]
+    read = [(t.name, tensors.initializer(t)) for t in proto.initializer]
     for name, array in [*read, *((t.values.name, tensors.sparse(t)) for t in proto.sparse_initializer)]:
         renamed = scope.rename(text(name, "an initializer"))
         if renamed in constants:

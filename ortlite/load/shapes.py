@@ -21,7 +21,8 @@ __all__ = ["SMALL", "check", "check_reshapes"]
 
 SMALL = 64  # elements of a constant whose values may say a shape
 INSIDE = "Inference error(s)"  # before what onnx reports: of the model, or of a body inside a node
-WRONG = "): [ShapeInferenceError]"  # how it reports a node; types are judged elsewhere
+# How it reports a node. Types are judged elsewhere, but for what attributes say.
+WRONG = ("): [ShapeInferenceError]", "): [TypeInferenceError] Attribute")
 
 
 # Whose nodes onnx is asked about. Of others its inference crashes on a damaged model (LabelEncoder without the type of
@@ -84,7 +85,7 @@ def _certain(report: str) -> str:
     for line in report.split(f"{INSIDE}: ", 1)[-1].splitlines():
         if INSIDE in line:
             break
-        if WRONG in line:
+        if any(sign in line for sign in WRONG):
             lines.append(line.strip())
     return "; ".join(lines)
 

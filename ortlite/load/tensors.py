@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -13,16 +13,18 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ortlite import dtypes
-from ortlite.errors import Fail, InvalidGraph
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
 
-__all__ = ["DENSE_BYTES", "DENSE_RATIO", "Tensors", "dtype_of", "text", "value_type"]
+__all__ = ["DENSE_BYTES", "DENSE_RATIO", "HERE", "Given", "Tensors", "dtype_of", "text", "value_type"]
 
 # Sparse tensors are made dense. All of a file's together may take this many bytes, and beyond that this many for each
 # byte that the file holds of them: enough for weights of which one in four thousand is not zero, far too little for a
 # file of a hundred bytes that asks for terabytes.
 DENSE_BYTES = 2**26
 DENSE_RATIO = 1000
+
+HERE = ""  # the location of external data that lie in the model's own file, as those of the ORT format do
 
 
 def text(value: str | bytes, what: str) -> str:
@@ -64,16 +66,53 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension, name: str) -> int | str | N
     return text(dim.dim_param, f"a dimension of {name!r}") or None
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the caller has in the place of what a file says, by name: tensors, and the bytes of files.
+
+    `external` are for initializers whose data lie outside the model alone.
+    """
+
+    initializers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    external: Mapping[str, np.ndarray] = field(default_factory=dict)
+    files: Mapping[str, memoryview] = field(default_factory=dict)
+
+
 @dataclass
 class Tensors:
     """Reads the tensors of one file; those outside it lie in `folder` and are memory-mapped."""
 
     folder: Path
+    given: Given = field(default_factory=Given)
     files: dict[str, np.ndarray] = field(default_factory=dict)
     dense: int = DENSE_BYTES  # bytes that sparse tensors may still become
 
+    def initializer(self, proto: TensorProto) -> np.ndarray:
+        """The values of a graph's tensor, or what the caller gave in its place.
+
+        Raises InvalidArgument where that is of another type or shape, Fail where it is for data outside the model, and
+        these are inside.
+        """
+        given = self.given.initializers.get(proto.name)
+        if given is None:
+            given = self.given.external.get(proto.name)
+            if given is None:
+                return self.read(proto)
+            here = any(entry.key == "location" and entry.value == HERE for entry in proto.external_data)
+            if here or proto.data_location != TensorProto.EXTERNAL:
+                raise Fail(f"Trying to replace non-external initializer with external data: {proto.name!r}")
+        declared, actual = dtype_of(proto.data_type, f"initializer {proto.name!r}"), dtypes.of_numpy(given.dtype)
+        if actual is not declared or given.shape != tuple(proto.dims):
+            raise InvalidArgument(
+                f"The tensor given for initializer {proto.name!r} is {actual}{list(given.shape)}, and the model's is "
+                f"{declared}{list(proto.dims)}"
+            )
+        view = given.view()
+        view.flags.writeable = False
+        return view
+
     def read(self, proto: TensorProto) -> np.ndarray:
-        """A tensor's values; strings as an object array of str. Raises InvalidGraph or, for a file, Fail."""
+        """A tensor's values; strings as an object array of str. Raises Fail."""
         try:
             dtype = dtypes.by_code(proto.data_type)
             shape = _shape(proto.dims, dtype)
@@ -90,10 +129,10 @@ class Tensors:
                     return np.frombuffer(raw, dtypes.to_numpy(dtype)).reshape(shape)
             return numpy_helper.to_array(proto).reshape(shape)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            raise InvalidGraph(f"Tensor {proto.name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
+            raise Fail(f"Tensor {proto.name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
 
     def sparse(self, proto: onnx.SparseTensorProto) -> np.ndarray:
-        """A sparse tensor, made dense. Raises InvalidGraph where that would take too much memory (`DENSE_BYTES`)."""
+        """A sparse tensor, made dense. Raises Fail where that would take too much memory (`DENSE_BYTES`)."""
         values, indices, name = self.read(proto.values), self.read(proto.indices), proto.values.name
         try:
             shape = _shape(proto.dims, dtypes.of_numpy(values.dtype))
@@ -107,7 +146,7 @@ class Tensors:
             flat = np.full(prod(shape), "" if values.dtype == object else 0, values.dtype)
             flat[_positions(values, indices, shape)] = values
         except ValueError as error:
-            raise InvalidGraph(f"Sparse tensor {name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
+            raise Fail(f"Sparse tensor {name!r}, dims {list(proto.dims)}, cannot be read: {error}") from None
         return flat.reshape(shape)
 
     def _external(self, tensor: TensorProto, dtype: dtypes.DType, shape: tuple[int, ...]) -> np.ndarray:
@@ -138,6 +177,8 @@ class Tensors:
         return raw.view(dtypes.to_numpy(dtype)).reshape(shape)
 
     def _file(self, tensor: str, location: str) -> np.ndarray:
+        if location in self.given.files:
+            return np.frombuffer(self.given.files[location], np.uint8)
         if location not in self.files:
             try:
                 self.files[location] = _mapped(self.folder, location)

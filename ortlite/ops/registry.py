@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import warnings
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
 from typing import Any, TypeVar
 
+from ortlite.forks import renewed_after_fork
 from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 from ortlite.ops.types import Rule
@@ -200,14 +205,14 @@ def _kind(annotation: Any) -> str:
 
 _TABLE: dict[tuple[str, str], list[Kernel]] = {}
 _LOCK = RLock()
+renewed_after_fork(sys.modules[__name__], "_LOCK", RLock)
 _loaded = _loading = False
 
 
 def op(
-    op_type: str,
+    *names: str | int,
     since: int = 1,
     domain: str = "",
-    *,
     python_objects: bool = False,
     any_dtype: bool = False,
     data_dependent_shape: bool = False,
@@ -216,11 +221,26 @@ def op(
     results: tuple[str, ...] = (),
     types: Rule | None = None,
 ) -> Callable[[F], F]:
-    """Register a function as the kernel of `op_type` from opset `since` on; see Kernel for the flags.
+    """Register a function as the kernel of an operator from opset `since` on; see Kernel for the flags.
 
+    `names`: the operator's, and then `since` and `domain`; or the domain, the operator's, and then `since`. To define
+    a kernel of one's own again, in the same module under the same name, replaces it in sessions made from then on.
     Raises ValueError for a version of an operator that has a kernel already, and for any version of an operator of
     ortlite's own in another package; TypeError for a signature that is no kernel's.
+
+    Example:
+        >>> @op("my.domain", "Twice")
+        ... def twice(xp, X):
+        ...     return X + X
+
     """
+    texts = [name for name in names if isinstance(name, str)]
+    numbers = [name for name in names if isinstance(name, int)]
+    if not 1 <= len(texts) <= 2 or len(numbers) > 1 or not isinstance(names[0], str):
+        raise TypeError('op("Name"), op("Name", since), op("Name", since, "domain") or op("domain", "Name")')
+    domain_first = len(names) > 1 and isinstance(names[1], str)
+    op_type, *domains = reversed(texts) if domain_first else texts
+    domain, since = (domains or [domain])[0], (numbers or [since])[0]
 
     def register(fn: F) -> F:
         flags = (python_objects, any_dtype, data_dependent_shape, views)
@@ -229,7 +249,7 @@ def op(
         if foreign:
             _load_categories()  # ours come first, whoever imports what when
             kernel.inputs  # noqa: B018  (reads the signature: a mistake shows here, not in the first session)
-        versions = _TABLE.get((domain, op_type), [])
+        versions = [k for k in _TABLE.get((domain, op_type), []) if not (foreign and _same(k, kernel))]
         name = f"{domain or 'ai.onnx'}::{op_type}"
         if any(k.since == since for k in versions):
             raise ValueError(f"{name} since {since} is registered twice")
@@ -239,6 +259,15 @@ def op(
         return fn
 
     return register
+
+
+def _same(kernel: Kernel, other: Kernel) -> bool:
+    """Whether one is the other, defined again: in a notebook's cell, or by a module that is reloaded."""
+    return (kernel.since, kernel.fn.__module__, kernel.fn.__qualname__) == (
+        other.since,
+        other.fn.__module__,
+        other.fn.__qualname__,
+    )
 
 
 def _built_in(kernel: Kernel) -> bool:
@@ -286,10 +315,28 @@ def _load_packages() -> None:
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
+Operators = Sequence[tuple[str, str, int, Callable[..., Any], Mapping[str, Any]]]
+_LOCAL: ContextVar[Mapping[tuple[str, str], list[Kernel]]] = ContextVar("_LOCAL")
+
+
+@contextmanager
+def local(operators: Operators) -> Iterator[None]:
+    """Within it, `lookup` finds these kernels first: (domain, op_type, since, function, flags of Kernel) each."""
+    table: dict[tuple[str, str], list[Kernel]] = defaultdict(list)
+    for domain, op_type, since, fn, flags in operators:
+        table[domain, op_type].append(Kernel(domain, op_type, since, fn, **flags))
+        table[domain, op_type].sort(key=lambda kernel: kernel.since)
+    token = _LOCAL.set(dict(table))
+    try:
+        yield
+    finally:
+        _LOCAL.reset(token)
+
+
 def lookup(domain: str, op_type: str, opset: int) -> Kernel | None:
     """The kernel with the largest `since` not above `opset`, or None."""
     _load()
-    versions = _TABLE.get((domain, op_type), [])
+    versions = _LOCAL.get({}).get((domain, op_type)) or _TABLE.get((domain, op_type), [])
     index = bisect_right(versions, opset, key=lambda k: k.since)
     return versions[index - 1] if index else None
 

@@ -13,8 +13,8 @@ from ortlite.graph import Node
 from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.view import View
 
-__all__ = ["MOVING", "hand_back", "integer", "match_back", "match_integer", "match_moving", "match_redundant",
-           "moving", "redundant"]  # fmt: skip
+__all__ = ["MOVING", "convolution", "hand_back", "integer", "match_back", "match_convolution", "match_integer",
+           "match_moving", "match_redundant", "moving", "redundant"]  # fmt: skip
 
 FLOAT = dtypes.by_name("float32")
 INT32 = dtypes.by_name("int32")
@@ -205,3 +205,27 @@ def integer(view: View, node: Node, found: _Integer) -> New:
         inputs.append(value)
     made = copy(node, found.op_type, inputs, domain=found.domain, opset=found.opset, attributes=found.attributes)
     return New((made,), constants)
+
+
+def match_convolution(view: View, node: Node) -> int | None:
+    """com.microsoft's QLinearConv, where it is known how many axes its filters have: how many."""
+    return view.rank(node.inputs[3])
+
+
+def convolution(view: View, node: Node, rank: int) -> New:
+    """ai.onnx's, for which providers have something faster; channels that are last are only seen from another side."""
+    given = {name: value for name, value in node.attributes.items() if name != "channels_last"}
+    if not node.attributes.get("channels_last", 0):
+        return New((copy(node, "QLinearConv", node.inputs, opset=10, attributes=given),))
+    x, y = (view.names.fresh(f"{node.outputs[0]}/{side}") for side in ("channels first", "convolved"))
+    first = copy(
+        node,
+        "Transpose",
+        node.inputs[:1],
+        outputs=(x,),
+        opset=1,
+        attributes={"perm": (0, rank - 1, *range(1, rank - 1))},
+    )
+    made = copy(node, "QLinearConv", (x, *node.inputs[1:]), outputs=(y,), opset=10, attributes=given)
+    last = copy(node, "Transpose", [y], opset=1, attributes={"perm": (0, *range(2, rank), 1)})
+    return New((first, made, last))

@@ -15,6 +15,7 @@ BYTES: tuple[Rule, ...] = (
     Rule("ReluQuantRewrite", BASIC, Q, quantised.match_redundant, quantised.redundant),
     Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_moving, quantised.moving),
     Rule("QDQSelectorActionTransformer", EXTENDED, Q, quantised.match_integer, quantised.integer),
+    Rule("NhwcTransformer", EXTENDED, ("QLinearConv",), quantised.match_convolution, quantised.convolution, MS),
 )
 
 SHAPES = ("Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div")

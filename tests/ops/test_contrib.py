@@ -102,6 +102,9 @@ def test_multi_head_attention():
     check("MultiHeadAttention", q, k, v, num_heads=2, **MS)
     check("MultiHeadAttention", q, k, v, floats(24), np.array([[1, 1, 1, 0, 0], [1] * 5], np.int32), num_heads=2, **MS)
     check("MultiHeadAttention", q, k, v, None, None, floats(1, 2, 3, 5), num_heads=2, scale=0.3, **MS)
+    hiding = floats(1, 2, 3, 5)
+    hiding[0, 1, 2] = -np.inf  # a row of NaN, as of any Softmax
+    check("MultiHeadAttention", q, k, v, None, None, hiding, num_heads=2, **MS)
     packed = floats(2, 3, 2, 3, 4)  # onnxruntime has these on GPUs alone
     apart = [packed[:, :, :, i].reshape(2, 3, 8) for i in range(3)]
     expected = onnxruntime_op("MultiHeadAttention", *apart, num_heads=2, domain="com.microsoft", opset=1)
@@ -320,3 +323,44 @@ def test_cdist_refuses_rows_of_other_lengths():
     for a, b, metric in [(floats(2, 3), floats(2, 1), "euclidean"), (floats(2, 3), floats(2, 3), "cityblock")]:
         with pytest.raises(Fail):
             run_op("CDist", a, b, metric=metric, domain="com.microsoft", opset=1)
+
+
+@pytest.mark.parametrize(
+    ("activation", "given"),
+    [
+        ("Relu", {}),
+        ("Sigmoid", {}),
+        ("LeakyRelu", {"activation_alpha": 0.2}),
+        ("HardSigmoid", {"activation_alpha": 0.3, "activation_beta": 0.4}),
+    ],
+)
+def test_fused_gemm(activation, given):
+    a, b, c = floats(3, 4), floats(5, 4), floats(5)
+    check("FusedGemm", a, b, c, alpha=0.5, beta=2.0, transB=1, activation=activation, **given, **MS)
+    check("FusedGemm", a, b, transB=1, activation=activation, **given, **MS)
+
+
+def test_fused_matmul_by_its_old_name():
+    check("TransposeMatMul", floats(2, 4, 3), floats(2, 5, 4), alpha=0.5, transA=1, transB=1, **MS)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_to_and_from_bytes(signed):
+    z = np.array([1, 2, 3]).astype(np.int8 if signed else np.uint8)
+    scales = np.array([0.1, 0.2, 0.3], F)
+    check("QuantizeLinear", floats(2, 3, 4), scales, z, axis=1, **MS)
+    check("DequantizeLinear", bytes_(2, 3, 4, signed=signed), scales, z, axis=1, **MS)
+    condition = np.array([[True, False, True], [False, True, True]])
+    x, y = bytes_(2, 3, signed=signed), bytes_(1, 3, signed=signed)
+    check("QLinearWhere", condition, x, F(0.1), z[0], y, F(0.2), z[1], F(0.3), z[2], **MS)
+
+
+@pytest.mark.parametrize("channels_last", [0, 1])
+@pytest.mark.parametrize("group", [1, 2])
+def test_quantised_convolution(group, channels_last):
+    x, w = bytes_(1, 4, 6, 6), R.integers(-64, 64, (6, 4 // group, 3, 3)).astype(np.int8)  # 7 bits: nothing saturates
+    b = R.integers(-500, 500, 6).astype(np.int32)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if channels_last else x
+    scales = np.linspace(0.01, 0.06, 6, dtype=F)
+    given = (x, F(0.02), np.uint8(120), w, scales, np.zeros(6, np.int8), F(0.2), np.uint8(99), b)
+    check("QLinearConv", *given, channels_last=channels_last, group=group, pads=[1, 0, 1, 2], strides=[1, 2], **MS)

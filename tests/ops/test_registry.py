@@ -118,8 +118,8 @@ def kernel(xp, X, n: int | None = None, Y: Array | None = None, *rest, axes: tup
 
 
 def _registers(*calls):
-    lines = (f"ortlite.op({call})(kernel)" for call in calls)
-    return "\n".join(["import ortlite", "def kernel(xp, X): return X", *lines])
+    lines = (f"ortlite.op({call})(kernel{i})" for i, call in enumerate(calls))
+    return "\n".join(["import ortlite", *(f"def kernel{i}(xp, X): return X\n{line}" for i, line in enumerate(lines))])
 
 
 FINE = {
@@ -134,7 +134,7 @@ BROKEN = {  # name, of the module and the entry point -> module, why it is skipp
     "neither": ("register = 3", "3 is neither a module nor callable"),
     "missing": ("", "no attribute 'register'"),
     "ours": (_registers("'Relu', 1"), "ai.onnx::Relu since 1 is registered twice"),
-    "newer": (_registers("'Relu', 20"), "ai.onnx::Relu has a kernel in ortlite, whose place newer.kernel cannot take"),
+    "newer": (_registers("'Relu', 20"), "ai.onnx::Relu has a kernel in ortlite, whose place newer.kernel0 cannot take"),
     "twice": (_registers("'B', 1, 'com.toy'", "'B', 1, 'com.toy'"), "com.toy::B since 1 is registered twice"),
     "half": (_registers("'C', 1, 'com.toy'") + "\nraise ValueError('late')", "late"),
     "unreadable": (_registers("'D', 1, 'com.toy'").replace("X)", "X: 'Tensor')"), "unknown annotation 'Tensor'"),

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ortlite import load
+from ortlite.optimize import optimize
 from tests.optimize.models import OFF, operators, outputs
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 
@@ -178,3 +180,19 @@ def test_it_has_a_name():
     assert operators(proto, level=2) == {"QLinearConv": 1}
     assert "Conv" in operators(proto, level=1)
     assert "Conv" in operators(proto, disabled=["QDQSelectorActionTransformer"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [0, 1])
+def test_a_convolution_of_com_microsoft(channels_last, dtype):
+    w = Writer()
+    w.constants |= {"xs": np.float32(0.02), "xz": dtype(3), "w": weights((4, 2, 3, 3)), "wz": np.zeros(4, np.int8)}
+    w.constants |= {"ws": np.array([0.1, 0.2, 0.3, 0.4], np.float32), "ys": np.float32(0.3), "yz": dtype(7)}
+    w.constants["b"] = np.array([1, -200, 3, 400], np.int32)
+    given = {"domain": "com.microsoft", "pads": [1, 0, 1, 2], "strides": [1, 2], "channels_last": channels_last}
+    y = w("QLinearConv", "x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b", **given)
+    x = whole((1, 2, 5, 6), dtype)
+    feed = {"x": np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if channels_last else x}
+    check(w, feed, y, {"QLinearConv": 1} | ({"Transpose": 2} if channels_last else {}), providers=PROVIDERS)
+    graph = optimize(load.load(w.model(feed, y, opset=17).SerializeToString()).graph)
+    assert {node.domain for node in graph.nodes} == {""}

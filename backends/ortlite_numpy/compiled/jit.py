@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import ortlite
+from ortlite.forks import renewed_after_fork
 from ortlite_numpy import threads
 from ortlite_numpy.record import numpy, opaque, recording
 
@@ -36,6 +37,7 @@ EXACT = frozenset({"contract"})  # products and sums in one: only more exact
 FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
 
 _lock = threading.RLock()
+renewed_after_fork(sys.modules[__name__], "_lock", threading.RLock)
 
 
 class Loops:

@@ -73,6 +73,37 @@ def turned(xp: Namespace, x: Array, transpose: int, batch: int) -> Array:
     return xp.moveaxis(x, -1, -2) if transpose and x.ndim > 1 else x
 
 
+@op("TransposeMatMul", domain=MS)
+def transpose_matmul(
+    xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0, transA: Flag = 0, transB: Flag = 0
+) -> Array:
+    """`alpha` · A' B': what FusedMatMul was called before."""
+    return fused_matmul(xp, A, B, alpha=alpha, transA=transA, transB=transB)
+
+
+@op("FusedGemm", domain=MS)
+def fused_gemm(
+    xp: Namespace,
+    A: Array,
+    B: Array,
+    C: Array | None = None,
+    *,
+    activation: Text = "",
+    activation_alpha: Float = 0.0,
+    activation_beta: Float = 0.0,
+    activation_gamma: Float = 0.0,
+    alpha: Float = 1.0,
+    beta: Float = 1.0,
+    transA: Flag = 0,
+    transB: Flag = 0,
+) -> Array:
+    """`activation`(`alpha` · A' B' + `beta` · C)."""
+    y = linalg.gemm(xp, A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)
+    if activation == "ScaledTanh":  # whose alpha is the outer factor, as in recurrent operators
+        return xp.tanh(y * activation_beta) * activation_alpha
+    return activated(xp, y, activation, (activation_alpha, activation_beta))
+
+
 @op("Gelu", domain=MS)
 def gelu(xp: Namespace, X: Array) -> Array:
     """`X` times the normal distribution function."""

@@ -113,6 +113,70 @@ def qlinear_concat(xp: Namespace, Y_scale: Array, Y_zero_point: Array, *inputs: 
     return _quantised(xp, xp.concat(parts, axis=axis), Y_scale, Y_zero_point, Y_zero_point)
 
 
+@op("QuantizeLinear", domain=MS, any_dtype=True, results=("y_zero_point",))
+def quantize_linear(
+    xp: Namespace, x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: Int = 1
+) -> Array:
+    """ai.onnx's QuantizeLinear, from when it had only bytes."""
+    return quant.quantize_linear(xp, x, y_scale, y_zero_point, axis=axis)
+
+
+@op("DequantizeLinear", domain=MS, any_dtype=True, results=("x_scale",))
+def dequantize_linear(
+    xp: Namespace, x: Array, x_scale: Array, x_zero_point: Array | None = None, *, axis: Int = 1
+) -> Array:
+    """ai.onnx's DequantizeLinear, from when it had only bytes."""
+    return quant.dequantize_linear(xp, x, x_scale, x_zero_point, axis=axis)
+
+
+@op("QLinearWhere", domain=MS, any_dtype=True, results=("z_zero_point",))
+def qlinear_where(
+    xp: Namespace,
+    condition: Array,
+    X: Array,
+    x_scale: Array,
+    x_zero_point: Array,
+    Y: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    z_scale: Array,
+    z_zero_point: Array,
+) -> Array:
+    """`X` where `condition`, else `Y`, quantised anew."""
+    z = xp.where(condition, _float(xp, X, x_scale, x_zero_point), _float(xp, Y, y_scale, y_zero_point))
+    return _quantised(xp, z, z_scale, z_zero_point, X)
+
+
+@op("QLinearConv", domain=MS, any_dtype=True, results=("y_zero_point",))
+def qlinear_conv(
+    xp: Namespace,
+    x: Array,
+    x_scale: Array,
+    x_zero_point: Array,
+    w: Array,
+    w_scale: Array,
+    w_zero_point: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    B: Array | None = None,
+    *,
+    auto_pad: Text = "NOTSET",
+    channels_last: Flag = 0,
+    dilations: Ints | None = None,
+    group: Int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """ai.onnx's QLinearConv; with `channels_last`, of inputs and results with the channels last."""
+    y = quant.qlinear_conv(
+        xp, _channels_first(xp, x, channels_last), x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale,
+        y_zero_point, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
+        strides=strides,
+    )  # fmt: skip
+    return _channels_last(xp, y, channels_last)
+
+
 def _channels_first(xp: Namespace, x: Array, channels_last: int) -> Array:
     return xp.moveaxis(x, -1, 1) if channels_last else x
 

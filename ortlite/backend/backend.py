@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import unittest
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
-from onnx.backend.base import Backend, BackendRep
+from onnx.backend.base import Backend
 
 from ortlite import dtypes
+from ortlite.api.environment import get_device
 from ortlite.api.options import SessionOptions
-from ortlite.api.providers import get_available_providers
 from ortlite.api.session import InferenceSession
+from ortlite.backend.backend_rep import OrtliteBackendRep, set_fields
 from ortlite.provider import CPU
 
-__all__ = ["OrtliteBackend", "OrtliteBackendRep", "is_compatible", "prepare", "run", "run_model", "run_node"]
-__all__ += ["supports_device"]
+__all__ = [
+    "OnnxRuntimeBackend", "OrtliteBackend", "is_compatible", "prepare", "run", "run_model", "run_node",
+    "supports_device",
+]  # fmt: skip
 
 # SessionOptions that may be given to `prepare` by name.
 OPTIONS = frozenset(
@@ -27,31 +31,14 @@ OPTIONS = frozenset(
 )
 
 
-class OrtliteBackendRep(BackendRep):
-    """A prepared model."""
-
-    def __init__(self, session: InferenceSession):
-        self.session = session
-
-    def run(self, inputs: Any, **kwargs: Any) -> Any:
-        """Run on a list of inputs, by position; anything else is the model's only input."""
-        names = [arg.name for arg in self.session.get_inputs()]
-        if not isinstance(inputs, list):
-            if len(names) != 1:
-                raise RuntimeError(f"Model expect {len(names)} inputs")
-            inputs = [inputs]
-        feed = {name: inputs[index] for index, name in enumerate(names)}
-        feed = {name: np.asarray(v) if isinstance(v, np.generic) else v for name, v in feed.items()}
-        return self.session.run(None, feed)
-
-
 class OrtliteBackend(Backend):
     """onnx.backend.base.Backend on ortlite sessions. Devices: "CPU"."""
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether models can run on `device`, "CPU" or "CUDA"."""
-        return device == "CPU" or (device == "CUDA" and "CUDAExecutionProvider" in get_available_providers())
+        """Whether models can run on `device`, "CPU" or "GPU" (the same as "CUDA")."""
+        device = "GPU" if device == "CUDA" else device
+        return device == "CPU" or (device == "GPU" and get_device() == "GPU")
 
     @classmethod
     def is_compatible(cls, model: Any, device: str = "CPU", **kwargs: Any) -> bool:
@@ -62,22 +49,27 @@ class OrtliteBackend(Backend):
     def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> OrtliteBackendRep:
         """Make a model ready: a ModelProto, bytes, a path, an InferenceSession, or what this returned before.
 
-        `providers` overrides the device; SessionOptions are given by their names. Raises RuntimeError for a
-        device that is not there, and what InferenceSession raises.
+        `providers` overrides the device, and the variable ORT_ONNX_BACKEND_EXCLUDE_PROVIDERS takes some away
+        (names, commas between); SessionOptions are given by their names. Raises RuntimeError for a device that is not
+        there, unittest.SkipTest for a ModelProto of an opset that is not released, what onnx.checker raises for one,
+        and what InferenceSession raises.
         """
         if isinstance(model, OrtliteBackendRep):
             return model
         if isinstance(model, InferenceSession):
             return OrtliteBackendRep(model)
         if not cls.supports_device(device):
-            raise RuntimeError(f"Incompatible device expected '{device}', got 'CPU'")
+            raise RuntimeError(f"Incompatible device expected '{device}', got '{get_device()}'")
         options = SessionOptions()
-        for name, value in kwargs.items():
-            if name in OPTIONS:
-                setattr(options, name, value)
-        providers = kwargs.get("providers") or ([CPU] if device == "CPU" else ["CUDAExecutionProvider", CPU])
-        source = model if isinstance(model, str | bytes | os.PathLike) else model.SerializeToString()
-        return OrtliteBackendRep(InferenceSession(source, options, providers, enable_fallback=0))
+        providers = kwargs.pop("providers", None) or ([CPU] if device == "CPU" else ["CUDAExecutionProvider", CPU])
+        set_fields(options, kwargs, OPTIONS)
+        excluded = os.environ.get("ORT_ONNX_BACKEND_EXCLUDE_PROVIDERS", "").split(",")
+        providers = [provider for provider in providers if provider not in excluded]
+        if not isinstance(model, str | bytes | os.PathLike):
+            onnx.checker.check_model(model)
+            _check_released(model)
+            model = model.SerializeToString()
+        return OrtliteBackendRep(InferenceSession(model, options, providers, enable_fallback=0))
 
     @classmethod
     def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> Any:
@@ -102,7 +94,21 @@ class OrtliteBackend(Backend):
         if node.domain not in {"", "ai.onnx"}:
             versions = [s.since_version for s in onnx.defs.get_all_schemas() if s.domain == node.domain]
             imports.append(helper.make_opsetid(node.domain, max(versions, default=1)))
-        return cls.run_model(helper.make_model(graph, opset_imports=imports), arrays, device, **kwargs)
+        model = helper.make_model(graph, opset_imports=imports)  # its outputs have no types, which checkers want
+        return cls.run_model(model.SerializeToString(), arrays, device, **kwargs)
+
+
+OnnxRuntimeBackend = OrtliteBackend
+
+
+def _check_released(model: onnx.ModelProto) -> None:
+    """Raise SkipTest for an opset that is not released, unless ALLOW_RELEASED_ONNX_OPSET_ONLY says otherwise."""
+    if os.environ.get("ALLOW_RELEASED_ONNX_OPSET_ONLY", "1") != "1":
+        return
+    newest = onnx.defs.onnx_opset_version()
+    for entry in model.opset_import:
+        if entry.domain in {"", "ai.onnx"} and entry.version > newest:
+            raise unittest.SkipTest(f"opset {entry.version} is not released: the newest is {newest}")
 
 
 is_compatible = OrtliteBackend.is_compatible

@@ -1,0 +1,280 @@
+"""ModelCompiler: writes a model as a session would run it. No provider here compiles nodes; what remains is the model.
+
+`compile_to_file`, `_bytes` and `_stream` write the model after the passes of the level that was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ortlite.api.options import GraphOptimizationLevel, SessionOptions
+from ortlite.errors import Fail, InvalidArgument, OrtError, typed
+
+if TYPE_CHECKING:
+    import onnx
+    from onnx import TensorProto
+
+    from ortlite.api.ortvalue import OrtValue
+
+__all__ = ["ModelCompiler", "OrtExternalInitializerInfo"]
+
+NO_NODES, EXISTS = 1, 2  # the flags of OrtCompileApiFlags
+UNCOMPILED = (
+    "Unable to compile any nodes. Check that the session EPs support compilation and can execute at least one "
+    "subgraph in the model. (ortlite's providers run models as they are: leave ERROR_IF_NO_NODES_COMPILED out.)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OrtExternalInitializerInfo:
+    """Where an initializer's data lie: a file, from a byte on, so many bytes."""
+
+    filepath: str
+    file_offset: int
+    byte_size: int
+
+    def __post_init__(self) -> None:
+        kinds = {"filepath": str, "file_offset": int, "byte_size": int}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is of {kind.__name__}, not {type(getattr(self, name)).__name__}")
+
+
+GetLocation = Callable[[str, "OrtValue", OrtExternalInitializerInfo | None], OrtExternalInitializerInfo | None]
+Place = Callable[["TensorProto"], OrtExternalInitializerInfo | None]
+
+
+class ModelCompiler:
+    """Write the model of a path, or of bytes, after the passes of `graph_optimization_level`.
+
+    With `external_initializers_file_path` (relative to the output's folder), initializers of
+    `external_initializers_size_threshold` bytes and more go to that file; `get_initializer_location_func` says for each
+    initializer where the caller has put it, or None for inside the model. `flags`: ERROR_IF_OUTPUT_FILE_EXISTS, and
+    ERROR_IF_NO_NODES_COMPILED, which always fails: no provider compiles nodes. `embed_compiled_data_into_model` has
+    nothing to embed.
+
+    Raises TypeError and ValueError for arguments of the wrong kind; its methods raise InvalidArgument for a path that
+    cannot be read or written, Fail, and what a session raises for the model.
+    """
+
+    def __init__(
+        self,
+        sess_options: SessionOptions,
+        input_model_path_or_bytes: str | os.PathLike[str] | bytes,
+        embed_compiled_data_into_model: bool = False,
+        external_initializers_file_path: str | os.PathLike[str] | None = None,
+        external_initializers_size_threshold: int = 1024,
+        flags: int = 0,
+        graph_optimization_level: GraphOptimizationLevel = GraphOptimizationLevel.ORT_DISABLE_ALL,
+        get_initializer_location_func: GetLocation | None = None,
+    ):
+        if not isinstance(sess_options, SessionOptions):
+            raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
+        source = input_model_path_or_bytes
+        if not isinstance(source, str | os.PathLike | bytes):
+            raise TypeError(f"Unable to load from type '{type(source)}'")
+        if not source:
+            raise ValueError(f"Input model {'bytes array' if isinstance(source, bytes) else 'path'} is empty")
+        external = external_initializers_file_path
+        if external and not isinstance(external, str | os.PathLike):
+            raise TypeError(f"Output external initializer filepath is of unexpected type '{type(external)}'")
+        if external and get_initializer_location_func is not None:
+            raise ValueError(
+                "Cannot initialize ModelCompiler with both `external_initializers_file_path` "
+                "and `get_initializer_location_func`"
+            )
+        self._source = source if isinstance(source, bytes) else os.fspath(source)
+        self._options = sess_options
+        self._embed = bool(embed_compiled_data_into_model)
+        self._external = os.fspath(external) if external else ""
+        self._least = int(external_initializers_size_threshold)
+        self._flags = int(flags)
+        self._level = GraphOptimizationLevel(graph_optimization_level)
+        self._get_location = get_initializer_location_func
+
+    def compile_to_file(self, output_model_path: str | os.PathLike[str] | None = None) -> None:
+        """Write the model to a file; without a path to one beside the input, `model_ctx.onnx` for `model.onnx`."""
+        if output_model_path and not isinstance(output_model_path, str | os.PathLike):
+            raise TypeError(f"Output model's filepath is of unexpected type '{type(output_model_path)}'")
+        path = Path(output_model_path) if output_model_path else self._beside()
+        if self._flags & EXISTS and path.exists():
+            raise Fail(
+                f"Failed to generate EP context model since the file '\"{path}\"' exists already. "
+                "Please remove the EP context model if you want to re-generate it."
+            )
+        data = self._compiled(path.parent)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error
+
+    def compile_to_bytes(self) -> bytes:
+        """The bytes of the model. An external file is written to the working directory."""
+        return self._compiled(Path())
+
+    def compile_to_stream(self, write_function: Callable[[bytes], Any]) -> None:
+        """Hand the bytes of the model to a function. What that raises becomes a Fail."""
+        data = self._compiled(Path())
+        try:
+            write_function(data)
+        except Exception as error:
+            raise Fail(f"{type(error).__name__}: {error}") from error
+
+    def set_ep_context_data_write_func(self, write_func: Callable[..., Any]) -> None:
+        """Accepted, and never called: no provider compiles nodes."""
+        if not callable(write_func):
+            raise TypeError(f"write_func is a function, not {type(write_func).__name__}")
+
+    def clear_ep_context_data_write_func(self) -> None:
+        """Accepted."""
+
+    def set_ep_context_binary_information(self, output_directory: str | os.PathLike[str], model_name: str) -> None:
+        """Accepted: no provider writes binary files. Raises InvalidArgument for an empty directory or name."""
+        if not os.fspath(output_directory) or os.fspath(output_directory) == "." or not model_name:
+            raise InvalidArgument("output_dir or model_name is empty.")
+
+    def _beside(self) -> Path:
+        if isinstance(self._source, bytes):
+            raise InvalidArgument("the output path is missing: there is no input path to make one of")
+        return Path(f"{self._source.removesuffix('.onnx')}_ctx.onnx")
+
+    def _compiled(self, folder: Path) -> bytes:
+        """The bytes of the written model; `folder` is where it will lie."""
+        from ortlite import save
+
+        if not isinstance(self._source, bytes) and not Path(self._source).exists():
+            raise InvalidArgument(f'Input model path does not exist: "{self._source}"')
+        if self._flags & NO_NODES:
+            raise Fail(UNCOMPILED)
+        if Path(self._external).is_absolute():
+            raise Fail(f"the external initializers' file is a path relative to the model, not {self._external}")
+        proto = self._optimized()
+        size = sum(len(tensor.raw_data) for graph in _graphs(proto.graph) for tensor in graph.initializer)
+        if size > save.LARGE and not self._external and self._get_location is None:
+            raise Fail(
+                f"the model's initializers have {size} bytes, more than a file of protobuf holds: give "
+                "external_initializers_file_path"
+            )
+        with ExitStack() as opened, typed("writing the model"):
+            place: Place | None = None
+            if self._external:
+                place = self._into_file(folder / self._external, opened)
+            elif self._get_location is not None:
+                place = self._by_caller(self._get_location)
+            if place is not None:
+                for graph in _graphs(proto.graph):
+                    for tensor in graph.initializer:
+                        _put(tensor, place)
+            data: bytes = proto.SerializeToString()
+            return data
+
+    def _optimized(self) -> onnx.ModelProto:
+        """The model as protobuf, after the passes."""
+        from ortlite import save
+        from ortlite.api.session import InferenceSession
+        from ortlite.optimize import NEWER, optimize
+
+        options = SessionOptions()
+        options.__dict__.update(self._options.__dict__)
+        options.graph_optimization_level = self._level
+        options.optimized_model_filepath = ""
+        session = InferenceSession(self._source, options, enable_fallback=0)
+        with typed("writing the model"):
+            try:
+                return save.to_proto(session.stages.model)
+            except ValueError:  # of operators newer than the model's
+                graph = optimize(session.model.graph, int(self._level), NEWER)
+                return save.to_proto(replace(session.model, graph=graph))
+
+    def _into_file(self, path: Path, opened: ExitStack) -> Place:
+        """Large initializers go to a file, which is made when the first comes."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error
+        file: Any = None
+
+        def place(tensor: TensorProto) -> OrtExternalInitializerInfo | None:
+            nonlocal file
+            size = len(tensor.raw_data)
+            if size < self._least:
+                return None
+            if file is None:
+                file = opened.enter_context(path.open("wb"))
+            info = OrtExternalInitializerInfo(self._external, file.tell(), size)
+            file.write(tensor.raw_data)
+            return info
+
+        return place
+
+    def _by_caller(self, get_location: GetLocation) -> Place:
+        """Where the caller says that initializers lie."""
+        from onnx import numpy_helper
+
+        from ortlite.api.ortvalue import OrtValue
+
+        known = self._external_now()
+
+        def place(tensor: TensorProto) -> OrtExternalInitializerInfo | None:
+            value = OrtValue.ortvalue_from_numpy(numpy_helper.to_array(tensor))
+            try:
+                info = get_location(tensor.name, value, known.get(tensor.name))
+            except OrtError:
+                raise
+            except Exception as error:
+                raise Fail(f"{type(error).__name__}: {error}") from error
+            if not isinstance(info, OrtExternalInitializerInfo | None):
+                raise Fail(
+                    f"get_initializer_location_func returned {type(info).__name__} for {tensor.name!r}: "
+                    "an OrtExternalInitializerInfo or None is wanted"
+                )
+            return info
+
+        return place
+
+    def _external_now(self) -> dict[str, OrtExternalInitializerInfo]:
+        """Where the initializers lie that the input model has outside."""
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        proto = onnx.ModelProto()
+        try:
+            proto.ParseFromString(self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes())
+        except DecodeError:  # a file in ORT format, which has none
+            return {}
+        found = {}
+        for graph in _graphs(proto.graph):
+            for tensor in graph.initializer:
+                entries = {entry.key: entry.value for entry in tensor.external_data}
+                if "location" in entries:
+                    place = entries["location"], int(entries.get("offset", 0)), int(entries.get("length", 0))
+                    found[tensor.name] = OrtExternalInitializerInfo(*place)
+        return found
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """A graph and those inside it."""
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                found += _graphs(inner)
+    return found
+
+
+def _put(tensor: TensorProto, place: Place) -> None:
+    """Take an initializer's data out of the model where `place` says where they lie."""
+    if not tensor.HasField("raw_data"):  # text stays inside
+        return
+    info = place(tensor)
+    if info is None:
+        return
+    tensor.ClearField("raw_data")
+    tensor.data_location = tensor.EXTERNAL
+    for key, value in ("location", info.filepath), ("offset", info.file_offset), ("length", info.byte_size):
+        tensor.external_data.add(key=key, value=str(value))

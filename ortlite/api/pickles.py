@@ -1,0 +1,69 @@
+"""Sessions through pickle: the path of a model, or for large models of bytes a file in the user's cache, by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ortlite.errors import Fail, NoSuchFile
+
+__all__ = ["INLINE", "Kept", "cache_folder", "rebuild", "source_of"]
+
+INLINE = 1 << 16  # bytes of a model that go into the pickle itself
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model's bytes in a file of the cache."""
+
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return cache_folder("models") / f"{self.digest}.onnx"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache, made if it is not there. Raises OSError where that is not possible."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = root if root.is_absolute() else Path.home() / ".cache"
+    folder = base / "ortlite" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def source_of(path: str | None, data: bytes | None) -> str | bytes | Kept:
+    """What a pickle says of where a model comes from."""
+    if data is None:
+        assert path is not None
+        return str(Path(path).absolute())
+    if len(data) <= INLINE:
+        return data
+    kept = Kept(hashlib.sha256(data).hexdigest())
+    try:
+        if not kept.path.exists():
+            with tempfile.NamedTemporaryFile(dir=kept.path.parent, delete=False) as file:
+                file.write(data)
+            Path(file.name).replace(kept.path)
+    except OSError:  # no cache: a large pickle is better than none
+        return data
+    return kept
+
+
+def rebuild(source: str | bytes | Kept, options: Any, providers: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """The session that was pickled. Raises NoSuchFile where the model is not there, Fail where it has changed."""
+    from ortlite.api.session import InferenceSession
+
+    if isinstance(source, Kept):
+        if not source.path.exists():
+            raise NoSuchFile(f"The pickled session's model is not in the cache: {source.path}")
+        if hashlib.sha256(source.path.read_bytes()).hexdigest() != source.digest:
+            raise Fail(f"The pickled session's model has changed: {source.path}")
+        source = str(source.path)
+    return InferenceSession(source, options, providers, **keywords)

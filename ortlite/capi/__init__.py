@@ -1,0 +1,14 @@
+"""The modules that programs import from onnxruntime.capi, or reach for without an import."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {"_pybind_state", "onnxruntime_inference_collection", "onnxruntime_pybind11_state"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ortlite.capi.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

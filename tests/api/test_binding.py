@@ -1,0 +1,211 @@
+"""IOBinding, and runs on OrtValues."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from tests.api.conftest import W, model
+
+X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+
+
+def test_run_with_ort_values(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    value = ort.OrtValue.ortvalue_from_numpy(X)
+    for names in (["Y"], None, []):
+        (out,) = session.run_with_ort_values(names, {"X": value})
+        np.testing.assert_array_equal(out.numpy(), X * W)
+    with pytest.raises(AttributeError, match="_get_c_value"):
+        session.run_with_ort_values(["Y"], {"X": X})
+    np.testing.assert_array_equal(session.run(None, {"X": value})[0], X * W)
+
+
+def test_bind_cpu_input_and_a_fresh_output(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", X)
+    binding.bind_output("Y")
+    for _ in range(3):
+        binding.synchronize_inputs()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * W)
+    np.testing.assert_array_equal(binding.get_outputs()[0].numpy(), X * W)
+    assert len(binding.get_outputs_as_ortvaluevector()) == 1
+
+
+def test_raw_memory_is_read_and_written_in_place(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    given, out = X.copy(), np.zeros((3, 2), np.float32)
+    binding = session.io_binding()
+    binding.bind_input("X", "cpu", 0, np.float32, [3, 2], given.ctypes.data)
+    binding.bind_output("Y", "cpu", 0, TensorProto.FLOAT, (3, 2), out.ctypes.data)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(out, X * W)
+    given[...] = 1
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(out, W)
+    assert binding.get_outputs()[0].data_ptr() == out.ctypes.data
+
+
+def test_ortvalues_are_bound(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    value = ort.OrtValue.ortvalue_from_numpy(X.copy())
+    out = ort.OrtValue.ortvalue_from_shape_and_type([3, 2], np.float32)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("X", value)
+    binding.bind_ortvalue_output("Y", out)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(out.numpy(), X * W)
+    value.update_inplace(np.zeros_like(X))
+    session.run_with_iobinding(binding)
+    assert (out.numpy() == 0).all()
+
+
+def test_an_output_may_be_the_next_input(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    value = ort.OrtValue.ortvalue_from_numpy(X.copy())
+    for _ in range(2):
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("X", value)
+        binding.bind_output("Y")
+        session.run_with_iobinding(binding)
+        value = binding.get_outputs()[0]
+    np.testing.assert_array_equal(value.numpy(), X * W * W)
+
+
+ERRORS = {
+    "unknown input": (lambda b, s: b.bind_cpu_input("nope", X), RuntimeError, "Failed to find NodeArg with name: nope"),
+    "a list": (lambda b, s: b.bind_cpu_input("X", [1.0]), RuntimeError, "Unable to create OrtValue"),
+    "nothing asked": (
+        lambda b, s: (b.bind_cpu_input("X", X), s.run_with_iobinding(b)),
+        RuntimeError,
+        "At least one output",
+    ),
+    "unknown output": (
+        lambda b, s: (b.bind_cpu_input("X", X), b.bind_output("nope"), s.run_with_iobinding(b)),
+        RuntimeError,
+        "Error in execution: Invalid output name: nope",
+    ),
+    "wrong dtype": (
+        lambda b, s: (b.bind_cpu_input("X", X.astype(np.float64)), b.bind_output("Y"), s.run_with_iobinding(b)),
+        RuntimeError,
+        r"Error in execution: Unexpected input data type. Actual: \(tensor\(double\)\)",
+    ),
+    "no type": (lambda b, s: b.bind_output("Y", "cpu", 0, None, None, 7), ValueError, "`element_type` and `shape` are"),
+    "another session's": (lambda b, s: s.run_with_iobinding(None), AttributeError, "_session"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(ort, mul, case):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    act, kind, text = ERRORS[case]
+    with pytest.raises(kind, match=text):
+        act(session.io_binding(), session)
+
+
+def test_the_binding_of_another_session_is_refused(ort, mul):
+    first, second = (ort.InferenceSession(mul, providers=["CPUExecutionProvider"]) for _ in range(2))
+    with pytest.raises(ValueError, match="IOBinding must be used with the session that created it"):
+        first.run_with_iobinding(second.io_binding())
+
+
+def test_memory_of_another_shape_or_type_is_refused(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    for dtype, shape in ((np.float32, [4, 2]), (np.int32, [3, 2])):
+        out, binding = np.zeros(shape, dtype), session.io_binding()
+        binding.bind_cpu_input("X", X)
+        binding.bind_output("Y", "cpu", 0, dtype, shape, out.ctypes.data)
+        with pytest.raises(RuntimeError, match=r"^Error in execution: "):
+            session.run_with_iobinding(binding)
+        assert (out == 0).all()
+
+
+def test_a_device_that_is_not_here_gives_a_value_on_the_cpu(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", X)
+    binding.bind_output("Y", "cuda")
+    session.run_with_iobinding(binding)
+    assert binding.get_outputs()[0].device_name() == "cpu"
+
+
+def test_the_inner_classes(ort, C, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    device = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
+    value = C.OrtValue.ortvalue_from_numpy(X, device)
+    out = session._sess.run_with_ort_values({"X": value}, ["Y"], C.RunOptions())
+    np.testing.assert_array_equal(out[0].numpy(), X * W)
+    binding = C.SessionIOBinding(session._sess)
+    binding.bind_input("X", X)
+    binding.bind_output("Y", device)
+    session._sess.run_with_iobinding(binding, None)
+    np.testing.assert_array_equal(binding.get_outputs()[0].numpy(), X * W)
+    fetches = C.OrtValueVector()
+    feeds = C.OrtValueVector()
+    feeds.push_back(value)
+    session.run_with_ortvaluevector(C.RunOptions(), ["X"], feeds, ["Y"], fetches, [device])
+    np.testing.assert_array_equal(fetches[0].numpy(), X * W)
+    inner = C.InferenceSession(C.SessionOptions(), mul, False, False)
+    inner.initialize_session(["CPUExecutionProvider"], [{}], set())
+    np.testing.assert_array_equal(inner.run(["Y"], {"X": X}, None)[0], X * W)
+    assert [i.name for i in inner.inputs_meta] == ["X"]
+
+
+def test_sparse_values_go_in_and_come_out(ort):
+    node = helper.make_node("SparseToDenseMatMul", ["A", "B"], ["Y"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_value_info("A", helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [3, 3])),
+            helper.make_tensor_value_info("B", TensorProto.FLOAT, [3, 2]),
+        ],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [3, 2])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    source = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "sparse_tensor(float)"
+    dense = np.array([[0, 2, 0], [0, 0, 3], [1, 0, 0]], np.float32)
+    device = ort.OrtDevice.make("cpu", 0)
+    where = np.argwhere(dense)
+    sparse = ort.SparseTensor.sparse_coo_from_numpy(np.array([3, 3]), dense[dense != 0], where.reshape(-1), device)
+    value = ort.OrtValue.ort_value_from_sparse_tensor(sparse)
+    b = np.arange(6, dtype=np.float32).reshape(3, 2)
+    (out,) = session.run_with_ort_values(["Y"], {"A": value, "B": ort.OrtValue.ortvalue_from_numpy(b)})
+    np.testing.assert_allclose(out.numpy(), dense @ b)
+
+
+def test_sequences_come_out(ort):
+    nodes = [helper.make_node("SequenceConstruct", ["X", "X"], ["S"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_sequence_value_info("S", TensorProto.FLOAT, None)],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    (out,) = session.run_with_ort_values(["S"], {"X": ort.OrtValue.ortvalue_from_numpy(np.ones(2, np.float32))})
+    assert out.is_tensor_sequence()
+    assert out.data_type() == "seq(tensor(float))"
+    assert out.element_type() == 1
+    if ort.__name__ == "ortlite":  # onnxruntime gives them by run() alone
+        assert [v.tolist() for v in out.numpy()] == [[1, 1], [1, 1]]
+
+
+def test_bfloat16_comes_out_of_bound_memory(ort):
+    source = model(
+        [helper.make_node("Cast", ["X"], ["Y"], to=16)],
+        [("X", TensorProto.FLOAT, [2])],
+        [("Y", TensorProto.BFLOAT16, [2])],
+    )
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    out, binding = np.zeros(2, np.uint16), session.io_binding()
+    binding.bind_cpu_input("X", np.array([1, -2], np.float32))
+    binding.bind_output("Y", "cpu", 0, TensorProto.BFLOAT16, [2], out.ctypes.data)
+    session.run_with_iobinding(binding)
+    assert out.tolist() == [0x3F80, 0xC000]
+    assert binding.get_outputs()[0].element_type() == 16

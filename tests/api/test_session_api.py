@@ -1,0 +1,353 @@
+"""InferenceSession and its options: what onnxruntime does, and the same of ortlite."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.api.conftest import W, model
+
+X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+CPU = ["CPUExecutionProvider"]
+
+
+def make(ort, source, options=None, **keywords):
+    return ort.InferenceSession(source, options, providers=CPU, **keywords)
+
+
+def test_a_profile(ort, mul, tmp_path):
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "prof")
+    session = make(ort, mul, options)
+    assert abs(session.get_profiling_start_time_ns() - time.time_ns()) < 60e9
+    session.run(None, {"X": X})
+    path = session.end_profiling()
+    assert path.startswith(str(tmp_path / "prof_20"))
+    assert path.endswith(".json")
+    assert session.end_profiling() == ""
+    lines = Path(path).read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("[", "]")
+    assert all(key in line for line in lines[1:-1] for key in ("pid", "dur", "ts", "ph", "X", "name", "args"))
+    events = json.loads("".join(lines))
+    names = [event["name"] for event in events]
+    assert {"model_loading_array", "session_initialization", "model_run", "SequentialExecutor::Execute"} <= set(names)
+    (node,) = [event for event in events if event["cat"] == "Node"]
+    assert node["name"] == "mul_1_kernel_time"
+    args = node["args"]
+    assert (args["op_name"], args["provider"], args["node_index"]) == ("Mul", "CPUExecutionProvider", "0")
+    assert args["input_type_shape"] == [{"float": [3, 2]}, {"float": [3, 2]}]
+    assert args["output_type_shape"] == [{"float": [3, 2]}]
+    assert (args["output_size"], args["activation_size"], args["parameter_size"]) == ("24", "24", "24")
+
+
+def test_without_profiling_there_is_no_profile(ort, mul):
+    session = make(ort, mul)
+    assert session.end_profiling() == ""
+    assert session.get_profiling_start_time_ns() == 0
+
+
+def test_run_async(ort, mul):
+    session, done, seen = make(ort, mul), threading.Event(), []
+
+    def callback(results, user_data, error):
+        seen.append((results, user_data, error))
+        done.set()
+
+    session.run_async(["Y"], {"X": X}, callback, 7)
+    assert done.wait(30)
+    results, user_data, error = seen.pop()
+    np.testing.assert_array_equal(results[0], X * W)
+    assert (user_data, error) == (7, "")
+    done.clear()
+    session.run_async(None, {"X": X.astype(np.int64)}, callback, None)
+    assert done.wait(30)
+    results, _, error = seen.pop()
+    assert results == []
+    assert error.startswith("Unexpected input data type")
+    with pytest.raises(ValueError, match="Required inputs"):
+        session.run_async(None, {}, callback, None)
+
+
+def test_run_async_wants_threads(ort, mul):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    with pytest.raises(Exception, match="intra op thread pool must have at least one thread for RunAsync"):
+        make(ort, mul, options).run_async(None, {"X": X}, print, None)
+
+
+def test_terminate_before_a_run(ort, mul):
+    options = ort.RunOptions()
+    options.terminate = True
+    with pytest.raises(Exception, match="Exiting due to terminate flag being set to true"):
+        make(ort, mul).run(None, {"X": X}, options)
+
+
+def loop(trips):
+    """A model: y is x + trips, one step at a time."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["v", "one"], ["w"]), helper.make_node("Identity", ["c"], ["d"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("d", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)]
+    weights = [("n", np.array(trips)), ("one", np.array(1, np.float32))]
+    return model(nodes, [("x", TensorProto.FLOAT, [2])], [("y", TensorProto.FLOAT, [2])], weights)
+
+
+def test_terminate_ends_a_loop(ort):
+    session, options = make(ort, loop(10**9)), ort.RunOptions()
+    threading.Timer(0.3, lambda: setattr(options, "terminate", True)).start()
+    with pytest.raises(Exception, match="terminate flag being set"):
+        session.run(None, {"x": np.zeros(2, np.float32)}, options)
+
+
+def test_initializers_from_the_caller(ort, mul):
+    options, value = ort.SessionOptions(), ort.OrtValue.ortvalue_from_numpy(np.full((3, 2), 5, np.float32))
+    options.add_initializer("W", value)
+    options.add_initializer("nobody's", value)
+    with pytest.raises(RuntimeError, match="already been added: W"):
+        options.add_initializer("W", value)
+    np.testing.assert_array_equal(make(ort, mul, options).run(None, {"X": X})[0], X * 5)
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """The model with W in a file."""
+    tensor = numpy_helper.from_array(W, "W")
+    raw = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "w.bin"), ("offset", "0"), ("length", str(len(raw)))):
+        tensor.external_data.add(key=key, value=value)
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["X", "W"], ["Y"])],
+        "g",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [3, 2])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [3, 2])],
+        [tensor],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path, raw
+
+
+def test_external_initializers_from_the_caller(ort, outside):
+    path, raw = outside
+    value = ort.OrtValue.ortvalue_from_numpy(W + 1)
+    options = ort.SessionOptions()
+    options.add_external_initializers(["W"], [value])
+    np.testing.assert_array_equal(make(ort, str(path), options).run(None, {"X": X})[0], X * (W + 1))
+    options = ort.SessionOptions()
+    options.add_external_initializers_from_files_in_memory(["w.bin"], [raw], [len(raw)])
+    np.testing.assert_array_equal(make(ort, str(path), options).run(None, {"X": X})[0], X * W)
+    with pytest.raises(Exception, match=r"External data path|External initializer"):
+        make(ort, str(path))
+
+
+def test_only_what_is_outside_is_replaced_as_external(ort, mul):
+    options, value = ort.SessionOptions(), ort.OrtValue.ortvalue_from_numpy(W)
+    options.add_external_initializers(["W"], [value])
+    with pytest.raises(Exception, match="Trying to replace non-external initializer with external data"):
+        make(ort, mul, options)
+
+
+def test_free_dimensions(ort):
+    def named(name, denotation):
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2])
+        info.type.tensor_type.shape.dim[0].denotation = denotation
+        return info
+
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["A", "B"], ["C"])],
+        "g",
+        [named("A", "DATA_BATCH"), named("B", "")],
+        [helper.make_tensor_value_info("C", TensorProto.FLOAT, None)],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    options = ort.SessionOptions()
+    options.add_free_dimension_override_by_name("N", 3)
+    assert [i.shape for i in make(ort, source, options).get_inputs()] == [[3, 2], [3, 2]]
+    options = ort.SessionOptions()
+    options.add_free_dimension_override_by_denotation("DATA_BATCH", 3)
+    assert make(ort, source, options).get_inputs()[0].shape == [3, 2]
+
+
+def test_the_optimized_model_is_written(ort, tmp_path):
+    nodes = [
+        helper.make_node("Identity", ["X"], ["I"]),
+        helper.make_node("Mul", ["W", "W"], ["V"]),
+        helper.make_node("Mul", ["I", "V"], ["Y"]),
+    ]
+    source = model(nodes, [("X", TensorProto.FLOAT, [3, 2])], [("Y", TensorProto.FLOAT, [3, 2])], [("W", W)])
+    levels = ort.GraphOptimizationLevel
+    for level, count in ((levels.ORT_ENABLE_ALL, 1), (levels.ORT_DISABLE_ALL, 3)):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(tmp_path / f"{count}.onnx")
+        make(ort, source, options)
+        assert len(onnx.load(options.optimized_model_filepath).graph.node) == count
+    options.optimized_model_filepath = str(tmp_path / "no" / "where.onnx")
+    with pytest.raises(Exception, match="SystemError : 2"):
+        make(ort, source, options)
+
+
+def test_a_logger(ort, mul):
+    messages = []
+    ort.set_default_logger_callback(lambda *record: messages.append(record), severity=0)
+    try:
+        make(ort, mul).run(None, {"X": X})
+        assert messages
+        for record in messages:
+            assert [type(part) for part in record] == [int, str, str, str, str]
+        for severity in (0, 4):
+            ort.set_default_logger_callback(lambda *record: None, severity=severity)
+        for bad in (5, -1):
+            with pytest.raises(RuntimeError):
+                ort.set_default_logger_callback(print, severity=bad)
+        with pytest.raises(RuntimeError):
+            ort.set_default_logger_callback("no function")
+    finally:
+        ort.set_default_logger_callback(None)
+        ort.set_default_logger_severity(2)
+    with pytest.raises(RuntimeError):
+        ort.set_default_logger_severity(7)
+    with pytest.raises(TypeError):
+        ort.set_default_logger_severity("a")
+
+
+def test_a_severity_that_is_none_shows_when_a_session_is_made(ort, mul):
+    options = ort.SessionOptions()
+    options.log_severity_level = 9
+    with pytest.raises(RuntimeError, match="severity level"):
+        make(ort, mul, options)
+
+
+def test_seeds(ort):
+    source = model([helper.make_node("RandomNormal", [], ["Y"], shape=[4])], [], [("Y", TensorProto.FLOAT, [4])])
+    drawn = []
+    for _ in range(2):
+        ort.set_seed(42)
+        session = make(ort, source)
+        drawn.append([session.run(None, {})[0] for _ in range(2)])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0][0] != drawn[0][1]).any()
+
+
+def test_which_provider_runs_what(ort, mul):
+    with pytest.raises(Exception, match=r'record_ep_graph_assignment_info\' must be set to "1"'):
+        make(ort, mul).get_provider_graph_assignment_info()
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    (part,) = make(ort, mul, options).get_provider_graph_assignment_info()
+    assert part.ep_name == "CPUExecutionProvider"
+    (node,) = part.get_nodes()
+    assert (node.name, node.domain, node.op_type) == ("mul_1", "", "Mul")
+
+
+def test_what_a_session_tells(ort, mul):
+    session = make(ort, mul)
+    (info,) = session.get_input_memory_infos()
+    assert (info.name, info.device_id, info.allocator_type) == ("Cpu", 0, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR)
+    assert len(session.get_output_memory_infos()) == len(session.get_input_epdevices()) == 1
+    assert session.get_tuning_results() == []
+    session.set_tuning_results([])
+    assert session.get_session_options().intra_op_num_threads == 0
+    value = session.create_ortvalue_from_shape_and_type([2], np.float32, "cpu")
+    assert value.shape() == [2]
+    assert session._model_path is None
+    assert session._providers == CPU
+    assert str(session.get_inputs()[0]) == "NodeArg(name='X', type='tensor(float)', shape=[3, 2])"
+
+
+def test_the_models_own_configuration(ort, monkeypatch, mul):
+    proto = onnx.load_from_string(mul)
+    config = {"session_options": {"intra_op_num_threads": 5, "graph_optimization_level": 1, "enable_profiling": 0}}
+    proto.metadata_props.add(key="ort_config", value=json.dumps(config))
+    source = proto.SerializeToString()
+    assert make(ort, source).get_session_options().intra_op_num_threads == 0
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    options = make(ort, source).get_session_options()
+    assert (options.intra_op_num_threads, int(options.graph_optimization_level)) == (5, 1)
+    assert options.inter_op_num_threads == 0
+
+
+def test_cancelling(ort, mul, C):
+    options = ort.SessionOptions()
+    options.set_load_cancellation_flag(True)
+    with pytest.raises(C.ModelLoadCanceled):
+        make(ort, mul, options)
+    options.set_load_cancellation_flag(False)
+    make(ort, mul, options)
+
+
+def test_libraries_of_compiled_kernels(ort, C, tmp_path):
+    with pytest.raises(C.Fail, match=r"Failed to load library ./nope.so with error: "):
+        ort.SessionOptions().register_custom_ops_library("./nope.so")
+    with pytest.raises(C.Fail, match="Failed to load library"):
+        ort.register_execution_provider_library("mine", str(tmp_path / "nope.so"))
+
+
+def test_options_have_fields_of_a_type(ort):
+    options = ort.SessionOptions()
+    for name, value in {"graph_optimization_level": 99, "optimized_model_filepath": os, "logid": 3}.items():
+        with pytest.raises(TypeError):
+            setattr(options, name, value)
+    with pytest.raises(AttributeError):
+        options.nothing_of_that_name = 1
+    with pytest.raises(RuntimeError, match="SessionOptions does not have configuration with key: k"):
+        options.get_session_config_entry("k")
+    for key in ("", "k" * 1025):
+        with pytest.raises(RuntimeError, match="Config key is empty or longer than maximum length 1024"):
+            options.add_session_config_entry(key, "v")
+    run = ort.RunOptions()
+    run.add_run_config_entry("k", "v")
+    assert run.get_run_config_entry("k") == "v"
+    with pytest.raises(RuntimeError, match="RunOptions does not have configuration with key: q"):
+        run.get_run_config_entry("q")
+
+
+@pytest.mark.parametrize("name", ["GraphOptimizationLevel", "ExecutionMode", "OrtAllocatorType", "OrtSparseFormat"])
+def test_enumerations(ort, name):
+    kind = getattr(ort, name)
+    for label, member in kind.__members__.items():
+        assert (member.name, str(member)) == (label, f"{name}.{label}")
+        assert member == member.value == int(member)
+        assert kind(int(member)) == member
+        assert repr(member) == f"<{name}.{label}: {member.value}>"
+    assert int(kind(77)) == 77
+    assert hash(kind(77)) == hash(77)
+
+
+def test_process_wide_functions(ort):
+    assert "Build Info" in ort.get_build_info()
+    assert ort.get_version_string()[0].isdigit()
+    assert ort.get_device() in {"CPU", "GPU"}
+    assert ort.get_all_providers()[-1] == "CPUExecutionProvider"
+    assert not ort.has_collective_ops()
+    ort.disable_telemetry_events()
+    ort.enable_telemetry_events()
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    assert (info.name, info.device_id, info.mem_type) == ("Cpu", 0, ort.OrtMemType.DEFAULT)
+    config = ort.OrtArenaCfg({"max_mem": 16, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 8})
+    assert (config.max_mem, config.arena_extend_strategy, config.initial_chunk_size_bytes) == (16, 1, 8)
+
+
+@pytest.mark.parametrize("source", [bytearray(b"x"), None, 3, ""])
+def test_what_is_no_model(ort, source):
+    with pytest.raises(TypeError):
+        ort.InferenceSession(source, providers=CPU)
