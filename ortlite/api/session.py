@@ -734,7 +734,7 @@ class InferenceSession:
         """
         from ortlite.api.explain import explain
 
-        return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.input_transfers)
+        return explain(self._whole.stages.partitions, self._whole.stages.program, self._whole.input_transfers)
 
 
 def _checked(run_options: Any) -> RunOptions | None:

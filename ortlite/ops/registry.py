@@ -139,6 +139,12 @@ class Kernel:
         return HOST_RESULT.get(self._signature[4])
 
     @property
+    def hands_on(self) -> bool:
+        """Whether the result is the argument as it is: nothing is computed (`any_dtype`), nothing says what else."""
+        moves = self.views and (self.any_dtype or self.python_objects)
+        return moves and len(self.inputs) == 1 and not self.attributes and self.variadic is None
+
+    @property
     def multiple(self) -> bool:
         """Whether the kernel returns a tuple of its outputs instead of its only output."""
         return self._signature[4].startswith("tuple[")
