@@ -264,6 +264,8 @@ OPERATORS = {
         [bytes_(256, 512), F(0.1), np.uint8(3), bytes_(512, 256), F(0.1), np.uint8(3), F(9), np.uint8(3)], {})},
     "MatMulIntegerToFloat": {"48 × 768 by 768 × 3072": lambda: (
         [bytes_(48, 768), bytes_(768, 3072), F(0.1), F(0.1)], {})},
+    "QGemm": {"48 × 768 by 768 × 3072": lambda: (
+        [bytes_(48, 768), F(0.1), np.uint8(3), bytes_(768, 3072), F(0.1), np.uint8(3)], {})},
     "DynamicQuantizeMatMul": {"48 × 768 by 768 × 3072": lambda: ([floats(48, 768), bytes_(768, 3072), F(0.1)], {})},
     "MatMulInteger": {"48 × 768 by 768 × 3072": lambda: ([bytes_(48, 768), bytes_(768, 3072)], {})},
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Stage 5: Plan -> Program: bound steps, and the functions specialised to the signatures that come up.
 
-A Program runs in two ways. *Interpreted*, by the loop of run.py: any shapes. *Specialised*: what depends on shapes
+A Program runs in two ways. *Interpreted*, by the loop of run.py, and after some runs by the same steps written out as
+code: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
 Python function. A signature is specialised when it comes up the second time; the first time already where a library
 compiles and can tell shapes without a run. While the cache is full, a signature must come up often before it takes
@@ -12,18 +13,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ortlite import run, specialise
 from ortlite.derived import Derived
+from ortlite.errors import InvalidArgument
 from ortlite.forks import renewed_after_fork
 from ortlite.graph import Type
+from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
+from ortlite.provider import ExecutionProvider
 from ortlite.specialise import KEY_ELEMENTS
-from ortlite.steps import Binding, OnStep, bind
+from ortlite.steps import Binding, Bound, OnStep, bind
 
 __all__ = ["Budget", "Closure", "Program", "Shared", "Signatures", "compile_plan"]
 
@@ -32,6 +37,7 @@ Function: TypeAlias = Callable[..., tuple[Any, ...]]
 BAKED_BYTES = 1 << 26  # of the arrays that all specialised functions of a session hold, besides the model's constants
 KEPT = 16  # specialised functions a program keeps
 SEEN = 256  # signatures it counts
+OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 PATIENCE = 16  # times that a signature comes up before it takes the place of another
 
 
@@ -64,8 +70,13 @@ class Shared:
 @dataclass(slots=True)
 class _Entry:
     function: Function
-    bytes: int
+    baked: Mapping[int, Any]
+    kernels: Mapping[int, Inlined]
     hits: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(specialise.baked_bytes, self.baked.values()))
 
 
 @dataclass(slots=True)
@@ -83,13 +94,12 @@ class Signatures:
     seen: dict[Any, int] = field(default_factory=dict)
     misses: int = 0
 
-    def get(self, key: Any) -> Function | None:
-        """The function of a signature."""
+    def get(self, key: Any) -> _Entry | None:
+        """What there is of a signature."""
         entry = self.entries.get(key)
-        if entry is None:
-            return None
-        entry.hits += 1
-        return entry.function
+        if entry is not None:
+            entry.hits += 1
+        return entry
 
     def wants(self, key: Any, *, at_once: bool = False) -> bool:
         """Count a signature that has no function; whether it should get one now. `at_once`: the first time already."""
@@ -107,14 +117,15 @@ class Signatures:
             return at_once or count > 1
         return count >= PATIENCE and count > 2 * min(entry.hits for entry in list(self.entries.values()))
 
-    def keep(self, key: Any, function: Function, size: int) -> None:
-        """Keep a function, which holds `size` bytes, in the place of the one used least if there is no other."""
+    def keep(self, key: Any, entry: _Entry) -> _Entry:
+        """Keep what there is of a signature, in the place of what is used least if there is no other."""
         gone = self.entries.pop(key, None)  # another thread's
         if gone is None and len(self.entries) >= KEPT:
             gone = self.entries.pop(min(self.entries, key=lambda other: self.entries[other].hits))
         self.budget.left += 0 if gone is None else gone.bytes
-        self.entries[key] = _Entry(function, size)
+        self.entries[key] = entry
         self.seen.pop(key, None)
+        return entry
 
 
 class Program:
@@ -147,6 +158,9 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.shared.budget)
+        self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
+        self._any: Function | None = None  # for inputs of all signatures
+        self._interpreted = 0
         renewed_after_fork(self, "_lock", threading.Lock)
 
     _lock: threading.Lock
@@ -163,25 +177,39 @@ class Program:
         """Run; interpreted where `on_step` wants to run the steps. Raises what run.node_error makes of an exception."""
         key = self.signature(inputs) if self.specialises and on_step is None else None
         if key is None:
-            return run.interpret(self.plan, self.steps, inputs, on_step)
-        function = self._signatures.get(key)
-        if function is not None:
-            return function(*inputs)
+            return run.interpret(self.plan, self.steps, inputs, on_step) if on_step else self._unspecialised(inputs)
+        last = self._last  # most runs are like the one before; to compare two keys costs less than to look one up
+        if last is not None and last[0] == key:
+            last[1].hits += 1
+            return last[1].function(*inputs)
+        entry = self._signatures.get(key)
+        if entry is not None:
+            self._last = key, entry
+            return entry.function(*inputs)
         with self._lock:
             wanted = self._signatures.wants(key, at_once=self.compiles)
         if not wanted:
-            return run.interpret(self.plan, self.steps, inputs)
+            return self._unspecialised(inputs)
         return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+
+    def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
+        if self._any is None:
+            self._interpreted += 1
+            if self._interpreted <= OFTEN or self.compiles or not self.specialises:
+                return run.interpret(self.plan, self.steps, inputs)
+            self._any = specialise.generate(self.plan, self.steps, {})
+        return self._any(*inputs)
 
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
         with self._lock:
-            function = self._signatures.get(key)
-            if function is None:
+            entry = self._signatures.get(key)
+            if entry is None:
                 values = specialise.abstract_values(self.plan, self.steps, inputs)
                 if values is not None:
                     return self._keep(key, values)(*inputs)
-        return self._specialised(key, inputs) if function is None else function(*inputs)
+        return self._specialised(key, inputs) if entry is None else entry.function(*inputs)
 
     def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run once more step by step, for a faster function to keep."""
@@ -189,19 +217,55 @@ class Program:
         for position in self.plan.shape_inputs:  # a baked value may be a view of one, whose memory is the caller's
             if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
                 given[position] = given[position].copy()
-        static = specialise.static_slots(self.plan, self.steps, given)
+        static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
-        outputs = run.interpret(self.plan, self.steps, given, specialise.recorder(static, values))
+        kernels: dict[int, Inlined] = {}
+        watch = specialise.recorder(static, values, kernels, self.plan.constants.keys(), shapes)
+        outputs = run.interpret(self.plan, self.steps, given, watch)
         with self._lock:
-            self._keep(key, values)
+            self._keep(key, values, kernels)
         return outputs
 
-    def _keep(self, key: Any, values: Mapping[int, Any]) -> Function:
+    def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self.shared.budget.take(values)
-        function = specialise.generate(self.plan, self.steps, baked)
-        self._signatures.keep(key, function, sum(map(specialise.baked_bytes, baked.values())))
+        function = specialise.generate(self.plan, self.steps, baked, kernels)
+        entry = _Entry(function, baked, kernels or {})
+        self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function
+
+    def pieces(self, inputs: Sequence[Any]) -> tuple[Plan, list[tuple[Bound, Function]]]:
+        """The plan at the signature of these inputs: its steps, and the code of each, a function of what it reads."""
+        entry = self._signatures.get(self.signature(inputs)) if self.specialises else None
+        baked, kernels = ({}, {}) if entry is None else (entry.baked, entry.kernels)
+        plan = replace(self.plan, constants={**self.plan.constants, **baked})
+        pieces = []
+        for bound in specialise.live_steps(self.plan, self.steps, baked):
+            made = tuple(slot for slot in bound.outputs if slot is not None)
+            read = tuple(slot for slot in dict.fromkeys(bound.step.reads()) if slot not in plan.constants)
+            one = replace(plan, inputs=read, outputs=made)
+            pieces.append((bound, specialise.generate(one, [bound], {}, kernels)))
+        return plan, pieces
+
+    def zeros(self) -> list[Any]:
+        """Inputs of the signature of the last specialised run: zeros, but for those that decide shapes.
+
+        Raises InvalidArgument where there was none.
+        """
+        if self._last is None:
+            raise InvalidArgument("no signature has been specialised yet: run the session twice, or give a feed")
+        return [_zeros(form, place) for form, place in zip(self._last[0], self.plan.input_providers, strict=True)]
+
+    def latest(self, inputs: Sequence[Any]) -> _Entry | None:
+        """What there is of the signature of these inputs, if it is that of the last run."""
+        last = self._last
+        return last[1] if last is not None and last[0] == self.signature(inputs) else None
+
+    @cached_property
+    def unread(self) -> frozenset[int]:
+        """Positions of the inputs that no step reads and that are no outputs."""
+        read = {slot for step in self.plan.steps for slot in step.reads()} | set(self.plan.outputs)
+        return frozenset(index for index, slot in enumerate(self.plan.inputs) if slot not in read)
 
     def closure(self, captures: Sequence[Any], on_step: OnStep | None = None) -> Closure:
         """The program as a function of its formal inputs alone."""
@@ -214,6 +278,11 @@ class Program:
     def signature(self, inputs: Sequence[Any]) -> Any:
         """Shapes and dtypes of the inputs, and the values of those that decide shapes; None: not to be cached."""
         shape_inputs = self.plan.shape_inputs
+        if not shape_inputs:
+            try:
+                return tuple([(value.dtype, value.shape) for value in inputs])
+            except AttributeError:  # a sequence, or nothing
+                pass
         key: list[Any] = []
         for index, value in enumerate(inputs):
             if index in shape_inputs and isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
@@ -227,7 +296,7 @@ class Program:
         return tuple(key)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen ones take four times as long to make
 class Closure:
     """What a kernel gets for a graph attribute, with what is known of the types of its inputs and outputs."""
 
@@ -239,6 +308,29 @@ class Closure:
         """Run the subgraph."""
         return self.program((*inputs, *self.captures), self.on_step)
 
+    def repeated(self) -> Callable[..., tuple[Any, ...]]:
+        """The same for many calls in a row: inputs like those before go straight to their code."""
+        program, captures = self.program, self.captures
+        if self.on_step is not None or not program.specialises or program.plan.shape_inputs:
+            return self
+        forms: Any = None
+        entry: _Entry | None = None
+
+        def call(*inputs: Any) -> tuple[Any, ...]:
+            nonlocal forms, entry
+            try:
+                given = [(value.dtype, value.shape) for value in inputs]
+            except AttributeError:  # a sequence, or nothing
+                return self(*inputs)
+            if entry is not None and given == forms:
+                entry.hits += 1
+                return entry.function(*inputs, *captures)
+            results = self(*inputs)
+            forms, entry = given, program.latest((*inputs, *captures))
+            return results
+
+        return call
+
     def on(self, xp: Namespace) -> Closure:
         """The same subgraph, its kernels computing in another namespace, unseen by `on_step`."""
         return Closure(self.program.on(xp), tuple(map(xp.lift, self.captures)))
@@ -249,12 +341,28 @@ class Closure:
         return self.program.plan.input_types
 
     @property
+    def unread(self) -> frozenset[int]:
+        """Positions of the formal inputs that nothing reads."""
+        return self.program.unread
+
+    @property
     def types(self) -> tuple[Type | None, ...]:
         """Declared or inferred types of the outputs."""
         return self.program.plan.output_types
 
 
 _UNKNOWN: Any = ("?",)
+
+
+def _zeros(form: Any, place: ExecutionProvider) -> Any:
+    """A value of which that form went into a signature."""
+    if form is None or not form or isinstance(form[0], tuple) or form[0] is None:  # nothing, or a sequence
+        return None if form is None else tuple(_zeros(item, place) for item in form)
+    dtype, shape, *content = form
+    if not content:
+        return place.xp.zeros(shape, dtype=dtype)
+    flat = np.array(content[0], dtype) if dtype.kind == "O" else np.frombuffer(content[0], dtype)
+    return flat.reshape(shape)
 
 
 def _form(value: Any) -> Any:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Tracer", "TransferStats", "available", "create", "entered",
-    "known", "outside_trace", "owner", "traceable", "traced", "transfer", "usable",
+    "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Recording", "Tracer", "TransferStats", "available",
+    "create", "entered", "known", "outside_trace", "owner", "traceable", "traced", "transfer", "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -64,6 +64,22 @@ class Compiler:
     def eval_shape(self, fn: Callable[..., Any], *arrays: Any) -> bool:
         """Call `fn` with arrays that have shapes and dtypes, but no values; False where the library has none such."""
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a kernel does at one signature, as code.
+
+    `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand
+    for. `results` names the results, None where the kernel leaves the case to another one, and `values` are those of
+    the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right.
+    """
+
+    lines: tuple[tuple[str, str], ...]
+    scope: Mapping[str, Any]
+    results: tuple[str, ...] | None
+    values: tuple[Any, ...]
+    layouts: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 class ExecutionProvider:
@@ -124,6 +140,16 @@ class ExecutionProvider:
         Where it returns NotImplemented, the kernel that it replaces runs with the same arguments.
         """
         return {}
+
+    @property
+    def recorder(self) -> Callable[..., Recording | None] | None:
+        """`recorder(fn, xp, args, keywords, names, prefix)`: what `fn(xp, *args, **keywords)` does, as code.
+
+        `names` has the variables that hold arguments, by position; the other arguments are constants. Names in the
+        code begin with `prefix`. None where it cannot be told from the signature. The property is None where nothing
+        records.
+        """
+        return None
 
     @property
     def compiles_ahead(self) -> bool:

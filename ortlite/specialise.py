@@ -9,7 +9,7 @@ provider that has a compiler become a function of their own, which goes to that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from types import TracebackType
@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 
 from ortlite import run
+from ortlite.inline import Inlined, inlined, lines
 from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 from ortlite.stopping import current
 
-__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "live_steps", "static_slots"]
 
 STOP = "if stop is not None: stop()"
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
 
 
-def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> set[int]:
-    """Slots whose value every run with inputs of this signature gives again."""
+def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> tuple[set[int], set[int]]:
+    """Slots whose value every run with inputs of this signature gives again; and those whose shapes it does."""
     values = set(plan.constants)
     shapes = set(plan.constants) | set(plan.inputs)
     for position in plan.shape_inputs:
@@ -54,7 +55,7 @@ def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> s
             and not (call is not None and call.kernel.data_dependent_shape)
         ):
             shapes.update(outputs)
-    return static
+    return static, shapes
 
 
 def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:
@@ -63,7 +64,7 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
     An eager first run would make the library compile every step separately, which is slower than compiling all of
     them at once.
     """
-    static = static_slots(plan, steps, inputs)
+    static, _ = static_slots(plan, steps, inputs)
     needed: set[int | None] = set(static)
     leading: list[Bound] = []  # the steps that lead to what is static
     for bound in reversed(steps):
@@ -93,14 +94,28 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
     return {slot: value for slot, value in found.items() if not traced(provider, value)}
 
 
-def recorder(slots: set[int], found: dict[int, Any]) -> Callable[[Bound, list[Any]], None]:
-    """An `on_step` that notes the values of `slots` in `found`."""
+def recorder(
+    slots: set[int],
+    found: dict[int, Any],
+    kernels: dict[int, Inlined] | None = None,
+    constants: Collection[int] = (),
+    shapes: Collection[int] = (),
+) -> Callable[[Bound, list[Any]], None]:
+    """An `on_step` that notes the values of `slots` in `found`.
+
+    In `kernels` it notes, by the id of a step, what the kernels of the other steps do, where that follows from the
+    shapes, which are the same in every run for the slots `shapes`.
+    """
 
     def on_step(bound: Bound, values: list[Any]) -> None:
         run.step(bound, values)
         for slot in slots.intersection(bound.outputs):
             _protect(values[slot])
             found[slot] = values[slot]
+        if kernels is None or slots.issuperset(slot for slot in bound.outputs if slot is not None):
+            return
+        if (made := inlined(bound, values, constants, slots, shapes)) is not None:
+            kernels[id(bound.step)] = made
 
     return on_step
 
@@ -114,10 +129,15 @@ def _protect(value: Any) -> None:
         value.flags.writeable = False
 
 
-def generate(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
-    """Write the function of the plan's inputs in which the slots of `values` are constants."""
+def generate(
+    plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None
+) -> Callable[..., tuple[Any, ...]]:
+    """Write the function of the plan's inputs in which the slots of `values` are constants.
+
+    `kernels` has, by the id of a step, the code that stands for its kernel.
+    """
     baked = {**plan.constants, **values}
-    return _Writer(plan, baked).function(_live(plan, steps, baked))
+    return _Writer(plan, baked, kernels or {}).function(live_steps(plan, steps, values))
 
 
 def baked_bytes(value: Any) -> int:
@@ -127,8 +147,9 @@ def baked_bytes(value: Any) -> int:
     return int(getattr(value, "nbytes", 0))
 
 
-def _live(plan: Plan, steps: Sequence[Bound], baked: Mapping[int, Any]) -> list[Bound]:
-    """The steps that still have to run; each frees the slots that no later one reads."""
+def live_steps(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> list[Bound]:
+    """The steps that still have to run where `values` are known; each frees the slots that no later one reads."""
+    baked = {**plan.constants, **values}
     needed = set(plan.outputs)
     keep = needed | set(plan.inputs) | baked.keys()
     live: list[Bound] = []
@@ -158,8 +179,9 @@ class _Code:
 class _Writer:
     """Collects the source of one program and the objects that its names stand for."""
 
-    def __init__(self, plan: Plan, baked: Mapping[int, Any]):
+    def __init__(self, plan: Plan, baked: Mapping[int, Any], kernels: Mapping[int, Inlined]):
         self.plan = plan
+        self.kernels = kernels
         self.baked = baked
         self.names: dict[str, Any] = {}
         self.by_id: dict[int, str] = {}
@@ -222,14 +244,14 @@ class _Writer:
             if gone := [f"v{slot}" for bound in steps for slot in bound.free if f"v{slot}" in outside]:
                 main.add(f"del {', '.join(gone)}")
         main.add(f"return ({''.join(f'{self.slot(slot)}, ' for slot in self.plan.outputs)})")
-        lines: list[str] = []
+        text: list[str] = []
         bounds: list[Bound | None] = []  # of line 1, 2, ...
         for code in (*(code for _, code in regions.values()), main):
-            lines += [code.head, *code.lines]
+            text += [code.head, *code.lines]
             bounds += [None, *code.bounds]
         scope = dict(self.names)
         file = f"<{self.plan.name!r}, specialised>"  # a name may hold anything, a NUL too
-        exec(compile("\n".join(lines), file, "exec"), scope)  # noqa: S102
+        exec(compile("\n".join(text), file, "exec"), scope)  # noqa: S102
         compilers = {name: provider.compiler for name, (provider, _) in regions.items()}
         scope |= {name: compiler.compile(scope[name]) for name, compiler in compilers.items() if compiler is not None}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
@@ -249,6 +271,21 @@ class _Writer:
         return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in wanted]
 
     def step(self, bound: Bound, code: _Code) -> None:
+        found = self.kernels.get(id(bound.step))
+        if found is None:
+            self.call(bound, code, "")
+            return
+        condition, inner = lines(found, bound, self.slot, self.names)
+        if condition is not None:
+            code.add(f"if {condition}:", bound)
+        for line in inner:
+            code.add(line if condition is None else f"    {line}", bound)
+        if condition is not None:
+            code.add("else:", bound)
+            self.call(bound, code, "    ")
+
+    def call(self, bound: Bound, code: _Code, indent: str) -> None:
+        """Call the kernel of a step."""
         given = [self.argument(a) for a in bound.arguments]
         given += [f"{name}={self.argument(a)}" for name, a in bound.keywords]
         fns = [bound.fn]
@@ -260,11 +297,13 @@ class _Writer:
         call, *otherwise = [f"{self.name(fn, 'k')}({', '.join(given)})" for fn in fns]
         wanted = [(position, slot) for position, slot in enumerate(bound.outputs) if slot is not None]
         result = f"v{wanted[0][1]}" if len(wanted) == 1 else "t"
-        code.add(f"{result} = {call}", bound)
+        code.add(f"{indent}{result} = {call}", bound)
         if otherwise:
-            code.add(f"if {result} is NotImplemented: {result} = {otherwise[0]}", bound)
+            code.add(f"{indent}if {result} is NotImplemented: {result} = {otherwise[0]}", bound)
         for position, slot in wanted if bound.multiple else ():
-            code.add(f"v{slot} = {result}[{position}]", bound)
+            code.add(f"{indent}v{slot} = {result}[{position}]", bound)
+        if result == "t":
+            code.add(f"{indent}t = None", bound)  # it would hold all of them
 
 
 def _readers(steps: Sequence[Bound]) -> Counter[int]:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,13 +36,44 @@ class _Run:
     __slots__ = ("errors",)
 
     def __enter__(self) -> None:
-        self.errors = np.errstate(all="ignore")
-        self.errors.__enter__()
+        self.errors = _ignore()
         one_thread.__enter__()
 
     def __exit__(self, *error: object) -> None:
         one_thread.__exit__(*error)
-        self.errors.__exit__(None, None, None)  # puts the error state back, whatever happened
+        self.errors()  # puts the error state back, whatever happened
+
+
+def _ignoring() -> Callable[[], Callable[[], object]]:
+    """What sets NumPy's error state, and returns what puts it back.
+
+    numpy.errstate makes the state anew each time, which takes as long as a small model's product; where its parts are
+    not found, it must do.
+    """
+    core = getattr(getattr(np, "_core", None), "umath", None)
+    state, make = getattr(core, "_extobj_contextvar", None), getattr(core, "_make_extobj", None)
+    try:
+        assert state is not None
+        assert make is not None
+        ignored = make(all="ignore")
+        with np.errstate(all="raise"):
+            token = state.set(ignored)
+            np.float32(0) / np.float32(0)  # raises where the parts do something else
+            state.reset(token)
+    except Exception:  # noqa: BLE001  (private, so it may become anything)
+
+        def slowly() -> Callable[[], object]:
+            errors = np.errstate(all="ignore")
+            errors.__enter__()
+            return partial(errors.__exit__, None, None, None)
+
+        return slowly
+
+    put, reset = state.set, state.reset
+    return lambda: partial(reset, put(ignored))
+
+
+_ignore = _ignoring()
 
 
 class CPUExecutionProvider(ExecutionProvider):
@@ -93,6 +124,12 @@ class CPUExecutionProvider(ExecutionProvider):
         from ortlite_numpy import compiled
 
         return compiled.before(ops.OVERRIDES)
+
+    @cached_property
+    def recorder(self) -> Any:
+        from ortlite_numpy import record
+
+        return record.recorded
 
     @cached_property
     def compiles_ahead(self) -> bool:

@@ -29,7 +29,8 @@ def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     places = [*core.glob("_core/_multiarray_umath*"), *(core.parent / "numpy.libs").glob("*openblas*")]
     for place in places:
         try:
-            library = ctypes.CDLL(str(place))  # loaded already; names are found in what it depends on, too
+            # loaded already; names are found in what it depends on, too; to let go of the GIL costs more than the calls
+            library = ctypes.PyDLL(str(place))
         except OSError:
             continue
         for name in NAMES:
@@ -50,18 +51,16 @@ class _OneThread:
         self.inside = self.before = 0
 
     def __enter__(self) -> None:
-        found = _functions()
-        if found is None:
+        if (found := _functions()) is None:
             return
         with self.lock:
-            if self.inside == 0 and (count := found[0]()) > 1:
+            self.inside += 1
+            if self.inside == 1 and (count := found[0]()) > 1:
                 self.before = count
                 found[1](1)
-            self.inside += 1
 
     def __exit__(self, *error: object) -> None:
-        found = _functions()
-        if found is None:
+        if (found := _functions()) is None:
             return
         with self.lock:
             self.inside -= 1

@@ -14,7 +14,6 @@ from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ortlite.derived import at_once
@@ -26,6 +25,8 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
+from ortlite_numpy.record import numpy as np
+from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["OVERRIDES", "conv", "convolved"]
@@ -215,6 +216,9 @@ class _Scratch(threading.local):
 
     def __call__(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
         """An array of no particular content, until the next one of that name."""
+        return opaque(self.array, name, shape, dtype) if recording() else self.array(name, shape, dtype)
+
+    def array(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
         nbytes = prod(shape) * dtype.itemsize
         if nbytes > KEPT:
             return np.empty(shape, dtype)
@@ -230,7 +234,8 @@ scratch = _Scratch()
 def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
     """as_strided, which takes longer than a small convolution."""
     if x.flags.c_contiguous:
-        return np.ndarray(shape, x.dtype, x, 0, strides)
+        given = (tuple(shape), x.dtype, x, 0, tuple(strides))
+        return opaque(np.ndarray, *given) if recording() else np.ndarray(*given)
     return as_strided(x, shape, strides, writeable=False)
 
 
@@ -398,20 +403,23 @@ def fused_conv(
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype:
         return NotImplemented
-    strides, dilations, padding = fitting_windows(
-        X.shape,
-        W.shape,
-        group,
-        _hashable(kernel_shape),
-        _hashable(strides),
-        _hashable(dilations),
-        _hashable(pads),
-        auto_pad,
-    )
-    require_shape("the bias B", B, W.shape[0])
+    finish = _finish(xp, B, Z, activation, activation_params or ())
+    return finished(
+        X, W, B, Z, finish, xp.threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
+    )  # fmt: skip
+
+
+def finished(
+    x: Any, w: Any, bias: Any, z: Any, finish: Finish | None, threads: int, derived: Any, auto_pad: str, group: int,
+    kernel_shape: Any, strides: Any, dilations: Any, pads: Any,
+) -> Any:  # fmt: skip
+    """The convolution of a node, whose blocks `finish` gives what is to be added, and the activation."""
+    given = map(_hashable, (kernel_shape, strides, dilations, pads))
+    strides, dilations, padding = fitting_windows(x.shape, w.shape, group, *given, auto_pad)
+    require_shape("the bias B", bias, w.shape[0])
     return convolved(
-        X, W, strides=strides, pads=padding, dilations=dilations, groups=group, threads=xp.threads, derived=derived,
-        finish=_finish(xp, B, Z, activation, activation_params or ()), z=Z,
+        x, w, strides=strides, pads=padding, dilations=dilations, groups=group, threads=threads, derived=derived,
+        finish=finish, z=z,
     )  # fmt: skip
 
 
@@ -434,6 +442,8 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
             block += other
         if activation == "Relu":
             np.maximum(block, 0, out=block)
+        elif activation == "Clip":
+            np.clip(block, *map(block.dtype.type, params), out=block)
         elif activation:
             block[...] = fused.activated(xp, block, activation, params)
 

@@ -12,13 +12,12 @@ from functools import wraps
 from math import sqrt
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite.ops import activation
 from ortlite.ops.helpers import one_of, require_shape
 from ortlite.primitives import math as default
 from ortlite_numpy.layout import inverse, order_of
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["empty_as", "take"]
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
 from ortlite_numpy.elementwise import FLOATS, ROWS, rowwise
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["OVERRIDES", "PRIMITIVES"]

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
 from ortlite_numpy import conv, elementwise, norm, products, quant, recurrent
+from ortlite_numpy.record import numpy as np
 
 
 def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:

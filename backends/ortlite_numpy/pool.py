@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite.primitives.window import output_shape
 from ortlite_numpy.conv import channels_last
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["PRIMITIVES"]

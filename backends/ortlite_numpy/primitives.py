@@ -9,16 +9,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.standard import library
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
 _clip = library().__dict__["clip"]  # knows what to do with bounds of another dtype
+MANY = 8  # arrays from which on stacking them is worth a look at all
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -47,6 +47,19 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     except OverflowError:  # a Python int that the dtype does not hold
         return _clip(x, min, max)
     return result if result.dtype == x.dtype else _clip(x, min, max)
+
+
+@complete
+def concrete_value(xp: Namespace, x: Any) -> Any:
+    """NumPy's own way from an array of one element to a number."""
+    return x.item() if hasattr(x, "dtype") else x
+
+
+def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
+    """Many small arrays, one after the other: NumPy's own makes a view of each first."""
+    if axis or len(arrays) < MANY or len({(x.shape, x.dtype) for x in arrays}) > 1 or not arrays[0].ndim:
+        return np.stack(arrays, axis=axis)
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 @complete
@@ -203,11 +216,11 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 
-NAMES: dict[str, Any] = {"clip": clip, "tile": tile}
+NAMES: dict[str, Any] = {"clip": clip, "stack": stack, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, integer_matmul, relu, root, pad, one_hot, scatter_flat, scatter_nd, top_k, random_uniform,
-        random_normal,
+        bit_view, concrete_value, integer_matmul, relu, root, pad, one_hot, scatter_flat, scatter_nd, top_k,
+        random_uniform, random_normal,
     )
 } | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES | pool.PRIMITIVES | resample.PRIMITIVES  # fmt: skip

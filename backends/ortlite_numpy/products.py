@@ -10,11 +10,10 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import WORTHWHILE, split
 
 __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]

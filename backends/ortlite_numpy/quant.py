@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
@@ -18,6 +16,7 @@ from ortlite.ops import quant
 from ortlite.ops.contrib import quant as contrib
 from ortlite.ops.helpers import require_shape
 from ortlite_numpy import conv, products
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES"]
 
@@ -26,33 +25,34 @@ LARGEST = 255  # of an 8-bit number less its zero point
 EXACT = 2**24  # below which float32 holds every integer
 
 
-def by_column(b: Any, zero: Any) -> tuple[Any, int]:
-    """`b` less its zero points as float32, and a bound of the partial sums with 8-bit numbers."""
-    wide = b.astype(np.float32)
+def by_column(b: Any, zero: Any, turned: int = 0) -> tuple[Any, int]:
+    """`b`, transposed where `turned`, less its zero points as float32, and a bound of the partial sums with bytes."""
+    wide = (b.T if turned else b).astype(np.float32)
     if zero is not None:
         wide -= zero.astype(np.float32)
     return wide, LARGEST * int(np.abs(wide).sum(axis=0, dtype=np.float64).max())
 
 
-def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any) -> Any:
-    """(a - a_zero) @ (b - b_zero) in int32, `b` one matrix of 8-bit numbers; else NotImplemented."""
+def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any, turned: int = 0) -> Any:
+    """(a - a_zero) @ (b - b_zero) in int32, `b` one matrix of 8-bit numbers, or its transpose; else NotImplemented."""
     if a.dtype not in BYTES or b.dtype not in BYTES or b.ndim != 2 or a.ndim < 2 or 0 in {*a.shape, *b.shape}:
         return NotImplemented
-    for v, dtype, shapes in ((a_zero, a.dtype, {(), (1,), (a.shape[-2],)}), (b_zero, b.dtype, {(), (1,), b.shape[1:]})):
+    depth, columns = b.shape[::-1] if turned else b.shape
+    for v, dtype, shapes in ((a_zero, a.dtype, {(), (1,), (a.shape[-2],)}), (b_zero, b.dtype, {(), (1,), (columns,)})):
         if v is not None and (v.dtype != dtype or v.shape not in shapes):
             return NotImplemented
-    if a.shape[-1] != b.shape[0]:
+    if a.shape[-1] != depth:
         return NotImplemented  # the kernel says what is wrong
-    wide, bound = derived(by_column, b, b_zero)
+    wide, bound = derived(by_column, b, b_zero, turned)
     left = a.astype(np.float32)
     if a_zero is not None:
         left -= quant.by_row(xp, a_zero).astype(np.float32)
     if bound < EXACT:
         return products.product(left, wide, xp.threads).astype(np.int32)
-    depth = EXACT // (LARGEST * LARGEST)
+    step = EXACT // (LARGEST * LARGEST)
     total = 0
-    for start in range(0, b.shape[0], depth):
-        part = products.product(left[..., start : start + depth], wide[start : start + depth], xp.threads)
+    for start in range(0, depth, step):
+        part = products.product(left[..., start : start + step], wide[start : start + step], xp.threads)
         total = total + part.astype(np.int32)
     return total
 
@@ -112,6 +112,32 @@ def dynamic_quantize_matmul(
         return NotImplemented
     a, a_scale, a_zero_point = quantised
     return matmul_integer_to_float(xp, a, B, a_scale, b_scale, a_zero_point, b_zero_point, bias, derived=derived)
+
+
+def qgemm(
+    xp: Namespace,
+    A: Any,
+    a_scale: Any,
+    a_zero_point: Any,
+    B: Any,
+    b_scale: Any,
+    b_zero_point: Any,
+    C: Any = None,
+    y_scale: Any = None,
+    y_zero_point: Any = None,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    derived: Any = at_once,
+) -> Any:
+    """The product in floats."""
+    if transA or A.ndim != 2 or a_zero_point.size != 1:
+        return NotImplemented
+    total = integer_product(xp, A, a_zero_point, B, b_zero_point, derived, transB)
+    if total is NotImplemented:
+        return NotImplemented
+    return contrib.finished(xp, total, A, a_scale, b_scale, C, y_scale, y_zero_point, alpha)
 
 
 def centred_weights(w: Any, zero: Any) -> Any:
@@ -307,7 +333,7 @@ def dynamic_quantize_linear(xp: Namespace, x: Any) -> Any:
         return NotImplemented
     lowest, highest = np.minimum(x.min(), np.float32(0)), np.maximum(x.max(), np.float32(0))
     scale = (highest - lowest) / np.float32(255)
-    scale = np.float32(1) if scale == 0 else scale
+    scale = scale + (scale == 0)  # 1 in place of 0
     zero = np.clip(np.rint(-lowest / scale), np.float32(0), np.float32(255))
     y = np.divide(x, scale)
     np.rint(y, out=y)
@@ -324,6 +350,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "QLinearMatMul", 10): qlinear_matmul,
     ("", "ConvInteger", 10): conv_integer,
     ("", "QLinearConv", 10): qlinear_conv,
+    ("com.microsoft", "QGemm", 1): qgemm,
     ("com.microsoft", "MatMulIntegerToFloat", 1): matmul_integer_to_float,
     ("com.microsoft", "DynamicQuantizeMatMul", 1): dynamic_quantize_matmul,
 }

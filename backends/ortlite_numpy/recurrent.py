@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite_numpy import products
 from ortlite_numpy.elementwise import FLOATS
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES"]
 
@@ -90,7 +89,7 @@ def _run(
         np.add(y.reshape(time, batch, -1)[:: -1 if turned else 1], bias[d], out=xs[:, d])
     hs = np.empty((time, count, batch, hidden), X.dtype)
     state = [np.zeros((count, batch, hidden), X.dtype) if s is None else _by_direction(s, layout) for s in initial]
-    others = [s.copy() for s in state[1:]]  # cells are changed in place
+    others = [np.array(s, order="C") for s in state[1:]]  # cells are changed in place
     h = state[0]
     if lens is None:
         for t in range(time):

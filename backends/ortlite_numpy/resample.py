@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.namespace import Namespace
 from ortlite_numpy.layout import inverse, order_of
 from ortlite_numpy.products import FLOATS
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["PRIMITIVES"]

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ortlite_numpy.record import numpy, recording
+
 __all__ = ["library"]
 
 NAMES = (
@@ -36,7 +38,7 @@ LACKING = (
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
     """NumPy's own where nothing else is asked for."""
     if device is None and copy is None:
-        return np.asarray(obj, dtype)
+        return numpy.asarray(obj, dtype) if recording() else np.asarray(obj, dtype)
     return _compat().asarray(obj, dtype=dtype, device=device, copy=copy)
 
 

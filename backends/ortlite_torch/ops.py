@@ -185,7 +185,28 @@ def attention(
     y = F.scaled_dot_product_attention(
         q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+    y = _honest(xp, y, q, k, v, mask, scale)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+
+
+def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
+    """Attention with NaN back in the rows of which torch makes zeros or leaves out keys.
+
+    Its kernel takes a row of NaN, or one of scores that overflow to -inf, for one from which the mask hides all.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    limits = torch.finfo(wide)
+    factor = q.shape[3] ** -0.5 if scale is None else abs(scale)
+    largest = k.to(wide).abs().amax(2, keepdim=True).transpose(2, 3)
+    reach = attend.by_key_heads(xp, q.to(wide).abs() * factor, largest)  # no score is further from 0
+    far = reach >= limits.max * limits.eps / 8  # enough for the lowest number in a mask to overflow
+    empty = ((y == 0) | y.isnan()).all(-1, keepdim=True)
+    y = torch.where((far & empty) | reach.isnan(), torch.nan, y)
+    if mask is None:
+        return y
+    hidden = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
+    nothing = (v * 0).sum(2, keepdim=True).repeat_interleave(q.shape[1] // v.shape[1], 1)
+    return torch.where(hidden, nothing, y)
 
 
 def grid_sample(

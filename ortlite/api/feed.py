@@ -155,7 +155,7 @@ class Prepared:
         """The outputs, or those called `names`, as the program leaves them, from inputs that `feed` has taken."""
         try:
             with entered(self.stages.plan.providers):
-                results = self.stages.program(self._carried(inputs) if self.input_transfers else inputs, self.on_step)
+                results = self.stages.program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
         except OrtError:
             raise
         except Exception as error:  # what a node raises is an OrtError already
@@ -165,7 +165,7 @@ class Prepared:
             results = tuple(results[outputs.index(name)] for name in names)
         return results
 
-    def _carried(self, inputs: list[Any]) -> list[Any]:
+    def carried(self, inputs: list[Any]) -> list[Any]:
         """The inputs on the providers where the program wants them."""
         plan, values = self.stages.plan, list(inputs)
         for index, stats in self.input_transfers.items():

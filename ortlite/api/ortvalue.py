@@ -14,6 +14,7 @@ import numpy as np
 
 from ortlite import dtypes, provider
 from ortlite.api.device import PROVIDER_OF_DEVICE, OrtDevice, OrtMemoryInfo
+from ortlite.api.dlpack import capsule
 from ortlite.api.sparse import SparseTensor
 from ortlite.dtypes import DType
 from ortlite.errors import InvalidArgument
@@ -244,8 +245,8 @@ class OrtValue:
         array = self._tensor()
         if not isinstance(array, np.ndarray):
             return array.__dlpack__(stream=stream, **options)
-        if array.dtype.name in dtypes.NAMES and self._dtype is not None and self._dtype.narrow:
-            raise BufferError(f"NumPy hands no {self._dtype} on by DLPack: view its bytes by .numpy().view(...)")
+        if self._dtype is not None and self._dtype.narrow:
+            return capsule(array)
         return array.__dlpack__(stream=stream, **options)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from ortlite import errors
 from ortlite.api import environment, logs
@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Shared
     from ortlite.graph import Graph, Model
+    from ortlite.memory import MemoryPlan
     from ortlite.pipeline import Stages
     from ortlite.provider import ExecutionProvider
     from ortlite.steps import OnStep
 
 __all__ = ["InferenceSession"]
 
+Taps: TypeAlias = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 FALLBACK = ("allow", "warn", "error")
 NO_FALLBACK = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
@@ -310,13 +312,32 @@ class InferenceSession:
             raise Fail(f"{NO_FALLBACK}\n{listed}")
         warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
+    @overload
     def run(
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
         run_options: RunOptions | None = None,
         *,
-        taps: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]: ...
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps,
+        timeout: float | None = None,
+    ) -> tuple[list[Any], dict[str, Any]]: ...
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: RunOptions | None = None,
+        *,
+        taps: Taps | None = None,
         timeout: float | None = None,
     ) -> Any:
         """Compute `output_names` (all outputs, in graph order, when None or empty) from `input_feed`.
@@ -392,6 +413,20 @@ class InferenceSession:
             raise _no_feed(feed)
         return wanted
 
+    def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
+        """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
+
+        Print it, or draw it by `svg()`. Runs the model, step by step.
+        """
+        from ortlite import memory
+        from ortlite.api.values import to_outside
+        from ortlite.provider import entered
+
+        whole, program = self._whole, self._whole.stages.program
+        with entered(whole.stages.plan.providers):
+            inputs = program.zeros() if input_feed is None else whole.carried(whole.feed.values(input_feed))
+            return memory.of(program, inputs, whole.graph.inputs, to_outside)
+
     def run_async(
         self,
         output_names: Sequence[str] | None,
@@ -429,7 +464,7 @@ class InferenceSession:
         run_options: RunOptions | None = None,
         *,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> list[Any]:
         """`run` for asyncio: the event loop goes on meanwhile. A task that is cancelled ends its run between two steps.
 
         Example: `outputs = await session.run_async_(None, {"x": x})`.

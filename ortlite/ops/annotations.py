@@ -39,13 +39,20 @@ Type: TypeAlias = Any  # an attribute that holds a type (graph.TensorType, Seque
 
 
 class Graph(Protocol):
-    """A subgraph: takes its formal inputs, returns its outputs; `input_types` and `types` are what is known of them."""
+    """A subgraph: takes its formal inputs, returns its outputs; `input_types` and `types` are what is known of them.
+
+    `unread` are the positions of the inputs that it does not use.
+    """
 
     input_types: tuple[Any, ...]
     types: tuple[Any, ...]
+    unread: frozenset[int]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Run the subgraph."""
+
+    def repeated(self) -> Callable[..., tuple[Any, ...]]:
+        """The same for many calls one after the other, which cost less."""
 
     def on(self, xp: Any) -> Graph:
         """The same subgraph, its kernels computing in another namespace."""

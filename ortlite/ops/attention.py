@@ -44,14 +44,16 @@ def transposed(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(x, (0, 1, 3, 2))
 
 
-def guarded_softmax(xp: Namespace, scores: Array) -> Array:
-    """Softmax over the last axis; a row of -inf alone, which attends to nothing, gives zeros."""
-    if not scores.shape[-1]:
-        return scores
-    top = xp.max(scores, axis=-1, keepdims=True)
-    weights = xp.exp(scores - xp.where(top == float("-inf"), xp.zeros_like(top), top))
-    total = xp.sum(weights, axis=-1, keepdims=True, dtype=weights.dtype)
-    return weights / xp.where(total == 0.0, xp.ones_like(total), total)
+def attending(xp: Namespace, scores: Array, hidden: Array | None) -> Array:
+    """Softmax over the last axis; zeros for a query from which every key is `hidden` (None: no key is).
+
+    What is hidden says the mask, and not a score of -inf, which a sum that overflows has as well: a row of those has
+    NaN, as that of a Softmax.
+    """
+    weights = xp.softmax(scores, -1)
+    if hidden is None or not scores.shape[-1]:
+        return weights
+    return xp.where(xp.all(hidden, axis=-1, keepdims=True), xp.zeros_like(weights), weights)
 
 
 def _visible(
@@ -78,17 +80,25 @@ def _visible(
     return seen
 
 
-def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None) -> Array:
-    """Scores plus a float mask, -inf where a boolean mask or `seen` is false; masks may be too short."""
+def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None) -> tuple[Array, Array | None]:
+    """Scores plus a float mask, -inf where a boolean mask or `seen` is false; and which keys are hidden by either.
+
+    Masks may be too short.
+    """
     minus_inf = xp.asarray(float("-inf"), dtype=scores.dtype)
+    hidden = None
     if mask is not None:
         boolean = xp.isdtype(mask.dtype, "bool")
         missing = scores.shape[-1] - mask.shape[-1]
         if missing > 0 and mask.shape[-1] != 1:
             widths = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
             mask = xp.pad(mask, widths, "constant", False if boolean else float("-inf"))
+        hidden = ~mask if boolean else mask == float("-inf")
         scores = xp.where(mask, scores, minus_inf) if boolean else scores + xp.astype(mask, scores.dtype)
-    return scores if seen is None else xp.where(seen, scores, minus_inf)
+    if seen is not None:
+        hidden = ~seen if hidden is None else hidden | ~seen
+        scores = xp.where(seen, scores, minus_inf)
+    return scores, hidden
 
 
 @op("Attention", since=23, views=True)
@@ -132,9 +142,9 @@ def attention(
     raw = by_key_heads(xp, q * factor, transposed(xp, k))
     capped = xp.tanh(raw / softcap) * softcap if softcap else raw
     seen = _visible(xp, queries, keys, offset, is_causal, left_window_size, right_window_size, nonpad_kv_seqlen)
-    scores = _masked(xp, capped, attn_mask, seen)
+    scores, hidden = _masked(xp, capped, attn_mask, seen)
     precise = scores if softmax_precision is None else xp.astype(scores, xp.dtype(softmax_precision))
-    weights = xp.astype(guarded_softmax(xp, precise), q.dtype)
+    weights = xp.astype(attending(xp, precise, hidden), q.dtype)
     y = by_key_heads(xp, xp.astype(weights, v.dtype), v)
     y = xp.astype(merge_heads(xp, y) if Q.ndim == 3 else y, Q.dtype)
     return y, k, v, (raw, capped, scores, weights)[qk_matmul_output_mode] if n_outputs > 3 else None
@@ -166,7 +176,7 @@ def flex_attention(
         return xp.astype(x if change is None else change(x)[0], computing)
 
     scores = modified(by_key_heads(xp, q * factor, transposed(xp, k)), score_mod)
-    weights = modified(guarded_softmax(xp, scores), prob_mod)
+    weights = modified(xp.softmax(scores, -1), prob_mod)
     return xp.astype(by_key_heads(xp, weights, v), Q.dtype)
 
 

@@ -37,14 +37,20 @@ def loop(
     """
     count = len(v_initial)
     shapes = [(1,) * len(getattr(t, "shape", None) or ()) for t in body.input_types[:2]]
+    run, counts = body.repeated(), 0 not in body.unread
+    start, true = (
+        _shaped(xp, xp.asarray(x, dtype=d), shape)
+        for x, d, shape in zip((0, True), (xp.int64, xp.bool), shapes, strict=True)
+    )
 
     def step(
         index: Int, going: Condition, state: tuple[Value, ...]
     ) -> tuple[Array, tuple[Value, ...], tuple[Array, ...]]:
-        iteration = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0])
-        given = _shaped(xp, xp.asarray(True) if going is True else going, shapes[1])
-        results = body(iteration, given, *state)
-        going = going if results[0] is given else _single(xp, results[0])  # handed on, it stays known to a tracer, too
+        iteration = _shaped(xp, xp.asarray(index, dtype=xp.int64), shapes[0]) if counts else start
+        given = true if going is True else _shaped(xp, going, shapes[1])
+        results = run(iteration, given, *state)
+        if results[0] is not given:  # handed on, it stays known to a tracer, too
+            going = _single(xp, results[0])
         return going, results[1 : 1 + count], results[1 + count :]
 
     state, columns = xp.while_loop(step, M, True if cond is None else _single(xp, cond), v_initial)
@@ -93,9 +99,10 @@ def scan(
         raise ValueError(f"scan inputs have {sorted(lengths)} elements along their scan axes; they must agree")
     backward = scan_input_directions or (0,) * num_scan_inputs
     columns = [xp.flip(x, axis=0) if b else x for x, b in zip(columns, backward, strict=True)]
+    run = body.repeated()
 
     def step(state: tuple[Value, ...], row: tuple[Array, ...]) -> tuple[tuple[Value, ...], tuple[Array, ...]]:
-        results = body(*state, *row)
+        results = run(*state, *row)
         return results[:split], results[split:]
 
     state, stacked = xp.scan(step, state, columns)

@@ -113,10 +113,10 @@ def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, ne
 )
 def sequence_map(xp: Namespace, input_sequence: Arrays, *additional_inputs: Value, body: Graph) -> tuple[Arrays, ...]:
     """`body` on each element; further sequences go along element by element, tensors are given to every call."""
-    rows = []
+    rows, run = [], body.repeated()
     for index, element in enumerate(input_sequence):
         others = (x[index] if isinstance(x, tuple) else x for x in additional_inputs)
-        rows.append(body(element, *others))
+        rows.append(run(element, *others))
     return tuple(zip(*rows, strict=True)) if rows else ((),) * len(body.types)
 
 

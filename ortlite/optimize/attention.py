@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ortlite import dtypes
 from ortlite.graph import Node
 from ortlite.optimize.rule import New, copy
 from ortlite.optimize.shapes import product
@@ -14,13 +15,14 @@ from ortlite.optimize.view import View
 __all__ = ["attention", "everywhere", "match_attention", "match_swap", "swap"]
 
 SWAPPED = (0, 1, 3, 2)
-ANCESTORS = 200  # nodes between a mask and what it is made of
-# Operators whose results have -inf where their inputs have, and those that make it of other numbers.
-KEEPING = frozenset(
-    "Add Sub Mul Neg Where Expand Reshape Flatten Unsqueeze Squeeze Transpose Slice Gather GatherND GatherElements "
-    "Concat Identity Clip Max Min Tile Cast CastLike Pad Split ScatterND Dropout".split()
+DEPTH = 20  # nodes between a mask and what it is made of
+# Operators whose elements are those of their first input.
+MOVING = frozenset(
+    "Expand Reshape Flatten Unsqueeze Squeeze Transpose Slice Gather GatherND GatherElements Identity Tile Cast"
+    " CastLike Split".split()
 )
-INFINITE = frozenset({"Log", "Div", "Reciprocal", "Pow", "Exp"})
+ANY = (-np.inf, np.inf)
+TINY, HUGE = 1e-30, 1e30  # scales beyond overflow or vanish in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,16 @@ class _Repeated:
 
     source: str
     target: str
+    heads: tuple[int, int]  # those of the source, and how many times each is repeated
 
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
     """What Attention gets. `swap`: how to turn the keys that were found into (batch, heads, sequence, size).
 
-    `heads`: how many the queries must be expanded to, where that is not certain.
+    `heads`: how many the queries must be expanded to, where that is not certain. `poisoned`: whether a query from which
+    the mask hides all has NaN, as its Softmax has, and not the zeros of Attention; `guarded`: whether every NaN among
+    the weights is made 0.
     """
 
     q: str
@@ -45,6 +50,8 @@ class _Attention:
     v: _Repeated | str
     mask: str
     scale: float
+    poisoned: bool
+    guarded: bool
 
 
 def match_attention(view: View, node: Node) -> _Attention | None:
@@ -75,7 +82,7 @@ def match_attention(view: View, node: Node) -> _Attention | None:
     if any(shape is None or len(shape) != 4 for shape in shapes):
         return None
     (b, h, _, d), (bk, hk, dk, _), (bv, hv, _, _) = shapes  # type: ignore[misc]
-    if not (b == bk == bv and hk == hv and d == dk) or (mask and not guarded and _may_hide_all(view, mask)):
+    if not (b == bk == bv and hk == hv and d == dk):
         return None
     heads = 0
     if h != hk:  # the product broadcasts what turns out to be one head
@@ -83,10 +90,13 @@ def match_attention(view: View, node: Node) -> _Attention | None:
             return None
         heads = hk
     scale = factor * by_q * by_k * inner
+    if not TINY < scale < HUGE:
+        return None
+    poisoned = bool(mask) and not guarded and _may_hide_all(view, mask)
     single = _repeated(view, k), _repeated(view, v)
     if single[0] is not None and single[1] is not None and swap in {None, SWAPPED}:
-        return _Attention(q, heads, single[0], None, single[1], mask, scale)
-    return _Attention(q, heads, k, swap, v, mask, scale)
+        return _Attention(q, heads, single[0], None, single[1], mask, scale, poisoned, guarded)
+    return _Attention(q, heads, k, swap, v, mask, scale, poisoned, guarded)
 
 
 def _repeated(view: View, name: str) -> _Repeated | None:
@@ -104,9 +114,10 @@ def _repeated(view: View, name: str) -> _Repeated | None:
         return None
     if view.shape(expand.inputs[1]) != (5,):
         return None
-    if after != (wide[0], product(wide[1:3]), *wide[3:]) or not all(isinstance(d, int) for d in wide[1:3]):
+    heads, times = wide[1:3]
+    if after != (wide[0], product(wide[1:3]), *wide[3:]) or not (isinstance(heads, int) and isinstance(times, int)):
         return None
-    return _Repeated(unsqueeze.inputs[0], expand.inputs[1])
+    return _Repeated(unsqueeze.inputs[0], expand.inputs[1], (heads, times))
 
 
 def _softmax(view: View, name: str) -> tuple[Node | None, bool]:
@@ -206,27 +217,62 @@ def _keys(view: View, name: str) -> tuple[str, tuple[int, ...] | None, float]:
 
 
 def _may_hide_all(view: View, mask: str) -> bool:
-    """Whether -inf is among what a mask is made of: a query without keys has NaN, which Attention has not."""
-    waiting, seen = [mask], {mask}
-    while waiting:
-        name = waiting.pop()
-        dtype = view.dtype(name)
-        if dtype is not None and dtype.kind != "f":
-            continue  # no infinities
-        constant = view.constant(name)
-        if constant is not None:
-            if np.isneginf(np.asarray(constant, np.float64)).any():
-                return True
-            continue
-        node = view.producers.get(name)
-        if node is None or node.op_type in INFINITE or node.subgraphs or len(seen) > ANCESTORS:
-            return True  # fed, or computed elsewhere
-        if node.op_type in KEEPING:
-            for source in node.inputs:
-                if source and source not in seen:
-                    seen.add(source)
-                    waiting.append(source)
-    return False
+    """Whether a mask may have a row of -inf alone: given, or by the sum of two finite numbers that overflows."""
+    constant, dtype = view.constant(mask), view.dtype(mask)
+    if constant is not None:
+        return bool(np.isneginf(np.asarray(constant, np.float64)).all(axis=-1).any())
+    if dtype is None or dtype.kind != "f":
+        return True
+    limits = np.finfo(np.float32) if dtype.name == "bfloat16" else np.finfo(dtypes.to_numpy(dtype))
+    # what is below the lowest number by less than half a unit in its last place, is rounded to that
+    return not _range(view, mask, DEPTH)[0] >= float(limits.min) * (1 + float(limits.eps) / 8)
+
+
+def _range(view: View, name: str, depth: int) -> tuple[float, float]:
+    """Between which numbers the elements of a value certainly are, but for NaN."""
+    constant, dtype = view.constant(name), view.dtype(name)
+    if constant is not None:
+        numbers = np.asarray(constant, np.float64) if constant.dtype.kind in "fiubV" else np.array([])
+        numbers = numbers[~np.isnan(numbers)]
+        return (float(numbers.min()), float(numbers.max())) if numbers.size else ANY
+    if dtype is not None and dtype.name == "bool":
+        return 0.0, 1.0
+    node = view.producers.get(name)
+    if node is None or node.domain or not depth:
+        return ANY
+    if node.op_type in MOVING:
+        return _range(view, node.inputs[0], depth - 1)
+    if node.op_type in {"Where", "Concat", "Max", "Min"}:
+        found = [_range(view, x, depth - 1) for x in node.inputs[1 if node.op_type == "Where" else 0 :]]
+        return min(low for low, _ in found), max(high for _, high in found)
+    if node.op_type not in {"Add", "Sub", "Mul"}:
+        return ANY
+    (a, b), (c, d) = (_range(view, x, depth - 1) for x in node.inputs)
+    if not np.isfinite([a, b, c, d]).all():
+        return ANY
+    if node.op_type == "Mul":
+        ends = (a * c, a * d, b * c, b * d)
+        return min(ends), max(ends)
+    return (a + c, b + d) if node.op_type == "Add" else (a - d, b - c)
+
+
+def _poison(view: View, node: Node, mask: str) -> tuple[list[Node], dict[str, np.ndarray], str]:
+    """A mask plus 0 · softmax of itself: NaN in a row of -inf alone. All that one mask serves share it."""
+    if ("poisoned", mask) in view.shared:
+        return [], {}, view.shared["poisoned", mask]
+    softmax, zero, none, made = (view.names.fresh(f"{mask}/{n}") for n in ("softmax", "zero", "none", "poisoned"))
+    view.shared["poisoned", mask] = made
+    nodes = [
+        copy(node, "Softmax", [mask], outputs=(softmax,), attributes={"axis": (view.rank(mask) or 0) - 1}),
+        copy(node, "Mul", [softmax, zero], outputs=(none,)),
+        copy(node, "Add", [mask, none], outputs=(made,)),
+    ]
+    return nodes, {zero: _zero(view, node)}, made
+
+
+def _zero(view: View, node: Node) -> np.ndarray:
+    dtype = view.dtype(node.outputs[0])
+    return np.zeros((), np.float32 if dtype is None else dtypes.to_numpy(dtype))
 
 
 def attention(view: View, node: Node, found: _Attention) -> New:
@@ -252,6 +298,36 @@ def attention(view: View, node: Node, found: _Attention) -> New:
     if found.swap is not None:
         source, k = k, view.names.fresh(f"{node.outputs[0]}/keys")
         nodes.append(copy(node, "Transpose", [source], outputs=(k,), attributes={"perm": found.swap}))
-    inputs = [q, k, v, *([found.mask] if found.mask else [])]
-    nodes.append(copy(node, "Attention", inputs, opset=max(node.opset, 23), attributes={"scale": found.scale}))
+    mask = found.mask
+    if found.poisoned:
+        made, more, mask = _poison(view, node, mask)
+        nodes += made
+        constants |= more
+    y = view.names.fresh(f"{node.outputs[0]}/attended") if found.guarded else node.outputs[0]
+    inputs = [q, k, v, *([mask] if mask else [])]
+    attributes = {"scale": found.scale}
+    nodes.append(copy(node, "Attention", inputs, outputs=(y,), opset=max(node.opset, 23), attributes=attributes))
+    if found.guarded:
+        made, more = _guard(view, node, y, found.v)
+        nodes += made
+        constants |= more
     return New(tuple(nodes), constants)
+
+
+def _guard(view: View, node: Node, y: str, v: _Repeated | str) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """What weights of 0 make of the values, in the place of NaN: 0, but NaN where infinities or NaN are among them."""
+    name = node.outputs[0]
+    test, zero, none, axes, total = (view.names.fresh(f"{name}/{n}") for n in ("nan", "zero", "none", "axes", "sum"))
+    constants = {zero: _zero(view, node), axes: np.array([2])}
+    nodes = [
+        copy(node, "IsNaN", [y], opset=max(node.opset, 9), outputs=(test,)),
+        copy(node, "Mul", [v if isinstance(v, str) else v.source, zero], outputs=(none,)),
+        copy(node, "ReduceSum", [none, axes], opset=max(node.opset, 13), outputs=(total,)),
+    ]
+    if isinstance(v, _Repeated) and v.heads[1] > 1:
+        heads, repeated = (view.names.fresh(f"{name}/{n}") for n in ("heads", "repeated"))
+        constants[heads] = np.repeat(np.arange(v.heads[0]), v.heads[1])
+        nodes.append(copy(node, "Gather", [total, heads], outputs=(repeated,), attributes={"axis": 1}))
+        total = repeated
+    nodes.append(copy(node, "Where", [test, total, y], opset=max(node.opset, 9)))
+    return nodes, constants

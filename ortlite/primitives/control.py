@@ -64,9 +64,10 @@ def while_loop(
     limit = None if trips is None else _decided(xp, trips)
     rows: list[State] = []
     index = 0
-    while _decided(xp, going) and (limit is None or index < limit):
+    while (limit is None or index < limit) and (going is True or _decided(xp, going)):
         going, state, row = step(index, going, state)
-        rows.append(row)
+        if row:
+            rows.append(row)
         index += 1
     return state, _stacked(xp, rows)
 

@@ -1,6 +1,7 @@
 """OrtValue, vectors of them and sparse tensors."""
 
 import copy
+import gc
 import pickle
 
 import ml_dtypes
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import ortlite
+from ortlite.api import dlpack
 
 
 def test_a_value_shares_memory_with_its_array(ort):
@@ -82,6 +84,24 @@ def test_narrow_arrays_of_ml_dtypes_are_taken():
     assert (value.element_type(), value.numpy().dtype) == (16, array.dtype)
 
 
+def test_narrow_arrays_go_to_other_libraries():
+    torch = pytest.importorskip("torch")
+    array = np.array([[1, -2, 3], [4, 5, 6]], ml_dtypes.bfloat16)
+    value = ortlite.OrtValue.ortvalue_from_numpy(array)
+    for _ in range(3):
+        value.__dlpack__()  # which nobody takes
+        tensor = torch.from_dlpack(value)
+        assert tensor.dtype is torch.bfloat16
+        assert tensor.float().tolist() == [[1, -2, 3], [4, 5, 6]]
+    tensor[0, 0] = 7
+    assert array[0, 0] == 7
+    del tensor
+    gc.collect()
+    assert not dlpack._alive
+    with pytest.raises(BufferError, match="DLPack has no int4"):
+        ortlite.OrtValue.ortvalue_from_numpy(array.astype(ml_dtypes.int4)).__dlpack__()
+
+
 @pytest.mark.parametrize("name", ["CPU", "xyz"])
 def test_unknown_devices_are_refused(ort, name):
     with pytest.raises(Exception, match=f"Unsupported device type: {name}"):
@@ -117,11 +137,9 @@ def test_dlpack_of_what_is_not_contiguous_is_refused(ort):
         ort.OrtValue.from_dlpack(np.zeros((4, 4))[:, ::2])
 
 
-def test_capsules_of_bytes_may_be_bools(C):
+def test_capsules_of_bytes_may_be_bools():
     capsule = np.array([0, 1], np.uint8).__dlpack__()
-    if C.__name__.startswith("onnxruntime"):
-        pytest.skip("1.32 takes one argument")
-    assert C.OrtValue.from_dlpack(capsule, True).data_type() == "tensor(bool)"
+    assert ortlite.OrtValue.from_dlpack(capsule, True).data_type() == "tensor(bool)"
 
 
 def test_vectors(C):

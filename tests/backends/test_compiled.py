@@ -235,6 +235,7 @@ WINDOWS = [
     {"kernel_shape": (3, 3), "dilations": (2, 3), "auto_pad": "SAME_LOWER"},
     {"kernel_shape": (2, 2), "strides": (3, 2), "auto_pad": "VALID"},
     {"kernel_shape": (5, 4), "strides": (1, 2), "pads": (2, 3, 2, 1)},
+    {"kernel_shape": (2, 3), "pads": (4, 5, 1, 6), "dilations": (1, 3)},
 ]
 
 
@@ -274,6 +275,26 @@ def test_convolutions_with_activations(activation, params):
     for layout in (np.ascontiguousarray, last):
         inputs = [layout(floats(1, 8, 9, 9)), floats(8, 1, 3, 3), floats(8)]
         agree((MS, "FusedConv", 1), inputs, attributes, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("activation", "params", "dtype"),
+    [
+        ("", (), np.float32), ("Relu", (), np.float64), ("Clip", (-0.5, 0.7), np.float32), ("Sigmoid", (), np.float32),
+        ("Tanh", (), np.float32), ("HardSigmoid", (0.2, 0.5), np.float32),
+    ],
+)  # fmt: skip
+def test_products_of_convolutions_are_finished_block_by_block(activation, params, dtype):
+    """With a bias, what is added, neither and both; what is added may lie otherwise in memory, or broadcast."""
+    attributes = {"activation": activation, "activation_params": params}
+    x, w, b = floats(2, 24, 20, 20).astype(dtype), floats(32, 24, 3, 3).astype(dtype), floats(32).astype(dtype)
+    x[1, 3, 5, 5], x[1, 4, 15, 5] = np.nan, np.inf
+    z = floats(2, 32, 18, 18).astype(dtype)
+    for layout, more in (
+        (np.ascontiguousarray, [b]), (last, [b, z]), (last, [None, last(z)]), (last, [b, z[:, :, :1, :1]]), (last, []),
+    ):  # fmt: skip
+        if activation or more:
+            agree((MS, "FusedConv", 1), [layout(x), w, *more], attributes, rtol=2e-5, atol=5e-5)
 
 
 def test_convolutions_of_odd_numbers():

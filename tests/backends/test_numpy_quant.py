@@ -157,3 +157,21 @@ def test_scalars_are_quantised_as_well():
     assert OVERRIDES["", "QuantizeLinear", 10](XP, x, scale) is NotImplemented
     assert OVERRIDES["", "DynamicQuantizeLinear", 11](XP, x) is NotImplemented
     assert OVERRIDES["", "DequantizeLinear", 10](XP, np.asarray(np.uint8(13)), scale) == np.float32(13) * scale
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("columns", [False, True])
+def test_qgemm(turned, quantised, columns):
+    draw = np.random.default_rng(1)
+    a, b = integers(draw, np.uint8, (3, 70)), integers(draw, np.int8, (5, 70) if turned else (70, 5))
+    each = (5,) if columns else ()
+    b_scale, b_zero = draw.uniform(0.01, 0.02, each).astype(np.float32), integers(draw, np.int8, each)
+    c = draw.integers(-1000, 1000, 5).astype(np.int32)
+    end = (np.float32(1.5), np.uint8(100)) if quantised else ()
+    given = [np.asarray(x) for x in (a, np.float32(0.1), np.uint8(7), b, b_scale, b_zero, c, *end)]
+    wanted = kernel(MS, "QGemm", *given, transB=turned, alpha=0.5)
+    y = OVERRIDES[MS, "QGemm", 1](XP, *given, transB=turned, alpha=0.5, derived=Derived([given[3], given[5]]))
+    assert y.dtype == wanted.dtype
+    np.testing.assert_array_equal(y, wanted)
+    assert OVERRIDES[MS, "QGemm", 1](XP, a.T, *given[1:], transA=1, transB=turned) is NotImplemented

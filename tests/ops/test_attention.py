@@ -52,6 +52,23 @@ def test_masks():
     check("Attention", Q, K, V, seen[:, :5].copy(), expected=by_definition(Q, K, V, short), **NEAR)
 
 
+def test_only_a_mask_hides():
+    """Scores that overflow to -inf, alone or on top of the lowest mask, have NaN as in a Softmax, and so has NaN."""
+    q, k = np.full_like(Q, -1e20), np.full_like(K, 1e15)
+    expected = np.full((2, 4, 5, 6), np.nan, np.float32)
+    low = np.full((5, 7), np.finfo(np.float32).min)
+    check("Attention", Q * 0 - 1e30, K * 0 + 1e30, V, expected=expected, **NEAR)
+    check("Attention", q, k, V, low, expected=expected, **NEAR)
+    q = Q.copy()
+    q[0, 1, 2] = np.nan
+    expected = by_definition(Q, K, V)
+    expected[0, 1, 2] = np.nan
+    check("Attention", q, K, V, expected=expected, **NEAR)
+    hiding = np.zeros((5, 7), np.float32)
+    hiding[2] = -np.inf  # of a query of NaN too
+    check("Attention", q, K, V, hiding, expected=by_definition(Q, K, V, hiding == 0), **NEAR)
+
+
 def test_causal_with_and_without_a_past():
     i, j = np.arange(5)[:, None], np.arange(7)
     check("Attention", Q, K, V, is_causal=1, expected=by_definition(Q, K, V, j <= i), **NEAR)

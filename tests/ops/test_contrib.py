@@ -102,6 +102,9 @@ def test_multi_head_attention():
     check("MultiHeadAttention", q, k, v, num_heads=2, **MS)
     check("MultiHeadAttention", q, k, v, floats(24), np.array([[1, 1, 1, 0, 0], [1] * 5], np.int32), num_heads=2, **MS)
     check("MultiHeadAttention", q, k, v, None, None, floats(1, 2, 3, 5), num_heads=2, scale=0.3, **MS)
+    hiding = floats(1, 2, 3, 5)
+    hiding[0, 1, 2] = -np.inf  # a row of NaN, as of any Softmax
+    check("MultiHeadAttention", q, k, v, None, None, hiding, num_heads=2, **MS)
     packed = floats(2, 3, 2, 3, 4)  # onnxruntime has these on GPUs alone
     apart = [packed[:, :, :, i].reshape(2, 3, 8) for i in range(3)]
     expected = onnxruntime_op("MultiHeadAttention", *apart, num_heads=2, domain="com.microsoft", opset=1)

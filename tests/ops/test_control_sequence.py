@@ -7,6 +7,8 @@ import pytest
 from onnx import parser
 from opcheck import PROVIDERS, check, compare, run_model
 
+import ortlite
+
 
 def run(text, feeds, expected):
     model = parser.parse_model(text)
@@ -167,3 +169,57 @@ def test_a_loop_ends_by_a_condition_with_an_axis():
     { n, z = Loop (m, "", none) <body = b (int64[1] i, bool[1] ci, int64[1] s) => (bool[1] co, int64[1] t, int64[1] u)
         { t = Add(s, i) u = Identity(i) co = Less(i, most) }> }"""
     run(text, {"m": np.array([9])}, [np.array([3]), np.array([[0], [1], [2]])])
+
+
+BODIES = """<ir_version: 8, opset_import: ["": 18]> g (int64 n, float[k,4] x) => (float[m,4] y, float[r,l,4] rows) {
+  c = Constant<value: tensor = bool {1}>()
+  y, rows = Loop (n, c, x) <body = b (int64 i, bool ci, float[p,4] s) => (bool co, float[q,4] t, float[q,4] o) {
+    co = Identity(ci)  a = Tanh(s)  f = Cast<to = 1>(i)  u = Add(a, f)  t = LINE  o = Relu(u) }> }"""
+
+
+@pytest.mark.parametrize("trips", [0, 1, 2, 3, 40])
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_bodies_run_again_and_again(trips, repeats):
+    """Interpreted, specialised, straight to the code: all give what the first run gives, whatever came before."""
+    model = parser.parse_model(BODIES.replace("LINE", "Sub(u, x)")).SerializeToString()
+    session = ortlite.InferenceSession(model)
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    for _ in range(repeats):
+        for rows in (2, 1, 2):
+            y, out = session.run(None, {"n": np.array(trips), "x": x[:rows]})
+            state, wanted = x[:rows], []
+            for i in range(trips):
+                u = np.tanh(state) + np.float32(i)
+                wanted.append(np.maximum(u, 0))
+                state = u - x[:rows]
+            np.testing.assert_allclose(y, state, rtol=2e-5, atol=1e-6)
+            assert len(out) == trips
+            np.testing.assert_allclose(out, np.array(wanted).reshape(out.shape), rtol=2e-5, atol=1e-6)
+
+
+def test_a_state_that_grows_runs_by_code_for_all_shapes():
+    text = (
+        BODIES.replace("LINE", "Concat<axis = 0>(u, x)").replace(", rows =", " =").replace(", float[r,l,4] rows)", ")")
+    )
+    text = text.replace(", float[q,4] o)", ")").replace("o = Relu(u)", "")
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    x = np.ones((1, 4), np.float32)
+    state = x
+    for i in range(30):
+        state = np.concatenate([np.tanh(state) + np.float32(i), x])
+    for _ in range(3):
+        (y,) = session.run(None, {"n": np.array(30), "x": x})
+        np.testing.assert_allclose(y, state, rtol=1e-5)
+
+
+def test_an_error_in_a_body_names_its_node_in_every_way_to_run():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64 n, float[5,4] x) => (float[4] y) {
+      c = Constant<value: tensor = bool {1}>()  z = Constant<value: tensor = float[4] {0, 0, 0, 0}>()
+      y = Loop (n, c, z) <body = b (int64 i, bool ci, float[4] s) => (bool co, float[4] t) {
+        co = Identity(ci)  r = Gather(x, i)  t = Add(s, r) }> }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    x = np.ones((5, 4), np.float32)
+    for _ in range(3):
+        assert session.run(None, {"n": np.array(5), "x": x})[0].tolist() == [5] * 4
+        with pytest.raises(ortlite.errors.Fail, match="Gather"):
+            session.run(None, {"n": np.array(6), "x": x})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from tests.optimize.models import agree, operators
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 
 LOW = float(np.finfo(np.float32).min)
+GUARD = Counter(IsNaN=1, Mul=1, ReduceSum=1, Where=1)  # of the result, in the place of one of the weights
 
 
 def turned(w, k, form, shape):
@@ -83,7 +86,9 @@ def test_attention_in_any_spelling(mask, scaling, form, guard, opset, last, mask
     kt = turned(w, "k", form, feed["k"].shape)
     y = attended(w, "q", kt, "v", given_mask, 0.25 if scaling != "none" else 1.0, scaling, guard, last)
     found = agree(w.model(feed, y, opset=opset), feed)
-    assert found == ({"Attention": 1} if mask == "none" else {"Attention": 1, "Where": 1})
+    assert found == Counter(Attention=1) + (Counter(Where=1) if mask != "none" else Counter()) + (
+        GUARD if guard else Counter()
+    )
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -98,23 +103,82 @@ def test_open_sizes_and_queries_that_see_nothing(provider):
     proto = w.model(feed, y, dims=dims)
     assert "Softmax" in agree(proto, feed)  # nobody knows that the batches are the same
     dims |= {name: [2, *rest[1:]] for name, rest in dims.items()}
-    assert agree(w.model(feed, y, dims=dims), feed, providers=[provider]) == {"Attention": 1, "Where": 1}
+    found = agree(w.model(feed, y, dims=dims), feed, providers=[provider])
+    assert found == Counter(Attention=1, Where=1) + GUARD
 
 
-def test_a_mask_that_may_hide_all_needs_the_guard():
-    """Without one such a query has NaN, and keeps it."""
+def drawn(draw, shape, numbers):
+    """Mostly an array of ordinary numbers, here and there a row or an element of `numbers`."""
+    x = values(shape, seed=draw(st.integers(0, 99)))
+    for _ in range(draw(st.integers(0, 2))):
+        at = tuple(draw(st.integers(0, n - 1)) for n in shape)
+        x[at if draw(st.booleans()) else at[:-1]] = draw(st.sampled_from(numbers))
+    return x
+
+
+EXTREME = [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e20, -1e20]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_infinities_and_nan_are_what_the_small_operators_give(provider, data):
+    """Rows of scores that overflow, hidden rows with and without the guard, minima added, NaN: in any of the inputs."""
+    w = Writer()
+    queries, keys, size = data.draw(st.sampled_from([(4, 5, 8), (1, 3, 8), (2, 1, 8)]))
+    shapes = {"q": (2, 2, queries, size), "k": (2, 2, keys, size), "v": (2, 2, keys, 3)}
+    feed = {name: drawn(data.draw, shape, EXTREME) for name, shape in shapes.items()}
+    kind = data.draw(st.sampled_from(["none", "fed", "chosen", "two", "shared"]))
+    hiding = [LOW, -np.inf, np.nan, np.inf, 1e30]
+    small = data.draw(st.sampled_from([(2, 2, queries, keys), (1, 1, queries, keys), (2, 1, 1, keys), (queries, keys)]))
+    name = None
+    if kind in {"fed", "two"}:
+        feed["m"] = drawn(data.draw, small, hiding)
+        name = "m"
+    if kind in {"chosen", "two"}:
+        feed["b"] = drawn(data.draw, small, [-9.0, 9.0]) > 1
+        name = w("Where", "b", data.draw(st.sampled_from(hiding)), 0.0)
+    if kind == "two":
+        name = w("Add", "m", name)
+    k, v = "k", "v"
+    if kind == "shared":
+        feed["q"] = np.repeat(feed["q"], 2, axis=1)
+        k, v = repeated(w, "k", "k", 2, 2, keys, size), repeated(w, "v", "v", 2, 2, keys, 3)
+    scaling = data.draw(st.sampled_from(["scores", "both", "queries"]))
+    y = attended(w, "q", turned(w, k, "swap", None), v, name, scaling=scaling, guard=data.draw(st.booleans()))
+    assert agree(w.model(feed, y), feed, providers=[provider])["Attention"] == 1
+
+
+def test_a_mask_that_may_hide_all_is_poisoned_once():
+    """A query from which all is hidden has NaN without the guard, and keeps it; layers share what that takes."""
+    w = Writer()
+    feed = feed_of(size=6, keys=4)
+    feed["m"] = np.ones((2, 1, 4, 4), bool)
+    feed["m"][1, 0, 2] = False
+    mask = w("Where", "m", 0.0, -np.inf)
+    kt = turned(w, "k", "swap", None)
+    y = attended(w, attended(w, "q", kt, "v", mask), kt, "v", mask)
+    found = agree(w.model(feed, y), feed)
+    assert found == {"Transpose": 3, "Attention": 2, "Where": 1, "Softmax": 1, "Mul": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("case", ["once", "twice", "constant", "some", "with a bias"])
+def test_a_mask_that_cannot_hide_all_is_not_poisoned(case):
     w = Writer()
     feed = feed_of()
     feed["m"] = np.zeros((2, 1, 4, 5), bool)
-    y = attended(w, "q", turned(w, "k", "swap", None), "v", w("Where", "m", 0.0, -np.inf))
-    assert "Softmax" in agree(w.model(feed, y), feed)
-
-
-def test_a_mask_that_is_fed_needs_the_guard():
-    w = Writer()
-    feed = feed_of() | {"m": np.full((2, 1, 4, 5), -np.inf, np.float32)}
-    y = attended(w, "q", turned(w, "k", "swap", None), "v", "m")
-    assert "Softmax" in agree(w.model(feed, y), feed)
+    mask = w("Where", "m", 0.0, LOW)
+    if case == "twice":
+        mask = w("Add", mask, mask)  # what is hidden twice is infinitely far
+    if case in {"constant", "some"}:
+        mask = "given"
+        w.constants["given"] = np.full((1, 1, 4, 5), LOW if case == "constant" else -np.inf, np.float32)
+        w.constants["given"][..., 0] = 0
+    if case == "with a bias":
+        w.constants["bias"] = values((1, 3, 4, 5), seed=4)
+        mask = w("Add", mask, "bias")
+    y = attended(w, "q", turned(w, "k", "swap", None), "v", mask)
+    assert agree(w.model(feed, y), feed)["Softmax"] == (case == "twice")
 
 
 def test_a_mask_of_zeros_goes():

@@ -12,20 +12,22 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
+from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
-from ortlite_numpy.compiled.functions import larger, smaller
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import aside
+from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
 FEW = 16  # channels of a group
+STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
 
 @loops(FREE)
@@ -86,10 +88,10 @@ def add_products(x, places, w, rows, count, y):
 
 
 @loops()
-def held(x, y, low, high):
-    """The elements of x, held between two bounds."""
+def hold(y, low, high):
+    """Hold the elements of y between two bounds, in place: of two arrays, LLVM must first know that they are apart."""
     for i in range(y.size):
-        y[i] = smaller(larger(x[i], low), high)
+        y[i] = held(y[i], low, high)
 
 
 @loops()
@@ -149,29 +151,30 @@ def channels_first(x, w, bias, steps, groups, low, high, y, start, stop):
             plane = y[item * out + m]
             for r in range(oh):
                 for j in range(ow):
-                    v = total[r * wide + j]
-                    v = max(v, low)
-                    plane[r, j] = min(v, high)
+                    plane[r, j] = held(total[r * wide + j], low, high)
 
 
 @loops()
 def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
-    """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C) with w (kh, kw, C).
+    """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C).
 
-    `size` are the heights of the images before and after, `steps` as for channels first.
+    w (kh · kw, pixels · C) and bias repeat what there is for a pixel: with a stride of 1, that many pixels side by side
+    are one stretch. `size` are the heights of the images before and after, and that of w and its width; `steps` are as
+    for channels first.
     """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    height, oh = size[0], size[1]
+    height, oh, kh, kw = size[0], size[1], size[2], size[3]
     width, channels = x.shape[1], x.shape[2]
-    kh, kw = w.shape[0], w.shape[1]
     ow = y.shape[1]
-    flat, weights = x.reshape(x.size), w.reshape(kh * kw, channels)
+    pixels = bias.size // channels if sw == 1 else 1
+    flat, out = x.reshape(x.size), y.reshape(y.size)
     shifts, rows = np.empty(kh * kw, np.int64), np.empty(kh * kw, np.int64)
     places = np.empty(kh * kw, np.int64)
     for line in range(start, stop):
         image, i = line // oh, line % oh
         count, before = 0, -1
-        for j in range(ow):
+        j = 0
+        while j < ow:
             b0, b1 = 0, kw
             while b0 < kw and j * sw + b0 * dw - left < 0:
                 b0 += 1
@@ -188,16 +191,54 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
                             count += 1
             for k in range(count):
                 places[k] = shifts[k] + j * sw * channels
-            pixel = y[line, j]
-            for c in range(channels):
-                pixel[c] = bias[c]
-            add_products(flat, places, weights, rows, count, pixel)
-            held(pixel, pixel, low, high)
+            many = 1
+            if pixels > 1 and b0 == 0 and b1 == kw:  # as many as see the whole kernel
+                many = max(min(pixels, ow - j, width - (kw - 1) * dw + left - j), 1)
+            stretch = out[(line * ow + j) * channels : (line * ow + j + many) * channels]
+            for c in range(stretch.size):
+                stretch[c] = bias[c]
+            add_products(flat, places, w, rows, count, stretch)
+            hold(stretch, low, high)
+            j += many
 
 
-def last(W: Any) -> Any:
-    """Weights of a depthwise convolution with the channels last: (kh, kw, C)."""
-    return np.ascontiguousarray(W[:, 0].transpose(1, 2, 0))
+def function(x: Any, a: Any = None, b: Any = None) -> Any:
+    """Stands for the activation in the kernel below."""
+
+
+@loops()
+def finish_rows(y, bias, z, a, b):
+    """Rows of y, in place: function(y + bias + z, a, b). Where nothing is added, z has no rows."""
+    for r in range(y.shape[0]):
+        row = y[r]
+        if z.shape[0]:
+            other = z[r]
+            for i in range(row.size):
+                row[i] = function(row[i] + bias[i] + other[i], a, b)
+        else:
+            for i in range(row.size):
+                row[i] = function(row[i] + bias[i], a, b)
+
+
+@loops()
+def logistic(x, _, __):
+    """Sigmoid, without parameters."""
+    return sigmoid(x)
+
+
+@loops()
+def tangent(x, _, __):
+    """Tanh, without parameters."""
+    return tanh(x)
+
+
+ACTIVATIONS = {"": held, "Relu": held, "Clip": held, "Sigmoid": logistic, "Tanh": tangent, "HardSigmoid": hard_sigmoid}
+FINISH = {fn: with_names(finish_rows, f"finish_{fn.python.__name__}", function=fn) for fn in {*ACTIVATIONS.values()}}
+
+
+def lines(W: Any, pixels: int) -> Any:
+    """Weights of a depthwise convolution with the channels last, `pixels` times side by side: (kh · kw, pixels · C)."""
+    return np.tile(np.ascontiguousarray(W.reshape(W.shape[0], -1).T), (1, pixels))
 
 
 def _bounds(activation: str, params: Sequence[float]) -> tuple[float, float] | None:
@@ -219,6 +260,7 @@ def _activated(xp: Any, y: Any, activation: str, params: Sequence[float]) -> Any
 
 
 @lru_cache(maxsize=512)
+@aside
 def placed(
     x: tuple[int, ...], w: tuple[int, ...], auto_pad: str, group: int, kernel_shape: Any, strides: Any, dilations: Any,
     pads: Any,
@@ -261,10 +303,13 @@ def convolved(
         x = x.transpose(0, 2, 3, 1)
         if x.flags.c_contiguous and not X.flags.c_contiguous:
             x = own(x)
-            weights = derived(_last_1 if one else last, W)
+            kernel = W.shape[2:] if not one else (1, W.shape[2])
+            pixels = max(min(STRETCH // (m * prod(kernel)), shape[3]), 1)
+            weights = derived(lines, W, pixels)
+            bias = np.zeros(m * pixels, X.dtype) if B is None else derived(np.tile, B, pixels)
             height, width = x.shape[1], x.shape[2]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
-            size = np.array([height, shape[2]], np.int64)
+            size = np.array([height, shape[2], *kernel], np.int64)
             args = (x.reshape(n * height, width, m), weights, bias, steps, size, low, high, y)
             share(xp, channels_last, args, n * shape[2], work * MULTIPLY)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
@@ -280,8 +325,33 @@ def convolved(
     return _activated(xp, y.reshape(n, m, *out), activation, params)
 
 
-def _last_1(W: Any) -> Any:
-    return np.ascontiguousarray(W[:, 0].T[None])
+def finished(
+    xp: Any, X: Any, W: Any, B: Any, Z: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any,
+    group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
+) -> Any:  # fmt: skip
+    """NumPy's convolution, every block of which is finished in one pass."""
+    given = [v for v in (W, B, Z) if v is not None]
+    if (
+        X.dtype.char not in "fd"
+        or any(v.dtype != X.dtype for v in given)
+        or (B is None and Z is None and not activation)
+    ):
+        return NotImplemented
+    bounds = _bounds(activation, params)
+    if bounds is None or activation not in ACTIVATIONS or (X.dtype.char == "d" and ACTIVATIONS[activation] is not held):
+        return NotImplemented
+    kernel = FINISH[ACTIVATIONS[activation]]
+    a, b = map(X.dtype.type, bounds if activation != "HardSigmoid" else params)
+    bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
+    nothing = np.empty((0, 0), X.dtype)
+
+    def finish(block: Any, other: Any) -> None:
+        kernel(block, bias, nothing if other is None else own(other), a, b)
+
+    threads = getattr(xp, "threads", 1)
+    return dense.finished(
+        X, W, B, Z, finish, threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
+    )  # fmt: skip
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
@@ -290,6 +360,9 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (x, w), {"group": 8, **activation}
     if attributes.get("group", 8) > 1:
         yield (np.zeros((1, 3, 3, 8), dtype).transpose(0, 3, 1, 2), w), {"group": 8, **activation}
+    if attributes.get("group", 1) == 1:
+        x, w = np.zeros((1, 64, 32, 16), dtype), np.zeros((64, 64, 1, 1), dtype)
+        yield (x, w, np.zeros(64, dtype)), activation
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)
@@ -308,7 +381,10 @@ def conv(
     derived: Any = at_once,
 ) -> Any:
     """Directly, for few channels a group and for small convolutions."""
-    return convolved(xp, X, W, B, "", (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    return fused_conv(
+        xp, X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
+        strides=strides, derived=derived,
+    )  # fmt: skip
 
 
 @override((MS, "FusedConv", 1), examples=_examples, dtypes=FLOATS)
@@ -329,8 +405,7 @@ def fused_conv(
     strides: Any = None,
     derived: Any = at_once,
 ) -> Any:
-    """Directly, with the activation on the way."""
-    if Z is not None:
-        return NotImplemented
-    params = activation_params or ()
-    return convolved(xp, X, W, B, activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
+    given = (activation, activation_params or (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
+    return finished(xp, X, W, B, Z, *given) if y is NotImplemented else y

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ortlite_numpy.compiled.jit import loops, own
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import numpy as np
 
 
 @loops()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MANY = 512  # elements from which on our hyperbolic tangent is faster than NumPy's
@@ -24,17 +23,19 @@ def function(x: Any, a: Any = None, b: Any = None) -> Any:
 
 @loops()
 def each(x, y, start, stop):
-    """Y = function(x)."""
-    for i in range(start, stop):
-        y[i] = function(x[i])
+    """Y = function(x). (The indices are those of parts: numbers that may be negative would cost a test each.)"""
+    part, result = x[start:stop], y[start:stop]
+    for i in range(result.size):
+        result[i] = function(part[i])
 
 
 @loops()
 def each_by(x, y, a, b, start, stop):
     """Y = function(x, a, b)."""
     p, q = F(a), F(b)
-    for i in range(start, stop):
-        y[i] = function(x[i], p, q)
+    part, result = x[start:stop], y[start:stop]
+    for i in range(result.size):
+        result[i] = function(part[i], p, q)
 
 
 @loops()
@@ -42,8 +43,9 @@ def each_biased(x, bias, y, start, stop):
     """Y = function(x + bias) for rows [start, stop) as long as the bias."""
     n = bias.size
     for r in range(start, stop):
+        part, result = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
         for i in range(n):
-            y[r * n + i] = function(x[r * n + i] + bias[i])
+            result[i] = function(part[i] + bias[i])
 
 
 def _kernels(kernel: Loops, *names: str) -> dict[str, Loops]:

@@ -5,9 +5,8 @@ Each is within 2 units in the last place, subnormal results and overflow include
 
 from __future__ import annotations
 
-import numpy as np
-
 from ortlite_numpy.compiled.jit import Intrinsic, loops
+from ortlite_numpy.record import numpy as np
 
 __all__ = [
     "celu", "elu", "erf", "exp", "expm1", "fast_gelu", "gelu", "hard_sigmoid", "hard_swish", "log1p", "mish", "relu",
@@ -27,6 +26,13 @@ smaller, larger = Intrinsic("llvm.minimum"), Intrinsic("llvm.maximum")  # NaN wh
 
 
 @loops()
+def held(x, low, high):
+    """X, not below `low` nor above `high`, which are numbers; NaN stays. (Each becomes one instruction everywhere.)"""
+    x = max(x, low)
+    return min(x, high)
+
+
+@loops()
 def signed(size, x):
     """`size`, not below 0, with the sign of x."""
     return np.int32(F(size).view(np.int32) | (F(x).view(np.int32) & SIGN)).view(F)
@@ -35,7 +41,7 @@ def signed(size, x):
 @loops()
 def exp(x):
     """e^x."""
-    x = smaller(larger(x, F(-105)), F(90))
+    x = held(x, F(-105), F(90))
     shifted = x * LOG2E + ROUND
     n = shifted - ROUND
     r = x - n * LN2_HIGH - n * LN2_LOW
@@ -134,13 +140,13 @@ def log1p(z):
 @loops()
 def softplus(x):
     """log(1 + e^x)."""
-    return larger(x, F(0)) + log1p(exp(-abs(x)))
+    return relu(x) + log1p(exp(-abs(x)))
 
 
 @loops()
 def mish(x):
     """X · tanh(log(1 + e^x)), the tangent by e^x alone."""
-    w = exp(smaller(x, F(20)))
+    w = exp(min(x, F(20)))
     n = w * (w + TWO)
     return x * (n / (n + TWO))
 
@@ -148,8 +154,7 @@ def mish(x):
 @loops()
 def hard_sigmoid(x, slope, offset):
     """`slope` · x + `offset`, held between 0 and 1."""
-    y = x * slope + offset
-    return smaller(larger(y, F(0)), ONE)
+    return held(x * slope + offset, F(0), ONE)
 
 
 @loops()
@@ -179,7 +184,7 @@ def elu(x, alpha, gamma):
 @loops()
 def celu(x, alpha, _):
     """x, below 0 `alpha` · (e^(x / `alpha`) - 1)."""
-    return larger(x, F(0)) + expm1(smaller(x, F(0)) / alpha) * alpha
+    return relu(x) + expm1(min(x, F(0)) / alpha) * alpha
 
 
 @loops()
@@ -191,4 +196,4 @@ def gelu(x):
 @loops()
 def relu(x):
     """The larger of x and 0."""
-    return larger(x, F(0))
+    return max(x, F(0))

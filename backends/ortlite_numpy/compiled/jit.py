@@ -26,6 +26,7 @@ import numpy as np
 import ortlite
 from ortlite.forks import renewed_after_fork
 from ortlite_numpy import threads
+from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
     "EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "kept", "loops", "own", "owned", "share",
@@ -51,7 +52,7 @@ class Loops:
 
     def __call__(self, *args: Any) -> Any:
         """Run on arrays and numbers."""
-        return self.run(*args)
+        return opaque(self.run, *args) if recording() else self.run(*args)
 
     def _first(self, *args: Any) -> Any:
         self.dispatcher()
@@ -65,7 +66,7 @@ class Loops:
                 fn, scope = self.python, {}
                 for name in fn.__code__.co_names:
                     value = fn.__globals__.get(name)
-                    scope[name] = value.dispatcher() if isinstance(value, Loops) else value
+                    scope[name] = value.dispatcher() if isinstance(value, Loops) else np if value is numpy else value
                 names = {k: v for k, v in scope.items() if v is not None} | {"__name__": fn.__module__}
                 own = FunctionType(fn.__code__, names, fn.__name__, fn.__defaults__)
                 own.__module__, own.__qualname__ = fn.__module__, fn.__qualname__
@@ -267,6 +268,12 @@ def own(x: Any) -> Any:
 
     No kernel writes to what it is given. Constants go through `derived`, for their views cost more than most.
     """
+    if recording():
+        return opaque(_own, x)
+    return _own(x)
+
+
+def _own(x: Any) -> Any:
     flags = x.flags
     if flags.c_contiguous and flags.aligned:
         return x if flags.writeable else _alias(x)

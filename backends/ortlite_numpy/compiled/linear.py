@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ortlite.ops.memo import once
 from ortlite_numpy.compiled.jit import FREE, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.compiled.trees import transform
+from ortlite_numpy.record import numpy as np
 
 ML = "ai.onnx.ml"
 TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}

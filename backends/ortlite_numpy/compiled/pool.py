@@ -7,13 +7,13 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.ops.pool import pool_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy.compiled.functions import larger
 from ortlite_numpy.compiled.jit import FREE, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import aside
+from ortlite_numpy.record import numpy as np
 
 ELEMENT = 0.6e-9  # seconds
 WINDOW = 81  # elements; larger windows that overlap are better folded axis by axis
@@ -141,6 +141,7 @@ def mean_columns(x, y, start, stop):
 
 
 @lru_cache(maxsize=256)
+@aside
 def placed(
     x: tuple[int, ...], kernel_shape: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str, ceil_mode: int,
     count_include_pad: int, dtype: str,

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.functions import larger, sigmoid, smaller, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.recurrent import DIRECTIONS
 
 MS = "com.microsoft"

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ortlite.derived import at_once
 from ortlite_numpy.compiled.functions import exp, larger
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 ELEMENT = 1e-9  # seconds

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ortlite.ops.memo import once
 from ortlite.ops.ml.svm import SWEEP_ENDS, SWEEPS, TINY
 from ortlite_numpy.compiled.jit import FREE, loops, own, share
 from ortlite_numpy.compiled.linear import ML, TRANSFORMS
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.compiled.trees import transform
+from ortlite_numpy.record import numpy as np
 
 KINDS = ("LINEAR", "POLY", "RBF", "SIGMOID")
 LARGE = 5_000_000  # products from which on BLAS is better

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeAlias, cast
 
-import numpy as np
-
 from ortlite.derived import at_once, takes_derived
 from ortlite.namespace import or_default
+from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES", "Call", "before", "both", "override", "warm", "warm_all"]
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ortlite.ops.memo import listed, once
 from ortlite.ops.ml import trees as kernels
 from ortlite_numpy.compiled.jit import loops, own, share
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.record import numpy as np
 
 ML = "ai.onnx.ml"
 TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints
-from ortlite.ops.attention import by_key_heads, guarded_softmax, merge_heads, rotated, split_heads, transposed
+from ortlite.ops.attention import attending, by_key_heads, merge_heads, rotated, split_heads, transposed
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -63,7 +63,7 @@ def _attend(
     if causal:
         lowest = xp.asarray(float("-inf"), dtype=scores.dtype)
         scores = xp.where(_future(xp, q.shape[2], k.shape[2], past), lowest, scores)
-    return merge_heads(xp, by_key_heads(xp, guarded_softmax(xp, scores), v)), scores
+    return merge_heads(xp, by_key_heads(xp, xp.softmax(scores, -1), v)), scores
 
 
 @op("Attention", domain=MS)
@@ -261,9 +261,9 @@ def group_query_attention(
     if smooth_softmax > 0 or head_sink is not None:
         sink = xp.zeros((num_heads,), dtype=scores.dtype) if head_sink is None else xp.astype(head_sink, scores.dtype)
         column = xp.broadcast_to(xp.reshape(sink, (1, -1, 1, 1)), (batch, num_heads, new, 1))
-        weights = guarded_softmax(xp, xp.concat([scores, column], axis=3))[..., :-1]
+        weights = xp.softmax(xp.concat([scores, column], axis=3), -1)[..., :-1]
     else:
-        weights = guarded_softmax(xp, scores)
+        weights = attending(xp, scores, hidden)
     return merge_heads(xp, by_key_heads(xp, weights, v)), k, v
 
 

@@ -270,6 +270,21 @@ def qgemm(
     # scales and zero points of B are single, or one a column of the product
     b = centred(xp, B, by_row(xp, b_zero_point) if transB else b_zero_point)
     product = xp.integer_matmul(a, b.T if transB else b, xp.int32)
+    return finished(xp, product, A, a_scale, b_scale, C, y_scale, y_zero_point, alpha)
+
+
+def finished(
+    xp: Namespace,
+    product: Array,
+    A: Array,
+    a_scale: Array,
+    b_scale: Array,
+    C: Array | None,
+    y_scale: Array | None,
+    y_zero_point: Array | None,
+    alpha: float,
+) -> Array:
+    """What QGemm makes of the product of `A` and its weights in int32."""
     product = product if C is None else product + C
     factor = wide(xp, a_scale) * wide(xp, b_scale) * alpha
     y = xp.astype(product, xp.float32) * factor

@@ -1,0 +1,155 @@
+"""Kernels written out as lines of a specialised program: the calls of a library that are left of one at a signature.
+
+A provider records what a kernel does (`ExecutionProvider.recorder`) while the run that comes before specialising goes
+on. A recording counts only where it gives what the kernel gave, bit by bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ortlite.plan import Call
+from ortlite.provider import Recording
+from ortlite.steps import Bound, ReadConst, ReadHost, ReadSlot
+
+__all__ = ["Inlined", "inlined", "lines"]
+
+LARGE = 1 << 18  # elements of an array from which on the Python around the calls does not matter
+BAKED = 1 << 12  # bytes of a static value that may stand in the code as it is
+
+Inlined = tuple[Recording, Mapping[int, int]]  # with the slots of the arguments that are variables, by position
+
+
+def inlined(
+    bound: Bound, values: Sequence[Any], constants: Collection[int], static: Collection[int], shapes: Collection[int]
+) -> Inlined | None:
+    """What a step that has just run on `values` does, as code; None where the kernel must be called.
+
+    `constants` are the plan's, `static` other slots whose values follow from the signature, `shapes` those whose shapes
+    do.
+    """
+    step = bound.step
+    if not isinstance(step, Call) or step.provider.recorder is None or not bound.pure or not shapes:
+        return None
+    kernel = step.kernel
+    if kernel.host_result or kernel.python_objects or kernel.data_dependent_shape:
+        return None
+    slots: dict[int, int] = {}
+    arguments: list[Any] = []
+    for position, reader in enumerate(bound.arguments):
+        if isinstance(reader, ReadConst):
+            arguments.append(reader.value)
+            continue
+        if not isinstance(reader, ReadSlot | ReadHost):
+            return None
+        value = values[reader.index]
+        if isinstance(reader, ReadHost):
+            if reader.index not in static:
+                return None
+            arguments.append(reader.convert(value))
+        elif isinstance(value, np.ndarray | np.generic):
+            if reader.index not in shapes or value.dtype == object:
+                return None
+            if reader.index not in constants and not (reader.index in static and value.nbytes <= BAKED):
+                if value.size > LARGE:
+                    return None
+                slots[position] = reader.index
+            arguments.append(value)
+        elif value is None and reader.index in static:
+            arguments.append(None)
+        else:
+            return None
+    if not slots:
+        return None
+    keywords = {name: reader.value for name, reader in bound.keywords if isinstance(reader, ReadConst)}
+    if len(keywords) < len(bound.keywords):
+        return None
+    return _recorded(bound, step, arguments, keywords, slots, values)
+
+
+def _recorded(
+    bound: Bound,
+    step: Call,
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    slots: Mapping[int, int],
+    values: Sequence[Any],
+) -> Inlined | None:
+    record = step.provider.recorder
+    assert record is not None
+    prefix = f"q{next(slot for slot in bound.outputs if slot is not None)}_"
+    names = {position: f"{prefix}v{slot}" for position, slot in slots.items()}
+    kernel = step.kernel
+    for fn in (kernel.override, kernel.fn):
+        if fn is None:
+            continue
+        found = record(fn, step.provider.xp, arguments, keywords, names, prefix)
+        if found is None or found.results is not None:
+            break
+    if found is None or found.results is None or len(found.results) < len(bound.outputs):
+        return None
+    for slot, value in zip(bound.outputs, found.values, strict=False):
+        if slot is not None and not _same(value, values[slot]):
+            return None
+    return replace(found, values=()), slots
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two arrays have the same bits in the same layout."""
+    if type(a) is not type(b) or not isinstance(a, np.ndarray | np.generic):
+        return a is b
+    return (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides) and a.tobytes() == b.tobytes()
+
+
+def lines(
+    found: Inlined, bound: Bound, variable: Callable[[int], str], scope: dict[str, Any]
+) -> tuple[str | None, list[str]]:
+    """A condition (None: always) and the lines that put the results of a step into `v0`, `v1` … where it holds.
+
+    `variable` names a slot. What the lines name goes into `scope`. A variable is used again when nothing reads it
+    any more, which frees what was in it.
+    """
+    recording, slots = found
+    assert recording.results is not None
+    prefix = f"q{next(slot for slot in bound.outputs if slot is not None)}_"
+    token = re.compile(rf"\b{prefix}(?:v|t)\d+\b")
+    wanted = [(slot, name) for slot, name in zip(bound.outputs, recording.results, strict=False) if slot is not None]
+    names = {f"{prefix}v{slot}": variable(slot) for slot in slots.values()}
+    for slot, name in wanted:
+        if name.startswith(f"{prefix}t") and name not in names:
+            names[name] = f"v{slot}"
+    last: dict[str, int] = {}
+    for number, (target, text) in enumerate(recording.lines):
+        for name in (target, *token.findall(text)):
+            last[name] = number
+    for _, name in wanted:
+        last[name] = len(recording.lines)
+    spare: list[str] = []
+    count = 0
+    result: list[str] = []
+    for number, (target, text) in enumerate(recording.lines):
+        used = {name for name in token.findall(text) if name.startswith(f"{prefix}t")}
+        line = token.sub(lambda match: names[match[0]], text)
+        spare += [names[name] for name in used if last[name] == number and names[name].startswith("r")]
+        if target and target not in names:
+            if not spare:
+                spare.append(f"r{count}")
+                count += 1
+            names[target] = spare.pop()
+        result.append(f"{names[target]} = {line}" if target else line)
+        if target and last[target] == number and names[target].startswith("r"):
+            spare.append(names[target])
+    for slot, name in wanted:
+        text = token.sub(lambda match: names[match[0]], name)
+        if text != f"v{slot}":
+            result.append(f"v{slot} = {text}")
+    if count:
+        result.append(" = ".join(f"r{i}" for i in range(count)) + " = None")
+    scope.update(recording.scope)
+    holds = " and ".join(f"{variable(slots[position])}.strides == {strides}" for position, strides in recording.layouts)
+    return holds or None, result

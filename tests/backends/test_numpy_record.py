@@ -1,0 +1,226 @@
+"""Recordings of kernels: the same answers as the kernels', for other values too; and none where values decide."""
+
+import inspect
+
+import numpy as np
+import pytest
+from onnx import parser
+
+import ortlite
+from ortlite.ops import registry
+from ortlite.provider import CPU, create
+from ortlite_numpy import record
+
+F = np.float32
+
+
+def replay(found, arrays, names):
+    """Run the lines of a recording."""
+    scope = dict(found.scope) | {names[i]: array for i, array in enumerate(arrays)}
+    for target, text in found.lines:
+        exec(f"{target} = {text}" if target else text, scope)
+    return [eval(name, scope) for name in found.results]
+
+
+def recorded(fn, *arrays, **keywords):
+    xp = create(CPU, {"compiled": "0"}).xp
+    names = {i: f"q_v{i}" for i in range(len(arrays))}
+    return record.recorded(fn, xp, arrays, keywords, names, "q_"), names
+
+
+def check(fn, *arrays, **keywords):
+    """The recording gives what the function gives, for other values too, and holds no Python of the function."""
+    found, names = recorded(fn, *arrays, **keywords)
+    assert found is not None
+    xp = create(CPU, {"compiled": "0"}).xp
+    for given in (arrays, [a[::-1].copy() if a.ndim else a for a in arrays]):
+        wanted = fn(xp, *given, **keywords)
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        before = [a.copy() for a in given]
+        for _ in range(2):  # what is written to is not kept
+            results = replay(found, given, names)
+            for result, value in zip(results, wanted, strict=True):
+                np.testing.assert_array_equal(result, value, strict=True)
+        for a, b in zip(given, before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    return found
+
+
+def data(*shape, dtype=F):
+    return np.random.default_rng(0).uniform(-2, 2, shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "opset", "shapes", "attributes"),
+    [
+        ("Softmax", 13, [(3, 5)], {}),
+        ("Softmax", 13, [(3, 5)], {"axis": 0}),
+        ("LayerNormalization", 17, [(2, 3, 5), (5,), (5,)], {}),
+        ("Gemm", 13, [(3, 4), (5, 4), (5,)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
+        ("Conv", 11, [(1, 2, 7, 7), (3, 2, 3, 3), (3,)], {"pads": (1, 1, 1, 1)}),
+        ("Conv", 11, [(1, 4, 6, 6), (4, 1, 3, 3)], {"group": 4, "strides": (2, 2)}),
+        ("MaxPool", 12, [(1, 2, 6, 6)], {"kernel_shape": (2, 2), "strides": (2, 2), "n_outputs": 1}),
+        ("Attention", 23, [(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)], {}),
+        ("LSTM", 7, [(3, 1, 2), (1, 12, 2), (1, 12, 3)], {"hidden_size": 3}),
+        ("Gelu", 20, [(4, 6)], {}),
+        ("ReduceMean", 13, [(3, 4)], {"axes": (1,)}),
+        ("Elu", 6, [(3, 4)], {}),
+        ("Mish", 18, [(3, 4)], {}),
+    ],
+)
+def test_recordings_of_overrides_and_kernels_give_what_they_give(op_type, opset, shapes, attributes):
+    kernel = registry.lookup("", op_type, opset)
+    override = create(CPU, {"compiled": "0"}).overrides.get(("", op_type, kernel.since))
+    for fn in filter(None, (kernel.fn, override)):
+        arrays = [data(*shape) for shape in shapes]
+        if fn(create(CPU, {"compiled": "0"}).xp, *arrays, **attributes) is NotImplemented:
+            continue
+        found, _ = recorded(fn, *arrays, **attributes)
+        if found is not None:
+            check(fn, *arrays, **attributes)
+    assert found is not None
+
+
+def test_a_recording_has_the_calls_alone():
+    found = check(lambda xp, x: xp.sum(xp.reshape(x, (6,)), axis=0), data(2, 3))
+    assert found.lines[0][1] == "q_v0.reshape((6, ))"
+    assert len(found.lines) == 2
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda xp, x: x if float(x[0]) > 0 else -x,
+        lambda xp, x: x * bool(xp.any(x > 0)),
+        lambda xp, x: x[x > 0],
+        lambda xp, x: xp.asarray(x.tolist()),
+        lambda xp, x: np.frombuffer(x.tobytes(), F),
+        lambda xp, x: np.unique(x),
+        lambda xp, x: np.random.default_rng(0).permutation(x),
+    ],
+)
+def test_what_values_decide_is_not_recorded(fn):
+    assert recorded(fn, data(4))[0] is None
+
+
+def test_an_argument_that_is_written_to_is_not_recorded():
+    def careless(xp, x):
+        x += 1
+        return x
+
+    x = data(4)
+    before = x.copy()
+    assert recorded(careless, x)[0] is None
+    np.testing.assert_array_equal(x, before)
+
+
+def test_memory_that_is_written_to_is_made_in_every_run():
+    def filled(xp, x):
+        y = record.numpy.zeros(x.shape, x.dtype)
+        y += x
+        y[1:] *= 2
+        return y
+
+    check(filled, data(4))
+
+
+def test_a_small_array_that_is_written_to_later_counts_as_it_was():
+    def counting(xp, x):
+        steps = np.ones(4, F)  # not seen by the recording
+        first = x * steps
+        steps += 1
+        return first + x * steps
+
+    check(counting, data(4))
+
+
+def test_layouts_that_a_kernel_looks_at_are_a_condition():
+    def fn(xp, x):
+        return x * 2 if x.flags.c_contiguous else x * 3
+
+    found = check(fn, data(3, 4))
+    assert found.layouts == ((0, (16, 4)),)
+    found, _ = recorded(lambda xp, x: x * 2, data(3, 4))
+    assert found.layouts == ()
+
+
+def test_a_mistake_is_no_recording():
+    assert recorded(lambda xp, x: xp.reshape(x, (5,)), data(4))[0] is None
+    assert not record.recording()
+
+
+def test_names_that_kernels_see_are_numpys_own_without_a_recording():
+    for name in ("empty", "zeros", "ones", "full", "asarray", "array", "ascontiguousarray", "take"):
+        assert name in vars(record.numpy)
+    assert record.numpy.add is np.add
+    assert inspect.ismodule(record.numpy)
+    np.testing.assert_array_equal(record.numpy.take(np.arange(4), np.array([1, 3])), [1, 3])
+
+
+TEXT = """<ir_version: 8, opset_import: ["": 17]> g (float[n,4] x) => (float[n,4] y, float[n,4] z) {
+  a = Softmax(x)  t = Transpose<perm = [1, 0]>(x)  b = ReduceSum<keepdims = 1>(t)  z = Mul(a, b)  y = Relu(x) }"""
+
+
+def test_a_session_gives_the_same_recorded_or_not_in_any_layout():
+    session = ortlite.InferenceSession(
+        parser.parse_model(TEXT).SerializeToString(), providers=[(CPU, {"compiled": "0"})]
+    )
+    program = session._whole.stages.program
+    x = data(3, 4)
+    plain = session.run(None, {"x": x})
+    session.run(None, {"x": x})
+    (entry,) = program._signatures.entries.values()
+    names = entry.function.source.__code__.co_names
+    assert [name for name in names if name.startswith("q")]  # what recordings name
+    for a, b in zip(session.run(None, {"x": x}), plain, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    for given in (x, np.asfortranarray(x), np.repeat(x, 2, 1)[:, ::2]):
+        for a, b in zip(session.run(None, {"x": given}), plain, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, strict=True)
+    other = np.full((3, 4), np.nan, F)
+    assert np.isnan(session.run(None, {"x": other})[1]).all()
+
+
+def test_an_index_out_of_range_is_told_as_before():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (int64[n] i) => (float[n] y)
+      <float[3] w = {1, 2, 3}> { y = Gather(w, i) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    for _ in range(3):
+        assert session.run(None, {"i": np.array([2, -1])})[0].tolist() == [3, 3]
+    with pytest.raises(ortlite.errors.Fail, match="Gather"):
+        session.run(None, {"i": np.array([2, 3])})
+
+
+def test_what_is_kept_for_a_signature_is_made_of_arrays_also_while_a_kernel_is_recorded():
+    @record.aside
+    def steps(count):
+        return record.numpy.ones(count, F)
+
+    kept = []
+
+    def fn(xp, x):
+        kept.append(steps(4))
+        return x * kept[-1]
+
+    check(fn, data(4))
+    assert all(type(array) is np.ndarray for array in kept)
+
+
+def test_results_derived_from_constants_are_kept_as_arrays():
+    from functools import partial
+
+    from ortlite.derived import Derived
+
+    weights = data(4, 4)
+    keep = Derived([weights])
+
+    def doubled(w):
+        return record.numpy.zeros(w.shape, F) + w * 2
+
+    def fn(xp, x, derived):
+        return x @ derived(doubled, weights) + derived(doubled, x)
+
+    found, names = recorded(partial(fn, derived=keep), data(4, 4))
+    assert [type(value) for value in keep._made.values()] == [np.ndarray]
+    (result,) = replay(found, [data(4, 4)], names)
+    np.testing.assert_array_equal(result, data(4, 4) @ (weights * 2) + data(4, 4) * 2)
