@@ -32,7 +32,9 @@ def test_the_readmes_first_example_prints_what_it_says():
     assert ran.stdout == output
 
 
-@pytest.mark.parametrize("module", ["session", "function", "options", "providers"])
+@pytest.mark.parametrize(
+    "module", ["session", "function", "options", "providers", "ortvalue", "adapters", "ep_devices"]
+)
 def test_the_examples_of_docstrings_are_true(module):
     result = doctest.testmod(importlib.import_module(f"ortlite.api.{module}"))
     assert not result.failed

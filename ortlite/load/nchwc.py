@@ -25,9 +25,8 @@ DOMAIN = "com.microsoft.nchwc"
 MS = "com.microsoft"
 SAME = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}  # what ai.onnx has, too
 BLOCKS = (8, 16)
-# So many times as different must filters be with one block size than with the other to tell which it is, and more
-# where there are few of them: of random filters, neither says more.
-LIKELIER, FEW = 1.2, 6.0
+PADDING = 27  # elements of a filter that are not zeros by chance: all but those of depthwise convolutions have as many
+SURE = 8.0  # standard deviations by which filters must differ more with one size of block than with the other
 
 log = logging.getLogger("ortlite")
 
@@ -61,11 +60,9 @@ def _block(graphs: Iterable[_Graph]) -> int:
     if told:
         return told.pop()
     filters = [array for graph in graphs for array in graph.filters()]
-    score = {size: sum(_difference(array, size) for array in filters) for size in BLOCKS}
-    likelier = max(BLOCKS, key=lambda size: score[size])
-    count = sum(map(len, filters))
-    if score[likelier] > (LIKELIER + FEW / max(count, 1) ** 0.5) * min(score.values()):
-        return likelier
+    size = _by_padding(filters) or _by_strength(filters)
+    if size is not None:
+        return size
     here = block_here()
     log.warning("the model was optimised for one kind of processor; taken for this one's, blocks of %d channels", here)
     return here
@@ -78,10 +75,41 @@ def block_here() -> int:
     return 16 if names & {"AVX512F", "AVX512_SKX", "X86_V4", "ASIMD", "NEON"} else 8
 
 
-def _difference(blocked: np.ndarray, size: int) -> float:
-    """How much filters differ from each other in strength, if blocks are of `size`: in wrong blocks they are mixed."""
-    strength = np.square(blocked.reshape(len(blocked) // size, -1, size)).mean(axis=1, dtype=np.float64)
-    return float(np.log(strength + 1e-20).var())
+def _by_padding(filters: Iterable[np.ndarray]) -> int | None:
+    """The size of block in which more filters at the end are zeros, as where channels were missing; or None."""
+    zeros = {
+        size: sum(_zeros_at_end(blocked, size) for blocked in filters if blocked[0].size >= PADDING) for size in BLOCKS
+    }
+    return None if len({*zeros.values()}) == 1 else max(BLOCKS, key=lambda size: zeros[size])
+
+
+def _zeros_at_end(blocked: np.ndarray, size: int) -> int:
+    last = blocked.reshape(len(blocked) // size, -1, size)[-1].any(axis=0)
+    return size - int(last.nonzero()[0].max(initial=-1)) - 1
+
+
+def _by_strength(filters: Iterable[np.ndarray]) -> int | None:
+    """The size of block in which filters differ more, or None.
+
+    Trained filters differ from each other in strength; read in blocks of the wrong size they are mixed, and differ
+    less. Random ones differ by chance alone, with either size: how much that may be is what a difference is compared
+    with.
+    """
+    difference, doubt = 0.0, 0.0
+    for blocked in filters:
+        squares = np.square(blocked, dtype=np.float64)
+        mean, count = squares.mean(), blocked[0].size
+        if not mean:
+            continue
+        by_chance = np.square(squares / mean - 1).mean() / count / 4  # variance of the root of a mean of `count`
+        doubt += 4 * by_chance**2 / len(blocked)
+        spreads = (
+            np.sqrt(squares.reshape(len(blocked) // size, -1, size).mean(axis=1) / mean).var() for size in BLOCKS
+        )
+        difference += float(np.subtract(*spreads))
+    if difference**2 > SURE**2 * doubt:
+        return BLOCKS[0] if difference > 0 else BLOCKS[1]
+    return None
 
 
 class _Graph:
@@ -172,7 +200,8 @@ class _Graph:
     def filters(self) -> list[np.ndarray]:
         """The filters of the convolutions, in blocks."""
         names = dict.fromkeys(node.input[1] for node in self.old if _is(node, "Conv"))
-        return [self.tensors.read(self.initializers[name]) for name in names]
+        read = [self.tensors.read(self.initializers[name]) for name in names]
+        return [array for array in read if array.size and np.isfinite(array).all()]
 
     def _split(self, node: onnx.NodeProto) -> list[int]:
         """The shape to which a Reshape takes values in blocks: blocks apart, with their size at the end. Else empty."""
