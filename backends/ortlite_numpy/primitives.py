@@ -118,11 +118,12 @@ def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
 class _Generator(threading.local):
     """A generator for each thread: seeding one anew costs a tenth of making one."""
 
-    def __init__(self) -> None:
-        self.state = np.random.RandomState(0)
+    state: np.random.RandomState | None = None
 
     def seeded(self, seed: int) -> np.random.RandomState:
         """Where the default body starts from this seed."""
+        if self.state is None:
+            self.state = np.random.RandomState(0)  # imports numpy.random, which most models do without
         words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
         self.state.seed(words if words[1] else words[0])
         return self.state

@@ -628,6 +628,6 @@ if TYPE_CHECKING:
 else:
     # NumPy as overrides see it: the functions that make arrays note it where a kernel is being recorded
     numpy = ModuleType("numpy")
-    numpy.__dict__.update(np.__dict__)
+    numpy.__dict__.update(np.__dict__, __getattr__=np.__getattr__)  # which imports numpy.random, among others
     numpy.__dict__.update({name: _made(name) for name in ("empty", "zeros", "ones", "full")})
     numpy.__dict__.update(ascontiguousarray=_contiguous, asarray=_asarray, array=_array, take=_take)
