@@ -30,6 +30,15 @@ log = logging.getLogger("ortlite")
 # into a large session. All that is read and computed on the way may be as many times as large as that.
 GROWTH, SMALL, WORK = 8, 1 << 22, 16
 
+# Operators whose results have no more elements than their inputs together, and those of which that holds but for
+# broadcasting, which makes no more than FEW² of FEW. To have onnx infer a shape takes longer than most computations.
+MOVING = frozenset(
+    "Abs Cast Ceil Concat Flatten Floor Identity Neg Not Reciprocal Relu Reshape Round Shape Sign Size Slice Sqrt "
+    "Squeeze Transpose Unsqueeze".split()
+)
+BROADCASTING = frozenset("Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Mod Mul Or Sub Xor".split())
+FEW = 32
+
 
 @dataclass(slots=True)
 class _Budget:
@@ -144,7 +153,14 @@ def _results(
 
 
 def _size(call: Call, given: Sequence[np.ndarray | None], types: Mapping[str, Type]) -> int:
-    """How many bytes a node's outputs will have. Raises ValueError where nobody can tell beforehand."""
+    """How many bytes a node's outputs will have, at most. Raises ValueError where nobody can tell beforehand."""
+    elements = sum(value.size for value in given if value is not None)
+    only = types.get(call.node.outputs[0])
+    if not call.node.domain and isinstance(only, TensorType):
+        if call.node.op_type in MOVING:
+            return max(elements, 1) * to_numpy(only.dtype).itemsize
+        if call.node.op_type in BROADCASTING and elements <= FEW:
+            return FEW * FEW * to_numpy(only.dtype).itemsize
     total = 0
     for name, shape in zip(call.node.outputs, output_shapes(call.node, given), strict=True):
         type_ = types.get(name)
@@ -152,6 +168,6 @@ def _size(call: Call, given: Sequence[np.ndarray | None], types: Mapping[str, Ty
             continue
         if shape is None or (None in shape and not call.kernel.data_dependent_shape):
             raise ValueError(f"the size of {name!r} is not known before it is computed")
-        most = sum(value.size for value in given if value is not None)  # of those that choose among their elements
-        total += prod(most if d is None else d for d in shape) * to_numpy(type_.dtype).itemsize
+        # those that choose among their elements have that many at most
+        total += prod(elements if d is None else d for d in shape) * to_numpy(type_.dtype).itemsize
     return total
