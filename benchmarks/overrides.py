@@ -289,6 +289,7 @@ REASONS = {
     ("numpy", "scatter_nd"): "reductions go to the default body, and by it to scatter_flat",
     "bit_view": "the standard has no such function, so there is no default body",
     "concrete_value": "under a tracer there may be no value to know",
+    "require_range": "where a kernel is recorded, the check becomes a line of its own",
     "readable": "only values in the host's memory can be looked at in passing",
     "cond": "a tracer must see the branch",
     "while_loop": "a tracer must see the loop",

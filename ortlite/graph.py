@@ -141,12 +141,14 @@ class Node:
     @property
     def subgraphs(self) -> dict[str, Graph]:
         """Attributes that are graphs."""
+        if not self.attributes:  # as most nodes are
+            return {}
         return {name: value for name, value in self.attributes.items() if isinstance(value, Graph)}
 
     def reads(self) -> Iterator[str]:
         """Every value the node needs: inputs that are present, then captures."""
-        yield from (name for name in self.inputs if name)
-        yield from self.captures
+        present = self.inputs if "" not in self.inputs else tuple(filter(None, self.inputs))
+        return iter(present + self.captures if self.captures else present)
 
 
 @dataclass(frozen=True, slots=True)

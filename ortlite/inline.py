@@ -19,7 +19,8 @@ from ortlite.steps import Bound, ReadConst, ReadHost, ReadSlot
 
 __all__ = ["Inlined", "inlined", "lines"]
 
-LARGE = 1 << 18  # elements of an array from which on the Python around the calls does not matter
+LARGE = 1 << 16  # elements of an array from which on the Python around the calls does not matter
+TOKEN = re.compile(r"\bq\d+_[vt]\d+\b")  # a variable of a recording
 BAKED = 1 << 12  # bytes of a static value that may stand in the code as it is
 
 Inlined = tuple[Recording, Mapping[int, int]]  # with the slots of the arguments that are variables, by position
@@ -117,7 +118,6 @@ def lines(
     recording, slots = found
     assert recording.results is not None
     prefix = f"q{next(slot for slot in bound.outputs if slot is not None)}_"
-    token = re.compile(rf"\b{prefix}(?:v|t)\d+\b")
     wanted = [(slot, name) for slot, name in zip(bound.outputs, recording.results, strict=False) if slot is not None]
     names = {f"{prefix}v{slot}": variable(slot) for slot in slots.values()}
     for slot, name in wanted:
@@ -125,7 +125,7 @@ def lines(
             names[name] = f"v{slot}"
     last: dict[str, int] = {}
     for number, (target, text) in enumerate(recording.lines):
-        for name in (target, *token.findall(text)):
+        for name in (target, *TOKEN.findall(text)):
             last[name] = number
     for _, name in wanted:
         last[name] = len(recording.lines)
@@ -133,8 +133,8 @@ def lines(
     count = 0
     result: list[str] = []
     for number, (target, text) in enumerate(recording.lines):
-        used = {name for name in token.findall(text) if name.startswith(f"{prefix}t")}
-        line = token.sub(lambda match: names[match[0]], text)
+        used = {name for name in TOKEN.findall(text) if name.startswith(f"{prefix}t")}
+        line = TOKEN.sub(lambda match: names[match[0]], text)
         spare += [names[name] for name in used if last[name] == number and names[name].startswith("r")]
         if target and target not in names:
             if not spare:
@@ -145,7 +145,7 @@ def lines(
         if target and last[target] == number and names[target].startswith("r"):
             spare.append(names[target])
     for slot, name in wanted:
-        text = token.sub(lambda match: names[match[0]], name)
+        text = TOKEN.sub(lambda match: names[match[0]], name)
         if text != f"v{slot}":
             result.append(f"v{slot} = {text}")
     if count:

@@ -21,7 +21,7 @@ from ortlite.ops import registry
 from ortlite.ops.annotations import HOST
 from ortlite.ops.registry import EMPTY, Kernel, Param
 from ortlite.partition import Partitions
-from ortlite.provider import ExecutionProvider, TransferStats
+from ortlite.provider import ExecutionProvider
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,10 +148,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice.
-
-    `stats` says what the last value that went this way was like, which only a run can tell.
-    """
+    """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice."""
 
     source: int
     target: int
@@ -160,7 +157,6 @@ class Transfer:
     node: Node | None
     value: str
     free: tuple[int, ...] = ()
-    stats: TransferStats = field(default_factory=TransferStats, compare=False)
 
     def __str__(self) -> str:
         short = (p.name.removesuffix("ExecutionProvider") for p in (self.origin, self.destination))
@@ -367,7 +363,7 @@ class _Planner:
             else:
                 outputs.append(self.new(name, where[name]) if name else None)
         if override is not None:
-            kernel = replace(kernel, override=override)
+            kernel = kernel.replaced(override)
         given = tuple(self.dtype(name, widen) for name in node.inputs)
         self.steps.append(
             Call(node, kernel, provider, tuple(arguments), tuple(keywords.items()), tuple(outputs), types, (), given)

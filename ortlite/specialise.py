@@ -325,7 +325,7 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
         step.kernel.data_dependent_shape or step.kernel.python_objects or step.kernel.host_result
     ):
         return None
-    if isinstance(step, Call) and step.node.op_type == "Identity":  # a compiler would copy what it hands on
+    if isinstance(step, Call) and step.kernel.hands_on:  # which a compiler would copy
         return None
     return None if step.provider.compiler is None else step.provider
 

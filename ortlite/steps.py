@@ -23,7 +23,7 @@ from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
-from ortlite.provider import CPU, ExecutionProvider, outside_trace, traced, transfer
+from ortlite.provider import CPU, ExecutionProvider, TransferStats, outside_trace, traced, transfer
 
 __all__ = ["Binding", "Bound", "OnStep", "ReadBody", "ReadConst", "ReadHost", "ReadSeed", "ReadSlot", "Reader", "bind"]
 
@@ -100,7 +100,10 @@ Reader: TypeAlias = ReadSlot | ReadHost | ReadConst | ReadBody | ReadSeed
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A step ready to run: `fn(*arguments, **keywords)`, then its result into `outputs`."""
+    """A step ready to run: `fn(*arguments, **keywords)`, then its result into `outputs`.
+
+    `stats` says of a transfer what the last value that went this way was like, which only a run can tell.
+    """
 
     fn: Callable[..., Any]
     arguments: tuple[Reader, ...]
@@ -110,6 +113,7 @@ class Bound:
     free: tuple[int, ...]
     node: Node | None
     step: Step
+    stats: TransferStats | None = None
 
     @property
     def pure(self) -> bool:
@@ -151,11 +155,12 @@ def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
 def _bind(step: Step, binding: Binding) -> Bound:
     if isinstance(step, Transfer):
         away = step.origin if step.destination.name == CPU else step.destination
-        move = partial(transfer, source=step.origin, target=step.destination, stats=step.stats)
+        stats = TransferStats()
+        move = partial(transfer, source=step.origin, target=step.destination, stats=stats)
         if binding.xp is not None:
             move = partial(_carry, binding.xp, move)
         carry = _outside_trace(move, away, binding)
-        return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step)
+        return Bound(carry, (ReadSlot(step.source),), (), step.outputs, False, step.free, step.node, step, stats)
     if isinstance(step, Cast):
         to = partial(_cast, binding.xp or step.provider.xp, step.provider.xp.dtype(step.dtype))
         cast = _outside_trace(to, step.provider, binding)
@@ -164,7 +169,7 @@ def _bind(step: Step, binding: Binding) -> Bound:
     if (warm := getattr(override, "warm", None)) is not None:
         warm(step.given, step.node.attributes)
     if override is not None and takes_derived(override):
-        step = replace(step, kernel=replace(step.kernel, override=partial(override, derived=binding.derived)))
+        step = replace(step, kernel=step.kernel.replaced(partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:

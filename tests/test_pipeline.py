@@ -312,3 +312,12 @@ def test_the_length_of_a_range_follows_its_start():
     )
     program = pipeline.build(g, [create(CPU)]).program
     assert [program([np.asarray(start)])[0].tolist() for start in range(5)] == [[10], [9], [8], [7], [6]]
+
+
+def test_a_plan_does_not_change_when_it_runs():
+    """What transfers were like is noted beside the bound steps, not in the plan."""
+    from dataclasses import fields
+
+    from ortlite.plan import Transfer
+
+    assert {field.name for field in fields(Transfer)}.isdisjoint({"stats"})

@@ -47,6 +47,21 @@ def test_importing_ortlite_is_light(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+FIRST = """
+import sys
+import ortlite
+from ortlite.cli.digits import model_bytes, scans
+session = ortlite.InferenceSession(model_bytes(), providers=[("CPUExecutionProvider", {"compiled": "0"})])
+session.run(None, {"scan": scans()[0][:1]})
+print(*sorted({"asyncio", "numpy.random", "concurrent.futures", "numba", "array_api_compat", "torch"} & {*sys.modules}))
+"""
+
+
+def test_the_first_answer_waits_for_no_import_that_it_can_do_without():
+    result = subprocess.run([sys.executable, "-c", FIRST], check=True, capture_output=True, text=True)
+    assert result.stdout.split() == []
+
+
 def test_the_promised_versions_are_the_tested_ones():
     """The Pythons of nox are those of the classifiers; every library of the base and of `all` has a floor to test."""
     noxfile = (ROOT / "noxfile.py").read_text()

@@ -14,6 +14,7 @@ from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
 from ortlite_numpy.record import numpy as np
+from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.standard import library
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
@@ -53,6 +54,21 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 def concrete_value(xp: Namespace, x: Any) -> Any:
     """NumPy's own way from an array of one element to a number."""
     return x.item() if hasattr(x, "dtype") else x
+
+
+def _check_range(name: str, x: Any, lowest: int, highest: int) -> None:
+    if x.size and not (lowest <= x.min() and x.max() <= highest):
+        found = x.min() if x.min() < lowest else x.max()
+        raise ValueError(f"{name} must lie from {lowest} to {highest}, not be {found}")
+
+
+@complete
+def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -> None:
+    """As the default body; where a kernel is being recorded, the check is a line of the recording."""
+    if recording():
+        opaque(_check_range, name, x, lowest, highest)
+    else:
+        _check_range(name, x, lowest, highest)
 
 
 def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
@@ -102,11 +118,12 @@ def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
 class _Generator(threading.local):
     """A generator for each thread: seeding one anew costs a tenth of making one."""
 
-    def __init__(self) -> None:
-        self.state = np.random.RandomState(0)
+    state: np.random.RandomState | None = None
 
     def seeded(self, seed: int) -> np.random.RandomState:
         """Where the default body starts from this seed."""
+        if self.state is None:
+            self.state = np.random.RandomState(0)  # imports numpy.random, which most models do without
         words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
         self.state.seed(words if words[1] else words[0])
         return self.state
@@ -220,7 +237,7 @@ NAMES: dict[str, Any] = {"clip": clip, "stack": stack, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, concrete_value, integer_matmul, relu, root, pad, one_hot, scatter_flat, scatter_nd, top_k,
-        random_uniform, random_normal,
+        bit_view, concrete_value, require_range, integer_matmul, relu, root, pad, one_hot, scatter_flat, scatter_nd,
+        top_k, random_uniform, random_normal,
     )
 } | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES | pool.PRIMITIVES | resample.PRIMITIVES  # fmt: skip

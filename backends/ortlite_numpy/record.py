@@ -152,7 +152,7 @@ def opaque(fn: Callable[..., Any], *args: Any) -> Any:
     """Call `fn` on the arrays, and note the call as it is. What it returns is new, or nothing."""
     tape = _tape(args)
     text = _call(tape, fn, args, {})
-    value = fn(*map(_real, args))
+    value = aside(fn)(*map(_real, args))
     if value is None:
         tape.add(text, target=False)
         return None
@@ -490,6 +490,21 @@ def _take(a: Any, indices: Any, axis: Any = None, **keywords: Any) -> Any:
     return tape.line(f"{tape.text(a)}.take({tape.text(indices)}, {axis})", _real(a).take(_real(indices), axis))
 
 
+def _round(a: Any, decimals: int = 0, out: Any = None) -> Any:
+    """To whole numbers, floats by their own function."""
+    if decimals or a.dtype.kind != "f":
+        raise Ended
+    return np.rint(a) if out is None else np.rint(a, out=out)
+
+
+def _broadcast(array: Any, shape: Any, subok: bool = False) -> Any:
+    """Nothing where the shape is the same: nobody writes to what is broadcast."""
+    if array.shape == tuple(shape):
+        return array
+    text = _call(array.tape, np.broadcast_to, (array, tuple(shape)), {})
+    return array.tape.line(text, np.broadcast_to(array.value, shape))
+
+
 LOWER: dict[Any, Any] = {
     np.reshape: lambda a, /, shape, order="C", *, copy=None: a.reshape(shape, order=order, copy=copy),
     np.transpose: lambda a, axes=None: a.transpose(axes),
@@ -516,6 +531,9 @@ KNOWN = {
     ).split()
 }
 LOWER[np.take] = _take
+LOWER[np.round] = _round
+LOWER[np.broadcast_to] = _broadcast
+LOWER[np.argmax], LOWER[np.argmin] = _method_of("argmax"), _method_of("argmin")
 WRITING = {np.copyto}
 DIRECT: dict[Any, Any] = {np.einsum: EINSUM}  # without the search for a path
 
@@ -610,6 +628,6 @@ if TYPE_CHECKING:
 else:
     # NumPy as overrides see it: the functions that make arrays note it where a kernel is being recorded
     numpy = ModuleType("numpy")
-    numpy.__dict__.update(np.__dict__)
+    numpy.__dict__.update(np.__dict__, __getattr__=np.__getattr__)  # which imports numpy.random, among others
     numpy.__dict__.update({name: _made(name) for name in ("empty", "zeros", "ones", "full")})
     numpy.__dict__.update(ascontiguousarray=_contiguous, asarray=_asarray, array=_array, take=_take)

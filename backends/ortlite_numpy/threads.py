@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["WORTHWHILE", "available", "split"]
 
@@ -56,6 +59,8 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
 def _executor() -> ThreadPoolExecutor:
     global _pool  # noqa: PLW0603  (one pool a process)
     if _pool is None:
+        from concurrent.futures import ThreadPoolExecutor
+
         _pool = ThreadPoolExecutor(max(1, available() - 1), "ortlite")
     return _pool
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from ortlite.compile import Program
 from ortlite.graph import TensorType, Type
 from ortlite.partition import Partitions
-from ortlite.plan import Body, Call, Plan, Transfer
+from ortlite.plan import Transfer
 from ortlite.provider import CPU, TransferStats
+from ortlite.steps import ReadBody
 
 __all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 
@@ -106,15 +108,16 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def explain(parts: Partitions, plan: Plan, input_transfers: Mapping[int, TransferStats]) -> Explanation:
+def explain(parts: Partitions, program: Program, input_transfers: Mapping[int, TransferStats]) -> Explanation:
     """Read placement and crossings off the stages of a session; `input_transfers` are the crossings of its inputs."""
+    plan = program.plan
     copies = [
         _copy(name, CPU, plan.input_providers[index].name, input_transfers[index], parts.graph.types.get(name))
         for index, name in enumerate(parts.graph.inputs)
         if index in input_transfers
     ]
     providers = tuple(Choice(p.name, p.library, p.rank) for p in parts.providers)
-    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(plan, parts.graph.types)), providers)
+    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(program, parts.graph.types)), providers)
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:
@@ -143,14 +146,14 @@ def _copy(value: str, source: str, target: str, stats: TransferStats, type_: Typ
     return Copy(value, source, target, nbytes, stats.shared)
 
 
-def _copies(plan: Plan, types: Mapping[str, Type]) -> list[Copy]:
+def _copies(program: Program, types: Mapping[str, Type]) -> list[Copy]:
     found = []
-    for step in plan.steps:
-        if isinstance(step, Transfer):
+    for bound in program.steps:
+        step = bound.step
+        if isinstance(step, Transfer) and bound.stats is not None:
             type_ = types.get(step.value)
-            found.append(_copy(step.value, step.origin.name, step.destination.name, step.stats, type_))
-        elif isinstance(step, Call):
-            for _, argument in step.keywords:
-                if isinstance(argument, Body):
-                    found.extend(_copies(argument.plan, types))
+            found.append(_copy(step.value, step.origin.name, step.destination.name, bound.stats, type_))
+        for _, reader in bound.keywords:
+            if isinstance(reader, ReadBody) and isinstance(reader.program, Program):
+                found.extend(_copies(reader.program, types))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import warnings
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,6 +26,8 @@ from ortlite.provider import CPU, usable
 from ortlite.stopping import stop_of, stoppable
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from ortlite.api.binding import IOBinding
     from ortlite.api.device import OrtMemoryInfo
     from ortlite.api.ep_devices import OrtEpAssignedSubgraph, OrtEpDevice
@@ -477,6 +477,8 @@ class InferenceSession:
 
         Example: `outputs = await session.run_async_(None, {"x": x})`.
         """
+        import asyncio  # takes as long as a small session, and few need it
+
         cancelled = threading.Event()
         asked = stop_of(_checked(run_options), timeout)
 
@@ -742,7 +744,7 @@ class InferenceSession:
         """
         from ortlite.api.explain import explain
 
-        return explain(self._whole.stages.partitions, self._whole.stages.plan, self._whole.input_transfers)
+        return explain(self._whole.stages.partitions, self._whole.stages.program, self._whole.input_transfers)
 
 
 def _checked(run_options: Any) -> RunOptions | None:
@@ -778,6 +780,8 @@ def _cpu_memory() -> OrtMemoryInfo:
 
 @cache
 def _threads(process: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(thread_name_prefix="ortlite-run")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
@@ -18,7 +17,6 @@ __all__ = [
     "one_of",
     "require_broadcast",
     "require_lengths",
-    "require_range",
     "require_shape",
     "wrapped",
 ]
@@ -29,15 +27,6 @@ def one_of(name: str, value: object, *allowed: object) -> None:
     if value not in allowed:
         *first, last = allowed
         raise ValueError(f"{name} is {', '.join(map(str, first))} or {last}, not {value!r}")
-
-
-def require_range(xp: Namespace, name: str, x: Array, lowest: int, highest: int) -> None:
-    """Raises ValueError when an element of the integers `x` is out of range; not checked where none is readable."""
-    if not prod(x.shape) or not xp.readable(x):
-        return
-    for found in (int(xp.min(x)), int(xp.max(x))):
-        if not lowest <= found <= highest:
-            raise ValueError(f"{name} must lie from {lowest} to {highest}, not be {found}")
 
 
 def require_shape(name: str, x: Array | None, *shape: int) -> None:
@@ -106,7 +95,7 @@ def wrapped(xp: Namespace, indices: Array, size: int) -> Array:
 
     Raises ValueError for an index out of range, where values are readable.
     """
-    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
+    xp.require_range(f"indices into an axis of {size} elements", indices, -size, size - 1)
     return from_front(xp, indices, size)
 
 

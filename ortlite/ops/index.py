@@ -6,7 +6,7 @@ from math import prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Text
-from ortlite.ops.helpers import along, from_front, normal_axis, one_of, require_range, require_shape, wrapped
+from ortlite.ops.helpers import along, from_front, normal_axis, one_of, require_shape, wrapped
 from ortlite.ops.registry import op
 
 REDUCTIONS = ("none", "add", "mul", "min", "max")
@@ -57,7 +57,7 @@ def _require_tuples(xp: Namespace, indices: Array, shape: tuple[int, ...]) -> No
     if xp.readable(indices):
         for axis, size in enumerate(shape[:depth]):
             name = f"indices into axis {axis} of {list(shape)}"
-            require_range(xp, name, indices[..., axis], -size, size - 1)
+            xp.require_range(name, indices[..., axis], -size, size - 1)
 
 
 def _with_batch(xp: Namespace, indices: Array, batch_dims: int) -> Array:
@@ -82,7 +82,7 @@ def scatter_elements(
     _require_inside(data, indices, axis)
     require_shape("updates", updates, *indices.shape)
     size = data.shape[axis]
-    require_range(xp, f"indices into an axis of {size} elements", indices, -size, size - 1)
+    xp.require_range(f"indices into an axis of {size} elements", indices, -size, size - 1)
     return xp.scatter(data, indices, updates, axis, reduction)
 
 
@@ -133,7 +133,7 @@ def tensor_scatter(
     require_shape("write_indices", write_indices, past_cache.shape[0])
     if write_indices is not None:
         last = size - 1 if mode == "circular" else size - update.shape[axis]
-        require_range(xp, "write_indices", write_indices, 0, last)
+        xp.require_range("write_indices", write_indices, 0, last)
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
     starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
     positions = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)

@@ -9,7 +9,7 @@ from math import prod
 from ortlite.namespace import Namespace
 from ortlite.ops._window import Pads, clipped, defaults, fixed_pads, kernel_size, window_pads
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Text
-from ortlite.ops.helpers import along, require_range, require_shape
+from ortlite.ops.helpers import along, require_shape
 from ortlite.ops.registry import op
 
 
@@ -217,7 +217,7 @@ def max_unpool(
     if min(shape) < 0 or (output_shape is not None and len(output_shape) != X.ndim):
         raise ValueError(f"X {list(X.shape)} was not pooled from {list(shape)} (output_shape {output_shape})")
     require_shape("the indices I", I, *X.shape)
-    require_range(xp, "the indices I", I, 0, prod(shape) - 1)
+    xp.require_range("the indices I", I, 0, prod(shape) - 1)
     flat = xp.zeros((prod(shape),), dtype=X.dtype)
     y = xp.reshape(xp.scatter(flat, xp.reshape(I, (-1,)), xp.reshape(X, (-1,)), 0, "none"), shape)
     if output_shape is None:

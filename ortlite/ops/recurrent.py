@@ -8,7 +8,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Text, Texts
-from ortlite.ops.helpers import require_range, require_shape
+from ortlite.ops.helpers import require_shape
 from ortlite.ops.registry import op
 
 Activation = Callable[[Any], Any]
@@ -117,7 +117,7 @@ def _recurrent(
         require_shape(name, state, count, batch, hidden)
     require_shape("sequence_lens", sequence_lens, batch)
     if sequence_lens is not None:
-        require_range(xp, "sequence_lens", sequence_lens, 0, time)
+        xp.require_range("sequence_lens", sequence_lens, 0, time)
     rows, lasts = [], []
     for d, backward in enumerate(directions):
         bias, advance = step(d)

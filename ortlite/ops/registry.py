@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
@@ -107,6 +107,12 @@ class Kernel:
         """The function to call: `fn`, or `override` with `fn` for what that leaves to it."""
         return self.fn if self.override is None else or_default(self.override, self.fn)
 
+    def replaced(self, override: Callable[..., Any]) -> Kernel:
+        """The kernel with another function to run in its place; its signature is not read again."""
+        other = replace(self, override=override)
+        other.__dict__["_signature"] = self._signature
+        return other
+
     @property
     def inputs(self) -> tuple[Param, ...]:
         """Parameters that take the node's inputs, by position."""
@@ -131,6 +137,12 @@ class Kernel:
     def host_result(self) -> str | None:
         """NumPy dtype of the result when it is a host value (a shape, a size), else None."""
         return HOST_RESULT.get(self._signature[4])
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether the result is the argument as it is: nothing is computed (`any_dtype`), nothing says what else."""
+        moves = self.views and (self.any_dtype or self.python_objects)
+        return moves and len(self.inputs) == 1 and not self.attributes and self.variadic is None
 
     @property
     def multiple(self) -> bool:

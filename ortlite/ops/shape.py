@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Value
-from ortlite.ops.helpers import distinct_axes, normal_axis, one_of, require_lengths, require_range, require_shape
+from ortlite.ops.helpers import distinct_axes, normal_axis, one_of, require_lengths, require_shape
 from ortlite.ops.registry import op
 
 
@@ -327,7 +327,7 @@ def reverse_sequence(
     x = xp.moveaxis(input, axes, (0, 1))
     time, batch = x.shape[:2]
     require_shape("sequence_lens", sequence_lens, batch)
-    require_range(xp, "sequence_lens", sequence_lens, 0, time)
+    xp.require_range("sequence_lens", sequence_lens, 0, time)
     steps = xp.reshape(xp.arange(time, dtype=xp.int64), (-1, 1))
     lengths = xp.reshape(xp.astype(sequence_lens, xp.int64), (1, -1))
     sources = xp.where(steps < lengths, lengths - 1 - steps, steps) * batch + xp.arange(batch, dtype=xp.int64)

@@ -7,7 +7,7 @@ from math import prod
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
-from ortlite.ops.helpers import along, one_of, require_range, require_shape
+from ortlite.ops.helpers import along, one_of, require_shape
 from ortlite.ops.registry import op
 
 
@@ -161,7 +161,7 @@ def roi_align(
     one_of("mode", mode, "avg", "max")
     one_of("coordinate_transformation_mode", coordinate_transformation_mode, "half_pixel", "output_half_pixel")
     require_shape("rois", rois, *batch_indices.shape, 4)
-    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
+    xp.require_range("batch_indices", batch_indices, 0, X.shape[0] - 1)
     shift = 0.5 if coordinate_transformation_mode == "half_pixel" else 0.0
     boxes = xp.astype(rois, X.dtype) * spatial_scale - shift
     x1, y1, x2, y2 = (boxes[:, i] for i in range(4))

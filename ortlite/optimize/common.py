@@ -72,9 +72,12 @@ def _attribute(value: Any) -> Hashable:
         return type(value).__name__, str(value)
     if isinstance(value, np.ndarray):
         return _array(value) if value.nbytes <= SMALL and value.dtype != object else None
-    if isinstance(value, tuple) and all(isinstance(v, int | float | str) for v in value):
+    if isinstance(value, tuple) and set(map(type, value)) <= PLAIN:
         return repr(value)
     return None
+
+
+PLAIN = {bool, int, float, str}
 
 
 def _array(value: np.ndarray) -> Hashable:

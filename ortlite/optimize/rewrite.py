@@ -40,7 +40,7 @@ def rename_graph(graph: Graph, names: Mapping[str, str]) -> Graph:
 
 def map_subgraphs(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
     """Apply `fn` to every direct subgraph; nodes' captures follow what the new subgraphs capture."""
-    if not any(node.subgraphs for node in graph.nodes):
+    if not any(node.attributes and node.subgraphs for node in graph.nodes):
         return graph
     nodes = []
     for node in graph.nodes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.primitives.base import Namespace
 
-__all__ = ["concrete_value", "cond", "readable", "scan", "while_loop"]
+__all__ = ["concrete_value", "cond", "readable", "require_range", "scan", "while_loop"]
 
 State = tuple[Any, ...]  # of arrays, sequences of arrays, or None
 
@@ -25,6 +25,15 @@ def concrete_value(xp: Namespace, x: Any) -> Any:
 def readable(xp: Namespace, x: Any) -> bool:
     """Whether a look at the values of `x` is cheap, to check them: not where a library traces, nor on a device."""
     return True
+
+
+def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -> None:
+    """Raises ValueError when an element of the integers `x` is out of range; not checked where none is readable."""
+    if not all(x.shape) or not xp.readable(x):
+        return
+    for found in (int(xp.min(x)), int(xp.max(x))):
+        if not lowest <= found <= highest:
+            raise ValueError(f"{name} must lie from {lowest} to {highest}, not be {found}")
 
 
 class UndecidedError(ValueError):

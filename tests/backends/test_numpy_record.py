@@ -1,12 +1,14 @@
 """Recordings of kernels: the same answers as the kernels', for other values too; and none where values decide."""
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
 from onnx import parser
 
 import ortlite
+from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
 from ortlite_numpy import record
@@ -187,7 +189,7 @@ def test_an_index_out_of_range_is_told_as_before():
     session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
     for _ in range(3):
         assert session.run(None, {"i": np.array([2, -1])})[0].tolist() == [3, 3]
-    with pytest.raises(ortlite.errors.Fail, match="Gather"):
+    with pytest.raises(ortlite.errors.OrtError, match="Gather"):
         session.run(None, {"i": np.array([2, 3])})
 
 
@@ -207,10 +209,6 @@ def test_what_is_kept_for_a_signature_is_made_of_arrays_also_while_a_kernel_is_r
 
 
 def test_results_derived_from_constants_are_kept_as_arrays():
-    from functools import partial
-
-    from ortlite.derived import Derived
-
     weights = data(4, 4)
     keep = Derived([weights])
 
@@ -224,3 +222,40 @@ def test_results_derived_from_constants_are_kept_as_arrays():
     assert [type(value) for value in keep._made.values()] == [np.ndarray]
     (result,) = replay(found, [data(4, 4)], names)
     np.testing.assert_array_equal(result, data(4, 4) @ (weights * 2) + data(4, 4) * 2)
+
+
+@pytest.mark.parametrize("op_type", ["GatherElements", "ArrayFeatureExtractor"])
+def test_a_check_of_values_is_a_line_of_the_recording(op_type):
+    domain = "" if op_type == "GatherElements" else "ai.onnx.ml"
+    kernel = registry.lookup(domain, op_type, 13 if not domain else 1)
+    x, places = data(3, 4), np.array([[0, 2]] * 3)
+    if domain:
+        places = places[0]
+    found, names = recorded(partial(kernel.fn, **({} if domain else {"axis": 1})), x, places)
+    assert found is not None
+    (result,) = replay(found, [x, places], names)
+    np.testing.assert_array_equal(result, x[:, [0, 2]])
+    with pytest.raises(ValueError, match="must lie from"):
+        replay(found, [x, places + 7], names)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda xp, x: xp.round(x),
+        lambda xp, x: np.argmax(x, axis=1, keepdims=True),
+        lambda xp, x: xp.broadcast_to(x, (3, 4)) + xp.broadcast_to(x, (2, 3, 4)),
+        lambda xp, x: xp.stack([x, x * 2], axis=-1),
+        lambda xp, x: xp.where(x > 0, x, -x) ** 2 + 2**x - 1 / (x + 5),
+        lambda xp, x: xp.moveaxis(xp.expand_dims(x, axis=(0, -1)), 0, 2),
+        lambda xp, x: xp.clip(x, -0.5, 0.5) + xp.squeeze(xp.expand_dims(x, axis=1), axis=1),
+        lambda xp, x: (
+            xp.mean(x, axis=0) + xp.max(x, axis=0) + xp.prod(x, axis=0) + xp.astype(xp.any(x > 0), xp.float32)
+        ),
+        lambda xp, x: sum(xp.unstack(x)) + np.split(x, 2, axis=1)[0].sum(),
+        lambda xp, x: np.einsum("ij,kj->ik", x, x) @ x,
+        lambda xp, x: xp.take(x, xp.argmin(x, axis=1), axis=1) + xp.asarray(x[0, 0]),
+    ],
+)
+def test_functions_of_the_standard(fn):
+    check(fn, data(3, 4))

@@ -160,3 +160,9 @@ def test_an_operator_of_ours_cannot_be_registered_in_a_script(since):
     with pytest.raises(ValueError, match=r"ai\.onnx::Relu .*(twice|cannot take)"):
         ortlite.op("Relu", since)(lambda xp, X: X)
     assert registry.lookup("", "Relu", 20) is relu
+
+
+def test_what_hands_its_argument_on_is_known_by_its_annotations():
+    handing = {f"{kernel.domain}::{kernel.op_type}" for kernel in registry.kernels() if kernel.hands_on}
+    assert "::Identity" in handing
+    assert handing.isdisjoint({"::Abs", "::Reshape", "::Flatten", "::Transpose", "::Cast", "::Neg"})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ortlite.namespace import Namespace
 from ortlite.ops import activation, conv, linalg, recurrent
 from ortlite.ops.annotations import Array, DType, Flag, Float, Floats, Int, Ints, Text
-from ortlite.ops.helpers import normal_axis, require_broadcast, require_range, require_shape
+from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -216,7 +216,7 @@ def embed_layer_normalization(
         raise ValueError(f"there are {length} tokens and {position_embedding.shape[0]} positions")
 
     def looked_up(table: Array, ids: Array) -> Array:
-        require_range(xp, "ids", ids, 0, table.shape[0] - 1)
+        xp.require_range("ids", ids, 0, table.shape[0] - 1)
         return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[1]))
 
     total = looked_up(word_embedding, input_ids)

@@ -9,7 +9,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
-from ortlite.ops.helpers import one_of, require_range, require_shape
+from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
 
@@ -110,7 +110,7 @@ def crop_and_resize(
     count = rois.shape[0]
     require_shape("rois", rois, count, 4)
     require_shape("batch_indices", batch_indices, count)
-    require_range(xp, "batch_indices", batch_indices, 0, X.shape[0] - 1)
+    xp.require_range("batch_indices", batch_indices, 0, X.shape[0] - 1)
     coordinates = []
     for axis, (length, out) in enumerate(zip(X.shape[2:], crop_size, strict=True)):
         low, high = rois[:, axis : axis + 1], rois[:, axis + 2 : axis + 3]

@@ -23,8 +23,7 @@ def array_feature_extractor(xp: Namespace, X: Array, Y: Array) -> Array:
     Raises ValueError for indices that `X` does not have, when they are known.
     """
     width = X.shape[-1] if X.ndim else 0
-    if math.prod(Y.shape) and xp.concrete_value(xp.all((Y >= 0) & (Y < width))) is False:
-        raise ValueError(f"Y has indices that are not among the {width} of the last axis of X {tuple(X.shape)}")
+    xp.require_range(f"the indices Y into the last axis of X {list(X.shape)}", Y, 0, width - 1)
     chosen = xp.take(X, xp.reshape(Y, (-1,)), axis=X.ndim - 1)
     return xp.expand_dims(chosen, axis=0) if X.ndim == 1 else chosen
 
