@@ -258,6 +258,23 @@ def test_convolutions_of_few_channels(windows, layout, dtype):
         agree(("", "Conv", 1), [x, w], attributes, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "layout", [np.ascontiguousarray, last, lambda x: x[:, :, ::-1, :]], ids=["first", "last", "turned"]
+)
+@pytest.mark.parametrize(
+    "windows", [*WINDOWS, {"kernel_shape": (3, 3), "pads": (5, 0, 1, 7), "strides": (1, 4)}], ids=str
+)
+def test_convolutions_of_many_channels(windows, layout):
+    """Those that are products, for which the kernel copies what windows show."""
+    for c, n in ((40, 2), (3, 1)):
+        x, w = layout(floats(n, c, 37, 31)), floats(64, c, *windows["kernel_shape"])
+        x[0, 1, 3, 4] = np.nan
+        agree(("", "Conv", 1), [x, w, floats(64)], windows, rtol=2e-5, atol=1e-4)
+    x, w = layout(floats(2, 40, 900, 1))[..., 0], floats(64, 40, 3)
+    windows = {"strides": (2,), "dilations": (2,), "pads": (3, 1)}
+    agree(("", "Conv", 1), [x, w], windows, rtol=2e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])
 def test_convolutions_of_lines(layout):
     for group, m in ((10, 10), (5, 10), (1, 4)):
