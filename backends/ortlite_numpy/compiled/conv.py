@@ -26,6 +26,7 @@ from ortlite_numpy.record import numpy as np
 MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
+SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
@@ -404,7 +405,9 @@ def convolved(
     n, m = X.shape[0], W.shape[0]
     given = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *given)
-    if not work or (group == 1 and work > SMALL) or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
+    if group == 1 and (work > SMALL or (prod(out) < SHORT and W.size > MANY)):
+        return NotImplemented
+    if not work or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
         return NotImplemented
     one = rank == 3
     shape = (n, m, 1, *out) if one else (n, m, *out)
