@@ -24,7 +24,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]  # the classifiers of pyproject.toml: tests/t
 
 # What `lowest` runs: all but the coverage of the newest onnx (test_schemas, test_gradients, tests/ops as a whole).
 STAGES = [f"tests/test_{name}.py" for name in "load pipeline optimize providers session taps".split()]
-STAGES += [f"tests/test_{name}.py" for name in "backend cli plugin".split()]
+STAGES += [f"tests/test_{name}.py" for name in "backend cli plugin ort_format adapters".split()] + ["tests/api"]
 STAGES += [f"tests/ops/test_{name}.py" for name in "elementwise index reduce shape text_image windows".split()]
 
 
@@ -81,7 +81,7 @@ def plain(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The stages and the common operators with the lowest versions that pyproject.toml promises."""
     constraints = Path(session.create_tmp()) / "floors.txt"
-    constraints.write_text("\n".join(floors("strict", "text", "image")) + "\n")
+    constraints.write_text("\n".join(floors("strict", "text", "image", "ort")) + "\n")
     session.install("-e", ".[all]", *group("test"), env={"PIP_CONSTRAINT": str(constraints.resolve())})
     session.run("pytest", "-n", "2", *(session.posargs or STAGES))
 
