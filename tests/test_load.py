@@ -136,6 +136,15 @@ def test_newer_ir_warns_and_runs(caplog):
     assert session.run(None, {"x": np.ones(2, np.float32)})[0].tolist() == [2, 2]
 
 
+def test_what_is_logged_for_us_must_be_asked_for(caplog):
+    caplog.set_level(logging.DEBUG)
+    ortlite.InferenceSession(model(ADD).SerializeToString()).run(None, {"x": np.ones(2, np.float32)})
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, "ortlite"):
+        ortlite.InferenceSession(model(ADD).SerializeToString())
+    assert {record.name for record in caplog.records} == {"ortlite"}
+
+
 FUNCTIONS = """<ir_version: 8, opset_import: ["": 18, "my": 1]>
 g (float[N] x) => (float[N] y, float[N] z) { y = my.twice <k = 3.0> (x)  z = my.twice (y) }
 <domain: "my", opset_import: ["": 18, "my": 1]>

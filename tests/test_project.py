@@ -71,7 +71,7 @@ def test_the_promised_versions_are_the_tested_ones():
     assert pythons == promised
     assert project["requires-python"] == f">={pythons[0]}"
     extras = project["optional-dependencies"]
-    asked = project["dependencies"] + [entry for name in ("strict", "text", "image") for entry in extras[name]]
+    asked = project["dependencies"] + [entry for name in ("strict", "text", "image", "ort") for entry in extras[name]]
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+", entry) for entry in asked), asked
     assert extras["all"] == ["ortlite[strict,text,image,ort]"]
 

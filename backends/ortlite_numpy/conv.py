@@ -1,7 +1,7 @@
 """Convolutions with channels last in memory, whatever the axes say: products of matrices, block by block in the cache.
 
 `X` (N, C, *spatial) is seen as (N, *spatial, C), and so is the result: what comes back is a transposed view. A block is
-some rows of windows, one image's or whole small images'. Its columns (`columns`, the elements under each window side
+some rows of windows, one image's or whole small images'. Its columns (`copied`, the elements under each window side
 by side) are multiplied by the weights; a convolution of every channel by itself multiplies and adds whole rows instead.
 """
 
@@ -79,8 +79,9 @@ def convolved(
     derived: Any = at_once,
     finish: Finish | None = None,
     z: Any = None,
+    columns: Callable[..., Any] | None = None,
 ) -> Any:
-    """The convolution of `x` with `w`, floats of one dtype.
+    """The convolution of `x` with `w`, floats of one dtype. `columns`, by default ours, copies what windows show.
 
     `finish` changes every block of it while that is in the cache. `z`, where given, is an array that broadcasts to the
     result, whose blocks `finish` is given, too.
@@ -105,7 +106,10 @@ def convolved(
         images = images[(slice(None), *(slice(None, None, s) for s in strides))]
         _pointwise(images, derived(weight_columns, w, 1)[0], y, threads, finish, other)
     else:
-        _dense(images, derived(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other)
+        _dense(
+            images, derived(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other,
+            columns or copied,
+        )  # fmt: skip
     return channels_first(y)
 
 
@@ -146,6 +150,7 @@ def _dense(
     threads: int,
     finish: Finish | None,
     z: Any,
+    columns: Callable[..., Any],
 ) -> None:
     """Columns of a block of windows, then a product for each group."""
     groups, depth, m = weights.shape
@@ -173,7 +178,7 @@ def _dense(
         split(some, len(blocks), cost, threads)
 
 
-def columns(
+def copied(
     images: Any,
     first: int,
     last: int,
@@ -411,7 +416,7 @@ def fused_conv(
 
 def finished(
     x: Any, w: Any, bias: Any, z: Any, finish: Finish | None, threads: int, derived: Any, auto_pad: str, group: int,
-    kernel_shape: Any, strides: Any, dilations: Any, pads: Any,
+    kernel_shape: Any, strides: Any, dilations: Any, pads: Any, columns: Callable[..., Any] | None = None,
 ) -> Any:  # fmt: skip
     """The convolution of a node, whose blocks `finish` gives what is to be added, and the activation."""
     given = map(_hashable, (kernel_shape, strides, dilations, pads))
@@ -419,7 +424,7 @@ def finished(
     require_shape("the bias B", bias, w.shape[0])
     return convolved(
         x, w, strides=strides, pads=padding, dilations=dilations, groups=group, threads=threads, derived=derived,
-        finish=finish, z=z,
+        finish=finish, z=z, columns=columns,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops import quant
 from ortlite.ops.helpers import normal_axis, one_of
+from ortlite_torch import fused, onednn
 from ortlite_torch.primitives import differentiated
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
@@ -469,4 +470,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "LSTM", 1): lstm,
     ("", "MatMulInteger", 10): matmul_integer,
     ("", "QLinearMatMul", 10): qlinear_matmul,
+    **fused.OVERRIDES,
+    **onednn.OVERRIDES,
 }

@@ -52,6 +52,11 @@ NO_FALLBACK = (
     "explicitly disabled by the user."
 )
 RECORD = "session.record_ep_graph_assignment_info"
+# Config entries that turn passes off.
+SWITCHES = {
+    "session.disable_quant_qdq": {"QDQSelectorActionTransformer", "ReluQuantRewrite", "DoubleQDQPairsRemover"},
+    "session.disable_double_qdq_remover": {"DoubleQDQPairsRemover"},
+}
 LISTED = 20  # nodes that a message names
 PARTIALS = 16  # programs for parts of the model that a session keeps
 SESSION_FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
@@ -172,6 +177,7 @@ class InferenceSession:
         check_placement(self._placement, model.graph, names_of)
         listed = options._entries.get("optimization.disable_specified_optimizers", "")
         disabled |= set(filter(None, listed.split(",")))
+        disabled = disabled.union(*(names for key, names in SWITCHES.items() if options._entries.get(key) == "1"))
         profiler = None
         if options.enable_profiling:
             from ortlite.api.profile import Profiler
@@ -361,6 +367,14 @@ class InferenceSession:
 
         """
         if run_options is None and timeout is None:
+            if output_names is None and taps is None and type(input_feed) is dict and self._profiler is None:
+                try:  # the way of most runs, without detours
+                    inputs = self._whole.feed.exactly(input_feed)
+                    if inputs is not None:
+                        return self._whole.compute(inputs)
+                except EPFail:
+                    if not self._may_fall_back:
+                        raise
             return self._tried(output_names, input_feed, taps)
         with stoppable(stop_of(_checked(run_options), timeout)):
             return self._tried(output_names, _adapted(input_feed, run_options), taps)
@@ -388,12 +402,6 @@ class InferenceSession:
         return result
 
     def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
-        if output_names is None and taps is None:  # the way of most runs, without detours
-            if type(feed) is not dict and not isinstance(feed, Mapping):
-                raise _no_feed(feed)
-            inputs = self._whole.feed.exactly(feed)
-            if inputs is not None:
-                return self._whole.compute(inputs)
         wanted = self._wanted(output_names, feed)
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
         built = self._partial(feed, (*wanted, *tapped_names))

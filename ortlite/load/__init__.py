@@ -26,6 +26,8 @@ from ortlite.load.tensors import HERE, Given, Tensors, text
 __all__ = ["Given", "load"]
 
 log = logging.getLogger("ortlite")
+if log.level == logging.NOTSET:
+    log.setLevel(logging.WARNING)  # a program that counts what is logged at DEBUG asks for its own, not for ours
 
 
 def load(

@@ -50,10 +50,11 @@ def attending(xp: Namespace, scores: Array, hidden: Array | None) -> Array:
     What is hidden says the mask, and not a score of -inf, which a sum that overflows has as well: a row of those has
     NaN, as that of a Softmax.
     """
-    weights = xp.softmax(scores, -1)
     if hidden is None or not scores.shape[-1]:
-        return weights
-    return xp.where(xp.all(hidden, axis=-1, keepdims=True), xp.zeros_like(weights), weights)
+        return xp.softmax(scores, -1)
+    nothing, zero = xp.all(hidden, axis=-1, keepdims=True), xp.zeros_like(scores)
+    # nor may NaN come to be on the way: a gradient would have it
+    return xp.where(nothing, zero, xp.softmax(xp.where(nothing, zero, scores), -1))
 
 
 def _visible(

@@ -161,6 +161,36 @@ def test_normalisations_of_rows(shape, dtype):
         agree((MS, "SkipSimplifiedLayerNormalization", 1), [x, skip, scale, of(shape[-1])], n_outputs=4, **tight)
 
 
+HIDING = [None, (3, 7), (2, 1, 1, 7), (1, 4, 3, 7), (4, 1, 7), (2, 4, 1, 7), (1, 7)]
+
+
+@pytest.mark.parametrize("mask", HIDING, ids=str)
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("more", [{}, {"is_causal": 1}, {"past": 1}, {"past": 1, "is_causal": 1}], ids=str)
+def test_attention(mask, heads, more):
+    """Rows that a mask hides, NaN, and infinities among the values, are what the kernel makes of them."""
+    past = [floats(2, heads, 2, 8), floats(2, heads, 2, 6)] if "past" in more else []
+    keys = 5 if past else 7
+    attributes = {k: v for k, v in more.items() if k == "is_causal"}
+    q, k, v = floats(2, 4, 3, 8), last(floats(2, heads, keys, 8)), floats(2, heads, keys, 6)
+    given = None if mask is None else floats(*mask)
+    agree(("", "Attention", 23), [q, k, v, given, *past], attributes, rtol=1e-5, atol=1e-5)
+    q[0, 1, 2, 3], v[0, 0, 2, 3] = np.nan, np.inf
+    if given is not None:
+        given[given > 0.5] = -np.inf
+        given[..., 0, :] = -np.inf
+    agree(("", "Attention", 23), [q, k, v, given, *past], attributes, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_in_blocks():
+    """Several heads at once, and one head in parts; three axes."""
+    for queries, keys in ((1, 300), (90, 40), (1000, 900)):
+        q, k, v = floats(1, queries, 6 * 8), floats(1, keys, 3 * 8), floats(1, keys, 3 * 5)
+        agree(("", "Attention", 23), [q, k, v], {"q_num_heads": 6, "kv_num_heads": 3}, rtol=1e-4, atol=1e-5)
+        q, k, v = floats(1, 3, queries, 8), floats(1, 3, keys, 8), floats(1, 3, keys, 5)
+        agree(("", "Attention", 23), [q, k, v, floats(3, queries, keys)], rtol=1e-4, atol=1e-5)
+
+
 def test_normalisations_of_odd_numbers():
     x = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, np.inf, 0], [0, 0, 0], [3e38, 3e38, -3e38]], F)[:4]
     agree(("", "LayerNormalization", 17), [x, np.ones(3, F), np.zeros(3, F)])
@@ -256,6 +286,23 @@ def test_convolutions_of_few_channels(windows, layout, dtype):
         attributes = {"group": group, **windows}
         agree(("", "Conv", 1), [x, w, floats(m).astype(dtype)], attributes, rtol=1e-5, atol=1e-5)
         agree(("", "Conv", 1), [x, w], attributes, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layout", [np.ascontiguousarray, last, lambda x: x[:, :, ::-1, :]], ids=["first", "last", "turned"]
+)
+@pytest.mark.parametrize(
+    "windows", [*WINDOWS, {"kernel_shape": (3, 3), "pads": (5, 0, 1, 7), "strides": (1, 4)}], ids=str
+)
+def test_convolutions_of_many_channels(windows, layout):
+    """Those that are products, for which the kernel copies what windows show."""
+    for c, n in ((40, 2), (3, 1)):
+        x, w = layout(floats(n, c, 37, 31)), floats(64, c, *windows["kernel_shape"])
+        x[0, 1, 3, 4] = np.nan
+        agree(("", "Conv", 1), [x, w, floats(64)], windows, rtol=2e-5, atol=1e-4)
+    x, w = layout(floats(2, 40, 900, 1))[..., 0], floats(64, 40, 3)
+    windows = {"strides": (2,), "dilations": (2,), "pads": (3, 1)}
+    agree(("", "Conv", 1), [x, w], windows, rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])
@@ -530,3 +577,12 @@ def test_support_vector_machines(kind):
                     for post in ("NONE", "LOGISTIC", "SOFTMAX"):
                         given = {**attributes, **more, **names, "post_transform": post}
                         agree((ML, "SVMClassifier", 1), [x], given, rtol=1e-5)
+
+
+def test_few_pixels_by_many_weights_are_a_product():
+    """A convolution weight by weight is slow where each meets a few pixels only: left to the matrix product."""
+    conv = compiled.OVERRIDES["", "Conv", 1]
+    few, many = np.zeros((1, 128, 4), F), np.zeros((1, 128, 40), F)
+    weights = np.zeros((64, 128, 3), F)
+    assert conv(None, few, weights) is NotImplemented
+    assert conv(None, many, weights).shape == (1, 64, 38)

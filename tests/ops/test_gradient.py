@@ -127,6 +127,9 @@ def test_networks():
     gradients([node("BatchNormalization", ["x", "s", "c", "m", "v"])],
               {"x": x, **{n: R.random(2) + 0.5 for n in "scmv"}})  # fmt: skip
     gradients([node("Attention", ["q", "k", "v"], is_causal=1)], {n: R.random((1, 2, 3, 2)) for n in "qkv"})
+    seen = np.array([[True, False, True], [False, False, False], [True, True, True]])  # nothing flows to the second
+    gradients([node("Attention", ["q", "k", "v", "m"])], {n: R.random((1, 2, 3, 2)) for n in "qkv"},
+              {"m": np.where(seen, 0.0, -np.inf)})  # fmt: skip
     gradients([node("LSTM", ["x", "w", "r"], hidden_size=2)],
               {"x": R.random((2, 1, 3)), "w": R.random((1, 8, 3)), "r": R.random((1, 8, 2))})  # fmt: skip
     gradients([node("Resize", ["x", "", "s"], mode="linear")], {"x": x}, {"s": np.array([1, 1, 2, 0.6], np.float32)})

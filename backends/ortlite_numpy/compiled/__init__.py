@@ -10,9 +10,10 @@ from __future__ import annotations
 from ortlite_numpy.compiled.jit import installed, kept
 from ortlite_numpy.compiled.table import OVERRIDES, before, warm_all
 
-from ortlite_numpy.compiled import conv, detection, elementwise, linear, pool, quant, recurrent, rows, svm, trees  # isort: skip  (they fill the table)
+from ortlite_numpy.compiled import attention, conv, detection, elementwise, linear, pool, quant  # isort: skip
+from ortlite_numpy.compiled import recurrent, rows, svm, trees  # isort: skip  (they fill the table)
 
 __all__ = [
-    "OVERRIDES", "before", "conv", "detection", "elementwise", "installed", "kept", "linear", "pool", "quant",
-    "recurrent", "rows", "svm", "trees", "warm_all",
+    "OVERRIDES", "attention", "before", "conv", "detection", "elementwise", "installed", "kept", "linear", "pool",
+    "quant", "recurrent", "rows", "svm", "trees", "warm_all",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from ortlite_numpy.record import numpy as np
 MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
+SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
@@ -202,6 +203,118 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
             j += many
 
 
+@loops()
+def copy_run(x, at, y, to, n):
+    """N elements of x to y."""
+    part, result = x[at : at + n], y[to : to + n]
+    for i in range(n):
+        result[i] = part[i]
+
+
+@loops()
+def clear_run(y, to, n):
+    """N zeros to y."""
+    result = y[to : to + n]
+    for i in range(n):
+        result[i] = 0
+
+
+@loops()
+def columns_last(x, kernel, steps, width, start, stop, y):
+    """What windows show of images (N, H, W, C), rows [start, stop) of `width` windows: y (windows, kh · kw · C).
+
+    `kernel` is (kh, kw), `steps` as for channels first.
+    """
+    sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
+    n, h, w, c = x.shape
+    kh, kw = kernel[0], kernel[1]
+    flat, out = x.reshape(x.size), y.reshape(y.size)
+    to = 0
+    for image in range(n):
+        for i in range(start, stop):
+            for j in range(width):
+                q = j * sw - left
+                b0, b1 = 0, kw
+                while b0 < kw and q + b0 * dw < 0:
+                    b0 += 1
+                while b1 > b0 and q + (b1 - 1) * dw >= w:
+                    b1 -= 1
+                for a in range(kh):
+                    r = i * sh + a * dh - top
+                    if r < 0 or r >= h:
+                        clear_run(out, to, kw * c)
+                    else:
+                        at = ((image * h + r) * w + q) * c
+                        clear_run(out, to, b0 * c)
+                        if dw == 1:
+                            copy_run(flat, at + b0 * c, out, to + b0 * c, (b1 - b0) * c)
+                        else:
+                            for b in range(b0, b1):
+                                copy_run(flat, at + b * dw * c, out, to + b * c, c)
+                        clear_run(out, to + b1 * c, (kw - b1) * c)
+                    to += kw * c
+
+
+@loops()
+def columns_first(x, kernel, steps, width, start, stop, y):
+    """The same of images (N, C, H, W), with the windows side by side: y (kh · kw · C, windows)."""
+    sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
+    n, c, h, w = x.shape
+    kh, kw = kernel[0], kernel[1]
+    for place in range(kh * kw * c):
+        a, b, channel = place // (kw * c), place // c % kw, place % c
+        row = y[place]
+        q = b * dw - left
+        first = min(max((sw - 1 - q) // sw, 0), width)  # the first window that sees the image here, and the end
+        last = max(min((w - 1 - q) // sw + 1, width), first)
+        to = 0
+        for image in range(n):
+            plane = x[image, channel]
+            for i in range(start, stop):
+                r = i * sh + a * dh - top
+                if r < 0 or r >= h:
+                    clear_run(row, to, width)
+                else:
+                    clear_run(row, to, first)
+                    line, result = plane[r], row[to + first : to + last]
+                    if sw == 1:
+                        part = line[q + first : q + last]
+                        for j in range(result.size):
+                            result[j] = part[j]
+                    else:
+                        for j in range(result.size):
+                            result[j] = line[q + (first + j) * sw]
+                    clear_run(row, to + last, width - last)
+                to += width
+
+
+def columns(
+    images: Any, first: int, last: int, out: Sequence[int], size: Sequence[int], strides: Sequence[int],
+    pads: Sequence[tuple[int, int]], dilations: Sequence[int], groups: int,
+) -> Any:  # fmt: skip
+    """`ortlite_numpy.conv.copied` of lines and images without groups, in either layout; by that itself elsewhere."""
+    if groups > 1 or len(size) > 2:
+        return dense.copied(images, first, last, out, size, strides, pads, dilations, groups)
+    x = images if len(size) == 2 else images[:, :, None]
+    n, c = x.shape[0], x.shape[-1]
+    width = out[1] if len(size) == 2 else 1
+    kernel = np.array([*size, 1][:2], np.int64)
+    steps = np.array([*_two(strides, 1), *_two(dilations, 1), *_two([lo for lo, _ in pads], 0)], np.int64)
+    depth, windows = prod(size) * c, n * (last - first) * width
+    planes = x.transpose(0, 3, 1, 2)
+    if planes.flags.c_contiguous and not x.flags.c_contiguous:
+        y = dense.scratch("columns", (depth, windows), x.dtype)
+        columns_first(own(planes), kernel, steps, width, first, last, y)
+        return y.T[None]
+    y = dense.scratch("columns", (windows, depth), x.dtype)
+    columns_last(own(x), kernel, steps, width, first, last, y)
+    return y[None]
+
+
+def _two(numbers: Sequence[int], default: int) -> Sequence[int]:
+    return [*numbers, default][:2]
+
+
 def function(x: Any, a: Any = None, b: Any = None) -> Any:
     """Stands for the activation in the kernel below."""
 
@@ -292,7 +405,9 @@ def convolved(
     n, m = X.shape[0], W.shape[0]
     given = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *given)
-    if not work or (group == 1 and work > SMALL) or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
+    if group == 1 and (work > SMALL or (prod(out) < SHORT and W.size > MANY)):
+        return NotImplemented
+    if not work or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
         return NotImplemented
     one = rank == 3
     shape = (n, m, 1, *out) if one else (n, m, *out)
@@ -330,12 +445,8 @@ def finished(
     group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
 ) -> Any:  # fmt: skip
     """NumPy's convolution, every block of which is finished in one pass."""
-    given = [v for v in (W, B, Z) if v is not None]
-    if (
-        X.dtype.char not in "fd"
-        or any(v.dtype != X.dtype for v in given)
-        or (B is None and Z is None and not activation)
-    ):
+    given = [v for v in (B, Z) if v is not None]
+    if X.dtype.char not in "fd" or any(v.dtype != X.dtype for v in (W, *given)):
         return NotImplemented
     bounds = _bounds(activation, params)
     if bounds is None or activation not in ACTIVATIONS or (X.dtype.char == "d" and ACTIVATIONS[activation] is not held):
@@ -350,7 +461,8 @@ def finished(
 
     threads = getattr(xp, "threads", 1)
     return dense.finished(
-        X, W, B, Z, finish, threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
+        X, W, B, Z, finish if given or activation else None, threads, derived, auto_pad, group, kernel_shape, strides,
+        dilations, pads, columns,
     )  # fmt: skip
 
 
@@ -361,8 +473,9 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     if attributes.get("group", 8) > 1:
         yield (np.zeros((1, 3, 3, 8), dtype).transpose(0, 3, 1, 2), w), {"group": 8, **activation}
     if attributes.get("group", 1) == 1:
-        x, w = np.zeros((1, 64, 32, 16), dtype), np.zeros((64, 64, 1, 1), dtype)
-        yield (x, w, np.zeros(64, dtype)), activation
+        w, bias = np.zeros((32, 16, 3, 3), dtype), np.zeros(32, dtype)
+        yield (np.zeros((1, 16, 32, 16), dtype), w, bias), activation
+        yield (np.zeros((1, 32, 16, 16), dtype).transpose(0, 3, 1, 2), w, bias), activation
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)

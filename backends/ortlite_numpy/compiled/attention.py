@@ -1,0 +1,158 @@
+"""Attention, a block of queries of one head at a time: its scores stay in the cache until they have met the values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ortlite.ops import attention as attend
+from ortlite_numpy import products
+from ortlite_numpy.compiled.functions import exp, larger
+from ortlite_numpy.compiled.jit import loops, own
+from ortlite_numpy.compiled.rows import total
+from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.conv import scratch
+from ortlite_numpy.threads import split
+
+__all__ = ["attention"]
+
+SCORES = 1 << 17  # of a block
+ROWS = 128  # of a block at least, for a product packs its second factor
+ELEMENT = 2e-9  # seconds a score takes
+ALL = 1 << 40  # keys before the first query: none is in its future
+F = np.float32
+
+
+@loops()
+def weigh(scores, mask, first, queries, before):
+    """Softmax of every row of scores plus mask, in place; zeros where the mask hides all.
+
+    Row r is query (first + r) % `queries`, which sees `before` + 1 keys more than its number. A mask has as many rows
+    as there are queries, or in all, or one, or none.
+    """
+    keys = scores.shape[1]
+    nothing = F(-np.inf)
+    for r in range(scores.shape[0]):
+        seen = min(keys, (first + r) % queries + before + 1)
+        row, rest = scores[r, :seen], scores[r, seen:]
+        if mask.shape[0]:
+            added = mask[(first + r) % mask.shape[0], :seen]
+            for i in range(row.size):
+                row[i] += added[i]
+        top = row[0]
+        for i in range(row.size):
+            top = larger(top, row[i])
+        hidden = False
+        if mask.shape[0] and not top > nothing:
+            added = mask[(first + r) % mask.shape[0], :seen]
+            hidden = True
+            for i in range(added.size):
+                hidden = hidden and added[i] == nothing
+        if hidden:
+            for i in range(row.size):
+                row[i] = 0
+        else:
+            for i in range(row.size):
+                row[i] = exp(row[i] - top)
+            scale = F(1) / total(row)
+            for i in range(row.size):
+                row[i] *= scale
+        for i in range(rest.size):
+            rest[i] = 0
+
+
+def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    yield (np.ones((1, 1, 2, 4), dtype),) * 3, {}
+
+
+def _mask(mask: Any, heads: int, group: int, queries: int, keys: int) -> Any:
+    """A mask as (batch or 1, heads of keys or 1, rows, keys); None where it is another kind."""
+    if mask.dtype != F or not 2 <= mask.ndim <= 4 or mask.shape[-1] != keys or mask.shape[-2] not in {1, queries}:
+        return None
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    if mask.shape[1] == 1:
+        return mask
+    if mask.shape[1] != heads:
+        return None
+    if group > 1 or mask.shape[2] < queries:
+        mask = np.broadcast_to(mask, (mask.shape[0], heads, queries, keys))
+    return mask.reshape(mask.shape[0], heads // group, -1, keys)
+
+
+@override("Attention", since=23, examples=_examples)
+def attention(
+    xp: Any,
+    Q: Any,
+    K: Any,
+    V: Any,
+    attn_mask: Any = None,
+    past_key: Any = None,
+    past_value: Any = None,
+    nonpad_kv_seqlen: Any = None,
+    *,
+    is_causal: int = 0,
+    kv_num_heads: int | None = None,
+    left_window_size: int = -1,
+    q_num_heads: int | None = None,
+    qk_matmul_output_mode: int = 0,
+    right_window_size: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    softmax_precision: Any = None,
+    n_outputs: int = 1,
+) -> Any:
+    """Under a float mask or causality, when the scores are not asked for."""
+    given = (Q, K, V) if past_key is None else (Q, K, V, past_key, past_value)
+    if (
+        any(x is None or x.dtype != F or 0 in x.shape for x in given)
+        or softcap
+        or n_outputs > 3
+        or nonpad_kv_seqlen is not None
+        or max(left_window_size, right_window_size) >= 0
+        or (softmax_precision is not None and softmax_precision.name != "float32")
+    ):
+        return NotImplemented
+    q = attend.split_heads(xp, Q, q_num_heads)
+    k, v = attend.split_heads(xp, K, kv_num_heads), attend.split_heads(xp, V, kv_num_heads)
+    before = ALL
+    if past_key is not None:
+        k, v = np.concatenate([past_key, k], axis=2), np.concatenate([past_value, v], axis=2)
+    if is_causal:
+        before = 0 if past_key is None else past_key.shape[2]
+    (batch, heads, queries, size), (_, shared, keys, _) = q.shape, k.shape
+    if heads % shared or k.shape != (batch, shared, keys, size) or v.shape[:3] != k.shape[:3]:
+        return NotImplemented
+    group = heads // shared
+    mask = np.empty((1, 1, 0, keys), F) if attn_mask is None else _mask(attn_mask, heads, group, queries, keys)
+    if mask is None or mask.shape[0] not in {1, batch}:
+        return NotImplemented
+    q = (q * F(size**-0.5 if scale is None else scale)).reshape(batch, shared, group * queries, size)
+    y = np.empty((batch, queries, heads, v.shape[3]), F).transpose(0, 2, 1, 3)  # the heads of a query side by side
+    grouped = y if group == 1 else np.empty((batch, shared, group * queries, v.shape[3]), F)
+    rows = group * queries
+    parts = -(-rows // max(SCORES // keys, ROWS))
+    together = 1 if parts > 1 else min(max(SCORES // (rows * keys), 1), shared)  # heads of keys in a block
+    units = [
+        (example, slice(head, min(head + together, shared)), slice(rows * part // parts, rows * (part + 1) // parts))
+        for example in range(batch)
+        for head in range(0, shared, together)
+        for part in range(parts)
+    ]
+
+    def some(start: int, stop: int) -> None:
+        for example, some_heads, some_rows in units[start:stop]:
+            one, count = q[example, some_heads, some_rows], some_rows.stop - some_rows.start
+            scores = scratch("scores", (one.shape[0], count, keys), q.dtype)
+            np.matmul(one, k[example, some_heads].swapaxes(1, 2), out=scores)
+            own_mask = mask[example % mask.shape[0]]
+            own_mask = own_mask[some_heads if own_mask.shape[0] > 1 else slice(0, 1)].reshape(-1, keys)
+            weigh(scores.reshape(-1, keys), own(own_mask), some_rows.start, queries, before)
+            np.matmul(scores, v[example, some_heads], out=grouped[example, some_heads, some_rows])
+
+    cost = products.seconds(rows, size, keys, 4) + products.seconds(rows, keys, v.shape[3], 4) + ELEMENT * rows * keys
+    split(some, len(units), batch * shared * cost, getattr(xp, "threads", 1))
+    if group > 1:
+        y[...] = grouped.reshape(y.shape)
+    return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None

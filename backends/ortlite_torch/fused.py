@@ -1,0 +1,66 @@
+"""Fused operators of com.microsoft, which the optimiser makes, by the functions of torch that do the same at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ortlite.namespace import Namespace
+from ortlite.ops.helpers import require_shape
+
+__all__ = ["OVERRIDES"]
+
+WIDE = {torch.float32, torch.float64}
+
+
+def bias_gelu(xp: Namespace, A: Any, B: Any) -> Any:
+    """F.gelu."""
+    require_shape("B", B, A.shape[-1])
+    return F.gelu(A + B)
+
+
+def fast_gelu(xp: Namespace, X: Any, bias: Any = None) -> Any:
+    """F.gelu by a hyperbolic tangent."""
+    require_shape("bias", bias, X.shape[-1])
+    return F.gelu(X if bias is None else X + bias, approximate="tanh")
+
+
+def quick_gelu(xp: Namespace, X: Any, *, alpha: float = 1.702) -> Any:
+    """F.silu, which knows an alpha of 1."""
+    return F.silu(X) if alpha == 1 else X * torch.sigmoid(alpha * X)
+
+
+def skip_layer_normalization(
+    xp: Namespace, input: Any, skip: Any, gamma: Any, beta: Any = None, bias: Any = None, *, epsilon: float = 1e-12
+) -> Any:
+    """torch.native_layer_norm of the sum."""
+    require_shape("bias", bias, input.shape[-1])
+    require_shape("gamma", gamma, input.shape[-1])
+    require_shape("beta", beta, input.shape[-1])
+    weights = (gamma,) if beta is None else (gamma, beta)
+    if input.dtype not in WIDE or 0 in input.shape or any(w.dtype != input.dtype for w in weights):
+        return NotImplemented
+    total = input + skip if bias is None else input + skip + bias
+    return *torch.native_layer_norm(total, (total.shape[-1],), gamma, beta, epsilon), total
+
+
+def rms_normalization(
+    xp: Namespace, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+) -> Any:
+    """F.rms_norm, where the scale has the shape of what is normalised and one dtype serves all."""
+    shape = tuple(X.shape[axis if axis < 0 else axis - X.ndim :])
+    stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
+    fits = X.dtype == scale.dtype and X.dtype in {stash, torch.float64} and tuple(scale.shape) == shape
+    return F.rms_norm(X, shape, scale, epsilon) if fits and 0 not in X.shape else NotImplemented
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "RMSNormalization", 23): rms_normalization,
+    ("com.microsoft", "BiasGelu", 1): bias_gelu,
+    ("com.microsoft", "FastGelu", 1): fast_gelu,
+    ("com.microsoft", "QuickGelu", 1): quick_gelu,
+    ("com.microsoft", "SkipLayerNormalization", 1): skip_layer_normalization,
+}

@@ -1,0 +1,88 @@
+"""Convolutions of TorchExecutionProvider by oneDNN's own operators."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import ortlite
+
+torch = pytest.importorskip("torch")
+onednn = pytest.importorskip("ortlite_torch.onednn")
+R = np.random.default_rng(0)
+GEOMETRIES = [
+    {"pads": [1, 1, 1, 1]},
+    {"strides": [2, 1], "pads": [0, 1, 2, 1]},
+    {"dilations": [2, 2], "auto_pad": "SAME_LOWER"},
+    {"group": 2, "strides": [2, 2]},
+    {"group": 4, "pads": [2, 2, 2, 2]},
+]
+
+
+def model(weights, activation, more=False, **attributes):
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("X", *"Z" * more)]
+    kind, domain = ("FusedConv", "com.microsoft") if activation or more else ("Conv", "")
+    named = {"activation": activation[0], "activation_params": activation[1:]} if activation else {}
+    if len(named.get("activation_params", ())) == 0:
+        named.pop("activation_params", None)
+    node = helper.make_node(kind, ["X", "W", "B", *"Z" * more], ["Y"], domain=domain, **named, **attributes)
+    given = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    outputs = [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)]
+    graph = helper.make_graph([node], "g", inputs, outputs, given)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def sessions(source):
+    return [
+        ortlite.InferenceSession(source, providers=[name])
+        for name in ("TorchExecutionProvider", "CPUExecutionProvider")
+    ]
+
+
+def weights(group=1):
+    return {
+        "W": R.standard_normal((8, 4 // group, 3, 3)).astype(np.float32),
+        "B": R.standard_normal(8).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("attributes", GEOMETRIES)
+@pytest.mark.parametrize(
+    "activation", [(), ("Relu",), ("LeakyRelu", 0.2), ("Clip", -0.5, 1.0), ("Tanh",), ("Sigmoid",)]
+)
+def test_it_convolves_as_the_kernel_does(attributes, activation):
+    both = sessions(model(weights(attributes.get("group", 1)), activation, **attributes))
+    # more sizes than are kept, and back: each twice, so that the specialised programs run
+    for size in [(9, 7), (8, 8), (11, 6), (5, 13), (10, 10), (12, 12), (9, 7)] * 2:
+        x = R.standard_normal((2, 4, *size)).astype(np.float32)
+        ours, theirs = (session.run(None, {"X": x})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_added_and_nan():
+    both = sessions(model(weights(), ("Relu",), more=True, pads=[1, 1, 1, 1]))
+    x, z = R.standard_normal((1, 4, 6, 6)).astype(np.float32), R.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    x[0, 0, 3, 3] = np.nan
+    for _ in range(3):
+        ours, theirs = (session.run(None, {"X": x, "Z": z})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert np.isnan(ours).any()
+
+
+def test_derivatives_flow_through_the_kernel():
+    fn = ortlite.function(model(weights(), ("Relu",), pads=[1, 1, 1, 1]))
+    x = torch.randn(1, 4, 5, 5, requires_grad=True)
+    fn(x).sum().backward()
+    assert x.grad is not None
+    assert torch.func.vmap(fn)(torch.randn(3, 1, 4, 5, 5)).shape == (3, 1, 8, 5, 5)
+    with torch.no_grad():
+        assert torch.func.vmap(fn)(torch.randn(3, 1, 4, 5, 5)).shape == (3, 1, 8, 5, 5)
+
+
+def test_few_layouts_are_kept():
+    kept = onednn.Packings(torch.randn(8, 4, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+    for size in range(3, 20):
+        assert kept.of(size, size) is kept.of(size, size)
+    assert len(kept.made) == onednn.Packings.KEPT
