@@ -33,10 +33,14 @@ def _merged(graph: Graph) -> Graph:
         if value.nbytes <= CONSTANT and name in fixed and value.dtype != object:
             same[name] = constants.setdefault(_array(value), name)
     first: dict[Hashable, Node] = {}
+    alone: dict[Hashable, Node] = {}  # nodes that are first of their operator and inputs
     nodes: list[Node] = []
     for node in graph.nodes:
-        key = _key(node, same)
-        known = None if key is None else first.setdefault(key, node)
+        call, known = _call(node, same), None
+        if call is not None and (other := alone.setdefault(call, node)) is not node:
+            for each in (other, node):  # attributes, which may be long, are looked at where two nodes may be the same
+                attributes = _attributes(each)
+                known = None if attributes is None else first.setdefault((call, attributes), each)
         if known is None or known is node or len(known.outputs) < len(node.outputs):
             nodes.append(node)
             continue
@@ -49,20 +53,25 @@ def _merged(graph: Graph) -> Graph:
     return map_subgraphs(graph, _merged)
 
 
-def _key(node: Node, same: dict[str, str]) -> Hashable:
-    """Equal for nodes that compute the same; None for one that does not compute the same twice."""
+def _call(node: Node, same: dict[str, str]) -> Hashable:
+    """Equal for nodes of one operator and the same inputs; None for one that does not compute the same twice."""
     kernel = registry.lookup(node.domain, node.op_type, node.opset)
     if kernel is None or "rng" in kernel.injected or node.captures or len(node.inputs) == 0:
         return None
+    inputs = tuple(same.get(name, name) for name in node.inputs)
+    present = tuple(bool(name) for name in node.outputs)
+    return node.domain, node.op_type, node.opset, inputs, present
+
+
+def _attributes(node: Node) -> Hashable:
+    """Equal for nodes with the same attributes; None where they cannot be compared."""
     attributes = []
     for name, value in node.attributes.items():
         key = _attribute(value)
         if key is None:
             return None
         attributes.append((name, key))
-    inputs = tuple(same.get(name, name) for name in node.inputs)
-    present = tuple(bool(name) for name in node.outputs)
-    return node.domain, node.op_type, node.opset, inputs, present, tuple(sorted(attributes)) if attributes else ()
+    return tuple(sorted(attributes)) if attributes else ()
 
 
 def _attribute(value: Any) -> Hashable:
