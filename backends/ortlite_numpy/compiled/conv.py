@@ -469,9 +469,15 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     if attributes.get("group", 8) > 1:
         yield (np.zeros((1, 3, 3, 8), dtype).transpose(0, 3, 1, 2), w), {"group": 8, **activation}
     if attributes.get("group", 1) == 1:
-        w, bias = np.zeros((32, 16, 3, 3), dtype), np.zeros(32, dtype)
-        yield (np.zeros((1, 16, 32, 16), dtype), w, bias), activation
-        yield (np.zeros((1, 32, 16, 16), dtype).transpose(0, 3, 1, 2), w, bias), activation
+        _products(np.dtype(dtype), activation.get("activation", ""), tuple(activation.get("activation_params") or ()))
+
+
+@lru_cache
+def _products(dtype: Any, activation: str, params: tuple[float, ...]) -> None:
+    """Make what convolutions need that are products: where something is added, a small one is."""
+    x, w, z = np.zeros((1, 2, 3, 3), dtype), np.zeros((2, 2, 2, 2), dtype), np.zeros((1, 2, 2, 2), dtype)
+    for layout in (x, np.zeros((1, 3, 3, 2), dtype).transpose(0, 3, 1, 2)):
+        fused_conv(None, layout, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)
