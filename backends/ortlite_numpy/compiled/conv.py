@@ -345,7 +345,16 @@ def tangent(x, _, __):
     return tanh(x)
 
 
-ACTIVATIONS = {"": held, "Relu": held, "Clip": held, "Sigmoid": logistic, "Tanh": tangent, "HardSigmoid": hard_sigmoid}
+@loops()
+def leaky(x, slope, _):
+    """x, below 0 times `slope`."""
+    return x * slope if x < 0 else x
+
+
+ACTIVATIONS = {
+    "": held, "Relu": held, "Clip": held, "Sigmoid": logistic, "Tanh": tangent, "HardSigmoid": hard_sigmoid,
+    "LeakyRelu": leaky,
+}  # fmt: skip
 FINISH = {fn: with_names(finish_rows, f"finish_{fn.python.__name__}", function=fn) for fn in {*ACTIVATIONS.values()}}
 
 
@@ -449,10 +458,11 @@ def finished(
     if X.dtype.char not in "fd" or any(v.dtype != X.dtype for v in (W, *given)):
         return NotImplemented
     bounds = _bounds(activation, params)
-    if bounds is None or activation not in ACTIVATIONS or (X.dtype.char == "d" and ACTIVATIONS[activation] is not held):
+    meant = ACTIVATIONS.get(activation)
+    if bounds is None or meant is None or (X.dtype.char == "d" and meant is not held):
         return NotImplemented
-    kernel = FINISH[ACTIVATIONS[activation]]
-    a, b = map(X.dtype.type, bounds if activation != "HardSigmoid" else params)
+    kernel = FINISH[meant]
+    a, b = map(X.dtype.type, bounds if meant is held else params)
     bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
     nothing = np.empty((0, 0), X.dtype)
 
@@ -473,9 +483,15 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     if attributes.get("group", 8) > 1:
         yield (np.zeros((1, 3, 3, 8), dtype).transpose(0, 3, 1, 2), w), {"group": 8, **activation}
     if attributes.get("group", 1) == 1:
-        w, bias = np.zeros((32, 16, 3, 3), dtype), np.zeros(32, dtype)
-        yield (np.zeros((1, 16, 32, 16), dtype), w, bias), activation
-        yield (np.zeros((1, 32, 16, 16), dtype).transpose(0, 3, 1, 2), w, bias), activation
+        _products(np.dtype(dtype), activation.get("activation", ""), tuple(activation.get("activation_params") or ()))
+
+
+@lru_cache
+def _products(dtype: Any, activation: str, params: tuple[float, ...]) -> None:
+    """Make what convolutions need that are products: where something is added, a small one is."""
+    x, w, z = np.zeros((1, 2, 3, 3), dtype), np.zeros((2, 2, 2, 2), dtype), np.zeros((1, 2, 2, 2), dtype)
+    for layout in (x, np.zeros((1, 3, 3, 2), dtype).transpose(0, 3, 1, 2)):
+        fused_conv(None, layout, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)
@@ -519,6 +535,9 @@ def fused_conv(
     derived: Any = at_once,
 ) -> Any:
     """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
-    given = (activation, activation_params or (), auto_pad, dilations, group, kernel_shape, pads, strides, derived)
+    params = tuple(activation_params or ())
+    if activation not in {"", "Relu", "Clip"}:
+        params = (*params, 0.0, 0.0)[:2]
+    given = (activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
     y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
     return finished(xp, X, W, B, Z, *given) if y is NotImplemented else y
