@@ -304,7 +304,7 @@ def face_detector(path: Path) -> Path:
                 [head(level).permute(0, 2, 3, 1).reshape(-1, n) for head, level in zip(heads, levels[2:], strict=True)]
                 for n, heads in zip((1, 4, 10), self.heads, strict=True)
             )
-            return [*(score.sigmoid() for score in scores), *(2 * box.abs() for box in boxes), *points]
+            return [*((20 * score - 2.5).sigmoid() for score in scores), *(2 * box.abs() for box in boxes), *points]
 
     torch.manual_seed(0)
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
@@ -333,7 +333,7 @@ def scrfd() -> Run:
 
     detector = SCRFD.from_path(str(face_detector(folder() / "scrfd.onnx")))
     picture = Image.fromarray(portrait())
-    return lambda: [face.model_dump() for face in detector.detect(picture, Threshold(probability=0.53))]
+    return lambda: [face.model_dump() for face in detector.detect(picture, Threshold(probability=0.56))]
 
 
 # Texts, through optimum: networks with random weights, exported by it.

@@ -36,40 +36,35 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def run(folder: Path, engine: str, arguments: list[str]) -> dict[str, str]:
-    """What came of each test: "passed", "skipped", or how it failed."""
-    with tempfile.TemporaryDirectory() as temporary:
-        report = Path(temporary) / "report.xml"
-        pytest = ["-m", "pytest", "tests", "-q", "--tb=line", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        command = [sys.executable, *ENGINES[engine], *pytest, *arguments]
-        said = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
-        if not report.exists():
-            raise SystemExit(f"{folder.name} on {engine} did not run:\n{said.stdout[-3000:]}{said.stderr[-3000:]}")
-        results = {}
-        for case in ET.parse(report).iter("testcase"):
-            outcome = [(child.tag, child.get("message", "")) for child in case if child.tag in OUTCOMES]
-            name = f"{case.get('classname')}::{case.get('name')}"
-            results[name] = "passed" if not outcome else "skipped" if outcome[0][0] == "skipped" else outcome[0][1]
-        return results
-
-
-OUTCOMES = {"failure", "error", "skipped"}
-FINE = {"passed", "skipped"}
+def run(folder: Path, engine: str, cache: Path, arguments: list[str]) -> dict[str, str]:
+    """How each test that did not pass or was skipped failed, and how many there were under the name ""."""
+    report = cache / f"{engine}.xml"
+    pytest = ["-m", "pytest", "tests", "-q", "--tb=line", "-o", f"cache_dir={cache}", f"--junitxml={report}"]
+    command = [sys.executable, *ENGINES[engine], *pytest, *arguments]
+    said = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
+    if not report.exists():
+        raise SystemExit(f"{folder.name} on {engine} did not run:\n{said.stdout[-3000:]}{said.stderr[-3000:]}")
+    cases = list(ET.parse(report).iter("testcase"))
+    failed = {"": str(len(cases))}
+    for case in cases:
+        for child in case:
+            if child.tag in {"failure", "error"}:
+                failed[f"{case.get('classname')}::{case.get('name')}"] = child.get("message", "")
+    return failed
 
 
 def main(arguments: list[str]) -> int:
-    """Run the suites named, or all."""
+    """Run the suites named, or all: on ortlite, and on onnxruntime what failed there."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     only_here = 0
     for name in arguments[:cut] or SUITES:
-        folder = fetch(name)
-        theirs, ours = (run(folder, engine, arguments[cut + 1 :]) for engine in ENGINES)
-        worse = sorted(test for test in ours if ours[test] not in FINE and theirs.get(test, "passed") in FINE)
-        better = sum(ours.get(test) in FINE for test in theirs if theirs[test] not in FINE)
-        passed = sum(result == "passed" for result in ours.values())
-        print(
-            f"{folder.name}: {passed} of {len(ours)} pass, {len(worse)} fail only on ortlite, {better} only elsewhere"
-        )
+        folder, options = fetch(name), arguments[cut + 1 :]
+        with tempfile.TemporaryDirectory() as temporary:
+            ours = run(folder, "ortlite", Path(temporary), options)
+            again = ["--last-failed", "--last-failed-no-failures=none", *options]
+            theirs = run(folder, "onnxruntime", Path(temporary), again)
+        worse = [test for test in ours if test not in theirs]
+        print(f"{folder.name}: {ours['']} tests, {len(ours) - 1} fail on ortlite, {len(worse)} of them only there")
         for test in worse:
             print(f"  {test}\n      {ours[test][:500]}")
         only_here += len(worse)
