@@ -231,7 +231,7 @@ def hibari() -> Run:
 
 @program
 def onnx_asr_whisper() -> Run:
-    """What hibari speaks, Whisper (from npm) writes down: OrtValues, bindings, a decoder that is one If with a cache."""
+    """What hibari says, Whisper (from npm) writes: OrtValues, bindings, a decoder that is one If with a cache."""
     from hibari import Hibari
     from onnx_asr import load_model
 
@@ -382,7 +382,7 @@ def pretrained(kind: str, **sizes: int) -> Path:
 
     where = folder()
     (where / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    transformers.BertTokenizerFast(str(where / "vocab.txt")).save_pretrained(where)
+    transformers.BertTokenizerFast(str(where / "vocab.txt"), model_max_length=64).save_pretrained(where)
     torch.manual_seed(0)
     config = getattr(transformers, kind + "Config")
     vocabulary = 5 + len(WORDS)
