@@ -1,5 +1,7 @@
 """The `ortlite` command: `demo`, run a model (`run`), `compare` libraries, `optimize` a file, compile ahead (`warm`).
 
+And to see: `info`, `check`, `bench` and `profile`, whose Python twins are in `ortlite.tools`.
+
 Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
 `compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ortlite.tools.shown import Shown
 
 import ortlite
 
@@ -233,6 +237,70 @@ def compare_libraries(
             compare.write(out, folder, reduced, options)
     if found.comparison.first is not None:
         ctx.exit(1)
+
+
+class _Listing(click.Command):
+    """Takes `--providers A B` for `--providers A --providers B`, and as many as there are."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option before each of its values."""
+        args = [part for a in args for part in (a.split("=", 1) if a.startswith("--providers=") else [a])]
+        written: list[str] = []
+        listing = False
+        for index, word in enumerate(args):
+            if word.startswith("-"):
+                listing = word == "--providers"
+            elif listing and args[index - 1] != "--providers":
+                written.append("--providers")
+            written.append(word)
+        return super().parse_args(ctx, written)
+
+
+@main.command("info")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--dim", "dims", multiple=True, metavar="NAME=8", help="Size of an open dimension, else 1; repeatable.")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Say what it would run; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], as_json: bool) -> None:
+    """Say what MODEL consists of and costs, and which provider would run what, without running it."""
+    from ortlite.cli.inputs import provider_name
+    from ortlite.tools.info import info
+
+    with working("reading"):
+        found = info(model, dims=sizes(dims), providers=[provider_name(name) for name in providers])
+    show(found, as_json)
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """A line on a terminal that says what goes on."""
+    waiting = console(stderr=True)
+    return waiting.status(what) if waiting.is_terminal else nullcontext()
+
+
+def show(found: Shown, as_json: bool) -> None:
+    """Print what a tool found: tables on a terminal, aligned plain text when piped, or JSON."""
+    import json
+
+    from ortlite.cli.report import table
+
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1, default=str))
+        return
+    out = console()
+    out.print(found.heading(), markup=False, highlight=False, soft_wrap=True)
+    for each in found.tables():
+        table(out, *each)
+    for remark in found.remarks():
+        out.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def sizes(options: tuple[str, ...]) -> dict[str, int]:
+    """NAME=NUMBER options as a dict. Raises click.UsageError for what is no positive number."""
+    found = pairs(options)
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise click.UsageError(f"--dim {name}: {value!r} is not a number")
+    return {name: int(value) for name, value in found.items()}
 
 
 def pairs(options: tuple[str, ...]) -> dict[str, str]:
