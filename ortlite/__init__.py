@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from ortlite.as_onnxruntime import install_as_onnxruntime as install_as_onnxruntime
     from ortlite.ops.registry import op as op
     from ortlite.stopping import RunTimeout as RunTimeout
+    from ortlite.tools.check import check as check
     from ortlite.tools.info import info as info
 
 __version__ = "0.2.0.dev0"
@@ -111,6 +112,7 @@ _HOMES = {
     "as_onnxruntime": "install_as_onnxruntime",
     "ops.registry": "op",
     "stopping": "RunTimeout",
+    "tools.check": "check",
     "tools.info": "info",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -271,6 +271,26 @@ def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], a
     show(found, as_json)
 
 
+@main.command("check")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Where it should run; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_json: bool) -> None:
+    """Say whether each provider would run all of MODEL, and if not, which nodes and why; nothing is run.
+
+    Exit status 1: the model does not load, a node has no kernel, or the CPU provider would run it in the place of one
+    that was asked for.
+    """
+    from ortlite.tools.check import check
+
+    with working("checking"):
+        found = check(model, providers or ("CPU",))
+    show(found, as_json)
+    if not found:
+        ctx.exit(1)
+
+
 def working(what: str) -> AbstractContextManager[Any]:
     """A line on a terminal that says what goes on."""
     waiting = console(stderr=True)
