@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from ortlite.as_onnxruntime import install_as_onnxruntime as install_as_onnxruntime
     from ortlite.ops.registry import op as op
     from ortlite.stopping import RunTimeout as RunTimeout
+    from ortlite.tools.bench import bench as bench
     from ortlite.tools.check import check as check
     from ortlite.tools.info import info as info
 
@@ -112,6 +113,7 @@ _HOMES = {
     "as_onnxruntime": "install_as_onnxruntime",
     "ops.registry": "op",
     "stopping": "RunTimeout",
+    "tools.bench": "bench",
     "tools.check": "check",
     "tools.info": "info",
 }

@@ -291,6 +291,83 @@ def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_
         ctx.exit(1)
 
 
+@main.command("bench", cls=_Listing)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--providers", multiple=True, metavar="A B", help="Execution providers, such as CPU Torch.")
+@click.option("--against", type=click.Choice(["onnxruntime"]), help="Time its CPU provider, too, and give ratios.")
+@click.option("--batch", default="", metavar="1,8", help="Sizes of open first dimensions; as declared, else.")
+@click.option("--threads", default="0", metavar="1,2", help="Numbers of threads; what an engine takes itself, else.")
+@click.option("--duration", "seconds", default="3s", show_default=True, metavar="3s", help="Timed, in each process.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each engine.")
+@given_inputs
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def bench_model(
+    ctx: click.Context,
+    model: Path,
+    providers: tuple[str, ...],
+    against: str | None,
+    batch: str,
+    threads: str,
+    seconds: str,
+    rounds: int,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Time MODEL on each provider, each in a process of its own: load, first run, and the runs after a warm-up.
+
+    Engines take turns. A ratio divides medians, with the interval in which it lies with a confidence of 95 %; below 1
+    is faster. Exit status 1: an engine has no figures.
+    """
+    from rich.progress import Progress
+
+    from ortlite.tools.bench import bench
+
+    batches = numbers("--batch", batch) or [None]
+    counts = numbers("--threads", threads)
+    waiting = console(stderr=True)
+    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+        engines = len(set(providers or ("CPU",))) + bool(against)
+        task = progress.add_task("", total=len(batches) * len(counts) * engines * rounds)
+        found = bench(
+            model,
+            providers or ("CPU",),
+            against=against or "",
+            batches=batches,
+            threads=counts,
+            seconds=duration(seconds),
+            rounds=rounds,
+            files=pairs(files),
+            shapes=pairs(shapes),
+            on_start=lambda label: progress.update(task, advance=1, description=label),
+        )
+    show(found, as_json)
+    if any(timing.problem for timing in found.timings):
+        ctx.exit(1)
+
+
+def numbers(option: str, text: str) -> list[Any]:
+    """The numbers in "1,8". Raises click.UsageError for what is none."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise click.UsageError(f"{option}: {text!r} is no list of numbers such as 1,8")
+    return list(map(int, words))
+
+
+def duration(text: str) -> float:
+    """Seconds of "3s", "250ms", "2min" or "3". Raises click.UsageError for what is no duration."""
+    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
+        if text.endswith(unit):
+            try:
+                seconds = float(text.removesuffix(unit)) * factor
+            except ValueError:
+                break
+            if seconds > 0:
+                return seconds
+    raise click.UsageError(f"--duration: {text!r} is no duration such as 3s or 250ms")
+
+
 def working(what: str) -> AbstractContextManager[Any]:
     """A line on a terminal that says what goes on."""
     waiting = console(stderr=True)
