@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from ortlite.tools.bench import bench as bench
     from ortlite.tools.check import check as check
     from ortlite.tools.info import info as info
+    from ortlite.tools.profile import profile as profile
 
 __version__ = "0.2.0.dev0"
 
@@ -116,6 +117,7 @@ _HOMES = {
     "tools.bench": "bench",
     "tools.check": "check",
     "tools.info": "info",
+    "tools.profile": "profile",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are str)

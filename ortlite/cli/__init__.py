@@ -347,6 +347,46 @@ def bench_model(
         ctx.exit(1)
 
 
+@main.command("profile")
+@click.argument("model", type=click.Path(path_type=Path))
+@given_inputs
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Execution provider; repeatable.")
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
+@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def profile_model(
+    model: Path,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+    providers: tuple[str, ...],
+    runs: int,
+    trace: Path | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones."""
+    import json
+
+    from rich.progress import Progress
+
+    from ortlite.cli.inputs import gather, provider_name
+    from ortlite.tools.profile import profile
+
+    names = [provider_name(name) for name in providers]
+    with working("loading"):
+        session = ortlite.InferenceSession(model, providers=names or None)
+        feed = gather(session.get_inputs(), session.get_overridable_initializers(), pairs(files), pairs(shapes))
+    waiting = console(stderr=True)
+    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+        task = progress.add_task("running", total=None)
+        found = profile(session, feed, runs=runs, on_run=lambda: progress.update(task, advance=1))
+    show(found if as_json else found.top(top), as_json)
+    if trace is not None:
+        trace.write_text(json.dumps(found.chrome_trace()))
+        console(stderr=as_json).print(f"saved {trace}", markup=False, highlight=False, soft_wrap=True)
+
+
 def numbers(option: str, text: str) -> list[Any]:
     """The numbers in "1,8". Raises click.UsageError for what is none."""
     words = [word.strip() for word in text.split(",") if word.strip()]
