@@ -366,9 +366,16 @@ def _results(walk: _Walk, node: Node) -> list[Shape | None]:
     try:
         found = inferred_shapes(asked, given, values)
     except Exception:  # noqa: BLE001  (onnx raises its own errors where shapes that are assumed do not fit)
-        walk.notes[f"{node.op_type} {node.name}: the assumed dimensions do not fit".replace("  ", " ")] = None
+        walk.notes[f"{_called(node)}: the assumed dimensions do not fit"] = None
         return nothing
-    return [None if s is None or None in s else tuple(d for d in s if d is not None) for s in found]
+    known = [None if s is None or None in s else tuple(d for d in s if d is not None) for s in found]
+    if asked.op_type == "Reshape" and first is not None and known[0] is not None and prod(first) != prod(known[0]):
+        walk.notes[f"{_called(node)}: {list(first)} cannot become {list(known[0])} with the assumed dimensions"] = None
+    return known
+
+
+def _called(node: Node) -> str:
+    return f"{node.op_type} {node.name or next(filter(None, node.outputs), '')}"
 
 
 def _attended(walk: _Walk, node: Node, query: Shape | None) -> Shape | None:

@@ -79,6 +79,14 @@ def test_what_values_decide_is_not_known():
     assert [cost.flops for cost in found.costs] == [0, None]
 
 
+def test_dimensions_that_do_not_fit_are_told():
+    text = """g (float[N, 4] x, float[N, 3] z) => (float[a, b] y, float[c, d] w) <int64[2] s = {2, 4}>
+        { [shaped] y = Reshape(x, s)  [product] w = MatMul(x, z) }"""
+    assert costs(text, N=4).notes == ("Reshape shaped: [4, 4] cannot become [2, 4] with the assumed dimensions",
+                                      "MatMul product: the assumed dimensions do not fit")  # fmt: skip
+    assert costs(text, N=2).notes == ("MatMul product: the assumed dimensions do not fit",)
+
+
 def test_bodies_count_as_often_as_they_run():
     found = costs(
         """g (float[7, 3] x) => (float[3] y) <int64 trips = {5}, bool go = {1}>

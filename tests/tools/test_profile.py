@@ -12,6 +12,7 @@ from onnx import parser
 import ortlite
 from ortlite.cli import main
 from ortlite.errors import OrtError
+from ortlite.plan import Call
 from ortlite.tools import profile as module
 
 TEXT = """<ir_version: 8, opset_import: ["": 18]>
@@ -86,6 +87,30 @@ def test_the_trace_has_a_track_for_each_provider_and_a_counter():
     assert all(e["ts"] >= 0 and e["dur"] > 0 for e in calls)
     counters = [e["args"]["bytes"] for e in trace if e["ph"] == "C"]
     assert max(counters) == found.peak_bytes
+
+
+def test_steps_wait_for_results_that_are_still_being_computed():
+    waited = []
+
+    class Promise:
+        shape = (2,)
+        device = "cpu"
+
+        def block_until_ready(self):
+            waited.append("ready")
+
+    class Far:
+        shape = (2, 3)
+        device = "cuda:0"
+
+        def __getitem__(self, index):
+            waited.append(index)
+            return np.float32(1)
+
+    bound = session(TEXT, "StrictExecutionProvider")._whole.stages.program.steps
+    call = next(b for b in bound if isinstance(b.step, Call))
+    module._settle(call, [None, Promise(), Far()])
+    assert waited == ["ready", (0, 0)]
 
 
 def test_how_it_shows_itself():
