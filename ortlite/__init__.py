@@ -76,6 +76,10 @@ if TYPE_CHECKING:
     from ortlite.as_onnxruntime import install_as_onnxruntime as install_as_onnxruntime
     from ortlite.ops.registry import op as op
     from ortlite.stopping import RunTimeout as RunTimeout
+    from ortlite.tools.bench import bench as bench
+    from ortlite.tools.check import check as check
+    from ortlite.tools.info import info as info
+    from ortlite.tools.profile import profile as profile
 
 __version__ = "0.2.0.dev0"
 
@@ -110,6 +114,10 @@ _HOMES = {
     "as_onnxruntime": "install_as_onnxruntime",
     "ops.registry": "op",
     "stopping": "RunTimeout",
+    "tools.bench": "bench",
+    "tools.check": "check",
+    "tools.info": "info",
+    "tools.profile": "profile",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are str)

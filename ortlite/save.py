@@ -27,7 +27,7 @@ from ortlite.graph import (
 )  # fmt: skip
 from ortlite.ops import registry
 
-__all__ = ["output_shapes", "to_proto", "write"]
+__all__ = ["inferred_shapes", "output_shapes", "to_proto", "write"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
 NO_VERSION = 2**63 - 1  # of a model whose file says none
@@ -76,17 +76,24 @@ def output_shapes(node: Node, values: Sequence[np.ndarray | None]) -> list[tuple
 
     Raises what onnx raises where the inputs do not fit.
     """
+    given = {name: value for name, value in zip(node.inputs, values, strict=True) if value is not None}
+    types = {name: TensorType(dtypes.of_numpy(value.dtype), value.shape) for name, value in given.items()}
+    return inferred_shapes(node, types, given)
+
+
+def inferred_shapes(
+    node: Node, types: Mapping[str, TensorType], values: Mapping[str, np.ndarray]
+) -> list[tuple[int | None, ...] | None]:
+    """The same from the types of its inputs, and from those `values` that are known."""
     try:
         known = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
     except onnx.defs.SchemaError:
         return [None] * len(node.outputs)
-    given = {name: value for name, value in zip(node.inputs, values, strict=True) if value is not None}
-    codes = {name: dtypes.of_numpy(value.dtype).code for name, value in given.items()}
     inferred = shape_inference.infer_node_outputs(
         known,
         _node(node, node.name),
-        {name: helper.make_tensor_type_proto(codes[name], value.shape) for name, value in given.items()},
-        {name: _tensor(name, value) for name, value in given.items() if value.size <= SHAPE_ELEMENTS},
+        {name: helper.make_tensor_type_proto(type_.dtype.code, type_.shape) for name, type_ in types.items()},
+        {name: _tensor(name, value) for name, value in values.items() if value.size <= SHAPE_ELEMENTS},
         opset_imports=[helper.make_opsetid(node.domain, node.opset)],
     )
     return [_shape(inferred.get(name)) for name in node.outputs]

@@ -1,4 +1,7 @@
-"""What onnxruntime calls profiling: a JSON file that says when each node ran, and on what."""
+"""What onnxruntime calls profiling: a JSON file that says when each node ran, and on what.
+
+`given`, `kind_of`, `nbytes` and `by_steps` are what `ortlite.tools.profile` stands on, too.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +24,10 @@ from ortlite.plan import Call, Transfer
 from ortlite.provider import CPU
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
 
-__all__ = ["Profiler"]
+if TYPE_CHECKING:
+    from ortlite.api.session import InferenceSession
+
+__all__ = ["Profiler", "by_steps", "given", "kind_of", "nbytes"]
 
 Json = dict[str, Any]
 
@@ -54,26 +61,20 @@ class Profiler:
         """An `on_step` that runs steps by `inner`, and those of subgraphs by itself."""
 
         def on_step(bound: Bound, values: list[Any]) -> None:
-            given = [_given(reader, values) for reader in bound.arguments]
+            read = [given(reader, values) for reader in bound.arguments]
             since = self.now()
             if inner is run.step:
                 run.step(bound, values, on_step)
             else:
                 inner(bound, values)
-            self._step(bound, values, since, given)
+            self._step(bound, values, since, read)
 
         return on_step
 
-    def _step(self, bound: Bound, values: list[Any], since: int, given: Sequence[Any]) -> None:
-        step, node = bound.step, bound.node
-        weights = sum(_bytes(value) for value in given if id(value) in self.weights)
-        if isinstance(step, Call):
-            kind, provider = step.node.op_type, step.provider.name
-        elif isinstance(step, Transfer):
-            kind = "MemcpyFromHost" if step.origin.name == CPU else "MemcpyToHost"
-            provider = (step.destination if step.origin.name == CPU else step.origin).name
-        else:
-            kind, provider = "Cast", step.provider.name
+    def _step(self, bound: Bound, values: list[Any], since: int, read: Sequence[Any]) -> None:
+        node = bound.node
+        weights = sum(nbytes(value) for value in read if id(value) in self.weights)
+        kind, provider = kind_of(bound)
         with self.lock:
             index = self.indices.setdefault(id(bound), len(self.indices))
         made = [values[slot] for slot in bound.outputs if slot is not None]
@@ -81,11 +82,11 @@ class Profiler:
             "op_name": kind,
             "provider": provider,
             "node_index": str(index),
-            "input_type_shape": _types(given),
+            "input_type_shape": _types(read),
             "output_type_shape": _types(made),
-            "activation_size": str(sum(map(_bytes, given)) - weights),
+            "activation_size": str(sum(map(nbytes, read)) - weights),
             "parameter_size": str(weights),
-            "output_size": str(sum(map(_bytes, made))),
+            "output_size": str(sum(map(nbytes, made))),
             "thread_scheduling_stats": "",
         }
         name = node.name if node is not None and node.name else f"{kind}_{index}"
@@ -102,7 +103,25 @@ class Profiler:
         return str(self.path)
 
 
-def _given(reader: Any, values: Sequence[Any]) -> Any:
+def by_steps(session: InferenceSession, on_step: OnStep) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """The session as a function of its feed that runs step by step, each by `on_step`."""
+    built = replace(session._whole, on_step=on_step)
+    return lambda feed: built.compute(built.feed.values(feed))
+
+
+def kind_of(bound: Bound) -> tuple[str, str]:
+    """What a step does, an operator or what onnxruntime calls a copy or a cast, and the provider that does it."""
+    step = bound.step
+    if isinstance(step, Call):
+        return step.node.op_type, step.provider.name
+    if isinstance(step, Transfer):
+        kind = "MemcpyFromHost" if step.origin.name == CPU else "MemcpyToHost"
+        return kind, (step.destination if step.origin.name == CPU else step.origin).name
+    return "Cast", step.provider.name
+
+
+def given(reader: Any, values: Sequence[Any]) -> Any:
+    """What a step reads there, None for a subgraph or a seed."""
     if isinstance(reader, ReadConst):
         return reader.value
     return values[reader.index] if isinstance(reader, ReadSlot | ReadHost) else None
@@ -119,7 +138,8 @@ def _type(array: Any) -> str:
     return dtypes.by_name(name).ort if name in dtypes.NAMES else name
 
 
-def _bytes(value: Any) -> int:
+def nbytes(value: Any) -> int:
+    """The bytes of an array, or of the arrays of a sequence."""
     if isinstance(value, tuple):
-        return sum(map(_bytes, value))
+        return sum(map(nbytes, value))
     return int(getattr(value, "nbytes", 0) or 0) if hasattr(value, "shape") else 0

@@ -1,5 +1,7 @@
 """The `ortlite` command: `demo`, run a model (`run`), `compare` libraries, `optimize` a file, compile ahead (`warm`).
 
+And to see: `info`, `check`, `bench` and `profile`, whose Python twins are in `ortlite.tools`.
+
 Exit status: 0 when all went well, 1 when a model or its input is at fault (one line on stderr says why) or when
 `compare` finds a difference beyond tolerance, 2 for a command line that makes no sense.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ortlite.tools.shown import Shown
 
 import ortlite
 
@@ -233,6 +237,207 @@ def compare_libraries(
             compare.write(out, folder, reduced, options)
     if found.comparison.first is not None:
         ctx.exit(1)
+
+
+class _Listing(click.Command):
+    """Takes `--providers A B` for `--providers A --providers B`, and as many as there are."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option before each of its values."""
+        args = [part for a in args for part in (a.split("=", 1) if a.startswith("--providers=") else [a])]
+        written: list[str] = []
+        listing = False
+        for index, word in enumerate(args):
+            if word.startswith("-"):
+                listing = word == "--providers"
+            elif listing and args[index - 1] != "--providers":
+                written.append("--providers")
+            written.append(word)
+        return super().parse_args(ctx, written)
+
+
+@main.command("info")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--dim", "dims", multiple=True, metavar="NAME=8", help="Size of an open dimension, else 1; repeatable.")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Say what it would run; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], as_json: bool) -> None:
+    """Say what MODEL consists of and costs, and which provider would run what, without running it."""
+    from ortlite.cli.inputs import provider_name
+    from ortlite.tools.info import info
+
+    with working("reading"):
+        found = info(model, dims=sizes(dims), providers=[provider_name(name) for name in providers])
+    show(found, as_json)
+
+
+@main.command("check")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Where it should run; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_json: bool) -> None:
+    """Say whether each provider would run all of MODEL, and if not, which nodes and why; nothing is run.
+
+    Exit status 1: the model does not load, a node has no kernel, or the CPU provider would run it in the place of one
+    that was asked for.
+    """
+    from ortlite.tools.check import check
+
+    with working("checking"):
+        found = check(model, providers or ("CPU",))
+    show(found, as_json)
+    if not found:
+        ctx.exit(1)
+
+
+@main.command("bench", cls=_Listing)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--providers", multiple=True, metavar="A B", help="Execution providers, such as CPU Torch.")
+@click.option("--against", type=click.Choice(["onnxruntime"]), help="Time its CPU provider, too, and give ratios.")
+@click.option("--batch", default="", metavar="1,8", help="Sizes of open first dimensions; as declared, else.")
+@click.option("--threads", default="0", metavar="1,2", help="Numbers of threads; what an engine takes itself, else.")
+@click.option("--duration", "seconds", default="3s", show_default=True, metavar="3s", help="Timed, in each process.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each engine.")
+@given_inputs
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def bench_model(
+    ctx: click.Context,
+    model: Path,
+    providers: tuple[str, ...],
+    against: str | None,
+    batch: str,
+    threads: str,
+    seconds: str,
+    rounds: int,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Time MODEL on each provider, each in a process of its own: load, first run, and the runs after a warm-up.
+
+    Engines take turns. A ratio divides medians, with the interval in which it lies with a confidence of 95 %; below 1
+    is faster. Exit status 1: an engine has no figures.
+    """
+    from rich.progress import Progress
+
+    from ortlite.tools.bench import bench
+
+    batches = numbers("--batch", batch) or [None]
+    counts = numbers("--threads", threads)
+    waiting = console(stderr=True)
+    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+        engines = len(set(providers or ("CPU",))) + bool(against)
+        task = progress.add_task("", total=len(batches) * len(counts) * engines * rounds)
+        found = bench(
+            model,
+            providers or ("CPU",),
+            against=against or "",
+            batches=batches,
+            threads=counts,
+            seconds=duration(seconds),
+            rounds=rounds,
+            files=pairs(files),
+            shapes=pairs(shapes),
+            on_start=lambda label: progress.update(task, advance=1, description=label),
+        )
+    show(found, as_json)
+    if any(timing.problem for timing in found.timings):
+        ctx.exit(1)
+
+
+@main.command("profile")
+@click.argument("model", type=click.Path(path_type=Path))
+@given_inputs
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Execution provider; repeatable.")
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
+@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def profile_model(
+    model: Path,
+    files: tuple[str, ...],
+    shapes: tuple[str, ...],
+    providers: tuple[str, ...],
+    runs: int,
+    trace: Path | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones."""
+    import json
+
+    from rich.progress import Progress
+
+    from ortlite.cli.inputs import gather, provider_name
+    from ortlite.tools.profile import profile
+
+    names = [provider_name(name) for name in providers]
+    with working("loading"):
+        session = ortlite.InferenceSession(model, providers=names or None)
+        feed = gather(session.get_inputs(), session.get_overridable_initializers(), pairs(files), pairs(shapes))
+    waiting = console(stderr=True)
+    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+        task = progress.add_task("running", total=None)
+        found = profile(session, feed, runs=runs, on_run=lambda: progress.update(task, advance=1))
+    show(found if as_json else found.top(top), as_json)
+    if trace is not None:
+        trace.write_text(json.dumps(found.chrome_trace()))
+        console(stderr=as_json).print(f"saved {trace}", markup=False, highlight=False, soft_wrap=True)
+
+
+def numbers(option: str, text: str) -> list[Any]:
+    """The numbers in "1,8". Raises click.UsageError for what is none."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise click.UsageError(f"{option}: {text!r} is no list of numbers such as 1,8")
+    return list(map(int, words))
+
+
+def duration(text: str) -> float:
+    """Seconds of "3s", "250ms", "2min" or "3". Raises click.UsageError for what is no duration."""
+    for unit, factor in (("ms", 1e-3), ("min", 60.0), ("s", 1.0), ("", 1.0)):
+        if text.endswith(unit):
+            try:
+                seconds = float(text.removesuffix(unit)) * factor
+            except ValueError:
+                break
+            if seconds > 0:
+                return seconds
+    raise click.UsageError(f"--duration: {text!r} is no duration such as 3s or 250ms")
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """A line on a terminal that says what goes on."""
+    waiting = console(stderr=True)
+    return waiting.status(what) if waiting.is_terminal else nullcontext()
+
+
+def show(found: Shown, as_json: bool) -> None:
+    """Print what a tool found: tables on a terminal, aligned plain text when piped, or JSON."""
+    import json
+
+    from ortlite.cli.report import table
+
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1, default=str))
+        return
+    out = console()
+    out.print(found.heading(), markup=False, highlight=False, soft_wrap=True)
+    for each in found.tables():
+        table(out, *each)
+    for remark in found.remarks():
+        out.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def sizes(options: tuple[str, ...]) -> dict[str, int]:
+    """NAME=NUMBER options as a dict. Raises click.UsageError for what is no positive number."""
+    found = pairs(options)
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise click.UsageError(f"--dim {name}: {value!r} is not a number")
+    return {name: int(value) for name, value in found.items()}
 
 
 def pairs(options: tuple[str, ...]) -> dict[str, str]:

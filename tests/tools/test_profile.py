@@ -1,0 +1,145 @@
+"""What `ortlite profile` and `ortlite.profile` note of a run; no test depends on how long anything takes."""
+
+import doctest
+import json
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import parser
+
+import ortlite
+from ortlite.cli import main
+from ortlite.errors import OrtError
+from ortlite.plan import Call
+from ortlite.tools import profile as module
+
+TEXT = """<ir_version: 8, opset_import: ["": 18]>
+g (float[N, 3] x) => (float[N, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}>
+{ [product] m = MatMul(x, w)  [rounded] y = Round(m) }"""
+LOOP = """<ir_version: 8, opset_import: ["": 18]>
+g (float[4] x) => (float[4] y) <int64 trips = {5}, bool go = {1}>
+{ [loop] y = Loop(trips, go, x) <body = b (int64 i, bool c, float[4] v) => (bool d, float[4] w)
+    { d = Identity(c)  [inner] w = Add(v, v) }> }"""
+
+
+def session(text, *providers):
+    return ortlite.InferenceSession(
+        parser.parse_model(text).SerializeToString(), providers=list(providers) or ["CPUExecutionProvider"]
+    )
+
+
+def test_the_examples_of_docstrings_are_true():
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_what_is_noted_of_each_node():
+    found = ortlite.profile(session(TEXT), {"x": np.ones((8, 3), np.float32)}, runs=3)
+    nodes = {each.name: each for each in found.nodes}
+    product, rounded = nodes["product"], nodes["rounded"]
+    assert (product.op_type, product.provider, product.calls) == ("MatMul", "CPUExecutionProvider", 3)
+    assert (product.flops, product.nbytes) == (2 * 8 * 3 * 2, 4 * (24 + 6 + 16))
+    assert (rounded.flops, rounded.nbytes) == (16, 2 * 64)
+    assert sum(each.share for each in found.nodes) == pytest.approx(1)
+    assert [each.ms for each in found.nodes] == sorted((each.ms for each in found.nodes), reverse=True)
+    assert product.gflops_per_s == pytest.approx(product.flops / product.ms / 1e6)
+    assert product.gbytes_per_s == pytest.approx(product.nbytes / product.ms / 1e6)
+    assert found.peak_bytes == 128  # m and y at once
+    assert len(found.events) == 6
+
+
+def test_bodies_have_rows_of_their_own_and_their_time_is_not_counted_twice():
+    found = ortlite.profile(session(LOOP), runs=2)
+    nodes = {each.name: each for each in found.nodes}
+    assert (nodes["loop"].calls, nodes["inner"].calls) == (2, 10)
+    assert (nodes["loop"].flops, nodes["inner"].flops) == (0, 20)
+    whole = sum(e.end - e.begin for e in found.events if found.nodes[e.node].name == "loop") / 2e6
+    assert sum(each.ms for each in found.nodes) == pytest.approx(whole)
+
+
+def test_copies_between_providers_and_kernels_are_named():
+    found = ortlite.profile(session(TEXT, "StrictExecutionProvider"), runs=1)
+    providers = {each.op_type: each.provider for each in found.nodes}
+    assert providers["MatMul"] == "StrictExecutionProvider"
+    kernels = {each.op_type: each.kernel for each in ortlite.profile(session(TEXT), runs=1).nodes}
+    explained = {n.op_type: n.kernel or "ortlite.ops" for n in session(TEXT).explain().nodes}
+    assert kernels == explained
+
+
+def test_the_session_computes_the_same_after_it():
+    made = session(TEXT)
+    feed = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    before = made.run(None, feed)
+    ortlite.profile(made, feed, runs=2)
+    np.testing.assert_array_equal(made.run(None, feed)[0], before[0])
+
+
+def test_the_trace_has_a_track_for_each_provider_and_a_counter():
+    found = ortlite.profile(session(TEXT, "StrictExecutionProvider"), runs=2)
+    trace = json.loads(json.dumps(found.chrome_trace()))["traceEvents"]
+    tracks = {e["tid"]: e["args"]["name"] for e in trace if e["ph"] == "M"}
+    calls = [e for e in trace if e["ph"] == "X"]
+    assert len(calls) == len(found.events)
+    assert {tracks[e["tid"]] for e in calls if e["cat"] == "MatMul"} == {"StrictExecutionProvider"}
+    assert all(e["ts"] >= 0 and e["dur"] > 0 for e in calls)
+    counters = [e["args"]["bytes"] for e in trace if e["ph"] == "C"]
+    assert max(counters) == found.peak_bytes
+
+
+def test_steps_wait_for_results_that_are_still_being_computed():
+    waited = []
+
+    class Promise:
+        shape = (2,)
+        device = "cpu"
+
+        def block_until_ready(self):
+            waited.append("ready")
+
+    class Far:
+        shape = (2, 3)
+        device = "cuda:0"
+
+        def __getitem__(self, index):
+            waited.append(index)
+            return np.float32(1)
+
+    bound = session(TEXT, "StrictExecutionProvider")._whole.stages.program.steps
+    call = next(b for b in bound if isinstance(b.step, Call))
+    module._settle(call, [None, Promise(), Far()])
+    assert waited == ["ready", (0, 0)]
+
+
+def test_how_it_shows_itself():
+    found = ortlite.profile(session(TEXT), runs=1)
+    assert "product" in str(found)
+    assert "<td>product</td>" in found._repr_html_()
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert {row["name"] for row in plain["nodes"]} == {"product", "rounded"}
+    assert "events" not in plain
+    top = found.top(1)
+    assert len(top.nodes) == 1
+    assert "1 nodes that take less are not shown" in str(top)
+
+
+def test_an_error_in_a_node_comes_out_as_from_a_session():
+    made = session("""<ir_version: 8, opset_import: ["": 18]> g (float[6] x, int64[2] s) => (float[a, b] y)
+    { [shaped] y = Reshape(x, s) }""")
+    with pytest.raises(OrtError, match="shaped"):
+        ortlite.profile(made, {"x": np.ones(6, np.float32), "s": np.array([4, 4])})
+    with pytest.raises(ValueError, match="runs"):
+        ortlite.profile(made, runs=0)
+
+
+def test_the_command(tmp_path):
+    onnx.save(parser.parse_model(TEXT), tmp_path / "model.onnx")
+    args = ["profile", str(tmp_path / "model.onnx"), "--shape", "N=4", "--runs", "2"]
+    done = CliRunner().invoke(main, [*args, "--trace", str(tmp_path / "t.json"), "--top", "1"])
+    assert done.exit_code == 0, done.output
+    assert "1 nodes that take less are not shown" in done.output
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    done = CliRunner().invoke(main, [*args, "--json"])
+    assert {row["flops"] for row in json.loads(done.output)["nodes"]} == {48, 8}
