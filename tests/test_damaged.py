@@ -462,3 +462,18 @@ def test_whatever_is_unforeseen_says_what_was_read(monkeypatch):
     monkeypatch.setattr(load_graph.infer, "node_types", broken)
     with pytest.raises(InvalidGraph, match=r"Node 'n' \(Relu\): KeyError: 'surprise'"):
         loaded(model(NODE("Relu", ["x"], ["y"], "n")))
+
+
+@pytest.mark.parametrize("op_type", ["Expand", "Reshape", "Slice"])
+def test_a_shape_of_billions_of_axes_takes_no_time(op_type):
+    graph = helper.make_graph(
+        [helper.make_node(op_type, ["x", *["n"] * (2 if op_type == "Slice" else 1)], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3]),
+            helper.make_tensor_value_info("n", TensorProto.INT64, [2**31 - 1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    ortlite.InferenceSession(source, providers=["CPUExecutionProvider"])

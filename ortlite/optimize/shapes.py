@@ -18,6 +18,8 @@ from ortlite.graph import Graph, Node, TensorType
 
 __all__ = ["Dim", "Facts", "Shape", "learn"]
 
+MAX_RANK = 64  # axes of an array, NumPy's limit
+
 Dim: TypeAlias = "int | str"
 Shape: TypeAlias = tuple[Dim, ...]
 SMALL = 64  # elements of a constant whose values may say a shape
@@ -249,14 +251,17 @@ def _transpose(facts: Facts, node: Node) -> Shape | None:
     return tuple(shape[axis] for axis in node.attributes.get("perm", range(len(shape))[::-1]))
 
 
+def _rank_of(length: Shape | None) -> int | None:
+    """The rank of what has a shape of `length` numbers; None where it is not known, or no array has as many axes."""
+    return length[0] if length and isinstance(length[0], int) and length[0] <= MAX_RANK else None
+
+
 def _reshape(facts: Facts, node: Node) -> Shape | None:
     given = facts.shape(node.inputs[0])
     target = facts.value(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("shape")
     if target is None:
-        length = facts.shape(node.inputs[1])
-        if not length or not isinstance(length[0], int):
-            return None
-        return tuple(_fresh(node, axis) for axis in range(length[0]))
+        rank = _rank_of(facts.shape(node.inputs[1]))
+        return None if rank is None else tuple(_fresh(node, axis) for axis in range(rank))
     value = facts.value(node.inputs[0])
     if value is not None and len(target) <= 1:
         facts.values[node.outputs[0]] = value
@@ -277,10 +282,10 @@ def _reshape(facts: Facts, node: Node) -> Shape | None:
 def _expand(facts: Facts, node: Node) -> Shape | None:
     target = facts.value(node.inputs[1])
     if target is None or any(isinstance(d, int) and d < 0 for d in target):
-        given, length = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
-        if given is None or not length or not isinstance(length[0], int):
+        given, rank = facts.shape(node.inputs[0]), _rank_of(facts.shape(node.inputs[1]))
+        if given is None or rank is None:
             return None
-        return tuple(_fresh(node, axis) for axis in range(max(len(given), length[0])))
+        return tuple(_fresh(node, axis) for axis in range(max(len(given), rank)))
     return broadcast(node, facts.shape(node.inputs[0]), target)
 
 
@@ -355,9 +360,12 @@ def _slice(facts: Facts, node: Node) -> Shape | None:
     starts, ends = _ints(facts, node, 1, "starts"), _ints(facts, node, 2, "ends")
     axes, steps = _ints(facts, node, 3, "axes"), _ints(facts, node, 4, "steps")
     count: Shape | None = (len(starts),) if starts is not None else facts.shape(node.inputs[1])
-    if axes is None or (not axes and (not count or not isinstance(count[0], int))):
+    if axes is None or (not axes and _rank_of(count) is None):
         return tuple(_fresh(node, axis) for axis in range(len(shape)))
-    axes = axes or tuple(range(int(count[0]) if count else 0))
+    rank = _rank_of(count)
+    if not axes and rank is not None and rank > len(shape):
+        return None  # the kernel says what is wrong
+    axes = axes or tuple(range(rank or 0))
     dims = list(shape)
     for i, axis in enumerate(axes):
         dim = dims[axis]
