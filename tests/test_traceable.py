@@ -43,6 +43,11 @@ class Body:
     outputs: int = 1
     xp: Any = None
 
+    unread = frozenset()
+
+    def repeated(self):
+        return self
+
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         return self.fn(self.xp, *inputs)
 

@@ -200,6 +200,11 @@ def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
             raise RuntimeError(f"Unexpected key type  {type(key)}, it cannot be linked to {kind} (input {name!r})")
     assert isinstance(type_.value, TensorType)  # ONNX's maps hold no others
     held = str if type_.value.dtype.kind == "S" else dtypes.to_numpy(type_.value.dtype).type
+    wrong = str if held is not str else int | float | np.number
+    whole = type_.value.dtype.kind in "iub"
+    for item in value.values():
+        if isinstance(item, wrong) or (whole and not isinstance(item, int | np.integer)):
+            raise InvalidArgument(f"{DTYPE}. Actual: (map of {type(item).__name__}) , expected: ({type_.ort})")
     return {(key if isinstance(key, str) else int(key)): held(item) for key, item in value.items()}
 
 
