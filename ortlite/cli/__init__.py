@@ -240,7 +240,7 @@ def compare_libraries(
 
 
 class _Listing(click.Command):
-    """Takes `--providers A B` for `--providers A --providers B`, and as many as there are."""
+    """Takes `--providers A B` for `--providers A --providers B`, and as many as there are; a path is none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write the option before each of its values."""
@@ -251,7 +251,8 @@ class _Listing(click.Command):
             if word.startswith("-"):
                 listing = word == "--providers"
             elif listing and args[index - 1] != "--providers":
-                written.append("--providers")
+                listing = not set(word) & {".", "/", "\\"}
+                written += ["--providers"] if listing else []
             written.append(word)
         return super().parse_args(ctx, written)
 

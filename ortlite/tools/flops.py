@@ -340,24 +340,25 @@ ALIKE = frozenset(
     "EmbedLayerNormalization BiasSoftmax QuantizeLinear DequantizeLinear GroupNorm SkipGroupNorm BiasSplitGelu "
     "SimplifiedLayerNormalization QLinearSigmoid QLinearLeakyRelu QLinearSoftmax".split()
 )
-AS_ONNX = {"FusedConv": ("Conv", 11, 3), "FusedMatMul": ("MatMul", 13, 2), "FusedGemm": ("Gemm", 13, 3)}
+AS_ONNX = {"FusedConv": ("Conv", 11, 3), "FusedGemm": ("Gemm", 13, 3)}
 
 
 def _results(walk: _Walk, node: Node) -> list[Shape | None]:
     """The shapes of a node's outputs, as far as they can be told."""
     nothing: list[Shape | None] = [None] * len(node.outputs)
     first = walk.shapes.get(node.inputs[0]) if node.inputs else None
-    if node.domain == "com.microsoft" and node.op_type in ALIKE:
-        return [first, *nothing[1:]]
+    if node.op_type in ALIKE and (node.domain or node.op_type == "SimplifiedLayerNormalization"):
+        statistics = None if first is None else (*first[:-1], 1)  # mean and deviation; the sum comes last
+        return [first, statistics, statistics, first][: len(node.outputs)]
     if node.op_type in {"MultiHeadAttention", "GroupQueryAttention"}:
         return [_attended(walk, node, first), *nothing[1:]]
+    if node.domain == "com.microsoft" and node.op_type in SHAPES:
+        return [SHAPES[node.op_type](node, [walk.shapes.get(name) for name in node.inputs]), *nothing[1:]]
     asked = node
     if node.domain == "com.microsoft" and node.op_type in AS_ONNX:
         op_type, opset, inputs = AS_ONNX[node.op_type]
         kept = {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "transA", "transB"}
         attributes = {name: value for name, value in node.attributes.items() if name in kept}
-        if op_type == "MatMul":
-            return [_transposed(walk, node), *nothing[1:]]
         asked = Node(op_type, node.inputs[:inputs], node.outputs[:1], attributes, node.name, "", opset)
     given = {name: TensorType(walk.types[name], walk.shapes.get(name)) for name in asked.inputs if name in walk.types}
     if node.subgraphs or not all(name in given for name in asked.inputs if name):
@@ -392,9 +393,9 @@ def _attended(walk: _Walk, node: Node, query: Shape | None) -> Shape | None:
     return (*query[:2], value[2] if value is not None and len(value) == 3 else query[2])
 
 
-def _transposed(walk: _Walk, node: Node) -> Shape | None:
+def _transposed(node: Node, given: Shapes) -> Shape | None:
     """The result of a FusedMatMul; None where batches are transposed, too."""
-    a, b = (walk.shapes.get(name) for name in node.inputs[:2])
+    a, b = given[:2]
     if a is None or b is None or min(len(a), len(b)) < 2:
         return None
     if node.attributes.get("transBatchA") or node.attributes.get("transBatchB"):
@@ -402,6 +403,41 @@ def _transposed(walk: _Walk, node: Node) -> Shape | None:
     attributes = node.attributes
     rows, columns = a[-1 if attributes.get("transA") else -2], b[-2 if attributes.get("transB") else -1]
     return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
+
+
+def _by_columns(node: Node, given: Shapes) -> Shape | None:
+    """The result of a product with packed weights of N columns."""
+    return None if given[0] is None else (*given[0][:-1], int(node.attributes["N"]))
+
+
+def _old_attended(node: Node, given: Shapes) -> Shape | None:
+    """The result of com.microsoft's Attention: as wide as the values, a third of the weights where nothing says it."""
+    hidden, weights = given[:2]
+    if hidden is None or weights is None:
+        return None
+    sizes = node.attributes.get("qkv_hidden_sizes")
+    return (*hidden[:2], int(sizes[2]) if sizes else weights[1] // 3)
+
+
+def _broadcast(node: Node, given: Shapes) -> Shape | None:
+    """The result of a quantised binary operator: operands at 0 and 3, scales and zero points between them."""
+    a, b = given[0], given[3]
+    return None if a is None or b is None else np.broadcast_shapes(a, b)
+
+
+# com.microsoft's operators whose first result has a shape of their own.
+SHAPES: dict[str, Callable[[Node, Shapes], Shape | None]] = {
+    "FusedMatMul": _transposed,
+    "TransposeMatMul": _transposed,
+    "FusedMatMulActivation": _transposed,
+    "MatMulIntegerToFloat": _transposed,
+    "DynamicQuantizeMatMul": _transposed,
+    "MatMulNBits": _by_columns,
+    "MatMulBnb4": _by_columns,
+    "Attention": _old_attended,
+    "QLinearAdd": _broadcast,
+    "QLinearMul": _broadcast,
+}
 
 
 def _evaluate(walk: _Walk, node: Node) -> None:

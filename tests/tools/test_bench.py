@@ -111,6 +111,8 @@ def test_the_command(path):
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0, done.output
     assert done.output.count("StrictExecutionProvider") == 2
+    before = ["bench", "--providers", "CPU", "Strict", str(path), "--duration=1ms", "--rounds=1"]
+    assert CliRunner().invoke(main, before).output.count("StrictExecutionProvider") == 1
     assert CliRunner().invoke(main, ["bench", str(path), "--batch", "many"]).exit_code == 2
     assert CliRunner().invoke(main, ["bench", str(path), "--duration", "long"]).exit_code == 2
 

@@ -91,6 +91,9 @@ def test_the_trace_has_a_track_for_each_provider_and_a_counter():
 
 def test_steps_wait_for_results_that_are_still_being_computed():
     waited = []
+    steps = session(TEXT, "StrictExecutionProvider")._whole.stages.program.steps
+    call = next(bound for bound in steps if isinstance(bound.step, Call))
+    there = call.step.provider.from_numpy(np.ones((), np.float32))
 
     class Promise:
         shape = (2,)
@@ -105,10 +108,8 @@ def test_steps_wait_for_results_that_are_still_being_computed():
 
         def __getitem__(self, index):
             waited.append(index)
-            return np.float32(1)
+            return there
 
-    bound = session(TEXT, "StrictExecutionProvider")._whole.stages.program.steps
-    call = next(b for b in bound if isinstance(b.step, Call))
     module._settle(call, [None, Promise(), Far()])
     assert waited == ["ready", (0, 0)]
 
