@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 import real_models
+from onnx import TensorProto, helper, numpy_helper
 
 import ortlite
 
@@ -22,12 +23,15 @@ NAMES = {"ids": lambda p: "/".join(p.relative_to(real_models.CACHE).parts[::2])}
 SLOW = "*/320n.onnx */PP-OCRv6_*.onnx */ch_ppocr*.onnx */tashkeel/* *_model_*quantized.onnx".split()
 # Activations are rounded to 8 bits, one the other way by another order of a sum; that grows from layer to layer.
 CHAOTIC = ["*/encoder_model_quantized.onnx"]
+SATURATED = ["*/decoder_model_merged_quantized.onnx"]  # whose products overflow 16 bits on the way
 CHAOTIC_ELSEWHERE = [*CHAOTIC, "*/hibari.onnx", "*/minimind2*/model_quantized.onnx"]
 
 
 @pytest.mark.parametrize("path", MODELS, **NAMES)
 def test_same_as_onnxruntime(path):
     onnxruntime = pytest.importorskip("onnxruntime")
+    if matches(path, SATURATED) and saturates(onnxruntime):
+        pytest.skip("onnxruntime's products of bytes saturate on this processor")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     peer = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -45,6 +49,20 @@ def test_same_on_every_library(path, provider):
         pytest.skip("XLA compiles it for too long")
     session = ortlite.InferenceSession(path, providers=[provider, "CPUExecutionProvider"])
     compare(session, ortlite.InferenceSession(path), path, CHAOTIC_ELSEWHERE)
+
+
+def saturates(onnxruntime):
+    """Whether onnxruntime adds products of bytes in 16 bits, as on processors without VNNI."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 1])],
+        [numpy_helper.from_array(np.full((64, 1), 127, np.int8), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"a": np.full((1, 64), 255, np.uint8)})[0][0, 0] != 64 * 255 * 127
 
 
 def matches(path, patterns):

@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("numba")
 
 from ortlite import provider
+from ortlite.derived import at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
+from ortlite_numpy.compiled.conv import convolved
 
 MS, ML = "com.microsoft", "ai.onnx.ml"
 CPU = provider.create("CPUExecutionProvider", {"compiled": "0"})
@@ -354,7 +356,7 @@ def test_convolutions_of_odd_numbers():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, last], ids=["first", "last"])
-@pytest.mark.parametrize("windows", WINDOWS, ids=str)
+@pytest.mark.parametrize("windows", WINDOWS[:-1], ids=str)  # pads are less than the kernel
 def test_pools(windows, layout, dtype):
     x = layout(floats(2, 9, 11, 12).astype(dtype))
     for ceil_mode in (0, 1):
@@ -419,8 +421,10 @@ def agree_as_float32(key, inputs, attributes=None):
 
 
 def test_quantising_by_the_range():
-    for x in (floats(3, 40) * 5, np.abs(floats(7)) + 1, -np.abs(floats(2, 3, 4)), np.zeros(5, F), floats(8, 8)[:, ::3]):
+    many = floats(60, 60)
+    for x in (many * 5, np.abs(many) + 1, -np.abs(many.reshape(3, 2, -1)), np.zeros(5000, F), floats(90, 90)[:, ::3]):
         agree_as_float32(("", "DynamicQuantizeLinear", 11), [x])
+    assert compiled.OVERRIDES["", "DynamicQuantizeLinear", 11](None, floats(7)) is NotImplemented  # NumPy is as fast
 
 
 def test_dequantising_int32_is_exact_to_the_last_bit_of_its_float():
@@ -582,8 +586,9 @@ def test_support_vector_machines(kind):
 
 def test_few_pixels_by_many_weights_are_a_product():
     """A convolution weight by weight is slow where each meets a few pixels only: left to the matrix product."""
-    conv = compiled.OVERRIDES["", "Conv", 1]
     few, many = np.zeros((1, 128, 4), F), np.zeros((1, 128, 40), F)
     weights = np.zeros((64, 128, 3), F)
-    assert conv(None, few, weights) is NotImplemented
-    assert conv(None, many, weights).shape == (1, 64, 38)
+    plain = (None, "", (), "NOTSET", None, 1, None, None, None, at_once)
+    assert convolved(None, few, weights, *plain) is NotImplemented
+    assert convolved(None, many, weights, *plain).shape == (1, 64, 38)
+    assert compiled.OVERRIDES["", "Conv", 1](None, few, weights).shape == (1, 64, 2)
