@@ -90,6 +90,8 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
     hidden = None
     if mask is not None:
         boolean = xp.isdtype(mask.dtype, "bool")
+        if xp.isdtype(mask.dtype, "integral"):  # which have no -inf
+            mask = xp.astype(mask, scores.dtype)
         missing = scores.shape[-1] - mask.shape[-1]
         if missing > 0 and mask.shape[-1] != 1:
             widths = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
