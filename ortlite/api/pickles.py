@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ortlite import cache
 from ortlite.errors import Fail, NoSuchFile
 
 __all__ = ["INLINE", "Kept", "cache_folder", "rebuild", "source_of"]
@@ -31,11 +31,9 @@ class Kept:
 
 def cache_folder(name: str) -> Path:
     """A folder of the user's cache, made if it is not there. Raises OSError where that is not possible."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = root if root.is_absolute() else Path.home() / ".cache"
-    folder = base / "ortlite" / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    made = cache.folder(name)
+    made.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return made
 
 
 def source_of(path: str | None, data: bytes | None) -> str | bytes | Kept:

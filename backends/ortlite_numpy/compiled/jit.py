@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import ortlite
+from ortlite import cache as cache_of_user
 from ortlite.forks import renewed_after_fork
 from ortlite_numpy import threads
 from ortlite_numpy.record import numpy, opaque, recording
@@ -171,9 +172,7 @@ def directory() -> Path:
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = root if root.is_absolute() else Path.home() / ".cache"
-    return base / "ortlite" / f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}"
+    return cache_of_user.folder(f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}")
 
 
 def kept() -> Path | None:
