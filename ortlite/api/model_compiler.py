@@ -259,12 +259,9 @@ class ModelCompiler:
 
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """A graph and those inside it."""
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                found += _graphs(inner)
-    return found
+    from ortlite.load.order import graphs_of
+
+    return [graph, *(each for node in graph.node for inner in graphs_of(node) for each in _graphs(inner))]
 
 
 def _put(tensor: TensorProto, place: Place) -> None:
