@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ortlite import run, specialise
-from ortlite.derived import Derived
+from ortlite.derived import Derived, nbytes
 from ortlite.errors import InvalidArgument
 from ortlite.forks import renewed_after_fork
 from ortlite.graph import Type
@@ -50,8 +50,8 @@ class Budget:
     def take(self, values: Mapping[int, Any]) -> dict[int, Any]:
         """Those of `values` that fit, the smallest first."""
         kept: dict[int, Any] = {}
-        for slot, value in sorted(values.items(), key=lambda item: specialise.baked_bytes(item[1])):
-            if (size := specialise.baked_bytes(value)) > self.left:
+        for slot, value in sorted(values.items(), key=lambda item: nbytes(item[1])):
+            if (size := nbytes(value)) > self.left:
                 break
             self.left -= size
             kept[slot] = value
@@ -76,7 +76,7 @@ class _Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(map(specialise.baked_bytes, self.baked.values()))
+        return sum(map(nbytes, self.baked.values()))
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ortlite.forks import renewed_after_fork
 
-__all__ = ["Derived", "at_once", "takes_derived"]
+__all__ = ["Derived", "at_once", "nbytes", "takes_derived"]
 
 
 def at_once(make: Callable[..., Any], *args: Any) -> Any:
@@ -59,8 +59,9 @@ class Derived:
     @property
     def nbytes(self) -> int:
         """The memory that the results hold."""
-        return sum(map(_nbytes, self._made.values()))
+        return sum(map(nbytes, self._made.values()))
 
 
-def _nbytes(value: Any) -> int:
-    return sum(map(_nbytes, value)) if isinstance(value, tuple | list) else int(getattr(value, "nbytes", 0))
+def nbytes(value: Any) -> int:
+    """The memory that a value holds: an array's, or that of the arrays in a sequence."""
+    return sum(map(nbytes, value)) if isinstance(value, tuple | list) else int(getattr(value, "nbytes", 0))

@@ -24,7 +24,7 @@ from ortlite.provider import ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 from ortlite.stopping import current
 
-__all__ = ["KEY_ELEMENTS", "abstract_values", "baked_bytes", "generate", "live_steps", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "abstract_values", "generate", "live_steps", "static_slots"]
 
 STOP = "if stop is not None: stop()"
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
@@ -138,13 +138,6 @@ def generate(
     """
     baked = {**plan.constants, **values}
     return _Writer(plan, baked, kernels or {}).function(live_steps(plan, steps, values))
-
-
-def baked_bytes(value: Any) -> int:
-    """The memory that a baked value holds."""
-    if isinstance(value, tuple):
-        return sum(map(baked_bytes, value))
-    return int(getattr(value, "nbytes", 0))
 
 
 def live_steps(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> list[Bound]:

@@ -1,6 +1,6 @@
 """What onnxruntime calls profiling: a JSON file that says when each node ran, and on what.
 
-`given`, `kind_of`, `nbytes` and `by_steps` are what `ortlite.tools.profile` stands on, too.
+`given`, `kind_of` and `by_steps` are what `ortlite.tools.profile` stands on, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from ortlite import dtypes, run
 from ortlite.api import logs
+from ortlite.derived import nbytes
 from ortlite.forks import renewed_after_fork
 from ortlite.plan import Call, Transfer
 from ortlite.provider import CPU
@@ -27,7 +28,7 @@ from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
 if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
 
-__all__ = ["Profiler", "by_steps", "given", "kind_of", "nbytes"]
+__all__ = ["Profiler", "by_steps", "given", "kind_of"]
 
 Json = dict[str, Any]
 
@@ -136,10 +137,3 @@ def _type(array: Any) -> str:
     if name in {"object", "str"}:
         return "string"
     return dtypes.by_name(name).ort if name in dtypes.NAMES else name
-
-
-def nbytes(value: Any) -> int:
-    """The bytes of an array, or of the arrays of a sequence."""
-    if isinstance(value, tuple):
-        return sum(map(nbytes, value))
-    return int(getattr(value, "nbytes", 0) or 0) if hasattr(value, "shape") else 0

@@ -11,7 +11,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import run
-from ortlite.api.profile import by_steps, given, kind_of, nbytes
+from ortlite.api.profile import by_steps, given, kind_of
+from ortlite.derived import nbytes
 from ortlite.plan import Call, Cast, Transfer
 from ortlite.provider import CPU, create, transfer
 from ortlite.steps import Bound
