@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ortlite.cli.inputs import make_up
+from ortlite.tools.inputs import make_up
 
 CACHE = Path(os.environ.get("ORTLITE_MODELS", Path.home() / ".cache/ortlite/models"))
 

@@ -264,8 +264,8 @@ class _Listing(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], as_json: bool) -> None:
     """Say what MODEL consists of and costs, and which provider would run what, without running it."""
-    from ortlite.cli.inputs import provider_name
     from ortlite.tools.info import info
+    from ortlite.tools.inputs import provider_name
 
     with working("reading"):
         found = info(model, dims=sizes(dims), providers=[provider_name(name) for name in providers])
@@ -371,7 +371,7 @@ def profile_model(
 
     from rich.progress import Progress
 
-    from ortlite.cli.inputs import gather, provider_name
+    from ortlite.tools.inputs import gather, provider_name
     from ortlite.tools.profile import profile
 
     names = [provider_name(name) for name in providers]

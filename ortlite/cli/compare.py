@@ -14,13 +14,13 @@ import onnx
 
 from ortlite import dtypes
 from ortlite.api.values import NodeArg
-from ortlite.cli.inputs import gather, provider_name
 from ortlite.cli.peer import OnnxruntimeSide
 from ortlite.cli.report import describe, table
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
 from ortlite.save import to_proto
+from ortlite.tools.inputs import gather, provider_name
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.api.session import InferenceSession
-from ortlite.cli.inputs import gather
 from ortlite.cli.report import table
 from ortlite.compare.difference import Difference, difference
 from ortlite.graph import Graph
+from ortlite.tools.inputs import gather
 
 if TYPE_CHECKING:
     from rich.console import Console

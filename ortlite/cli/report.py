@@ -14,7 +14,7 @@ import numpy as np
 
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
-from ortlite.cli.inputs import gather, provider_name
+from ortlite.tools.inputs import gather, provider_name
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -125,7 +125,7 @@ def bench(
         (True, '')
 
     """
-    from ortlite.cli.inputs import provider_name
+    from ortlite.tools.inputs import provider_name
 
     if against and against not in PEERS:
         raise ValueError(f"models are timed against {', '.join(PEERS)}, not {against!r}")

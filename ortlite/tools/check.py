@@ -82,7 +82,7 @@ def check(model: Source, providers: str | Sequence[str] = (CPU,)) -> Check:
           does not load                            ...
 
     """
-    from ortlite.cli.inputs import provider_name
+    from ortlite.tools.inputs import provider_name
 
     asked = [providers] if isinstance(providers, str) else list(providers)
     findings: list[Finding] = []

@@ -264,9 +264,9 @@ def profile(
 
     """
     from ortlite.api.session import InferenceSession
-    from ortlite.cli.inputs import gather
     from ortlite.graph import Model
     from ortlite.save import to_proto
+    from ortlite.tools.inputs import gather
 
     if runs < 1:
         raise ValueError(f"runs ({runs}) is above 0")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite.cli.inputs import gather, parse_shapes
+from ortlite.tools.inputs import gather, parse_shapes
 
 __all__ = ["measure"]
 
