@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ortlite.api import environment
+
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=quiet)
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, suppress_health_check=quiet)
@@ -22,3 +24,11 @@ def _forget_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _restore_the_process() -> Iterator[None]:
+    """A seed or a number of threads that a test sets for the whole process holds for that test alone."""
+    before = dict(environment._process)
+    yield
+    environment._process.update(before)
