@@ -27,7 +27,7 @@ from ortlite.provider import CPU, create
 from ortlite_numpy import products
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
-from ortlite_numpy.threads import WORTHWHILE, split
+from ortlite_numpy.threads import pays, split
 
 __all__ = ["OVERRIDES", "conv", "convolved"]
 
@@ -131,7 +131,7 @@ def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish |
                 finish(result[i:j], None if other is None else other[i:j])
 
     cost = products.seconds(rows, c, m, y.itemsize)
-    if threads < 2 or cost < WORTHWHILE or not products.by_columns(rows, m):
+    if threads < 2 or not pays(cost) or not products.by_columns(rows, m):
         split(block, rows, cost, threads)
     else:
         products.multiply(a, weights, result, threads)

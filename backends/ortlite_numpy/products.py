@@ -14,7 +14,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
 from ortlite_numpy.record import numpy as np
-from ortlite_numpy.threads import WORTHWHILE, split
+from ortlite_numpy.threads import pays, split
 
 __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
@@ -40,7 +40,7 @@ def by_columns(rows: int, columns: int) -> bool:
 def multiply(a: Any, b: Any, out: Any, threads: int) -> Any:
     """The product of the matrices `a` and `b` in `out`, on up to `threads` threads."""
     (rows, depth), columns = a.shape, b.shape[1]
-    if threads < 2 or (cost := seconds(rows, depth, columns, a.itemsize)) < WORTHWHILE:
+    if threads < 2 or not pays(cost := seconds(rows, depth, columns, a.itemsize)):
         return np.matmul(a, b, out=out)
     if by_columns(rows, columns):
         split(lambda i, j: np.matmul(a, b[:, i:j], out=out[:, i:j]), columns, cost, threads)
@@ -87,7 +87,7 @@ def product(a: Any, b: Any, threads: int) -> Any:
     a, b = readable(a), readable(b)
     each = seconds(a.shape[-2], a.shape[-1], b.shape[-1], a.itemsize)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    if threads < 2 or each * prod(batch) < WORTHWHILE:
+    if threads < 2 or not pays(each * prod(batch)):
         return np.matmul(a, b)
     axis = max(range(len(batch)), key=batch.__getitem__)
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ortlite.provider import Recording
 
-__all__ = ["Traced", "aside", "numpy", "opaque", "recorded", "recording"]
+__all__ = ["Ended", "Traced", "aside", "numpy", "opaque", "recorded", "recording"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,36 +1,67 @@
-"""One small pool of threads for blocks of work that release the GIL: NumPy's loops, products, compiled kernels.
+"""A few threads beside the calling one, for blocks of work that release the GIL: NumPy's loops, products, kernels.
 
-A thread of ours has to be woken, which costs 0.03 to 0.3 ms on virtual machines: work of less than 0.7 ms stays in the
-thread that has it. Threads sleep when there is nothing to do.
+To wake a thread takes 0.03 to 0.3 ms on virtual machines. Where compiled code is there to wait in (`wait_by`), a
+thread that has worked looks out for more for a millisecond, without the GIL, and takes it within some microseconds;
+then it sleeps. Nothing spins while nothing runs.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+import numpy as np
 
-__all__ = ["WORTHWHILE", "available", "split"]
+from ortlite_numpy.record import Ended, recording
 
-WORTHWHILE = 7e-4  # seconds of work from which on another thread pays
+__all__ = ["Waiting", "available", "pays", "split", "wait_by"]
 
-_pool: ThreadPoolExecutor | None = None
+WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
+SOON_AWAKE = 2.5e-4  # that must be woken, but will look out for what comes after this,
+AWAKE = 1.2e-4  # that is looking out
+
+
+class Waiting(Protocol):
+    """Compiled functions that look at the two numbers of a helper for a while, without the GIL: `GIVEN` and `DONE`."""
+
+    def for_work(self, numbers: np.ndarray, done: int) -> None:
+        """Set DONE, and look until GIVEN is another number."""
+
+    def for_result(self, numbers: np.ndarray, given: int) -> None:
+        """Look until DONE is `given`."""
+
+
+GIVEN, DONE = 0, 8  # in different lines of the cache
+
+_waiting: Waiting | None = None
+_idle: list[_Helper] = []  # each is taken and put back in one step, which no other thread can come between
+_made = 0
+
+
+def wait_by(waiting: Waiting | None) -> None:
+    """Let helpers look out for work, from now on."""
+    global _waiting  # noqa: PLW0603  (one way a process)
+    _waiting = waiting
 
 
 def available() -> int:
     """How many threads this process may keep busy: the processors it may run on, less where a cgroup grants less."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
+        return max(1, min(processors, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup, or one without a quota
-        return max(1, count)
+        return max(1, processors)
+
+
+def pays(seconds: float) -> bool:
+    """Whether so much work may be worth another thread."""
+    return seconds >= (AWAKE if _waiting else WOKEN)
 
 
 def split(fn: Callable[[int, int], object], count: int, seconds: float, threads: int) -> None:
@@ -39,35 +70,122 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
     `seconds` is what all of it would take one thread. What another thread has not begun when the calling one is ready
     is done by the calling one, so that calls from many threads neither wait for one another nor pile up.
     """
-    parts = min(threads, count, int(seconds / WORTHWHILE) + 1)
-    if parts < 2:
+    most = min(threads, count)
+    if most > 1 and pays(seconds) and recording():
+        raise Ended("what a recording holds is done by one thread")
+    helpers = _helpers(most, seconds)
+    if not helpers:
         fn(0, count)
         return
+    parts = len(helpers) + 1
     edges = [count * part // parts for part in range(parts + 1)]
-    # NumPy's error state, among others, is that of the calling thread
-    others = [_executor().submit(copy_context().run, fn, start, stop) for start, stop in pairwise(edges[1:])]
-    try:
-        fn(edges[0], edges[1])
-    finally:
-        for part, other in enumerate(others, 1):
-            if other.cancel():
-                fn(edges[part], edges[part + 1])
-            else:
-                other.result()
+    work = _Work(fn, list(pairwise(edges))[::-1])
+    for helper in helpers:
+        helper.begin(work)
+    work.do()
+    work.wait(helpers)
 
 
-def _executor() -> ThreadPoolExecutor:
-    global _pool  # noqa: PLW0603  (one pool a process)
-    if _pool is None:
-        from concurrent.futures import ThreadPoolExecutor
+def _helpers(most: int, seconds: float) -> list[_Helper]:
+    """Idle helpers for so much work, which together with the calling thread are at most `most` threads."""
+    found: list[_Helper] = []
+    while len(found) + 1 < most and pays(seconds / (len(found) + 1)):
+        try:
+            helper = _idle.pop()
+        except IndexError:
+            if _made >= max(1, available() - 1):
+                break
+            helper = _Helper()
+        if not helper.awake and seconds < (SOON_AWAKE if _waiting else WOKEN):
+            _idle.append(helper)
+            break
+        found.append(helper)
+    return found
 
-        _pool = ThreadPoolExecutor(max(1, available() - 1), "ortlite")
-    return _pool
+
+class _Work:
+    """The parts of one call. Whoever is free takes the next."""
+
+    def __init__(self, fn: Callable[[int, int], object], parts: list[tuple[int, int]]):
+        self.fn = fn
+        self.parts = parts
+        self.context = copy_context()  # NumPy's error state, among others, is that of the calling thread
+        self.left = count(len(parts) - 1, -1)
+        self.finished = threading.Lock()  # until the last part is
+        self.finished.acquire()
+        self.errors: list[BaseException] = []
+
+    def do(self) -> None:
+        """Part by part, what nobody has taken."""
+        while self.parts:
+            try:
+                part = self.parts.pop()
+            except IndexError:
+                return
+            try:
+                self.fn(*part)
+            except BaseException as error:  # noqa: BLE001  (raised when no thread is at work any more)
+                self.errors.append(error)
+            if next(self.left) == 0:
+                self.finished.release()
+
+    def wait(self, helpers: list[_Helper]) -> None:
+        """Until all parts are done; raise what one of them raised."""
+        for helper in helpers:
+            if self.finished.acquire(blocking=False):
+                break
+            helper.look()
+        else:
+            self.finished.acquire()
+        if self.errors:
+            raise self.errors[0]
+
+
+class _Helper:
+    """A thread that serves one call after the other."""
+
+    def __init__(self) -> None:
+        global _made  # noqa: PLW0603
+        _made += 1
+        self.numbers = np.zeros(16, np.int64)
+        self.work: _Work | None = None
+        self.awake = False
+        self.begun = threading.Event()
+        threading.Thread(target=self.serve, name=f"ortlite_{_made}", daemon=True).start()
+
+    def begin(self, work: _Work) -> None:
+        self.work = work
+        self.numbers[GIVEN] += 1
+        if not self.awake:
+            self.begun.set()
+
+    def look(self) -> None:
+        if _waiting:
+            _waiting.for_result(self.numbers, self.numbers[GIVEN])
+
+    def serve(self) -> None:
+        given = 0
+        while True:
+            if self.numbers[GIVEN] == given:
+                self.awake = False  # before the next look: who gives work looks at this after giving it
+                while self.numbers[GIVEN] == given:
+                    self.begun.wait()
+                    self.begun.clear()
+                self.awake = True
+            work, self.work = self.work, None
+            assert work is not None
+            given += 1
+            work.context.copy().run(work.do)
+            del work  # and all arrays that it holds
+            _idle.append(self)
+            if _waiting:
+                _waiting.for_work(self.numbers, given)
 
 
 def _forget() -> None:
-    global _pool  # noqa: PLW0603
-    _pool = None  # a forked child has none of its threads
+    global _made  # noqa: PLW0603
+    _idle.clear()  # a forked child has none of these threads
+    _made = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,8 +12,12 @@ from ortlite_numpy.compiled.table import OVERRIDES, before, warm_all
 
 from ortlite_numpy.compiled import attention, conv, detection, elementwise, linear, pool, quant  # isort: skip
 from ortlite_numpy.compiled import recurrent, rows, svm, trees  # isort: skip  (they fill the table)
+from ortlite_numpy import threads
+from ortlite_numpy.compiled import waiting
+
+threads.wait_by(waiting)
 
 __all__ = [
     "OVERRIDES", "attention", "before", "conv", "detection", "elementwise", "installed", "kept", "linear", "pool",
-    "quant", "recurrent", "rows", "svm", "trees", "warm_all",
+    "quant", "recurrent", "rows", "svm", "trees", "waiting", "warm_all",
 ]  # fmt: skip

@@ -255,7 +255,7 @@ def share(xp: Any, kernel: Callable[..., Any], args: tuple[Any, ...], count: int
 
     On the calling thread, or on as many as the namespace of the provider says (`xp.threads`; all there are without).
     """
-    if seconds < threads.WORTHWHILE:
+    if not threads.pays(seconds):
         kernel(*args, 0, count)
     else:
         most = getattr(xp, "threads", 0) or _available()
