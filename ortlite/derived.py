@@ -10,12 +10,18 @@ from typing import Any
 
 from ortlite.forks import renewed_after_fork
 
-__all__ = ["Derived", "at_once", "nbytes", "takes_derived"]
+__all__ = ["Derived", "at_once", "lasting", "nbytes", "takes_derived"]
 
 
 def at_once(make: Callable[..., Any], *args: Any) -> Any:
     """`make(*args)`: the default of the keyword `derived`, for whoever calls an override himself. Nothing is kept."""
     return make(*args)
+
+
+def lasting(derived: Callable[..., Any], value: Any) -> bool:
+    """Whether what `derived` makes of an array is kept: an override may then spend more on it."""
+    holds = getattr(derived, "holds", None)
+    return bool(holds and holds(value))
 
 
 @cache
@@ -55,6 +61,10 @@ class Derived:
             if key not in self._made:
                 self._made[key] = make(*args)
         return self._made[key]
+
+    def holds(self, value: Any) -> bool:
+        """Whether an array is a constant."""
+        return id(value) in self._constants
 
     @property
     def nbytes(self) -> int:

@@ -74,19 +74,49 @@ def test_an_override_is_given_what_the_session_derived(monkeypatch):
         plan._overrides.cache_clear()
 
 
+@pytest.fixture(params=["asleep", "looking out"])
+def waiting(request, monkeypatch):
+    """Helpers that sleep when they have nothing to do, and such as first look out for work in compiled code."""
+    waiting = None
+    if request.param != "asleep":
+        pytest.importorskip("numba")
+        from ortlite_numpy.compiled import waiting
+    monkeypatch.setattr(threads, "_waiting", waiting)
+
+
+@pytest.mark.parametrize("finely", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
-def test_every_part_of_the_work_is_done_once(count, seconds):
+def test_every_part_of_the_work_is_done_once(count, seconds, finely, waiting):
     done = np.zeros(count, np.int64)
 
     def work(start, stop):
         done[start:stop] += 1
 
-    threads.split(work, count, seconds, 3)
-    assert (done == 1).all()
+    for _ in range(20):
+        done[:] = 0
+        threads.split(work, count, seconds, 3, finely)
+        assert (done == 1).all()
 
 
-def test_an_error_in_another_thread_reaches_the_caller():
+def test_many_callers_share_the_helpers(waiting):
+    """Each gets all of its own work done, whoever does it."""
+
+    def call(_):
+        done = np.zeros(50, np.int64)
+
+        def work(start, stop):
+            done[start:stop] += 1
+
+        for _ in range(100):
+            threads.split(work, 50, 1.0, 3, finely=True)
+        return (done == 100).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(8)))
+
+
+def test_an_error_in_another_thread_reaches_the_caller(waiting):
     def work(start, stop):
         raise ValueError(f"{start}")
 
@@ -95,7 +125,7 @@ def test_an_error_in_another_thread_reaches_the_caller():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_threads_of_its_own():
+def test_a_forked_child_has_threads_of_its_own(waiting):
     threads.split(lambda a, b: None, 4, 1.0, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other libraries of this process warn of what may become of theirs

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ortlite.derived import lasting
 from ortlite.provider import Recording
 
 __all__ = ["Ended", "Traced", "aside", "numpy", "opaque", "recorded", "recording"]
@@ -541,7 +542,12 @@ DIRECT: dict[Any, Any] = {np.einsum: EINSUM}  # without the search for a path
 def _derived(keep: Any, tape: Tape) -> Callable[..., Any]:
     """What keeps results of constants, and leaves those of other arrays to the recording."""
     kept = aside(keep)
-    return lambda make, *args: make(*args) if any(map(_traced, args)) else tape.last(kept(make, *args))
+
+    def derived(make: Callable[..., Any], *args: Any) -> Any:
+        return make(*args) if any(map(_traced, args)) else tape.last(kept(make, *args))
+
+    derived.holds = lambda value: not _traced(value) and lasting(keep, value)  # type: ignore[attr-defined]
+    return derived
 
 
 def recorded(

@@ -24,6 +24,7 @@ __all__ = ["Waiting", "available", "pays", "split", "wait_by"]
 WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
 SOON_AWAKE = 2.5e-4  # that must be woken, but will look out for what comes after this,
 AWAKE = 1.2e-4  # that is looking out
+PIECE = 2.5e-4  # seconds of a range, where there are more than threads
 
 
 class Waiting(Protocol):
@@ -64,11 +65,12 @@ def pays(seconds: float) -> bool:
     return seconds >= (AWAKE if _waiting else WOKEN)
 
 
-def split(fn: Callable[[int, int], object], count: int, seconds: float, threads: int) -> None:
+def split(fn: Callable[[int, int], object], count: int, seconds: float, threads: int, finely: bool = False) -> None:
     """Call `fn(start, stop)` on ranges that make up [0, `count`), on up to `threads` threads, and wait.
 
     `seconds` is what all of it would take one thread. What another thread has not begun when the calling one is ready
-    is done by the calling one, so that calls from many threads neither wait for one another nor pile up.
+    is done by the calling one, so that calls from many threads neither wait for one another nor pile up. `finely`: in
+    more ranges than threads, for one thread may be slower than another, where a range costs little to begin.
     """
     most = min(threads, count)
     if most > 1 and pays(seconds) and recording():
@@ -78,6 +80,8 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
         fn(0, count)
         return
     parts = len(helpers) + 1
+    if finely:
+        parts = max(parts, min(4 * parts, count, int(seconds / PIECE)))
     edges = [count * part // parts for part in range(parts + 1)]
     work = _Work(fn, list(pairwise(edges))[::-1])
     for helper in helpers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import pytest
 pytest.importorskip("numba")
 
 from ortlite import provider
-from ortlite.derived import at_once
+from ortlite.derived import Derived, at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
+from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.conv import convolved
 
 MS, ML = "com.microsoft", "ai.onnx.ml"
@@ -592,3 +594,66 @@ def test_few_pixels_by_many_weights_are_a_product():
     assert convolved(None, few, weights, *plain) is NotImplemented
     assert convolved(None, many, weights, *plain).shape == (1, 64, 38)
     assert compiled.OVERRIDES["", "Conv", 1](None, few, weights).shape == (1, 64, 2)
+
+
+def multiplied(a, b, bias=None, *, threads=1, transposed=False):
+    """A product with a constant matrix, by the kernel's panels."""
+    xp = SimpleNamespace(threads=threads)
+    b = np.ascontiguousarray(b.T) if transposed else b
+    given = [b] if bias is None else [b, bias]
+    op = ("", "Gemm", 7) if transposed or bias is not None else ("", "MatMul", 1)
+    more = {"transB": int(transposed)} if op[1] == "Gemm" else {}
+    return compiled.OVERRIDES[op](xp, a, *given, **more, derived=Derived(given))
+
+
+@pytest.fixture
+def every_product(monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 169, 341])
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (3, 16), (40, 17), (385, 31), (800, 5), (70, 900)])
+def test_products_with_a_constant_matrix(rows, depth, columns, dtype, threads, every_product, monkeypatch):
+    if threads > 1:  # everything is worth a thread
+        monkeypatch.setattr(products, "RATE", 1.0)
+    a, b = RNG.standard_normal((rows, depth)).astype(dtype), RNG.standard_normal((depth, columns)).astype(dtype)
+    bias = RNG.standard_normal(columns).astype(dtype)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    close = {"rtol": 0, "atol": np.finfo(dtype).eps * 4 * depth**0.5 * max(1, abs(a).max() * abs(b).max())}
+    np.testing.assert_allclose(multiplied(a, b, threads=threads), exact, **close)
+    for turned in (False, True):
+        np.testing.assert_allclose(multiplied(a, b, bias, threads=threads, transposed=turned), exact + bias, **close)
+    far = np.swapaxes(np.stack([a, a]), 0, 1)  # strides that nobody flattens
+    np.testing.assert_allclose(multiplied(far, b), np.stack([exact, exact], 1), **close)
+
+
+def test_products_of_odd_numbers(every_product):
+    """NaN and infinities stay in their rows and columns; what fills up the last panel touches nothing."""
+    a, b = floats(9, 20), floats(20, 19)
+    a[2, 3], a[4, 5], b[7, 18] = np.nan, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        want = a @ b
+    got = multiplied(a, b)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert multiplied(np.full((7, 1), 3e38, F), np.full((1, 2), 3e38, F)).tolist() == [[np.inf] * 2] * 7
+
+
+def test_products_that_are_left_to_others(every_product):
+    """Matrices that are no constants, other dtypes, what is scaled, and shapes that do not fit."""
+    a, b, fn = floats(4, 5), floats(5, 6), compiled.OVERRIDES["", "MatMul", 1]
+    gemm, xp = compiled.OVERRIDES["", "Gemm", 7], SimpleNamespace(threads=1)
+    kept = Derived([b])
+    assert fn(xp, a, b) is NotImplemented
+    assert fn(xp, a, b.copy(), derived=kept) is NotImplemented
+    assert fn(xp, a.astype(np.float64), b, derived=kept) is NotImplemented
+    assert fn(xp, floats(4, 6), b, derived=kept) is NotImplemented
+    assert fn(xp, np.empty((0, 5), F), b, derived=kept) is NotImplemented
+    assert gemm(xp, a, b, alpha=2.0, derived=kept) is NotImplemented
+    assert gemm(xp, a, b, floats(4, 6), derived=kept) is NotImplemented
+    assert gemm(xp, a, b, floats(4, 1), derived=kept) is NotImplemented
+    np.testing.assert_allclose(gemm(xp, a, b, floats(4, 6), beta=0.0, derived=kept), a @ b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="C"):
+        gemm(xp, a, b, floats(5), derived=kept)

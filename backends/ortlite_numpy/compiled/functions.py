@@ -5,7 +5,7 @@ Each is within 2 units in the last place, subnormal results and overflow include
 
 from __future__ import annotations
 
-from ortlite_numpy.compiled.jit import Intrinsic, loops
+from ortlite_numpy.compiled.jit import loops, of_two_floats
 from ortlite_numpy.record import numpy as np
 
 __all__ = [
@@ -22,7 +22,7 @@ SIGN = np.int32(-0x80000000)
 ONE, TWO, HALF = F(1), F(2), F(0.5)
 
 
-smaller, larger = Intrinsic("llvm.minimum"), Intrinsic("llvm.maximum")  # NaN where one of the two is
+smaller, larger = of_two_floats("llvm.minimum"), of_two_floats("llvm.maximum")  # NaN where one of the two is
 
 
 @loops()

@@ -30,8 +30,8 @@ from ortlite_numpy import threads
 from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
-    "EXACT", "FREE", "Intrinsic", "Loops", "directory", "installed", "kept", "loops", "own", "owned", "share",
-    "with_names",
+    "EXACT", "FREE", "Emitted", "Loops", "directory", "installed", "kept", "loops", "of_two_floats", "own", "owned",
+    "share", "with_names",
 ]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
@@ -78,33 +78,41 @@ class Loops:
             return self.run
 
 
-class Intrinsic(Loops):
-    """A function of LLVM's of two floats, for kernels: it becomes one instruction, where Python's would be a branch."""
+class Emitted(Loops):
+    """A function that kernels call and Python has no words for: `emit(typing, *types)`, as numba.extending.intrinsic
+    takes it, gives its signature and what writes LLVM's code.
+    """
 
-    __slots__ = ("name",)
+    __slots__ = ()
 
-    def __init__(self, name: str):
-        self.name = name
-        self.run = self._first
+    def __init__(self, emit: Callable[..., Any]):
+        super().__init__(emit, EXACT)
 
     def dispatcher(self) -> Any:
         """Numba's function that stands for it."""
         with _lock:
             if self.run == self._first:
                 _numba()
-                from llvmlite import ir
                 from numba.extending import intrinsic
 
-                def function(typing: Any, a: Any, b: Any) -> Any:
-                    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                        kind = args[0].type
-                        two = ir.FunctionType(kind, [kind, kind])
-                        return builder.call(builder.module.declare_intrinsic(self.name, [kind], two), args)
-
-                    return a(a, a), code
-
-                self.run = intrinsic(function)
+                self.run = intrinsic(self.python)
             return self.run
+
+
+def of_two_floats(name: str) -> Emitted:
+    """A function of LLVM's: it becomes one instruction, where Python's would be a branch."""
+
+    def emit(typing: Any, a: Any, b: Any) -> Any:
+        from llvmlite import ir
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = args[0].type
+            two = ir.FunctionType(kind, [kind, kind])
+            return builder.call(builder.module.declare_intrinsic(name, [kind], two), args)
+
+        return a(a, a), code
+
+    return Emitted(emit)
 
 
 def with_names(kernel: Loops, name: str, **names: Any) -> Loops:
@@ -259,7 +267,7 @@ def share(xp: Any, kernel: Callable[..., Any], args: tuple[Any, ...], count: int
         kernel(*args, 0, count)
     else:
         most = getattr(xp, "threads", 0) or _available()
-        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, most)
+        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, most, finely=True)
 
 
 def own(x: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from ortlite_numpy.compiled.jit import Loops, loops
+from ortlite_numpy.compiled.jit import Emitted, loops
 from ortlite_numpy.threads import DONE, GIVEN
 
 __all__ = ["for_result", "for_work"]
@@ -16,19 +16,6 @@ PAUSE = {  # tells the processor that this is a loop that waits: it then leaves 
     "x86_64": ("llvm.x86.sse2.pause", ()), "amd64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,)),
     "arm64": ("llvm.aarch64.hint", (1,)),
 }  # fmt: skip
-
-
-class _Atomic(Loops):
-    """A function of numba's own making: what Python has no words for."""
-
-    __slots__ = ()
-
-    def dispatcher(self) -> Any:
-        if self.run == self._first:
-            from numba.extending import intrinsic
-
-            self.run = intrinsic(self.python)
-        return self.run
 
 
 def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -69,7 +56,7 @@ def _pause(typing: Any) -> Any:
     return types.none(), code
 
 
-load, store, pause = (_Atomic(fn, frozenset()) for fn in (_load, _store, _pause))
+load, store, pause = Emitted(_load), Emitted(_store), Emitted(_pause)
 
 
 @loops()

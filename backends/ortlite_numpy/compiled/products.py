@@ -1,0 +1,284 @@
+"""Products with a constant matrix, whose columns are brought into the order in which they are read, once a session.
+
+A panel is as many columns as two vectors of the processor hold, row by row, so that a product reads one stretch of
+memory. A tile, up to six rows of the result by one panel, stays in registers while the products of some rows of the
+panel are added up; then it is added to the result. BLAS brings the matrix into order in every call, which for few rows
+takes as long as the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from math import prod
+from typing import Any
+
+from ortlite.derived import Derived, at_once, lasting
+from ortlite.ops.helpers import require_broadcast
+from ortlite_numpy.compiled.jit import Emitted, loops, own, share
+from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.record import numpy as np
+
+__all__ = ["multiplied", "panels"]
+
+ROWS = 6  # of a tile: with two vectors each, twelve of the sixteen registers that most processors have
+VECTORS = 2
+DEEP = 384  # rows of a panel whose products are added up in registers
+BLOCK = 168  # rows of the left matrix, as deep, that stay in the cache while the panels go by
+FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
+SMALL = 1 << 17  # multiplications up to which BLAS is as fast
+RATE = 8e10  # multiplications and additions of float32 a second
+BYTES = 2e10  # bytes of panels a second
+
+
+@cache
+def vector_bytes() -> int:
+    """The width of this processor's vectors."""
+    from llvmlite import binding
+
+    has = binding.get_host_cpu_features()
+    return 64 if has.get("avx512f") else 32 if has.get("avx") else 16
+
+
+def _tile(
+    typing: Any, n: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any,
+    depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
+) -> Any:  # fmt: skip
+    """Of `n` rows, each as wide as a panel: y[r] = given[r] + the sum over k < `depth` of a[r, k] · b[k].
+
+    The arrays are flat; `_at` is the element to begin with, `_row` how far rows are apart, `a_step` elements of one of
+    `a`. What lies `ahead` of a row of the panel is fetched into the cache on the way.
+    """
+    from llvmlite import ir
+    from numba import types
+
+    i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+    bits = y.dtype.bitwidth
+    lanes = vector_bytes() * 8 // bits
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def pointer(array: int) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            return builder.gep(data, [args[array + 1]])
+
+        def further(base: Any, count: int, step: Any) -> Any:
+            return builder.gep(base, [builder.mul(step, i64(count))])
+
+        def vector_at(base: Any, index: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+
+        def load(place: Any) -> Any:
+            value = builder.load(place)
+            value.align = bits // 8
+            return value
+
+        vector = ir.VectorType(context.get_data_type(y.dtype), lanes)
+        results, left, panel, start = map(pointer, (1, 4, 8, 12))
+        y_row, a_row, a_step, depth, ahead, given_row = (args[i] for i in (3, 6, 7, 10, 11, 14))
+        name = f"llvm.fmuladd.v{lanes}f{bits}"
+        fma = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), name
+        )
+        fetched = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [i8.as_pointer()], fetched)
+
+        def write(rows: int, end: Any) -> None:
+            """The code for so many rows."""
+            lines = [further(left, r, a_row) for r in range(rows)]
+            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k, along = builder.phi(i64), builder.phi(i64)
+            sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
+            read = builder.mul(k, i64(VECTORS * lanes))
+            right = [load(vector_at(panel, builder.add(read, i64(v * lanes)))) for v in range(VECTORS)]
+            next_panel = builder.bitcast(builder.gep(panel, [builder.add(read, ahead)]), i8.as_pointer())
+            builder.call(fetch, [next_panel, i32(0), i32(2), i32(1)])
+            totals = []
+            for line, old in zip(lines, sums, strict=True):
+                one = load(builder.gep(line, [along]))
+                many = builder.insert_element(ir.Constant(vector, ir.Undefined), one, i32(0))
+                many = builder.shuffle_vector(many, many, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
+                totals.append([builder.call(fma, [many, x, s]) for x, s in zip(right, old, strict=True)])
+            following = builder.add(k, i64(1))
+            steps = [(k, i64(0), following), (along, i64(0), builder.add(along, a_step))]
+            for old, new in zip(sums, totals, strict=True):
+                steps += [(s, ir.Constant(vector, None), t) for s, t in zip(old, new, strict=True)]
+            for phi, first, then in steps:
+                phi.add_incoming(first, before)
+                phi.add_incoming(then, loop)
+            builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+            builder.position_at_end(after)
+            for r, total in enumerate(totals):
+                to, so_far = further(results, r, y_row), further(start, r, given_row)
+                for v, value in enumerate(total):
+                    whole = builder.fadd(value, load(vector_at(so_far, i64(v * lanes))))
+                    builder.store(whole, vector_at(to, i64(v * lanes))).align = bits // 8
+            builder.branch(end)
+
+        end = builder.append_basic_block()
+        blocks = [builder.append_basic_block() for _ in range(ROWS)]
+        switch = builder.switch(args[0], blocks[-1])
+        for rows, block in enumerate(blocks, 1):
+            switch.add_case(i64(rows), block)
+            builder.position_at_end(block)
+            write(rows, end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.none(i, y, i, i, a, i, i, i, b, i, i, i, given, i, i), code
+
+
+tile = Emitted(_tile)
+
+
+@loops()
+def copy_rows(a, at, a_row, a_step, rows, depth, y):
+    """A stretch of rows of a flat matrix, side by side."""
+    for r in range(rows):
+        left, to = at + r * a_row, y[r * depth : (r + 1) * depth]
+        if a_step == 1:
+            row = a[left : left + depth]
+            for k in range(to.size):
+                to[k] = row[k]
+        else:
+            for k in range(to.size):
+                to[k] = a[left + k * a_step]
+
+
+@loops()
+def add_products(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
+    """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
+
+    The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows, [start, stop) are computed, in blocks of rows
+    that stay in the cache while the panels go by.
+    """
+    count, depth, width = b.shape
+    flat = b.reshape(b.size)
+    spare = np.empty(ROWS * width, y.dtype)
+    copied = np.empty(min(block, rows) * min(DEEP, depth), y.dtype)
+    begin, end = (0, count) if by_rows else (start, stop)
+    first, last = (start, stop) if by_rows else (0, rows)
+    while first < last:
+        some = min(block, last - first)
+        tiles = (some + ROWS - 1) // ROWS
+        for k in range(0, depth, DEEP):
+            many = min(DEEP, depth - k)
+            if end - begin < FEW:
+                source, before, apart, step = a, first * a_row + k * a_step, a_row, a_step
+            else:  # rows far apart in memory meet in few lines of the cache
+                copy_rows(a, first * a_row + k * a_step, a_row, a_step, some, many, copied)
+                source, before, apart, step = copied, 0, many, 1
+            for panel in range(begin, end):
+                column, right = panel * width, (panel * depth + k) * width
+                row = 0
+                for t in range(tiles):
+                    n = (some - row + tiles - t - 1) // (tiles - t)
+                    left, to = before + row * apart, (first + row) * y_row + column
+                    if columns - column < width:
+                        for r in range(n):
+                            for c in range(columns - column):
+                                spare[r * width + c] = bias[column + c] if k == 0 else y[to + r * y_row + c]
+                        tile(n, spare, 0, width, source, left, apart, step, flat, right, many, 0, spare, 0, width)
+                        for r in range(n):
+                            for c in range(columns - column):
+                                y[to + r * y_row + c] = spare[r * width + c]
+                    else:
+                        given, at, row_apart = (bias, column, 0) if k == 0 else (y, to, y_row)
+                        tile(
+                            n, y, to, y_row, source, left, apart, step, flat, right, many, depth * width, given, at,
+                            row_apart,
+                        )  # fmt: skip
+                    row += n
+        first += some
+
+
+def panels(b: Any) -> Any:
+    """A matrix as panels (count, rows, columns of one), the last one filled up with zeros."""
+    width = VECTORS * vector_bytes() // b.itemsize
+    rows, columns = b.shape
+    count, whole = -(-columns // width), columns // width
+    result = np.zeros((count, rows, width), b.dtype)
+    result[:whole] = b[:, : whole * width].reshape(rows, whole, width).transpose(1, 0, 2)
+    if whole < count:
+        result[whole, :, : columns - whole * width] = b[:, whole * width :]
+    return result
+
+
+def filled(bias: Any, columns: int, dtype: Any) -> Any:
+    """A bias of one number or one a column, as wide as whole panels; zeros for None."""
+    width = VECTORS * vector_bytes() // dtype.itemsize
+    result = np.zeros(-(-columns // width) * width, dtype)
+    if bias is not None:
+        result[:columns] = bias.reshape(-1)
+    return result
+
+
+def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any, rows: int, columns: int) -> None:
+    """`add_products` of all rows, on the threads that are worth it."""
+    count, depth, _ = b.shape
+    blocks = -(-rows // BLOCK)
+    block = -(-rows // (blocks * ROWS)) * ROWS
+    by_rows = count < FEW
+    work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
+    args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
+    share(xp, add_products, args, rows if by_rows else count, work)
+
+
+def multiplied(xp: Any, a: Any, b: Any, bias: Any, columns: int) -> Any:
+    """`a` (…, depth) by the panels `b`, plus a `filled` bias."""
+    rows = prod(a.shape[:-1])
+    y = np.empty((*a.shape[:-1], columns), a.dtype)
+    add_rows(xp, own(a).reshape(-1), a.shape[-1], 1, b, bias, y.reshape(-1), rows, columns)
+    return y
+
+
+def _fits(A: Any, B: Any, depth: int, derived: Any) -> bool:
+    alike = A.dtype == B.dtype and A.dtype.char in "fd" and B.ndim == 2 and A.ndim > 0
+    return bool(alike and A.shape[-1] == depth and A.size * B.size > SMALL * depth and lasting(derived, B))
+
+
+def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    b = np.zeros((64, 33), dtype)
+    yield (np.zeros((64, 64), dtype), b), {"derived": Derived([b])}
+
+
+@override("MatMul", examples=_examples, dtypes=FLOATS)
+def matmul(xp: Any, A: Any, B: Any, *, derived: Any = at_once) -> Any:
+    """With a constant B, in its panels."""
+    if not _fits(A, B, B.shape[0] if B.ndim == 2 else 0, derived):
+        return NotImplemented
+    return multiplied(xp, A, derived(panels, B), derived(filled, None, B.shape[1], B.dtype), B.shape[1])
+
+
+@override(("", "Gemm", 7), examples=_examples, dtypes=FLOATS)
+def gemm(
+    xp: Any,
+    A: Any,
+    B: Any,
+    C: Any = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    derived: Any = at_once,
+) -> Any:
+    """With a constant B, in its panels; a bias is what the products are added to."""
+    if alpha != 1.0 or transA or A.ndim != 2 or B.ndim != 2:
+        return NotImplemented
+    columns, depth = B.shape if transB else B.shape[::-1]
+    if not _fits(A, B, depth, derived) or (C is not None and C.dtype != A.dtype):
+        return NotImplemented
+    if C is not None:
+        require_broadcast("C", C, (A.shape[0], columns))
+    held = C is not None and beta == 1.0 and C.size in {1, columns} and C.shape[:-1] in {(), (1,)}
+    if C is not None and beta and not held:
+        return NotImplemented
+    bias = derived(filled, C if held else None, columns, B.dtype)
+    return multiplied(xp, A, derived(_turned, B) if transB else derived(panels, B), bias, columns)
+
+
+def _turned(b: Any) -> Any:
+    return panels(b.T)
