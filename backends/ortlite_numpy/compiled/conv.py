@@ -12,10 +12,11 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
+from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
 from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
@@ -470,10 +471,18 @@ def finished(
         kernel(block, bias, nothing if other is None else own(other), a, b)
 
     threads = getattr(xp, "threads", 1)
+    times = None
+    if group == 1 and lasting(derived, W):
+        times = products.times(xp, derived(weight_panels, W), W.shape[0])
     return dense.finished(
         X, W, B, Z, finish if given or activation else None, threads, derived, auto_pad, group, kernel_shape, strides,
-        dilations, pads, columns,
+        dilations, pads, columns, times,
     )  # fmt: skip
+
+
+def weight_panels(W: Any) -> Any:
+    """The weights by which columns are multiplied, in panels."""
+    return products.panels(dense.weight_columns(W, 1)[0])
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
@@ -19,7 +20,7 @@ from ortlite_numpy.compiled.jit import Emitted, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
-__all__ = ["multiplied", "panels"]
+__all__ = ["multiplied", "panels", "times"]
 
 ROWS = 6  # of a tile: with two vectors each, twelve of the sixteen registers that most processors have
 VECTORS = 2
@@ -131,6 +132,7 @@ def _tile(
 
 
 tile = Emitted(_tile)
+ONE_THREAD = SimpleNamespace(threads=1)
 
 
 @loops()
@@ -224,6 +226,20 @@ def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
     share(xp, add_products, args, rows if by_rows else count, work)
+
+
+def times(xp: Any, b: Any, columns: int) -> Any:
+    """What puts the product of a matrix with the panels `b` into another one, on some threads."""
+    nothing = filled(None, columns, b.dtype)
+
+    def product(a: Any, out: Any, threads: int) -> None:
+        if a.T.flags.c_contiguous:
+            flat, a_row, a_step = own(a.T).reshape(-1), 1, a.shape[0]
+        else:
+            flat, a_row, a_step = own(a).reshape(-1), a.shape[1], 1
+        add_rows(xp if threads > 1 else ONE_THREAD, flat, a_row, a_step, b, nothing, out.reshape(-1), *out.shape)
+
+    return product
 
 
 def multiplied(xp: Any, a: Any, b: Any, bias: Any, columns: int) -> Any:
