@@ -196,14 +196,31 @@ def add_products(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_r
         first += some
 
 
+@loops()
+def fill_panels(b, y, start, stop):
+    """Panels of the rows [start, stop) of a matrix, a few rows at a time, so that whole lines of memory are written."""
+    count, _, width = y.shape
+    columns = b.shape[1]
+    for first in range(start, stop, 8):
+        for panel in range(count):
+            some = min(width, columns - panel * width)
+            for r in range(first, min(first + 8, stop)):
+                row, to = b[r, panel * width : panel * width + some], y[panel, r]
+                for c in range(some):
+                    to[c] = row[c]
+
+
 def panels(b: Any) -> Any:
     """A matrix as panels (count, rows, columns of one), the last one filled up with zeros."""
     width = VECTORS * vector_bytes() // b.itemsize
     rows, columns = b.shape
-    count, whole = -(-columns // width), columns // width
-    result = np.zeros((count, rows, width), b.dtype)
+    result = np.zeros((-(-columns // width), rows, width), b.dtype)
+    if b.flags.c_contiguous:
+        share(None, fill_panels, (own(b), result), rows, b.size * 1e-9)
+        return result
+    whole = columns // width
     result[:whole] = b[:, : whole * width].reshape(rows, whole, width).transpose(1, 0, 2)
-    if whole < count:
+    if whole * width < columns:
         result[whole, :, : columns - whole * width] = b[:, whole * width :]
     return result
 
