@@ -29,7 +29,7 @@ from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
 
-__all__ = ["OVERRIDES", "conv", "convolved", "weight_columns"]
+__all__ = ["OVERRIDES", "channels_first", "channels_last", "conv", "convolved", "weight_columns"]
 
 Pads: TypeAlias = Sequence[tuple[int, int]]
 Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z

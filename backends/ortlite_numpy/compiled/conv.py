@@ -29,6 +29,7 @@ MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
 SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
+TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
 
@@ -474,6 +475,8 @@ def finished(
     times = None
     if group == 1 and lasting(derived, W):
         times = products.times(xp, derived(weight_panels, W), W.shape[0])
+    if group == 1 and X.shape[1] >= TURNED and X.flags.c_contiguous and prod(W.shape[2:]) > 1:
+        X = dense.channels_first(np.ascontiguousarray(dense.channels_last(X)))
     return dense.finished(
         X, W, B, Z, finish if given or activation else None, threads, derived, auto_pad, group, kernel_shape, strides,
         dilations, pads, columns, times,

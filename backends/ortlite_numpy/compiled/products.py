@@ -138,15 +138,18 @@ ONE_THREAD = SimpleNamespace(threads=1)
 @loops()
 def copy_rows(a, at, a_row, a_step, rows, depth, y):
     """A stretch of rows of a flat matrix, side by side."""
-    for r in range(rows):
-        left, to = at + r * a_row, y[r * depth : (r + 1) * depth]
-        if a_step == 1:
-            row = a[left : left + depth]
+    if a_step == 1:
+        for r in range(rows):
+            row, to = a[at + r * a_row : at + r * a_row + depth], y[r * depth : (r + 1) * depth]
             for k in range(to.size):
                 to[k] = row[k]
-        else:
-            for k in range(to.size):
-                to[k] = a[left + k * a_step]
+    else:
+        for first in range(0, rows, 16):  # as many as share a line of memory, where rows lie side by side
+            some = min(16, rows - first)
+            for k in range(depth):
+                left = at + first * a_row + k * a_step
+                for r in range(some):
+                    y[(first + r) * depth + k] = a[left + r * a_row]
 
 
 @loops()
