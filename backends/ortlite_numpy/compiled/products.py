@@ -153,7 +153,7 @@ def copy_rows(a, at, a_row, a_step, rows, depth, y):
 
 
 @loops()
-def add_products(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
+def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
     """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
 
     The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows, [start, stop) are computed, in blocks of rows
@@ -238,14 +238,14 @@ def filled(bias: Any, columns: int, dtype: Any) -> Any:
 
 
 def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any, rows: int, columns: int) -> None:
-    """`add_products` of all rows, on the threads that are worth it."""
+    """`multiply_rows` of all rows, on the threads that are worth it."""
     count, depth, _ = b.shape
     blocks = -(-rows // BLOCK)
     block = -(-rows // (blocks * ROWS)) * ROWS
     by_rows = count < FEW
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
-    share(xp, add_products, args, rows if by_rows else count, work)
+    share(xp, multiply_rows, args, rows if by_rows else count, work)
 
 
 def times(xp: Any, b: Any, columns: int) -> Any:
