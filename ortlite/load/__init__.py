@@ -88,12 +88,21 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
         denotations={value.name: _denotations(value) for value in proto.graph.input},
+        sparse=_sparse_outputs(proto.graph),
     )
     file.reading = "shapes"
     shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _sparse_outputs(proto: onnx.GraphProto) -> frozenset[str]:
+    """Outputs that no operator computes, and that the graph holds as sparse tensors."""
+    held = {tensor.values.name for tensor in proto.sparse_initializer}
+    constants = (node for node in proto.node if node.op_type == "Constant" and node.output)
+    held |= {node.output[0] for node in constants if any(a.name == "sparse_value" for a in node.attribute)}
+    return frozenset(held & {value.name for value in proto.output})
 
 
 def _denotations(value: onnx.ValueInfoProto) -> tuple[str, ...]:

@@ -216,10 +216,8 @@ def _positions(values: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) 
     columns = indices.reshape(count, len(limits))
     if ((columns < 0) | (columns >= np.array(limits, np.int64))).any():
         raise ValueError("an index is negative or beyond the dims")
-    flat = np.ravel_multi_index(tuple(columns.T), limits) if limits else np.zeros(count, np.int64)
-    if np.unique(flat).size != count:  # the specification wants them to ascend as well; onnxruntime takes any order
-        raise ValueError("an index is given twice")
-    return flat
+    # the specification wants them to ascend; onnxruntime takes any order, and of two values in one place the later
+    return np.ravel_multi_index(tuple(columns.T), limits) if limits else np.zeros(count, np.int64)
 
 
 def _natural(tensor: str, entries: dict[str, str], key: str, default: int) -> int:
