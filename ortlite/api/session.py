@@ -379,30 +379,35 @@ class InferenceSession:
         with stoppable(stop_of(_checked(run_options), timeout)):
             return self._tried(output_names, _adapted(input_feed, run_options), taps)
 
-    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool = False) -> Any:
         """Run; where a provider fails as a whole, once more on the CPU provider."""
         try:
             if self._profiler is None:
-                return self._run(output_names, feed, taps)
-            return self._profiled(output_names, feed, taps)
+                return self._run(output_names, feed, taps, on_device)
+            return self._profiled(output_names, feed, taps, on_device)
         except EPFail:
             if not self._may_fall_back:
                 raise
             self.set_providers([CPU])
             self._enable_fallback = False
-            return self._run(output_names, feed, taps)
+            return self._run(output_names, feed, taps, on_device)
 
-    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool) -> Any:
         profiler = self._profiler
         assert profiler is not None
         since = profiler.now()
-        result = self._run(output_names, feed, taps)
+        result = self._run(output_names, feed, taps, on_device)
         profiler.add("Session", "SequentialExecutor::Execute", since)
         profiler.add("Session", "model_run", since)
         return result
 
-    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool) -> Any:
         wanted = self._wanted(output_names, feed)
+        if on_device:
+            from ortlite.api.values import on_device as located
+
+            built = self._partial(feed, wanted, on_device=True)
+            return [located(value) for value in built.results(built.feed.values(feed), wanted)]
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
         built = self._partial(feed, (*wanted, *tapped_names))
         outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names))
@@ -514,14 +519,16 @@ class InferenceSession:
                 raise InvalidArgument(f"Invalid output name:{name}")
         return [OrtValue.of(value) for value in self.run(wanted, feed, run_options)]
 
-    def run_with_iobinding(self, iobinding: IOBinding, run_options: RunOptions | None = None) -> None:
-        """Run on what an `io_binding()` of this session binds.
+    def run_with_iobinding(
+        self, iobinding: IOBinding, run_options: RunOptions | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Run on what an `io_binding()` of this session binds, `timeout` seconds at most.
 
         Raises ValueError for another session's, RuntimeError for whatever goes wrong in the run.
         """
         if iobinding._session is not self:
             raise ValueError("IOBinding must be used with the session that created it.")
-        iobinding._iobinding.run(run_options)
+        iobinding._iobinding.run(run_options, timeout)
 
     def run_with_ortvaluevector(
         self,
@@ -537,12 +544,13 @@ class InferenceSession:
         for value in self.run_with_ort_values(list(fetch_names), feed, run_options):
             fetches.push_back(value)
 
-    def _on_device(self, feed: Mapping[str, Any], wanted: tuple[str, ...]) -> list[OrtValue]:
+    def _on_device(
+        self, names: Sequence[str], feed: Mapping[str, Any], run_options: RunOptions | None, timeout: float | None
+    ) -> list[OrtValue]:
         """Outputs of the graph where they were computed, as OrtValues."""
-        from ortlite.api.values import on_device
-
-        built = self._partial(feed, wanted, on_device=True)
-        return [on_device(value) for value in built.results(built.feed.values(feed), wanted)]
+        with stoppable(stop_of(_checked(run_options), timeout)):
+            values: list[OrtValue] = self._tried(names, _adapted(feed, run_options), None, on_device=True)
+        return values
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding: what to read inputs from, and where to write outputs."""
@@ -553,9 +561,10 @@ class InferenceSession:
     def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own."""
         whole = self._whole.graph
-        if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
-            if not on_device:
-                return self._whole
+        own = feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs)
+        if own and not on_device:
+            return self._whole
+        if own:
             feed, outputs = dict.fromkeys(whole.inputs), whole.outputs
         from ortlite.graph import extract
 
@@ -571,7 +580,7 @@ class InferenceSession:
         key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
         found = self._partials.get(key)
         if found is None:
-            part = replace(self.model, graph=extract(graph, list(feed), outputs))
+            part = self.model if own else replace(self.model, graph=extract(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
             shared = replace(self._shared, device_constants=ChainMap({}, self._shared.device_constants))
             found = self._build(

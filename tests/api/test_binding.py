@@ -131,6 +131,36 @@ def test_a_device_that_is_not_here_gives_a_value_on_the_cpu(ort, mul):
     assert binding.get_outputs()[0].device_name() == "cpu"
 
 
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_run_options_count_wherever_outputs_are_bound(tmp_path, where):
+    pytest.importorskip("torch")
+    import ortlite
+
+    node = helper.make_node("Mul", ["X", "W"], ["Y"])
+    ends = [("X", TensorProto.FLOAT, [3, 2]), ("W", TensorProto.FLOAT, [3, 2])], [("Y", TensorProto.FLOAT, [3, 2])]
+    session = ortlite.InferenceSession(model([node], *ends, [("W", W)]), providers=["TorchExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", X)
+    binding.bind_output("Y", where)
+    adapter, options = ortlite.AdapterFormat(), ortlite.RunOptions()
+    adapter.set_parameters({"W": ortlite.OrtValue.ortvalue_from_numpy(W + 1)})
+    adapter.export_adapter(str(tmp_path / "a"))
+    loaded = ortlite.LoraAdapter()
+    loaded.Load(str(tmp_path / "a"))
+    options.add_active_adapter(loaded)
+    session.run_with_iobinding(binding, options)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * (W + 1))
+    options.terminate = True
+    with pytest.raises(RuntimeError, match="^Error in execution: Exiting due to terminate flag being set to true"):
+        session.run_with_iobinding(binding, options)
+    with pytest.raises(RuntimeError, match="^Error in execution: The run was ended after its timeout of 0 seconds"):
+        session.run_with_iobinding(binding, timeout=0)
+    with pytest.raises(TypeError, match="RunOptions"):
+        session.run_with_iobinding(binding, {})
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * W)
+
+
 def test_the_inner_classes(ort, C, mul):
     session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
     device = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
@@ -205,6 +235,7 @@ def test_what_the_model_holds_sparse_comes_out_sparse(ort, held, declared):
         assert view.indices().tolist() == [2, 5]
     assert tensor.values().tolist() == inner.values().tolist() == [2, 3]
     assert tensor.dense_shape() == [3, 3]
+    assert found.element_type() == TensorProto.FLOAT
     np.testing.assert_array_equal(dense.numpy(), [[0, 0, 2], [0, 0, 3], [0, 0, 0]])
 
 
