@@ -151,9 +151,9 @@ def test_run_options_count_wherever_outputs_are_bound(tmp_path, where):
     session.run_with_iobinding(binding, options)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * (W + 1))
     options.terminate = True
-    with pytest.raises(RuntimeError, match="^Error in execution: Exiting due to terminate flag being set to true"):
+    with pytest.raises(RuntimeError, match=r"^Error in execution: Exiting due to terminate flag being set to true"):
         session.run_with_iobinding(binding, options)
-    with pytest.raises(RuntimeError, match="^Error in execution: The run was ended after its timeout of 0 seconds"):
+    with pytest.raises(RuntimeError, match=r"^Error in execution: The run was ended after its timeout of 0 seconds"):
         session.run_with_iobinding(binding, timeout=0)
     with pytest.raises(TypeError, match="RunOptions"):
         session.run_with_iobinding(binding, {})
