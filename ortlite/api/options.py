@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
     from ortlite.api.ortvalue import OrtValue
 
-__all__ = ["ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions"]
+__all__ = [
+    "ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions", "adapted", "checked",
+]  # fmt: skip
 
 MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
 
@@ -303,3 +305,20 @@ def _again(kind: type[_Options], fields: dict[str, Any]) -> _Options:
     copies = {key: value.copy() if isinstance(value, dict | list) else value for key, value in fields.items()}
     made.__dict__.update(copies)
     return made
+
+
+def checked(run_options: Any) -> RunOptions | None:
+    """The options of a run. Raises TypeError for what are none."""
+    if not isinstance(run_options, RunOptions | None):
+        raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+    return run_options
+
+
+def adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:
+    """The feed, with the parameters of the adapters that the options name."""
+    if run_options is None or not run_options._adapters:
+        return feed
+    added: dict[str, Any] = {}
+    for adapter in run_options._adapters:
+        added |= adapter.parameters
+    return added | dict(feed)

@@ -321,6 +321,35 @@ def test_options_have_fields_of_a_type(ort):
         run.get_run_config_entry("q")
 
 
+@pytest.mark.parametrize("given", [[2, 3], ["N", 3], [None, 3], None, ["N", "M"]], ids=str)
+def test_shapes_of_outputs_are_what_is_declared_and_what_follows(given):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import ortlite
+
+    for declared in (None, [], [2, 3], [7, 3], ["A", 3], ["N", "M"], [None, None], [2, "M"], [2, 3, 4]):
+        relu = [helper.make_node("Relu", ["x"], ["y"])]
+        source = model(relu, [("x", TensorProto.FLOAT, given)], [("y", TensorProto.FLOAT, declared)])
+        both = (m.InferenceSession(source, providers=["CPUExecutionProvider"]) for m in (ortlite, onnxruntime))
+        ours, theirs = (session.get_outputs()[0] for session in both)
+        assert (ours.shape, ours.type) == (theirs.shape, theirs.type), declared
+
+
+def test_inferred_shapes_have_the_names_of_inputs(ort):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Concat", ["x", "x"], ["b"], axis=0),
+        helper.make_node("NonZero", ["x"], ["c"]),
+    ]
+    outs = [("a", TensorProto.FLOAT, None), ("b", TensorProto.FLOAT, None), ("c", TensorProto.INT64, None)]
+    source = model(nodes, [("x", TensorProto.FLOAT, ["N", 3])], outs, [("w", np.ones((3, 5), np.float32))])
+    options = ort.SessionOptions()
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    assert [out.shape for out in session.get_outputs()] == [["N", 5], [None, 3], [2, None]]
+    options.add_free_dimension_override_by_name("N", 4)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    assert [out.shape for out in session.get_outputs()] == [[4, 5], [8, 3], [2, None]]
+
+
 @pytest.mark.parametrize("name", ["GraphOptimizationLevel", "ExecutionMode", "OrtAllocatorType", "OrtSparseFormat"])
 def test_enumerations(ort, name):
     kind = getattr(ort, name)
