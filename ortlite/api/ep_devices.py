@@ -248,6 +248,8 @@ def get_compatibility_info_from_model(model_path: str, ep_type: str) -> str | No
     Raises RuntimeError for a file that cannot be read.
     """
     _texts(model_path=model_path, ep_type=ep_type)
+    if not ep_type:
+        raise RuntimeError("Invalid argument provided to GetCompatibilityInfoFromModel.")
     try:
         data = Path(model_path).read_bytes() if model_path else None
     except OSError:

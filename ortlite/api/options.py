@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.api import logs
@@ -11,8 +12,10 @@ from ortlite.api.enums import (
     ExecutionMode,
     ExecutionOrder,
     GraphOptimizationLevel,
+    OrtExecutionProviderDevicePolicy,
 )
-from ortlite.errors import Fail
+from ortlite.api.providers import get_all_providers
+from ortlite.errors import Fail, InvalidArgument
 
 if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
@@ -39,9 +42,7 @@ class _Options:
         if name not in self.FIELDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         wanted = type(self.FIELDS[name])
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise TypeError(f"{type(self).__name__}.{name} takes {wanted.__name__}, not {type(value).__name__}")
-        self.__dict__[name] = value
+        self.__dict__[name] = _converted(value, wanted, f"{type(self).__name__}.{name}")
 
     def __reduce__(self) -> Any:
         return _again, (type(self), dict(self.__dict__))
@@ -212,13 +213,15 @@ class SessionOptions(_Options):
 
     def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
         """Add a provider behind those added before. The argument `providers` of a session goes before these."""
+        if name not in get_all_providers():
+            raise RuntimeError(f"Unknown Provider Type: {name}")
         self._providers.append((name, {str(k): str(v) for k, v in (options or {}).items()}))
 
     def add_provider_for_devices(self, devices: Sequence[Any], options: Mapping[str, str] | None = None) -> None:
         """Add the provider of devices that `get_ep_devices` lists."""
         names = {device.ep_name for device in devices}
         if len(names) != 1:
-            raise RuntimeError(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
+            raise InvalidArgument(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
         self.add_provider(names.pop(), options)
 
     def has_providers(self) -> bool:
@@ -227,6 +230,8 @@ class SessionOptions(_Options):
 
     def set_provider_selection_policy(self, policy: Any) -> None:
         """Accepted: without `providers`, nodes run on the CPU provider, whatever the policy."""
+        if not isinstance(policy, OrtExecutionProviderDevicePolicy):
+            raise TypeError(f"a policy is an OrtExecutionProviderDevicePolicy, not {type(policy).__name__}")
         warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
 
     def set_provider_selection_policy_delegate(self, delegate: Callable[..., Any]) -> None:
@@ -239,7 +244,7 @@ class SessionOptions(_Options):
         """While it is set, sessions that are made with these options raise ModelLoadCanceled."""
         self.__dict__["_cancelled"] = bool(cancelled)
 
-    def set_ep_context_data_read_func(self, function: Callable[..., Any]) -> None:
+    def set_ep_context_data_read_func(self, read_func: Callable[..., Any], max_data_size: int) -> None:
         """Accepted, and never called: no provider here keeps compiled contexts."""
 
     def clear_ep_context_data_read_func(self) -> None:
@@ -285,6 +290,19 @@ class RunOptions(_Options):
         self._adapters.append(adapter)
 
 
+def _converted(value: Any, wanted: type, field: str) -> Any:
+    """A value as the field holds it: what has a truth, an index, or is bytes of text is taken, as onnxruntime does."""
+    if wanted is bool and (value is None or hasattr(type(value), "__bool__")):
+        return bool(value)
+    if wanted is int and hasattr(type(value), "__index__"):
+        return index(value)
+    if wanted is str and isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, wanted):
+        raise TypeError(f"{field} takes {wanted.__name__}, not {type(value).__name__}")
+    return value
+
+
 def _dimension(value: Any) -> int:
     if not isinstance(value, int):
         raise TypeError(f"a dimension is an int, not {type(value).__name__}")
@@ -295,7 +313,7 @@ def _ort_value(value: Any) -> OrtValue:
     from ortlite.api.ortvalue import OrtValue
 
     if not isinstance(value, OrtValue):
-        raise TypeError(f"an OrtValue is wanted, not {type(value).__name__}")
+        raise RuntimeError(f"an OrtValue is wanted, not {type(value).__name__}")
     return value
 
 

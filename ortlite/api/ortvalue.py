@@ -92,7 +92,9 @@ class OrtValue:
         """
         if not isinstance(data, np.ndarray):
             raise TypeError(f"an array is wanted, not {type(data).__name__}")
-        dtype = _by_code(onnx_element_type)
+        if not isinstance(onnx_element_type, int | np.integer):
+            raise TypeError(f"ONNX's number of an element type is wanted, not {type(onnx_element_type).__name__}")
+        dtype = _by_code(int(onnx_element_type))
         storage = dtypes.to_numpy(dtype)
         if dtype.kind == "S" or data.dtype.itemsize != storage.itemsize:
             raise RuntimeError(
@@ -114,6 +116,10 @@ class OrtValue:
     ) -> OrtValue:
         """A tensor whose values are not set. `element_type`: a NumPy dtype, type or name, or ONNX's number."""
         dtype = element_dtype(element_type)
+        if dtype.kind == "S":
+            raise RuntimeError(NOT_NUMERIC)
+        if any(size < 0 for size in shape):
+            raise RuntimeError(f"a tensor has no negative dimensions: {list(shape)}")
         device = _device(device_type, device_id, vendor_id)
         return _placed(np.zeros(tuple(shape), dtypes.to_numpy(dtype)), dtype, device)
 
@@ -128,7 +134,8 @@ class OrtValue:
     def from_dlpack(data: Any, is_bool: bool = False, /) -> OrtValue:
         """A tensor that shares memory with another library's array, or with a DLPack capsule.
 
-        `is_bool`: take an array of uint8 for one of bool. Raises RuntimeError for what is neither, or not contiguous.
+        `is_bool`: take an array of uint8 for one of bool. Raises TypeError for what is neither, RuntimeError for
+        what is not contiguous.
         """
         if isinstance(data, OrtValue):
             return OrtValue(data)
@@ -370,7 +377,7 @@ class _Capsule:
 
     def __init__(self, capsule: Any):
         if type(capsule).__name__ != "PyCapsule":
-            raise RuntimeError(f"{type(capsule).__name__} has no __dlpack__ and is no DLPack capsule")
+            raise TypeError(f"{type(capsule).__name__} has no __dlpack__ and is no DLPack capsule")
         self.capsule = capsule
 
     def __dlpack__(self, **options: Any) -> Any:

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.load import functions, graph, nchwc, ort_format, shapes
+from ortlite.load.peek import all_graphs
 from ortlite.load.tensors import HERE, Given, Tensors, text
 
 __all__ = ["Given", "load"]
@@ -76,6 +77,9 @@ def _failed(name: str) -> str:
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
     file.define(proto)
+    held = {tensor.name for each in all_graphs(proto.graph) for tensor in each.initializer}
+    if unknown := file.tensors.given.external.keys() - held:
+        raise Fail(f"Failed to find existing initializer with name {min(unknown)}.")
     nchwc.rewrite(proto, file.tensors)
     model = Model(
         graph=graph.read_model_graph(proto, opsets, file),

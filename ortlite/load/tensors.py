@@ -90,12 +90,12 @@ class Tensors:
     def initializer(self, proto: TensorProto) -> np.ndarray:
         """The values of a graph's tensor, or what the caller gave in its place.
 
-        Raises InvalidArgument where that is of another type or shape, Fail where it is for data outside the model, and
-        these are inside.
+        Raises InvalidArgument where that is of another type or shape (Fail where it is for data outside the model), and
+        Fail where it is for data outside, and these are inside.
         """
-        given = self.given.initializers.get(proto.name)
+        given, wrong = self.given.initializers.get(proto.name), InvalidArgument
         if given is None:
-            given = self.given.external.get(proto.name)
+            given, wrong = self.given.external.get(proto.name), Fail
             if given is None:
                 return self.read(proto)
             here = any(entry.key == "location" and entry.value == HERE for entry in proto.external_data)
@@ -103,7 +103,7 @@ class Tensors:
                 raise Fail(f"Trying to replace non-external initializer with external data: {proto.name!r}")
         declared, actual = dtype_of(proto.data_type, f"initializer {proto.name!r}"), dtypes.of_numpy(given.dtype)
         if actual is not declared or given.shape != tuple(proto.dims):
-            raise InvalidArgument(
+            raise wrong(
                 f"The tensor given for initializer {proto.name!r} is {actual}{list(given.shape)}, and the model's is "
                 f"{declared}{list(proto.dims)}"
             )
