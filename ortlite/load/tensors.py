@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ortlite import dtypes
-from ortlite.errors import Fail, InvalidArgument, InvalidGraph
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, OrtError
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
 
 __all__ = ["DENSE_BYTES", "DENSE_RATIO", "HERE", "Given", "Tensors", "dtype_of", "text", "value_type"]
@@ -93,7 +93,8 @@ class Tensors:
         Raises InvalidArgument where that is of another type or shape (Fail where it is for data outside the model), and
         Fail where it is for data outside, and these are inside.
         """
-        given, wrong = self.given.initializers.get(proto.name), InvalidArgument
+        wrong: type[OrtError] = InvalidArgument
+        given = self.given.initializers.get(proto.name)
         if given is None:
             given, wrong = self.given.external.get(proto.name), Fail
             if given is None:
