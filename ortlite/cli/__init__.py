@@ -355,6 +355,7 @@ def bench_model(
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
+@click.option("--roofs/--no-roofs", default=True, help="Measure what the machine does at most, in about a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def profile_model(
     model: Path,
@@ -364,6 +365,7 @@ def profile_model(
     runs: int,
     trace: Path | None,
     top: int,
+    roofs: bool,
     as_json: bool,
 ) -> None:
     """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones."""
@@ -381,7 +383,7 @@ def profile_model(
     waiting = console(stderr=True)
     with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
         task = progress.add_task("running", total=None)
-        found = profile(session, feed, runs=runs, on_run=lambda: progress.update(task, advance=1))
+        found = profile(session, feed, runs=runs, measure_roofs=roofs, on_run=lambda: progress.update(task, advance=1))
     show(found if as_json else found.top(top), as_json)
     if trace is not None:
         trace.write_text(json.dumps(found.chrome_trace()))
