@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -210,6 +213,24 @@ class Profile(Shown):
             }
             for kind, found in figures.items()
         }
+
+    def to_html(self, comparison: Comparison | None = None) -> str:
+        """All of it as one page that needs no network: graph, table, flame graph, memory and roofline.
+
+        With a `comparison` (`ortlite.compare.compare`) of the same model the page shows the differences, too. Raises
+        ImportError where bokeh and itables are missing (`pip install 'ortlite[report]'`).
+        """
+        from ortlite.tools.report import page
+
+        return page(self, comparison)
+
+    def write(self, path: str | os.PathLike[str], comparison: Comparison | None = None) -> None:
+        """Write the profile to a file: the page for a name that ends in .html, Chrome's trace for .json."""
+        out = Path(path)
+        if out.suffix not in {".html", ".json"}:
+            raise ValueError(f"{out.name} ends neither in .html nor in .json")
+        text = self.to_html(comparison) if out.suffix == ".html" else json.dumps(self.chrome_trace())
+        out.write_text(text, encoding="utf-8")
 
 
 def short_source(sources: Sequence[str]) -> str:
