@@ -36,7 +36,7 @@ class _Failures(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):  # they are RuntimeErrors, but not failures
             raise
-        except (OrtError, OSError, ValueError, RuntimeError) as error:
+        except (OrtError, OSError, ValueError, RuntimeError, ImportError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             raise click.ClickException(message) from error
 
@@ -354,6 +354,15 @@ def bench_model(
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="Execution provider; repeatable.")
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that needs no network.")
+@click.option(
+    "--model-explorer",
+    "explorer",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write node data for Model Explorer there.",
+)
+@click.option("--against", metavar="NAME", help="Show how values differ from those of onnxruntime or of a provider.")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
 @click.option("--roofs/--no-roofs", default=True, help="Measure what the machine does at most, in about a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -364,11 +373,19 @@ def profile_model(
     providers: tuple[str, ...],
     runs: int,
     trace: Path | None,
+    html: Path | None,
+    explorer: Path | None,
+    against: str | None,
     top: int,
     roofs: bool,
     as_json: bool,
 ) -> None:
-    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones."""
+    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones.
+
+    --html writes all of it as one page: the graph coloured by provider, time, memory or difference, a flame graph,
+    memory over time, the roofline and a table (`pip install 'ortlite[report]'`). --against compares every value with
+    what onnxruntime or another provider computes.
+    """
     import json
 
     from rich.progress import Progress
@@ -384,10 +401,30 @@ def profile_model(
     with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
         task = progress.add_task("running", total=None)
         found = profile(session, feed, runs=runs, measure_roofs=roofs, on_run=lambda: progress.update(task, advance=1))
+    compared = None
+    if against is not None:
+        from ortlite.cli import compare
+
+        first = names[0] if names else session.get_providers()[0]
+        peer = against == "onnxruntime"
+        with working("comparing"):
+            both = [first] if peer else [first, against]
+            compared = compare.compare_model(model, pairs(files), pairs(shapes), both, peer, None, None).comparison
     show(found if as_json else found.top(top), as_json)
+    if compared is not None and not as_json:
+        click.echo("\n".join(compared.summary()))
+    written: dict[Path, Callable[[], str]] = {}
     if trace is not None:
-        trace.write_text(json.dumps(found.chrome_trace()))
-        console(stderr=as_json).print(f"saved {trace}", markup=False, highlight=False, soft_wrap=True)
+        written[trace] = lambda: json.dumps(found.chrome_trace())
+    if html is not None:
+        written[html] = lambda: found.to_html(compared)
+    if explorer is not None:
+        explorer.mkdir(parents=True, exist_ok=True)
+        for kind, data in found.model_explorer(compared).items():
+            written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
+    for path, text in written.items():
+        path.write_text(text(), encoding="utf-8")
+        console(stderr=as_json).print(f"saved {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def numbers(option: str, text: str) -> list[Any]:

@@ -98,7 +98,8 @@ class Profile(Shown):
 
     `stepwise_ms` is a run step by step, as it was measured, `run_ms` one without measuring, where the session may have
     code of its own for the shapes; both medians. `peak_bytes` are the most that computed values held at a time.
-    `values` says when each was there, `roofs` what each provider does at most on this machine.
+    `values` says when each was there, `roofs` what each provider does at most on this machine. The last run `began` at
+    that ns of the events' clock.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Profile(Shown):
     left_out: int = 0
     values: tuple[ValueProfile, ...] = field(default=(), repr=False)
     roofs: Mapping[str, Roof] = field(default_factory=dict)
+    began: int = field(default=0, repr=False, compare=False)
 
     def top(self, count: int) -> Profile:
         """The same with the nodes that take longest only."""
@@ -160,7 +162,9 @@ class Profile(Shown):
     def to_dict(self) -> dict[str, Any]:
         """All figures, those derived from others as well; not the single calls, which `chrome_trace` has."""
         found = {
-            name: value for name, value in vars(self).items() if name not in {"nodes", "events", "values", "roofs"}
+            name: value
+            for name, value in vars(self).items()
+            if name not in {"nodes", "events", "values", "roofs", "began"}
         }
         found["roofs"] = {name: asdict(each) for name, each in self.roofs.items()}
         return found | {"nodes": list(map(_row, self.nodes)), "values": list(map(asdict, self.values))}
@@ -299,7 +303,9 @@ def profile(
         told()
     recorded = record(session, fed, runs, told)
     limits = roofs(session) if measure_roofs else {}
-    return _profile(session.get_modelmeta().graph_name, recorded, plain, limits, _origins(session, recorded))
+    source = file_of(session)
+    name = Path(source).name if isinstance(source, str) else session.get_modelmeta().graph_name
+    return _profile(name, recorded, plain, limits, _origins(session, recorded))
 
 
 def _origins(session: InferenceSession, recorded: Recorded) -> list[Origin]:
@@ -350,10 +356,20 @@ def _profile(
             )
         )
     events = tuple(event._replace(node=place[event.node]) for event in recorded.events)
-    start = min((event.begin for event in events[-(len(events) // runs) :]), default=0)
-    values = tuple(_value(value, place, start) for value in recorded.values)
+    values = tuple(_value(value, place, recorded.began) for value in recorded.values)
     step_ms, plain_ms = statistics.median(recorded.steps) / 1e6, statistics.median(plain) / 1e6
-    return Profile(name, runs, tuple(nodes), step_ms, plain_ms, recorded.peak, events, values=values, roofs=limits)
+    return Profile(
+        name,
+        runs,
+        tuple(nodes),
+        step_ms,
+        plain_ms,
+        recorded.peak,
+        events,
+        values=values,
+        roofs=limits,
+        began=recorded.began,
+    )
 
 
 def _of_roof(node: RecordedNode, roof: Roof | None) -> float | None:

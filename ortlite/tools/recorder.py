@@ -65,13 +65,14 @@ class RecordedValue:
 
 
 class Recorded(NamedTuple):
-    """What `record` noted; nodes in the order of their first call, `steps` the ns of each run."""
+    """What `record` noted; nodes in the order of their first call, `steps` the ns of each run, `began` the last one."""
 
     nodes: list[RecordedNode]
     values: list[RecordedValue]
     events: list[Event]
     peak: int
     steps: list[int]
+    began: int
 
 
 @dataclass(slots=True)
@@ -191,7 +192,7 @@ def record(
 
     Where a library computes while Python goes on, each step waits for its results.
     """
-    recorder, steps = _Recorder(), []
+    recorder, steps, begin = _Recorder(), [], 0
     step_by_step = by_steps(session, recorder.on_step)
     for index in range(1 + runs):
         if index == 1:
@@ -205,7 +206,7 @@ def record(
         steps += [end - begin] if index else []
         told()
     nodes = list(recorder.nodes.values())
-    return Recorded(nodes, list(recorder.values.values()), recorder.events, recorder.peak, steps)
+    return Recorded(nodes, list(recorder.values.values()), recorder.events, recorder.peak, steps, begin)
 
 
 def _has_body(bound: Bound) -> bool:

@@ -226,3 +226,11 @@ def test_node_data_for_model_explorer():
     assert data["time"]["main_graph"]["results"].keys() == {"m", "y"}
     assert data["bytes"]["main_graph"]["results"]["m"]["value"] == 4 * (3 + 6 + 2)
     assert [stop["stop"] for stop in data["time"]["main_graph"]["gradient"]] == [0, 1]
+
+
+def test_writing(tmp_path):
+    found = measured(session(TEXT), runs=1)
+    found.write(tmp_path / "trace.json")
+    assert json.loads((tmp_path / "trace.json").read_text()) == found.chrome_trace()
+    with pytest.raises(ValueError, match="html"):
+        found.write(tmp_path / "profile.txt")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bokeh_js", "differences", "flame", "graph", "memory", "roofline"]
 
+FEW = 1000  # nodes with round corners, which take long to draw
 SHOWN_VALUES = 40  # of the values, the largest, that have a line below the memory timeline
 NODE = [("", "@node{custom}")]  # page.js says what there is to say of a node
 
@@ -77,6 +78,7 @@ def _marks(name: str, columns: Mapping[str, Sequence[Any]]) -> ColumnDataSource:
 def _finish(found: Any, marks: Any) -> Any:
     """Clicks and the pointer meet the marks only, and marks look the same whether or not one is selected."""
     marks.selection_glyph = marks.nonselection_glyph = None
+    marks.visible, marks.name = False, "marks"  # until page.js has colours: to draw them twice takes twice as long
     for tool in found.tools:
         if isinstance(tool, HoverTool | TapTool):
             tool.renderers = [marks]
@@ -91,19 +93,18 @@ def graph(profile: Profile) -> Any:
     found = _figure("graph", 420, x_range=Range1d(min(xs, default=0) - 1, max(xs, default=0) + 1))
     found.y_range = Range1d(min(ys, default=0) - 1, max(ys, default=0) + 1)
     found.axis.visible = found.grid.visible = False
-    lines: dict[str, list[float]] = {key: [] for key in ("x0", "y0", "x1", "y1", "cx", "cy")}
+    xys: list[tuple[float, float]] = []
     for node, reads in enumerate(edges(nodes)):
         for other in reads:
-            a, b = where[other], where[node]
-            for curve in _curves(a.x, a.y, b.x, b.y, a.line == b.line):
-                for key, value in zip(lines, curve, strict=True):
-                    lines[key].append(value)
-    found.quadratic(
-        **{k: k for k in lines}, source=ColumnDataSource(_numbers(lines)), name="edges", line_width=1, line_alpha=0.8
-    )
+            one, two = where[other], where[node]
+            xys += _curves(one.x, one.y, two.x, two.y, one.line == two.line)
+    lines = {"x": [x for x, _ in xys], "y": [y for _, y in xys]}  # one line with gaps is drawn a lot faster than many
+    found.line(x="x", y="y", source=ColumnDataSource(_numbers(lines)), name="edges", line_width=1, line_alpha=0.8)
     source = _marks("graph", {"x": xs, "y": ys, "node": range(len(nodes))})
     shape = {"x": "x", "y": "y", "width": 0.72, "height": 0.42, "source": source}
-    marks = found.rect(**shape, fill_color="color", fill_alpha="alpha", line_color=None, border_radius=3)
+    marks = found.rect(
+        **shape, fill_color="color", fill_alpha="alpha", line_color=None, border_radius=3 * (len(nodes) < FEW)
+    )
     picked = ColumnDataSource(name="picked", data={"x": [], "y": []})
     found.rect(x="x", y="y", width=0.86, height=0.62, source=picked, name="ring", fill_color=None, line_width=2.5)
     _labels(found, text_align="center", text_baseline="top", y_offset=8, text_font_size="10px")
@@ -125,16 +126,19 @@ def edges(nodes: Sequence[NodeProfile]) -> list[list[int]]:
     return found
 
 
-def _curves(x0: float, y0: float, x1: float, y1: float, same_line: bool) -> list[tuple[float, ...]]:
-    """A line from node to node; around what is between; between lines of the drawing only how it leaves and arrives."""
-    left, right = x0 + 0.36, x1 - 0.36
+def _curves(x0: float, y0: float, x1: float, y1: float, same_line: bool) -> list[tuple[float, float]]:
+    """A line from node to node, bent around what is between, and a gap.
+
+    Between lines of the drawing only how it leaves and arrives.
+    """
+    left, right, gap = x0 + 0.36, x1 - 0.36, (float("nan"), float("nan"))
     if not same_line or right < left:
-        return [
-            (left, y0, left + 0.4, y0 - 0.25, left + 0.3, y0),
-            (right - 0.4, y1 + 0.25, right, y1, right - 0.3, y1),
-        ]
-    far = x1 - x0 > 1.5 and abs(y1 - y0) < 0.3
-    return [(left, y0, right, y1, (left + right) / 2, (y0 + y1) / 2 + (min(1.3, 0.5 + (x1 - x0) / 12) if far else 0))]
+        return [(left, y0), (left + 0.4, y0 - 0.2), gap, (right - 0.4, y1 + 0.2), (right, y1), gap]
+    if x1 - x0 < 1.5 or abs(y1 - y0) >= 0.3:
+        return [(left, y0), (right, y1), gap]
+    height = min(0.66, 0.25 + (x1 - x0) / 24)
+    bend = [(left + (right - left) * t / 8, (y0 + y1) / 2 + height * (1 - (t / 4 - 1) ** 2)) for t in range(9)]
+    return [*bend, gap]
 
 
 def flame(profile: Profile) -> Any:
@@ -173,10 +177,8 @@ def flame(profile: Profile) -> Any:
 
 def memory(profile: Profile) -> Any:
     """The bytes that computed values hold over the last run, and below when the largest of them are there."""
-    last = profile.events[-(len(profile.events) // max(profile.runs, 1)) :]
-    start = min((event.begin for event in last), default=0)
-    ends = sorted(last, key=lambda event: event.end)
-    times = [0.0, *((event.end - start) / 1e6 for event in ends)]
+    ends = sorted((event for event in profile.events if event.begin >= profile.began), key=lambda event: event.end)
+    times = [0.0, *((event.end - profile.began) / 1e6 for event in ends)]
     live = [0, *(event.live for event in ends)]
     above = _figure("memory-line", 170, None, "width", x_range=Range1d(0, max(times)))
     above.varea_step(x=times, y1=[0] * len(live), y2=live, step_mode="after", name="area", fill_alpha=0.35)

@@ -27,6 +27,7 @@ function amount(value, unit = "") {
   return `${+value.toPrecision(3)} ${unit}`.trim();
 }
 const percent = (value) => (value === null ? "" : `${(100 * value).toPrecision(3)} %`);
+const small = (value) => (value === null ? "" : value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(3)));
 const ms = (value) => `${value >= 100 ? value.toFixed(1) : value.toPrecision(3)} ms`;
 const element = (tag, text, attributes = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "", ...attributes });
 
@@ -70,21 +71,23 @@ function legend() {
   const most = known.reduce((a, b) => Math.max(a, b), 0);
   const bar = element("span", "", { className: "ramp" });
   bar.style.background = `linear-gradient(90deg, ${RAMP[theme()].join(", ")})`;
-  const shown = { time: ms, memory: (v) => amount(v, "B") || "0 B", roof: () => "100 %", error: (v) => v.toPrecision(3) }[metric];
+  const shown = { time: ms, memory: (v) => amount(v, "B") || "0 B", roof: () => "100 %", error: small }[metric];
   box.append(element("span", METRICS[metric]), element("span", metric === "roof" ? "0 %" : metric === "error" ? "equal" : "0"), bar, element("span", shown(most)));
   if (known.length < count) box.append(element("span", `grey: ${count - known.length} nodes of which nothing is known`));
 }
-function paint() {
+function paint(only) {
   const colour = colours();
   const group = css("--group");
   const dim = (node) => (node < 0 || found.has(node) ? 1 : 0.12);
   for (const [name, doc] of Object.entries(charts)) {
+    if (only && only !== name) continue;
     const source = doc.get_model_by_name(name);
     const nodes = source.data.node;
     const color = Array.from(nodes, (node) => (node < 0 ? group : colour[node]));
     if (name === "memory") color.fill(css("--accent"));
     if (name === "differences") source.data.beyond.forEach((beyond, i) => (color[i] = beyond ? css("--mark") : css("--accent")));
     source.data = { ...source.data, color, alpha: Array.from(nodes, dim) };
+    doc.get_model_by_name("marks").visible = true;
   }
   legend();
 }
@@ -93,7 +96,7 @@ function dress(doc) {
   const visit = (model) => {
     if (model.children) model.children.forEach(visit);
     if (!model.renderers) return;
-    Object.assign(model, { background_fill_color: panel, border_fill_color: panel, outline_line_color: null });
+    Object.assign(model, { background_fill_color: null, border_fill_color: null, outline_line_color: null, border_line_color: null });
     for (const axis of [...model.left, ...model.below]) {
       Object.assign(axis, { axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: null, major_label_text_color: soft, axis_label_text_color: soft, axis_label_text_font_style: "normal" });
     }
@@ -101,6 +104,7 @@ function dress(doc) {
     for (const renderer of model.renderers) {
       const glyph = renderer.glyph;
       if (renderer.name === "labels") glyph.text_color = text;
+      else if (glyph.type === "Quad") glyph.line_color = panel;
       else if (renderer.name === "edges") glyph.line_color = edge;
       else if (renderer.name === "ring") glyph.line_color = css("--mark");
       else if (renderer.name === "area") glyph.fill_color = accent;
@@ -120,7 +124,7 @@ async function embed(name) {
   dress(doc);
   if (name === "graph") fit(doc);
   if (name === "flame") flameLabels(doc);
-  paint();
+  paint(name);
   if (picked !== null) ring();
   return doc;
 }
@@ -151,7 +155,7 @@ function fit(doc) {
     const wide = byId("graph").clientWidth / (x_range.end - x_range.start);
     const high = byId("graph").clientHeight / (y_range.end - y_range.start);
     const inside = (n) => marks.x[n] >= x_range.start && marks.x[n] <= x_range.end && marks.y[n] >= y_range.start && marks.y[n] <= y_range.end;
-    const shown = high < 30 || wide < 36 ? [] : all.filter(inside);
+    const shown = high < 32 || wide < 40 ? [] : all.filter(inside);
     const room = Math.floor(wide / 6);
     const text = shown.map((n) => (data.op[n].length <= room ? data.op[n] : `${data.op[n].slice(0, room - 1)}…`));
     labels.data = { x: shown.map((n) => marks.x[n]), y: shown.map((n) => marks.y[n] - 0.21), text };
@@ -239,17 +243,21 @@ function choose(node) {
   details();
   for (const row of document.querySelectorAll("#nodes tbody tr")) row.classList.toggle("picked", +row.dataset.node === node);
 }
-function links(title, nodes) {
+function links(title, nodes, says = (node) => `${data.op[node]} ${data.name[node]}`) {
   if (!nodes.length) return [];
   const box = element("div", "", { className: "links" });
-  for (const node of nodes.slice(0, 30)) box.append(element("button", `${data.op[node]} ${data.name[node]}`, { type: "button", onclick: () => choose(node) }));
+  for (const node of nodes.slice(0, 30)) box.append(element("button", says(node), { type: "button", onclick: () => choose(node) }));
   if (nodes.length > 30) box.append(element("span", `and ${nodes.length - 30} more`));
   return [element("h4", title), box];
 }
 function details() {
   const n = picked;
   const body = byId("details-body");
-  if (n === null) return void body.replaceChildren(element("p", "Choose a node in a chart or in the table.", { className: "hint" }));
+  if (n === null) {
+    const slowest = all.slice().sort((a, b) => data.ms[b] - data.ms[a]).slice(0, 12);
+    const hint = element("p", "Choose a node here, in a chart or in the table.", { className: "hint" });
+    return void body.replaceChildren(hint, ...links("Slowest", slowest, (node) => `${ms(data.ms[node])}  ${data.op[node]}  ${data.name[node]}`));
+  }
   const list = element("dl", "");
   const facts = {
     operator: data.op[n], provider: data.provider[n], kernel: data.kernel[n],
@@ -257,7 +265,7 @@ function details() {
     moves: amount(data.bytes[n], "B"), computes: data.flops[n] === null ? "not known" : amount(data.flops[n], "FLOPs"),
     speed: [data.gflops[n] === null ? "" : `${data.gflops[n]} GFLOP/s`, data.gbytes[n] === null ? "" : `${data.gbytes[n]} GB/s`].filter(Boolean).join(", "),
     "of the roof": percent(data.roof[n]), "results hold": amount(data.memory[n], "B"),
-    difference: data.error ? (data.error[n] === null ? "not compared" : `${data.error[n]}${data.exceeds[n] ? ", beyond tolerance" : ""}`) : "",
+    difference: data.error ? (data.error[n] === null ? "not compared" : `${small(data.error[n])}${data.exceeds[n] ? ", beyond tolerance" : ""}`) : "",
     results: data.outputs[n].join(", "), module: data.scope[n],
   };
   for (const [name, value] of Object.entries(facts)) if (value !== "") list.append(element("dt", name), element("dd", value));
@@ -300,14 +308,13 @@ function nodeTable(DataTable) {
   };
   const text = (title, values, visible = true) => ({ title, className: "text", type: "string", visible, data: (n) => values(n), render: (v, kind) => (kind === "display" ? escaped(v) : v) });
   const figure = (title, values, format) => ({ title, className: "number", type: "num", searchable: false, orderSequence: ["desc", "asc"], data: (n) => values[n], render: number(format) });
-  const plain = (v) => (v === null ? "" : String(+v.toPrecision(3)));
   const columns = [
     { title: "Node", className: "text", type: "string", data: (n) => data.name[n], render: (v, kind, n) => (kind === "display" ? `<button type="button" class="node" data-node="${n}">${escaped(v)}</button>` : v) },
     text("Operator", (n) => data.op[n]), text("Provider", (n) => data.provider[n]), text("Kernel", (n) => data.kernel[n]),
     figure("Calls", data.calls, String), figure("ms", data.ms, (v) => v.toFixed(4)), figure("Share", data.share, percent),
     figure("Bytes", data.bytes, (v) => amount(v, "B")), figure("FLOPs", data.flops, (v) => amount(v)),
-    figure("GFLOP/s", data.gflops, plain), figure("GB/s", data.gbytes, plain), figure("Of roof", data.roof, percent),
-    ...(data.error ? [figure("Difference", data.error, plain)] : []),
+    figure("GFLOP/s", data.gflops, small), figure("GB/s", data.gbytes, small), figure("Of roof", data.roof, percent),
+    ...(data.error ? [figure("Difference", data.error, small)] : []),
     text("Source", short),
     text("Module", (n) => data.scope[n], false),
     text("More", (n) => [...data.sources[n].map((line) => data.lines[line]), ...data.outputs[n], ...data.origin[n]].join(" "), false),
@@ -380,6 +387,7 @@ dark.addEventListener("change", darken);
 document.documentElement.classList.toggle("dark", dark.matches);
 Bokeh.set_log_level("warn");
 texts();
+details();
 const url = URL.createObjectURL(new Blob([byId("datatables").textContent], { type: "text/javascript" }));
 const [{ default: DataTable }] = await Promise.all([import(url), embed("graph")]);
 URL.revokeObjectURL(url);
