@@ -112,23 +112,23 @@ def test_columns_sort_by_mouse_and_by_keyboard(page):
 def test_a_node_is_chosen_in_the_table_and_its_neighbours_from_there(page):
     page.fill("#search", "Add_30")
     page.wait_for_function("document.querySelector('#count').textContent.startsWith('1 of')")
-    page.click("text=/block.3/Add_30")
-    assert page.locator("#details h3").inner_text() == "/block.3/Add_30"
+    page.locator("#nodes").get_by_role("button", name="/block.3/Add_30").click()
+    assert page.locator("#details h3.name").inner_text() == "/block.3/Add_30"
     assert page.locator("#nodes tr.picked").count() == 1
     page.click("#details .links button:has-text('Tanh_29')")
-    assert page.locator("#details h3").inner_text() == "/block.2/Tanh_29"
+    assert page.locator("#details h3.name").inner_text() == "/block.2/Tanh_29"
 
 
 def test_the_graph_is_walked_by_keyboard(page):
     page.focus("#graph")
     page.keyboard.press("ArrowRight")
-    assert page.locator("#details h3").inner_text() == "/block.0/Relu_0"
+    assert page.locator("#details h3.name").inner_text() == "/block.0/Relu_0"
     page.keyboard.press("ArrowRight")
-    assert page.locator("#details h3").inner_text() == "/block.0/Tanh_1"
+    assert page.locator("#details h3.name").inner_text() == "/block.0/Tanh_1"
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#details h3").inner_text() == "/block.0/Relu_0"
+    assert page.locator("#details h3.name").inner_text() == "/block.0/Relu_0"
     page.keyboard.press("Escape")
-    assert page.locator("#details h3").count() == 0
+    assert page.locator("#details h3.name").count() == 0
 
 
 def test_a_node_is_chosen_by_a_click_in_the_graph(page):
@@ -141,8 +141,8 @@ def test_a_node_is_chosen_by_a_click_in_the_graph(page):
         return [box.x + frame.x_scale.compute(marks.x[0]), box.y + frame.y_scale.compute(marks.y[0])];
     }""")
     page.mouse.click(*spot)
-    page.wait_for_selector("#details h3")
-    assert page.locator("#details h3").inner_text() == nodes(page)[0]  # both begin with what takes longest
+    page.wait_for_selector("#details h3.name")
+    assert page.locator("#details h3.name").inner_text() == nodes(page)[0]  # both begin with what takes longest
 
 
 def test_colours_and_their_legend(page):

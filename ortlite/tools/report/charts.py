@@ -117,6 +117,11 @@ def _labels(found: Any, **style: Any) -> None:
     found.text(x="x", y="y", text="text", source=source, name="labels", **style)
 
 
+def _around(values: Sequence[float]) -> Any:
+    """The range of a logarithmic axis around values."""
+    return Range1d(min(values, default=0.1) / 3, max(values, default=10.0) * 4)
+
+
 def edges(nodes: Sequence[NodeProfile]) -> list[list[int]]:
     """What each node reads; the first nodes of a body hang on the node whose body it is."""
     found = []
@@ -217,16 +222,18 @@ def roofline(profile: Profile) -> Any:
     chosen = [(i, n) for i, n in enumerate(profile.nodes) if n.flops and n.nbytes and n.gflops_per_s]
     found = _figure("roofline", 340, x_axis_type="log", y_axis_type="log")
     found.xaxis.axis_label, found.yaxis.axis_label = "FLOPs a byte", "GFLOP/s"
-    found.y_range.range_padding = 0.12
     intensity = [n.flops / n.nbytes for _, n in chosen if n.flops]
+    speeds = [n.gflops_per_s for _, n in chosen if n.gflops_per_s]
+    found.y_range = _around([*speeds, *(each.flops / 1e9 for each in profile.roofs.values())])
     least, most = min(intensity, default=0.1) / 8, max(intensity, default=100.0) * 2
+    reach = max([most, *(2 * each.flops / each.memory for each in profile.roofs.values())])
+    found.x_range = Range1d(least / 1.2, reach * 1.5)
     for index, each in enumerate(profile.roofs.values()):
         if not any(node.provider == each.provider for node in profile.nodes):
             continue
         short = each.provider.removesuffix("ExecutionProvider")
         for kind, speed, dash in (("caches", each.cached, "solid"), ("memory", each.memory, "dashed")):
-            knee = min(max(each.flops / speed, least), max(most, each.flops / speed))
-            xs = [least, knee, max(most, 2 * knee)]
+            xs = [least, max(each.flops / speed, least), reach]
             ys = [min(each.flops, x * speed) / 1e9 for x in xs]
             found.line(xs, ys, name=f"roof-{index}", line_dash=dash, line_width=1.5)
             found.text(
@@ -234,12 +241,12 @@ def roofline(profile: Profile) -> Any:
                 text_font_size="11px", x_offset=4, y_offset=-6,
             )  # fmt: skip
         found.text(
-            x=[max(most, 2 * knee)], y=[each.flops / 1e9], text=[f"{short}: {each.flops / 1e9:.3g} GFLOP/s"],
+            x=[reach], y=[each.flops / 1e9], text=[f"{short}: {each.flops / 1e9:.3g} GFLOP/s"],
             name="labels", text_font_size="11px", text_align="right", y_offset=-4,
         )  # fmt: skip
     columns: dict[str, Sequence[Any]] = {
         "x": intensity,
-        "y": [node.gflops_per_s for _, node in chosen],
+        "y": speeds,
         "node": [index for index, _ in chosen],
     }
     source = _marks("roofline", columns)
@@ -258,7 +265,8 @@ def differences(profile: Profile, comparison: Comparison) -> Any:
         if row.difference is not None and isfinite(row.difference.absolute) and row.difference.absolute > 0
     ]
     tips = [("", "@name"), ("operator", "@op"), ("difference", "@y{0.00e+0}"), ("", "@more")]
-    found = _figure("differences", 260, tips, y_axis_type="log")
+    found = _figure("differences", 260, tips, y_axis_type="log", y_range=_around([size for _, _, size in rows]))
+    found.x_range = Range1d(-1, len(comparison.rows) + 1)
     found.xaxis.axis_label, found.yaxis.axis_label = "values, in the order of the file", "largest difference"
     columns: dict[str, Sequence[Any]] = {
         "x": [place for place, _, _ in rows],

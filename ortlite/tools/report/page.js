@@ -248,7 +248,7 @@ function links(title, nodes, says = (node) => `${data.op[node]} ${data.name[node
   const box = element("div", "", { className: "links" });
   for (const node of nodes.slice(0, 30)) box.append(element("button", says(node), { type: "button", onclick: () => choose(node) }));
   if (nodes.length > 30) box.append(element("span", `and ${nodes.length - 30} more`));
-  return [element("h4", title), box];
+  return [element("h3", title), box];
 }
 function details() {
   const n = picked;
@@ -270,10 +270,10 @@ function details() {
   };
   for (const [name, value] of Object.entries(facts)) if (value !== "") list.append(element("dt", name), element("dd", value));
   const sources = data.sources[n].map((line) => element("code", data.lines[line]));
-  const origin = data.origin[n].length > 1 ? [element("h4", "Made by the optimiser of"), element("div", data.origin[n].join(", "))] : [];
+  const origin = data.origin[n].length > 1 ? [element("h3", "Made by the optimiser of"), element("div", data.origin[n].join(", "))] : [];
   body.replaceChildren(
-    element("h3", data.name[n]), list,
-    ...(sources.length ? [element("h4", "Source"), ...sources] : []), ...origin,
+    element("h3", data.name[n], { className: "name" }), list,
+    ...(sources.length ? [element("h3", "Source"), ...sources] : []), ...origin,
     ...(data.parent[n] === null ? [] : links("In the body of", [data.parent[n]])),
     ...links("Reads what comes from", data.reads[n]), ...links("Read by", readers[n]),
   );
@@ -344,11 +344,12 @@ function nodeTable(DataTable) {
     waiting = setTimeout(filter, 120);
   });
   byId("count").textContent = `${count} nodes`;
+  return table;
 }
 function valueTable(DataTable) {
   const { head, rows, exceeds } = data.differences;
   const numeric = new Set(["absolute", "relative", "ULP"]);
-  new DataTable("#values", {
+  return new DataTable("#values", {
     data: rows, order: [], deferRender: true, autoWidth: false, pageLength: 25, lengthMenu: [25, 100, 500],
     columns: head.map((title, i) => ({ title: title[0].toUpperCase() + title.slice(1), className: numeric.has(title) || title.endsWith(" error") ? "number" : "text",
       ...(numeric.has(title) || title.endsWith(" error") ? { type: "num", render: (v, kind) => (kind === "display" ? escaped(v) : v === "" ? -1 : +v.replaceAll(",", "")) } : { render: (v, kind) => (kind === "display" ? escaped(v) : v) }) })),
@@ -391,11 +392,12 @@ details();
 const url = URL.createObjectURL(new Blob([byId("datatables").textContent], { type: "text/javascript" }));
 const [{ default: DataTable }] = await Promise.all([import(url), embed("graph")]);
 URL.revokeObjectURL(url);
-nodeTable(DataTable);
+const labelled = (table, name) => table.table().container().querySelector("nav")?.setAttribute("aria-label", name);
+labelled(nodeTable(DataTable), "pages of nodes");
 for (const name of ["flame", "memory", "roofline"]) later(name);
 if (data.differences) {
   byId("comparison").hidden = false;
   later("differences");
-  valueTable(DataTable);
+  labelled(valueTable(DataTable), "pages of values");
 }
 document.documentElement.dataset.ready = String(Math.round(performance.now()));
