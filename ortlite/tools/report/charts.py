@@ -50,6 +50,8 @@ def _figure(name: str, height: int, tips: Any = NODE, pan: str = "both", **optio
         name=f"{name}-figure", height=height, sizing_mode="stretch_width", toolbar_location=None, tools="", **options
     )
     found.add_tools(PanTool(dimensions=pan), WheelZoomTool(dimensions=pan, modifiers={"ctrl": True}), TapTool())
+    # before page.js knows the colours; what was painted white once shines through at the edges later
+    found.background_fill_color = found.border_fill_color = found.outline_line_color = None
     found.toolbar.active_drag = found.tools[0]
     found.toolbar.active_scroll = found.tools[1]
     if tips is not None:
@@ -107,7 +109,7 @@ def graph(profile: Profile) -> Any:
     )
     picked = ColumnDataSource(name="picked", data={"x": [], "y": []})
     found.rect(x="x", y="y", width=0.86, height=0.62, source=picked, name="ring", fill_color=None, line_width=2.5)
-    _labels(found, text_align="center", text_baseline="top", y_offset=8, text_font_size="10px")
+    _labels(found, text_align="center", text_baseline="top", y_offset=3, text_font_size="10px")
     return json_item(_finish(found, marks))
 
 

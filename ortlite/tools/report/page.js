@@ -96,7 +96,6 @@ function dress(doc) {
   const visit = (model) => {
     if (model.children) model.children.forEach(visit);
     if (!model.renderers) return;
-    Object.assign(model, { background_fill_color: null, border_fill_color: null, outline_line_color: null, border_line_color: null });
     for (const axis of [...model.left, ...model.below]) {
       Object.assign(axis, { axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: null, major_label_text_color: soft, axis_label_text_color: soft, axis_label_text_font_style: "normal" });
     }
@@ -155,7 +154,7 @@ function fit(doc) {
     const wide = byId("graph").clientWidth / (x_range.end - x_range.start);
     const high = byId("graph").clientHeight / (y_range.end - y_range.start);
     const inside = (n) => marks.x[n] >= x_range.start && marks.x[n] <= x_range.end && marks.y[n] >= y_range.start && marks.y[n] <= y_range.end;
-    const shown = high < 32 || wide < 40 ? [] : all.filter(inside);
+    const shown = high < 27 || wide < 40 ? [] : all.filter(inside);
     const room = Math.floor(wide / 6);
     const text = shown.map((n) => (data.op[n].length <= room ? data.op[n] : `${data.op[n].slice(0, room - 1)}…`));
     labels.data = { x: shown.map((n) => marks.x[n]), y: shown.map((n) => marks.y[n] - 0.21), text };
@@ -263,7 +262,7 @@ function details() {
     operator: data.op[n], provider: data.provider[n], kernel: data.kernel[n],
     time: `${ms(data.ms[n])}, ${percent(data.share[n])}`, calls: data.calls[n],
     moves: amount(data.bytes[n], "B"), computes: data.flops[n] === null ? "not known" : amount(data.flops[n], "FLOPs"),
-    speed: [data.gflops[n] === null ? "" : `${data.gflops[n]} GFLOP/s`, data.gbytes[n] === null ? "" : `${data.gbytes[n]} GB/s`].filter(Boolean).join(", "),
+    speed: [data.gflops[n] === null ? "" : `${small(data.gflops[n])} GFLOP/s`, data.gbytes[n] === null ? "" : `${small(data.gbytes[n])} GB/s`].filter(Boolean).join(", "),
     "of the roof": percent(data.roof[n]), "results hold": amount(data.memory[n], "B"),
     difference: data.error ? (data.error[n] === null ? "not compared" : `${small(data.error[n])}${data.exceeds[n] ? ", beyond tolerance" : ""}`) : "",
     results: data.outputs[n].join(", "), module: data.scope[n],
