@@ -8,9 +8,9 @@ Exit status: 0 when all went well, 1 when a model or its input is at fault (one 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ortlite.tools.shown import Shown
 
 import ortlite
+from ortlite import progress
+from ortlite.cli.bars import working
 
 __all__ = ["main"]
 
@@ -97,8 +99,7 @@ def run(
     from ortlite.cli import report
 
     out = console()
-    waiting = console(stderr=True)
-    with waiting.status("running") if waiting.is_terminal else nullcontext():
+    with working("running"):
         result = report.run_model(model, pairs(files), pairs(shapes), providers, runs)
     report.show(out, result)
     if save is not None:
@@ -136,14 +137,13 @@ def optimize_file(
     from ortlite.cli import optimize
 
     out = console()
-    waiting = console(stderr=True)
-    with waiting.status("optimising") if waiting.is_terminal else nullcontext():
+    with working("optimising"):
         before, after = optimize.optimize_model(model, output, level, disable)
     optimize.show(out, before, after)
     out.print(f"saved {output}", markup=False, highlight=False, soft_wrap=True)
     if not verify:
         return
-    with waiting.status("verifying") if waiting.is_terminal else nullcontext():
+    with working("verifying"):
         found = optimize.verify(model, output, pairs(files), pairs(shapes))
     optimize.show_verified(out, found)
     if any(v.fails for v in found):
@@ -155,7 +155,8 @@ def warm() -> None:
     """Compile all kernels ahead of the first session that needs them (`pip install 'ortlite[fast]'`)."""
     from ortlite.cli import warming
 
-    warming.warm(console())
+    with working("compiling"):
+        warming.warm(console())
 
 
 class _Comparing(click.Command):
@@ -221,13 +222,12 @@ def compare_libraries(
     from ortlite.cli import compare
 
     out = console()
-    waiting = console(stderr=True)
     given, dimensions = pairs(files), pairs(shapes)
-    with waiting.status("comparing") if waiting.is_terminal else nullcontext():
+    with working("comparing"):
         found = compare.compare_model(model, given, dimensions, providers, against is not None, rtol, atol)
     compare.show(out, found, everything)
     if folder is not None:
-        with waiting.status("reducing") if waiting.is_terminal else nullcontext():
+        with working("reducing"):
             reduced = compare.reduce_model(found, rtol, atol)
         options = ["--providers", *providers, *(["--against", against] if against else [])]
         options += [f"--{name}={value!r}" for name, value in (("rtol", rtol), ("atol", atol)) if value is not None]
@@ -321,16 +321,13 @@ def bench_model(
     Engines take turns. A ratio divides medians, with the interval in which it lies with a confidence of 95 %; below 1
     is faster. Exit status 1: an engine has no figures.
     """
-    from rich.progress import Progress
-
     from ortlite.tools.bench import bench
 
     batches = numbers("--batch", batch) or [None]
     counts = numbers("--threads", threads)
-    waiting = console(stderr=True)
-    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-        engines = len(set(providers or ("CPU",))) + bool(against)
-        task = progress.add_task("", total=len(batches) * len(counts) * engines * rounds)
+    engines = len(set(providers or ("CPU",))) + bool(against)
+    total, begun = len(batches) * len(counts) * engines * rounds, itertools.count()
+    with working("measuring"):
         found = bench(
             model,
             providers or ("CPU",),
@@ -341,7 +338,7 @@ def bench_model(
             rounds=rounds,
             files=pairs(files),
             shapes=pairs(shapes),
-            on_start=lambda label: progress.update(task, advance=1, description=label),
+            on_start=lambda label: progress.say(label, next(begun), total),
         )
     show(found, as_json)
     if any(timing.problem for timing in found.timings):
@@ -388,8 +385,6 @@ def profile_model(
     """
     import json
 
-    from rich.progress import Progress
-
     from ortlite.tools.inputs import gather, provider_name
     from ortlite.tools.profile import profile
 
@@ -397,10 +392,10 @@ def profile_model(
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
         feed = gather(session.get_inputs(), session.get_overridable_initializers(), pairs(files), pairs(shapes))
-    waiting = console(stderr=True)
-    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-        task = progress.add_task("running", total=None)
-        found = profile(session, feed, runs=runs, measure_roofs=roofs, on_run=lambda: progress.update(task, advance=1))
+    done = itertools.count(1)
+    with working("running"):
+        told = lambda: progress.say("running", next(done), 2 * runs + 3)  # noqa: E731
+        found = profile(session, feed, runs=runs, measure_roofs=roofs, on_run=told)
     compared = None
     if against is not None:
         from ortlite.cli import compare
@@ -446,12 +441,6 @@ def duration(text: str) -> float:
             if seconds > 0:
                 return seconds
     raise click.UsageError(f"--duration: {text!r} is no duration such as 3s or 250ms")
-
-
-def working(what: str) -> AbstractContextManager[Any]:
-    """A line on a terminal that says what goes on."""
-    waiting = console(stderr=True)
-    return waiting.status(what) if waiting.is_terminal else nullcontext()
 
 
 def show(found: Shown, as_json: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ortlite import dtypes
 from ortlite.errors import OrtError
 from ortlite.graph import Graph, Model, Node, TensorType
+from ortlite.progress import say
 from ortlite.tools.recorder import record
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def roofs(session: InferenceSession) -> dict[str, Roof]:
 @cache
 def roof(provider: str, options: tuple[tuple[str, str], ...] = (), threads: int = 0) -> Roof | None:
     """Measure a provider, once in a process; None where it runs neither a product nor a sum."""
+    say(f"measuring {provider}")
     flops, bandwidths = 0.0, []
     try:
         product = _session("MatMul", 2, provider, dict(options), threads)
