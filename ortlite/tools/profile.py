@@ -170,10 +170,7 @@ class Profile(Shown):
         return found | {"nodes": list(map(_row, self.nodes)), "values": list(map(asdict, self.values))}
 
     def chrome_trace(self) -> Json:
-        """All calls as Chrome's tracing and Perfetto read them: a track for each provider and thread, and counters.
-
-        The counters are the bytes that computed values hold, and of them those that each provider's nodes have made.
-        """
+        """All calls as Chrome's tracing and Perfetto read them: a track for each provider and thread; memory as a counter."""
         tracks: dict[tuple[str, int], int] = {}
         start = min((event.begin for event in self.events), default=0)
         events: list[Json] = []
