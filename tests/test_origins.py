@@ -82,3 +82,4 @@ def test_subgraphs_files_and_what_is_no_onnx(tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
     assert origins(tmp_path / "model.onnx", [(["a"], {"x"})])[0].nodes == ("inner",)
     assert origins(b"ORTM....", [(["a"], {"x"})]) == [Origin()]
+    assert origins(tmp_path / "gone.onnx", [(["a"], {"x"})]) == [Origin()]

@@ -40,13 +40,13 @@ def origins(
 ) -> list[Origin]:
     """The origins of `calls`: pairs of the values that a node computes and of those that it reads.
 
-    Nothing is known of what is in ORT format, and of values that the file does not name.
+    Nothing is known of what is in ORT format, of a file that is gone, and of values that the file does not name.
     """
     try:
         proto = (
             onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source, load_external_data=False)
         )
-    except (DecodeError, ValueError):
+    except (DecodeError, OSError, ValueError):
         return [Origin()] * len(calls)
     nodes = list(_walk(proto.graph))
     makers = {name: node for node in nodes for name in node.output if name}

@@ -170,7 +170,7 @@ class Profile(Shown):
         return found | {"nodes": list(map(_row, self.nodes)), "values": list(map(asdict, self.values))}
 
     def chrome_trace(self) -> Json:
-        """All calls as Chrome's tracing and Perfetto read them: a track for each provider and thread; memory as a counter."""
+        """All calls as Chrome and Perfetto read them: a track for each provider and thread, and a counter of memory."""
         tracks: dict[tuple[str, int], int] = {}
         start = min((event.begin for event in self.events), default=0)
         events: list[Json] = []
