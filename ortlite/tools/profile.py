@@ -99,7 +99,7 @@ class Profile(Shown):
     `stepwise_ms` is a run step by step, as it was measured, `run_ms` one without measuring, where the session may have
     code of its own for the shapes; both medians. `peak_bytes` are the most that computed values held at a time.
     `values` says when each was there, `roofs` what each provider does at most on this machine. The last run `began` at
-    that ns of the events' clock.
+    that ns of the events' clock. `graph` is what the file calls the graph.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Profile(Shown):
     values: tuple[ValueProfile, ...] = field(default=(), repr=False)
     roofs: Mapping[str, Roof] = field(default_factory=dict)
     began: int = field(default=0, repr=False, compare=False)
+    graph: str = ""
 
     def top(self, count: int) -> Profile:
         """The same with the nodes that take longest only."""
@@ -194,25 +195,28 @@ class Profile(Shown):
         """What to add in Model Explorer ("node data") to its view of the same file: one JSON file for each key.
 
         Times in ms, shares of the roof and bytes, and with a `comparison` the largest differences. Keys are the names
-        of the values that the nodes of the file compute, which the adapter for ONNX knows as tensor names; the time of
-        a node that the optimiser made of several stands at the last of them.
+        of the file's nodes, which its adapter for ONNX takes as ids; the time of a node that the optimiser made of
+        several stands at the last of them.
         """
         figures: dict[str, dict[str, float]] = {"time": {}, "of roof": {}, "bytes": {}}
         for node in self.nodes:
-            for name in node.outputs[:1]:
-                figures["time"][name] = node.ms
-                figures["bytes"][name] = node.nbytes
-                if node.of_roof is not None:
-                    figures["of roof"][name] = node.of_roof
+            key = node.origin[0] if node.origin else node.name
+            figures["time"][key] = node.ms
+            figures["bytes"][key] = node.nbytes
+            if node.of_roof is not None:
+                figures["of roof"][key] = node.of_roof
         if comparison is not None:
-            rows = [(row.name, row.difference) for row in comparison.rows]
-            figures["difference"] = {name: d.absolute for name, d in rows if d is not None and not d.problem}
+            found = figures["difference"] = {}
+            for row in comparison.rows:
+                if row.difference is not None and not row.difference.problem:
+                    key = row.node or row.name
+                    found[key] = max(found.get(key, 0.0), row.difference.absolute)
         gradient = [{"stop": 0, "bgColor": "#f7fbff"}, {"stop": 1, "bgColor": "#d94801"}]
         return {
             kind: {
-                "main_graph": {"results": {key: {"value": value} for key, value in found.items()}, "gradient": gradient}
+                self.graph: {"results": {key: {"value": value} for key, value in known.items()}, "gradient": gradient}
             }
-            for kind, found in figures.items()
+            for kind, known in figures.items()
         }
 
     def to_html(self, comparison: Comparison | None = None) -> str:
@@ -301,8 +305,9 @@ def profile(
     recorded = record(session, fed, runs, told)
     limits = roofs(session) if measure_roofs else {}
     source = file_of(session)
-    name = Path(source).name if isinstance(source, str) else session.get_modelmeta().graph_name
-    return _profile(name, recorded, plain, limits, _origins(session, recorded))
+    graph = session.get_modelmeta().graph_name
+    name = Path(source).name if isinstance(source, str) else graph
+    return replace(_profile(name, recorded, plain, limits, _origins(session, recorded)), graph=graph)
 
 
 def _origins(session: InferenceSession, recorded: Recorded) -> list[Origin]:

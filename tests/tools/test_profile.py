@@ -223,9 +223,9 @@ def test_node_data_for_model_explorer():
     found = measured(session(TEXT), runs=1)
     data = json.loads(json.dumps(found.model_explorer()))
     assert data.keys() == {"time", "of roof", "bytes"}
-    assert data["time"]["main_graph"]["results"].keys() == {"m", "y"}
-    assert data["bytes"]["main_graph"]["results"]["m"]["value"] == 4 * (3 + 6 + 2)
-    assert [stop["stop"] for stop in data["time"]["main_graph"]["gradient"]] == [0, 1]
+    assert data["time"]["g"]["results"].keys() == {"product", "rounded"}
+    assert data["bytes"]["g"]["results"]["product"]["value"] == 4 * (3 + 6 + 2)
+    assert [stop["stop"] for stop in data["time"]["g"]["gradient"]] == [0, 1]
 
 
 def test_writing(tmp_path):

@@ -148,7 +148,10 @@ def test_the_command(report, tmp_path):
     assert "<title>Profile of model.onnx</title>" in (tmp_path / "r.html").read_text()
     written = {path.name for path in (tmp_path / "data").iterdir()}
     assert written == {"time.json", "of-roof.json", "bytes.json", "difference.json"}
-    assert json.loads((tmp_path / "data" / "difference.json").read_text())["main_graph"]["results"].keys() == {"m", "y"}
+    assert json.loads((tmp_path / "data" / "difference.json").read_text())["g"]["results"].keys() == {
+        "product",
+        "rounded",
+    }
 
 
 def test_importing_the_tools_imports_no_charts():
