@@ -213,6 +213,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+@nox.session
+def report(session: nox.Session) -> None:
+    """The page of a profile in a real browser, Chromium (`apt install chromium`), and how long it takes to open."""
+    session.install("-e", ".[all,report]", *group("test"), *group("browser"))
+    session.run("pytest", "tests/tools/test_report.py", "tests/tools/test_report_browser.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.report")
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """On a machine with an NVIDIA GPU, whose Python has the libraries: runs from the checkout, installs nothing."""

@@ -21,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.models import build
+from ortlite.cli.bars import working
+from ortlite.progress import say
 
 ROOT = Path(__file__).parent.parent
 MARKS = ("<!-- numbers: python -m benchmarks --write -->", "<!-- end of numbers -->")
@@ -28,6 +30,7 @@ MARKS = ("<!-- numbers: python -m benchmarks --write -->", "<!-- end of numbers 
 
 def measure(task: str, engine: str, path: Path, runs: int, processes: int = 3) -> dict[str, float]:
     """Medians over `processes` processes of one task."""
+    say(f"{task}, {engine}")
     command = [sys.executable, "-m", "benchmarks.worker", task, engine, str(path), "--runs", str(runs)]
     found = [json.loads(subprocess.check_output(command, cwd=ROOT, text=True)) for _ in range(processes)]
     return {key: statistics.median(row[key] for row in found) for key in found[0]}
@@ -104,7 +107,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    text = table(args.folder, args.runs)
+    with working("benchmarks"):
+        text = table(args.folder, args.runs)
     print(text)
     if args.write:
         readme = ROOT / "README.md"

@@ -341,12 +341,16 @@ def main():
     if args.engine:
         measure(args.engine, args.pattern)
         return
+    from ortlite.cli.bars import working  # not where one engine is measured
+    from ortlite.progress import each
+
     runs = {"ortlite": [], "reference": []}
-    for engine in [*runs] * ROUNDS:  # by turns: what else the machine does hits both
-        command = [sys.executable, "-m", "benchmarks.operators", "--engine", engine, "-k", args.pattern]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
-        print(lines.stderr, end="", file=sys.stderr)
-        runs[engine].append(dict(map(json.loads, lines.stdout.splitlines())))
+    with working("processes"):
+        for engine in each("processes", [*runs] * ROUNDS):  # by turns: what else the machine does hits both
+            command = [sys.executable, "-m", "benchmarks.operators", "--engine", engine, "-k", args.pattern]
+            lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
+            print(lines.stderr, end="", file=sys.stderr)
+            runs[engine].append(dict(map(json.loads, lines.stdout.splitlines())))
     text = table({engine: {n: middle([r[n] for r in each]) for n in each[0]} for engine, each in runs.items()})
     print(text)
     if args.write:

@@ -98,9 +98,13 @@ def measure(provider: str, name: str, runs: int = 30) -> dict[str, float]:
 
 def page(processes: int) -> str:
     """The table as Markdown, with date, machine and versions."""
+    from ortlite.cli.bars import working  # not where one model is measured
+    from ortlite.progress import each
+
     load, found = os.getloadavg()[0], {}
-    for name in MODELS:
-        for provider in LIBRARIES:
+    pairs = [(name, provider) for name in MODELS for provider in LIBRARIES]
+    with working("processes"):
+        for name, provider in each("processes", pairs):
             command = [sys.executable, "-m", "benchmarks.providers", "--measure", provider, name]
             rows = [json.loads(subprocess.check_output(command, cwd=ROOT, text=True)) for _ in range(processes)]
             found[name, provider] = {key: min(row[key] for row in rows) for key in rows[0]}

@@ -30,8 +30,10 @@ from onnx import helper
 import ortlite
 from conformance.cases import _array, load_cases
 from ortlite import dtypes
+from ortlite.cli.bars import working
 from ortlite.dtypes import DType
 from ortlite.ops import registry
+from ortlite.progress import each
 from ortlite.provider import CPU, create
 from ortlite.schema import plain
 
@@ -463,9 +465,9 @@ def results(pattern: str, provider: str, every: bool = False, jobs: int = 1) -> 
     names = sorted((s.domain, s.name) for s in onnx.defs.get_all_schemas() if re.search(pattern, s.name))
     row = partial(_row, provider=provider, every=every)
     if jobs == 1:
-        return dict(zip(names, map(row, names), strict=True))
+        return dict(zip(names, map(row, each("operators", names)), strict=True))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-        return dict(zip(names, pool.map(row, names), strict=True))
+        return dict(zip(each("operators", names), pool.map(row, names), strict=True))
 
 
 def _row(operator: tuple[str, str], provider: str, every: bool) -> dict[str, str]:
@@ -517,7 +519,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.every and args.provider == CPU:
         parser.error("--every compares another provider with NumPy")
-    found = results(args.pattern, args.provider, args.every, args.jobs)
+    with working("operators"):
+        found = results(args.pattern, args.provider, args.every, args.jobs)
     bad = [(f"{name} {dtype}", error) for (_, name), row in found.items() for dtype, error in row.items() if error]
     for what, error in bad:
         print(f"FAIL {what}: {error}", file=sys.stderr)

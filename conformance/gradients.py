@@ -52,8 +52,10 @@ import ortlite
 from conformance import dtypes as matrix
 from conformance.dtypes import Example, _example, _type_of, converted
 from ortlite import dtypes
+from ortlite.cli.bars import working
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
+from ortlite.progress import each
 
 __all__ = ["LIBRARIES", "Case", "Point", "cases", "judge", "smooth_point", "table"]
 
@@ -597,9 +599,8 @@ class Row:
 
 def results(pattern: str = "", libraries: Sequence[str] = LIBRARIES, shown: int = SHOWN) -> Iterator[Row]:
     """A row for every float input of every operator whose name matches."""
-    for (domain, op_type), listed in cases().items():
-        if not re.search(pattern, op_type):
-            continue
+    chosen = [(key, listed) for key, listed in cases().items() if re.search(pattern, key[1])]
+    for (domain, op_type), listed in each("gradients", chosen):
         found: dict[str, dict[str, list[str]]] = {}
         why: dict[str, str] = {}
         for case in listed[:shown]:
@@ -687,12 +688,13 @@ def main() -> int:
     cli.add_argument("--write", action="store_true", help="write conformance/GRADIENTS.md")
     args = cli.parse_args()
     rows, bad = [], 0
-    for row in results(args.pattern, args.library or LIBRARIES, args.examples):
-        rows.append(row)
-        for library, verdict in row.verdicts.items():
-            if verdict not in WORDS:
-                bad += 1
-                print(f"FAIL {row.op_type} {row.label} on {library}: {verdict}", file=sys.stderr)
+    with working("gradients"):
+        for row in results(args.pattern, args.library or LIBRARIES, args.examples):
+            rows.append(row)
+            for library, verdict in row.verdicts.items():
+                if verdict not in WORDS:
+                    bad += 1
+                    print(f"FAIL {row.op_type} {row.label} on {library}: {verdict}", file=sys.stderr)
     operators = len({(r.domain, r.op_type) for r in rows})
     print(f"{len(rows)} inputs of {operators} operators, {bad} problems", file=sys.stderr)
     if args.write:

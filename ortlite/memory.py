@@ -21,7 +21,7 @@ from ortlite.steps import Bound
 if TYPE_CHECKING:
     from ortlite.compile import Program
 
-__all__ = ["MemoryPlan", "MemoryStep", "Tensor", "arrange", "of"]
+__all__ = ["MemoryPlan", "MemoryStep", "Tensor", "arrange", "blocks", "of"]
 
 Block = tuple[tuple[int, int], tuple[int, ...], str]  # where memory begins and ends; shape and dtype of what lies there
 
@@ -176,11 +176,11 @@ def arrange(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(sorted(placed, key=lambda tensor: (tensor.first, tensor.offset)))
 
 
-def _blocks(value: Any) -> Iterator[Block]:
+def blocks(value: Any) -> Iterator[Block]:
     """Where an array lies, with its shape and dtype; an array of a sequence each for itself."""
     if isinstance(value, tuple):
         for item in value:
-            yield from _blocks(item)
+            yield from blocks(item)
     elif isinstance(value, np.ndarray):
         root = value
         while isinstance(root.base, np.ndarray):
@@ -214,7 +214,7 @@ def of(
     finally:
         if not tracing:
             tracemalloc.stop()
-    held = [block for value in (*inputs, *plan.constants.values()) for block, *_ in _blocks(value)]
+    held = [block for value in (*inputs, *plan.constants.values()) for block, *_ in blocks(value)]
     tensors = _tensors(plan, [bound for bound, _ in pieces], made, held)
     steps = []
     for index, nbytes in enumerate(taken):
@@ -223,7 +223,7 @@ def of(
         name = _called(pieces[index][0]) if index < len(pieces) else "outputs"
         steps.append(MemoryStep(name, there, there + max(nbytes, new)))
     signature = tuple(f"{name} {_form(value)}" for name, value in zip(names, inputs, strict=False))
-    constants = sum(stop - start for start, stop in {b for v in plan.constants.values() for b, *_ in _blocks(v)})
+    constants = sum(stop - start for start, stop in {b for v in plan.constants.values() for b, *_ in blocks(v)})
     return MemoryPlan(plan.name, signature, tuple(steps), arrange(tensors), constants)
 
 
@@ -244,7 +244,7 @@ def _run(
         results = call(*given)
         taken.append(tracemalloc.get_traced_memory()[1] - before)
         values |= zip((slot for slot in bound.outputs if slot is not None), results, strict=True)
-        made.append({slot: list(_blocks(values[slot])) for slot in bound.outputs if slot is not None})
+        made.append({slot: list(blocks(values[slot])) for slot in bound.outputs if slot is not None})
         del given, results
         for slot in bound.free:
             values.pop(slot, None)

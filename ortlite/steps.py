@@ -23,6 +23,7 @@ from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
+from ortlite.progress import each
 from ortlite.provider import CPU, ExecutionProvider, TransferStats, outside_trace, traced, transfer
 
 __all__ = ["Binding", "Bound", "OnStep", "ReadBody", "ReadConst", "ReadHost", "ReadSeed", "ReadSlot", "Reader", "bind"]
@@ -146,7 +147,7 @@ class Binding:
 def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
     """The plan's steps, ready to run."""
     bound = []
-    for step in plan.steps:
+    for step in each("compiling", plan.steps):
         with typed("binding", step.node):
             bound.append(_bind(step, binding))
     return tuple(bound)

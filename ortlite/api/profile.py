@@ -1,6 +1,6 @@
 """What onnxruntime calls profiling: a JSON file that says when each node ran, and on what.
 
-`given`, `kind_of` and `by_steps` are what `ortlite.tools.profile` stands on, too.
+`given`, `kind_of`, `by_steps` and `file_of` are what `ortlite.tools.profile` stands on, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
 if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
 
-__all__ = ["Profiler", "by_steps", "given", "kind_of"]
+__all__ = ["Profiler", "by_steps", "file_of", "given", "kind_of"]
 
 Json = dict[str, Any]
 
@@ -108,6 +108,11 @@ def by_steps(session: InferenceSession, on_step: OnStep) -> Callable[[Mapping[st
     """The session as a function of its feed that runs step by step, each by `on_step`."""
     built = replace(session._whole, on_step=on_step)
     return lambda feed: built.compute(built.feed.values(feed))
+
+
+def file_of(session: InferenceSession) -> str | bytes | None:
+    """What the session was made from: a path, or bytes."""
+    return session._model_path if session._model_bytes is None else session._model_bytes
 
 
 def kind_of(bound: Bound) -> tuple[str, str]:

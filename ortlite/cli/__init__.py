@@ -8,9 +8,9 @@ Exit status: 0 when all went well, 1 when a model or its input is at fault (one 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ortlite.tools.shown import Shown
 
 import ortlite
+from ortlite import progress
+from ortlite.cli.bars import working
 
 __all__ = ["main"]
 
@@ -36,7 +38,7 @@ class _Failures(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):  # they are RuntimeErrors, but not failures
             raise
-        except (OrtError, OSError, ValueError, RuntimeError) as error:
+        except (OrtError, OSError, ValueError, RuntimeError, ImportError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             raise click.ClickException(message) from error
 
@@ -97,8 +99,7 @@ def run(
     from ortlite.cli import report
 
     out = console()
-    waiting = console(stderr=True)
-    with waiting.status("running") if waiting.is_terminal else nullcontext():
+    with working("running"):
         result = report.run_model(model, pairs(files), pairs(shapes), providers, runs)
     report.show(out, result)
     if save is not None:
@@ -136,14 +137,13 @@ def optimize_file(
     from ortlite.cli import optimize
 
     out = console()
-    waiting = console(stderr=True)
-    with waiting.status("optimising") if waiting.is_terminal else nullcontext():
+    with working("optimising"):
         before, after = optimize.optimize_model(model, output, level, disable)
     optimize.show(out, before, after)
     out.print(f"saved {output}", markup=False, highlight=False, soft_wrap=True)
     if not verify:
         return
-    with waiting.status("verifying") if waiting.is_terminal else nullcontext():
+    with working("verifying"):
         found = optimize.verify(model, output, pairs(files), pairs(shapes))
     optimize.show_verified(out, found)
     if any(v.fails for v in found):
@@ -155,7 +155,8 @@ def warm() -> None:
     """Compile all kernels ahead of the first session that needs them (`pip install 'ortlite[fast]'`)."""
     from ortlite.cli import warming
 
-    warming.warm(console())
+    with working("compiling"):
+        warming.warm(console())
 
 
 class _Comparing(click.Command):
@@ -221,13 +222,12 @@ def compare_libraries(
     from ortlite.cli import compare
 
     out = console()
-    waiting = console(stderr=True)
     given, dimensions = pairs(files), pairs(shapes)
-    with waiting.status("comparing") if waiting.is_terminal else nullcontext():
+    with working("comparing"):
         found = compare.compare_model(model, given, dimensions, providers, against is not None, rtol, atol)
     compare.show(out, found, everything)
     if folder is not None:
-        with waiting.status("reducing") if waiting.is_terminal else nullcontext():
+        with working("reducing"):
             reduced = compare.reduce_model(found, rtol, atol)
         options = ["--providers", *providers, *(["--against", against] if against else [])]
         options += [f"--{name}={value!r}" for name, value in (("rtol", rtol), ("atol", atol)) if value is not None]
@@ -321,16 +321,13 @@ def bench_model(
     Engines take turns. A ratio divides medians, with the interval in which it lies with a confidence of 95 %; below 1
     is faster. Exit status 1: an engine has no figures.
     """
-    from rich.progress import Progress
-
     from ortlite.tools.bench import bench
 
     batches = numbers("--batch", batch) or [None]
     counts = numbers("--threads", threads)
-    waiting = console(stderr=True)
-    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-        engines = len(set(providers or ("CPU",))) + bool(against)
-        task = progress.add_task("", total=len(batches) * len(counts) * engines * rounds)
+    engines = len(set(providers or ("CPU",))) + bool(against)
+    total, begun = len(batches) * len(counts) * engines * rounds, itertools.count()
+    with working("measuring"):
         found = bench(
             model,
             providers or ("CPU",),
@@ -341,7 +338,7 @@ def bench_model(
             rounds=rounds,
             files=pairs(files),
             shapes=pairs(shapes),
-            on_start=lambda label: progress.update(task, advance=1, description=label),
+            on_start=lambda label: progress.say(label, next(begun), total),
         )
     show(found, as_json)
     if any(timing.problem for timing in found.timings):
@@ -354,7 +351,17 @@ def bench_model(
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="Execution provider; repeatable.")
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that needs no network.")
+@click.option(
+    "--model-explorer",
+    "explorer",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write node data for Model Explorer there.",
+)
+@click.option("--against", metavar="NAME", help="Show how values differ from those of onnxruntime or of a provider.")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
+@click.option("--roofs/--no-roofs", default=True, help="Measure what the machine does at most, in about a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def profile_model(
     model: Path,
@@ -363,13 +370,20 @@ def profile_model(
     providers: tuple[str, ...],
     runs: int,
     trace: Path | None,
+    html: Path | None,
+    explorer: Path | None,
+    against: str | None,
     top: int,
+    roofs: bool,
     as_json: bool,
 ) -> None:
-    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones."""
-    import json
+    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones.
 
-    from rich.progress import Progress
+    --html writes all of it as one page: the graph coloured by provider, time, memory or difference, a flame graph,
+    memory over time, the roofline and a table (`pip install 'ortlite[report]'`). --against compares every value with
+    what onnxruntime or another provider computes.
+    """
+    import json
 
     from ortlite.tools.inputs import gather, provider_name
     from ortlite.tools.profile import profile
@@ -378,14 +392,34 @@ def profile_model(
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
         feed = gather(session.get_inputs(), session.get_overridable_initializers(), pairs(files), pairs(shapes))
-    waiting = console(stderr=True)
-    with Progress(console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-        task = progress.add_task("running", total=None)
-        found = profile(session, feed, runs=runs, on_run=lambda: progress.update(task, advance=1))
+    done = itertools.count(1)
+    with working("running"):
+        told = lambda: progress.say("running", next(done), 2 * runs + 3)  # noqa: E731
+        found = profile(session, feed, runs=runs, measure_roofs=roofs, on_run=told)
+    compared = None
+    if against is not None:
+        from ortlite.cli import compare
+
+        first = names[0] if names else session.get_providers()[0]
+        peer = against == "onnxruntime"
+        with working("comparing"):
+            both = [first] if peer else [first, against]
+            compared = compare.compare_model(model, pairs(files), pairs(shapes), both, peer, None, None).comparison
     show(found if as_json else found.top(top), as_json)
+    if compared is not None and not as_json:
+        click.echo("\n".join(compared.summary()))
+    written: dict[Path, Callable[[], str]] = {}
     if trace is not None:
-        trace.write_text(json.dumps(found.chrome_trace()))
-        console(stderr=as_json).print(f"saved {trace}", markup=False, highlight=False, soft_wrap=True)
+        written[trace] = lambda: json.dumps(found.chrome_trace())
+    if html is not None:
+        written[html] = lambda: found.to_html(compared)
+    if explorer is not None:
+        explorer.mkdir(parents=True, exist_ok=True)
+        for kind, data in found.model_explorer(compared).items():
+            written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
+    for path, text in written.items():
+        path.write_text(text(), encoding="utf-8")
+        console(stderr=as_json).print(f"saved {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def numbers(option: str, text: str) -> list[Any]:
@@ -407,12 +441,6 @@ def duration(text: str) -> float:
             if seconds > 0:
                 return seconds
     raise click.UsageError(f"--duration: {text!r} is no duration such as 3s or 250ms")
-
-
-def working(what: str) -> AbstractContextManager[Any]:
-    """A line on a terminal that says what goes on."""
-    waiting = console(stderr=True)
-    return waiting.status(what) if waiting.is_terminal else nullcontext()
 
 
 def show(found: Shown, as_json: bool) -> None:

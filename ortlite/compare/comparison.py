@@ -17,6 +17,7 @@ from ortlite.compare.sides import ProviderSide, Side, drawing, made, unfolded
 from ortlite.errors import InvalidArgument, OrtError
 from ortlite.graph import Model
 from ortlite.load import load
+from ortlite.progress import each, say
 
 __all__ = ["HEAD", "Comparison", "Row", "compare", "model_of", "side_of"]
 
@@ -206,13 +207,14 @@ def compare(
     shared = {**inputs, **{name: left[name] for name in names if name in drawn}}
     rest = [name for name in names if name not in drawn]
     right = _run(other, model, shared, rest)
+    say("judging in float64")
     judged = judge(model, shared, rest)
     second, around = SecondJudge(), ChainMap(shared, dict(judged.values))
 
     producers = {name: node for node in graph.nodes for name in node.outputs if name}
     labels = (one.name, other.name) if one.name != other.name else (one.name, f"{other.name} again")
     rows = []
-    for name in names:
+    for name in each("comparing", names):
         node, note = producers[name], ""
         if name in drawn:
             note = "random"
@@ -240,6 +242,7 @@ def compare(
     alone, untried = None, ""
     del right, judged  # large models
     if beyond := {row.name for row in rows if row.exceeds}:
+        say("running nodes alone")
         try:
             alone = first_alone(model, other, {**left, **shared}, beyond, tolerance, labels, second)
         except Exception as error:  # noqa: BLE001  (whatever a library says of nodes alone; the report says it, too)
@@ -249,6 +252,7 @@ def compare(
 
 def _run(side: Side, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What a side computes. Where one of its nodes fails, the error says whose it is."""
+    say(f"running on {side.name}")
     try:
         return side.run(model, feed, names)
     except OrtError as error:

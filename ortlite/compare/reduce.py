@@ -20,6 +20,7 @@ from ortlite.compare.difference import Difference, Tolerance, difference
 from ortlite.compare.sides import Side, drawing, made, unfolded
 from ortlite.graph import Graph, Model, Node, TensorType, ancestors
 from ortlite.ops import registry
+from ortlite.progress import say
 
 __all__ = ["Reduced", "reduce"]
 
@@ -116,6 +117,7 @@ class _Search:
     def differ(self, graph: Graph, feed: Arrays) -> Difference:
         """The difference of the value between the two sides. Raises what they raise."""
         self.spent += 1
+        say("reducing", self.spent, self.limit)
         model = replace(self.model, graph=graph)
         self.last, other = (side.run(model, feed, [self.name])[self.name] for side in self.sides)
         return difference(self.last, other, self.tolerance)

@@ -30,6 +30,7 @@ from ortlite.load.order import ordered, repeated_name
 from ortlite.load.tensors import Tensors, text, value_type
 from ortlite.ops import registry
 from ortlite.ops.types import BOOL, INT64
+from ortlite.progress import say
 from ortlite.schema import Schema
 
 __all__ = ["GRAPHS", "File", "read_model_graph"]
@@ -39,6 +40,7 @@ log = logging.getLogger("ortlite")
 GRAPHS = 32  # graphs inside one another: one less than protobuf's own limit of nesting lets through
 
 OPSETS = range(1, 2**31)  # versions that onnx can look up
+TOLD = 100  # nodes between two words of ortlite.progress
 PREFIX = 200  # letters before the names of a function's values, from which on they are a number
 
 
@@ -127,6 +129,8 @@ class _Reader:
                 waiting.pop()
                 continue
             self.file.reading = proto
+            if len(self.nodes) % TOLD == 0:
+                say("loading", len(self.nodes))
             if scope.function is not None:
                 self.file.inlined += 1
                 if self.file.inlined > INLINED:

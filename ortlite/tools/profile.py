@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ortlite import run
-from ortlite.api.profile import by_steps, given, kind_of
-from ortlite.derived import nbytes
-from ortlite.plan import Call, Cast, Transfer
-from ortlite.provider import CPU, create, transfer
+from ortlite.api.profile import file_of, kind_of
+from ortlite.plan import Call
 from ortlite.steps import Bound
-from ortlite.tools.flops import node_bytes, node_flops
+from ortlite.tools.recorder import Event, Recorded, RecordedNode, RecordedValue, record
+from ortlite.tools.roofs import Roof, roofs
 from ortlite.tools.shown import Shown, Table, amount
 
 if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
+    from ortlite.compare import Comparison
+    from ortlite.load.origins import Origin
     from ortlite.tools.info import Source
 
-__all__ = ["Event", "NodeProfile", "Profile", "profile"]
+__all__ = ["Event", "NodeProfile", "Profile", "ValueProfile", "profile"]
 
 Json: TypeAlias = dict[str, Any]
 
@@ -34,7 +36,13 @@ class NodeProfile:
 
     `kernel` is the module of what ran in place of the operator's kernel, or ortlite.ops. Time of a node with subgraphs
     is without that of their nodes, which have rows of their own. `flops` is None for what is no node of the model, and
-    where the form of the operator is not known.
+    where the form of the operator is not known. `of_roof` is the part of the time that the roofs of the provider ask
+    for (`ortlite.tools.roofs`); None where the node moves and computes nothing, or roofs were not measured.
+
+    `order` counts nodes as they first ran. `reads` are the places among the profile's nodes of those whose results it
+    reads, `parent` that of the node whose body it stands in, `outputs` the values that it computes. `scope` are the
+    modules of the exporter's source that it comes from, `sources` the lines and `origin` the nodes of the file, where
+    that says so: of several that the optimiser made one of, all.
     """
 
     name: str
@@ -46,6 +54,14 @@ class NodeProfile:
     share: float
     nbytes: int
     flops: int | None
+    of_roof: float | None = None
+    order: int = 0
+    reads: tuple[int, ...] = ()
+    parent: int | None = None
+    outputs: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
 
     @property
     def gflops_per_s(self) -> float | None:
@@ -59,13 +75,21 @@ class NodeProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One call of a node: when it began and ended in ns, and the bytes that computed values held while it ended."""
+class ValueProfile:
+    """A computed value: `node` is the place of the node that made it, `first` and `last` when it was there.
 
+    Times are in ms from the beginning of the last run. A body makes its values `times` times: from the first on, to the
+    end of the last.
+    """
+
+    name: str
     node: int
-    begin: int
-    end: int
-    live: int
+    shape: tuple[int, ...] | None
+    dtype: str
+    nbytes: int
+    first: float
+    last: float
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,8 @@ class Profile(Shown):
 
     `stepwise_ms` is a run step by step, as it was measured, `run_ms` one without measuring, where the session may have
     code of its own for the shapes; both medians. `peak_bytes` are the most that computed values held at a time.
+    `values` says when each was there, `roofs` what each provider does at most on this machine. The last run `began` at
+    that ns of the events' clock. `graph` is what the file calls the graph.
     """
 
     name: str
@@ -84,6 +110,10 @@ class Profile(Shown):
     peak_bytes: int
     events: tuple[Event, ...] = field(repr=False, compare=False)
     left_out: int = 0
+    values: tuple[ValueProfile, ...] = field(default=(), repr=False)
+    roofs: Mapping[str, Roof] = field(default_factory=dict)
+    began: int = field(default=0, repr=False, compare=False)
+    graph: str = ""
 
     def top(self, count: int) -> Profile:
         """The same with the nodes that take longest only."""
@@ -98,7 +128,8 @@ class Profile(Shown):
 
     def tables(self) -> list[Table]:
         """One row a node."""
-        head = ("node", "operator", "provider", "kernel", "calls", "ms", "share", "bytes", "FLOPs", "GFLOP/s", "GB/s")
+        head = ["node", "operator", "provider", "kernel", "calls", "ms", "share", "bytes", "FLOPs", "GFLOP/s", "GB/s"]
+        head += ["of roof", "source"]
         rows = [
             (
                 each.name,
@@ -112,6 +143,8 @@ class Profile(Shown):
                 amount(each.flops),
                 "" if each.gflops_per_s is None else f"{each.gflops_per_s:.3g}",
                 "" if each.gbytes_per_s is None else f"{each.gbytes_per_s:.3g}",
+                "" if each.of_roof is None else f"{each.of_roof:.0%}",
+                short_source(each.sources),
             )
             for each in self.nodes
         ]
@@ -120,124 +153,107 @@ class Profile(Shown):
     def remarks(self) -> list[str]:
         """Memory, and what the table leaves out."""
         said = [f"computed values held {amount(self.peak_bytes, 'B')} at most"]
+        said += [
+            f"roofs of {name}: {each.flops / 1e9:.3g} GFLOP/s in float32, {each.cached / 1e9:.3g} GB/s in caches, "
+            f"{each.memory / 1e9:.3g} GB/s in memory"
+            for name, each in self.roofs.items()
+        ]
         return [*said, f"{self.left_out} nodes that take less are not shown"] if self.left_out else said
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, those derived from others as well; not the single calls, which `chrome_trace` has."""
-        found = {name: value for name, value in vars(self).items() if name not in {"nodes", "events"}}
-        return found | {"nodes": [_row(each) for each in self.nodes]}
+        found = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in {"nodes", "events", "values", "roofs", "began"}
+        }
+        found["roofs"] = {name: asdict(each) for name, each in self.roofs.items()}
+        return found | {"nodes": list(map(_row, self.nodes)), "values": list(map(asdict, self.values))}
 
     def chrome_trace(self) -> Json:
-        """All calls as Chrome's tracing and Perfetto read them: a track for each provider, and a counter of memory."""
-        providers = list(dict.fromkeys(each.provider for each in self.nodes))
+        """All calls as Chrome and Perfetto read them: a track for each provider and thread, and a counter of memory."""
+        tracks: dict[tuple[str, int], int] = {}
         start = min((event.begin for event in self.events), default=0)
-        events: list[Json] = [
-            {"ph": "M", "pid": 1, "tid": track, "name": "thread_name", "args": {"name": provider}}
-            for track, provider in enumerate(providers)
-        ]
+        events: list[Json] = []
         for event in sorted(self.events, key=lambda e: e.begin):
             node = self.nodes[event.node]
-            args = {"operator": node.op_type, "kernel": node.kernel, "bytes": node.nbytes, "FLOPs": node.flops}
+            args: Json = {"operator": node.op_type, "kernel": node.kernel, "bytes": node.nbytes, "FLOPs": node.flops}
+            args |= {"scope": ".".join(node.scope), "source": "; ".join(node.sources)} if node.sources else {}
+            track = tracks.setdefault((node.provider, event.thread), len(tracks))
             times = {"ts": (event.begin - start) / 1e3, "dur": (event.end - event.begin) / 1e3}
-            events.append(
-                {"ph": "X", "pid": 1, "tid": providers.index(node.provider), "cat": node.op_type, "name": node.name}
-                | times
-                | {"args": args}
-            )
+            call = {"ph": "X", "pid": 1, "tid": track, "cat": node.op_type, "name": node.name}
+            events.append(call | times | {"args": args})
             memory = {"ph": "C", "pid": 1, "name": "memory", "ts": (event.end - start) / 1e3}
             events.append({**memory, "args": {"bytes": event.live}})
-        return {"traceEvents": events, "displayTimeUnit": "ms"}
+        names = [
+            {"ph": "M", "pid": 1, "tid": track, "name": "thread_name", "args": {"name": f"{provider}, thread {thread}"}}
+            for (provider, thread), track in tracks.items()
+        ]
+        return {"traceEvents": names + events, "displayTimeUnit": "ms"}
+
+    def model_explorer(self, comparison: Comparison | None = None) -> dict[str, Json]:
+        """What to add in Model Explorer ("node data") to its view of the same file: one JSON file for each key.
+
+        Times in ms, shares of the roof and bytes, and with a `comparison` the largest differences. Keys are the names
+        of the file's nodes, which its adapter for ONNX takes as ids; the time of a node that the optimiser made of
+        several stands at the last of them.
+        """
+        figures: dict[str, dict[str, float]] = {"time": {}, "of roof": {}, "bytes": {}}
+        for node in self.nodes:
+            key = node.origin[0] if node.origin else node.name
+            figures["time"][key] = node.ms
+            figures["bytes"][key] = node.nbytes
+            if node.of_roof is not None:
+                figures["of roof"][key] = node.of_roof
+        if comparison is not None:
+            found = figures["difference"] = {}
+            for row in comparison.rows:
+                if row.difference is not None and not row.difference.problem:
+                    key = row.node or row.name
+                    found[key] = max(found.get(key, 0.0), row.difference.absolute)
+        gradient = [{"stop": 0, "bgColor": "#f7fbff"}, {"stop": 1, "bgColor": "#d94801"}]
+        return {
+            kind: {
+                self.graph: {"results": {key: {"value": value} for key, value in known.items()}, "gradient": gradient}
+            }
+            for kind, known in figures.items()
+        }
+
+    def to_html(self, comparison: Comparison | None = None) -> str:
+        """All of it as one page that needs no network: graph, table, flame graph, memory and roofline.
+
+        With a `comparison` (`ortlite.compare.compare`) of the same model the page shows the differences, too. Raises
+        ImportError where bokeh and itables are missing (`pip install 'ortlite[report]'`).
+        """
+        from ortlite.tools.report import page
+
+        return page(self, comparison)
+
+    def write(self, path: str | os.PathLike[str], comparison: Comparison | None = None) -> None:
+        """Write the profile to a file: the page for a name that ends in .html, Chrome's trace for .json."""
+        out = Path(path)
+        if out.suffix not in {".html", ".json"}:
+            raise ValueError(f"{out.name} ends neither in .html nor in .json")
+        text = self.to_html(comparison) if out.suffix == ".html" else json.dumps(self.chrome_trace())
+        out.write_text(text, encoding="utf-8")
+
+
+def short_source(sources: Sequence[str]) -> str:
+    """The first line's file without its folders, and how many more there are.
+
+    Example:
+        >>> short_source(["/a/b/bert.py:194: y = f(x)", "/a/b/bert.py:195"])
+        'bert.py:194 +1'
+
+    """
+    if not sources:
+        return ""
+    file, _, rest = sources[0].rpartition("/")[2].partition(":")
+    return f"{file}:{rest.partition(':')[0]}{f' +{len(sources) - 1}' if len(sources) > 1 else ''}"
 
 
 def _row(each: NodeProfile) -> Json:
-    names = ("name", "op_type", "provider", "kernel", "calls", "ms", "share", "nbytes", "flops")
-    return {name: getattr(each, name) for name in (*names, "gflops_per_s", "gbytes_per_s")}
-
-
-@dataclass(slots=True)
-class _Node:
-    """What is noted of a bound step."""
-
-    bound: Bound
-    index: int
-    calls: int = 0
-    ns: int = 0
-    nbytes: int = 0
-    flops: int | None = 0
-
-
-@dataclass(slots=True)
-class _Recorder:
-    """An `on_step` that notes when each step runs, what it reads and writes, and the bytes of computed values."""
-
-    nodes: dict[int, _Node] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    inside: list[int] = field(default_factory=list)  # ns of the steps inside each step that is running
-    held: dict[tuple[int, int], int] = field(default_factory=dict)  # (values, slot) -> bytes
-    live: int = 0
-    peak: int = 0
-
-    def on_step(self, bound: Bound, values: list[Any]) -> None:
-        """Run a step and note it."""
-        read = [given(reader, values) for reader in bound.arguments]
-        before = self.live
-        self.inside.append(0)
-        begin = perf_counter_ns()
-        try:
-            run.step(bound, values, self.on_step)
-            made = [None if slot is None else values[slot] for slot in bound.outputs]
-            _settle(bound, made)
-            end = perf_counter_ns()
-        finally:
-            within = self.inside.pop()
-        if self.inside:
-            self.inside[-1] += end - begin
-        self.live = before  # a body has come to its end
-        for slot, value in zip(bound.outputs, made, strict=True):
-            if slot is not None:
-                self.held[id(values), slot] = size = nbytes(value)
-                self.live += size
-        self.peak = max(self.peak, self.live)
-        node = self.nodes.setdefault(id(bound), _Node(bound, len(self.nodes)))
-        node.calls += 1
-        node.ns += end - begin - within
-        node.nbytes += _moved(bound, read, made)
-        flops = _flops(bound, read, made)
-        node.flops = None if node.flops is None or flops is None else node.flops + flops
-        self.events.append(Event(node.index, begin, end, self.live))
-        for slot in bound.free:
-            self.live -= self.held.pop((id(values), slot), 0)
-
-
-def _settle(bound: Bound, made: Sequence[Any]) -> None:
-    """Wait until a step's results are there, where its library computes while Python goes on."""
-    for value in made:
-        if hasattr(value, "block_until_ready"):
-            value.block_until_ready()
-        elif isinstance(bound.step, Call) and bound.step.provider.name != CPU and hasattr(value, "shape"):
-            if not str(getattr(value, "device", "cpu")).lower().startswith("cpu") and prod(value.shape):
-                # an element that goes to the host arrives when all before it is done
-                transfer(value[(0,) * len(value.shape)], bound.step.provider, create(CPU))
-            return
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(map(int, value.shape)) if hasattr(value, "shape") else None
-
-
-def _moved(bound: Bound, read: Sequence[Any], made: Sequence[Any]) -> int:
-    if isinstance(bound.step, Transfer | Cast):
-        return sum(map(nbytes, (*read, *made)))
-    return node_bytes(bound.step.node, list(map(nbytes, read)), list(map(nbytes, made)))
-
-
-def _flops(bound: Bound, read: Sequence[Any], made: Sequence[Any]) -> int | None:
-    if isinstance(bound.step, Transfer | Cast):
-        return None
-    try:
-        return node_flops(bound.step.node, list(map(_shape, read)), list(map(_shape, made)))
-    except (IndexError, KeyError, ValueError):  # a form of the operator that the rule does not know
-        return None
+    return asdict(each) | {name: getattr(each, name) for name in ("gflops_per_s", "gbytes_per_s")}
 
 
 def profile(
@@ -247,17 +263,19 @@ def profile(
     *,
     providers: Sequence[Any] | None = None,
     on_run: Callable[[], None] | None = None,
+    measure_roofs: bool = True,
 ) -> Profile:
     """Run a session, or a model on `providers`, step by step, and say what each node took.
 
     Inputs that `feed` does not have are made up, as `ortlite run` does it. Two runs come first that do not count; then
     `runs` without measuring, and `runs` step by step. `on_run` is called after each. Where a library computes while
-    Python goes on, each step waits for its results. Raises what making and running a session raises.
+    Python goes on, each step waits for its results. The roofs of each provider are measured the first time that a
+    process asks, in about a second; not with `measure_roofs=False`. Raises what making and running a session raises.
 
     Example:
         >>> import ortlite
         >>> from ortlite.cli.digits import model_bytes
-        >>> found = ortlite.profile(model_bytes(), runs=2)
+        >>> found = ortlite.profile(model_bytes(), runs=2, measure_roofs=False)
         >>> node = next(node for node in found.nodes if node.op_type == "FusedConv")
         >>> node.provider, node.calls, node.flops > 1000, round(sum(node.share for node in found.nodes), 6)
         ('CPUExecutionProvider', 2, True, 1.0)
@@ -284,28 +302,40 @@ def profile(
         session.run(None, fed)
         plain += [perf_counter_ns() - begin] if index > 1 else []
         told()
-    recorder, steps = _Recorder(), []
-    step_by_step = by_steps(session, recorder.on_step)
-    for index in range(1 + runs):
-        if index == 1:
-            recorder.nodes.clear()
-            recorder.events.clear()
-        recorder.live = 0
-        recorder.held.clear()
-        begin = perf_counter_ns()
-        step_by_step(fed)
-        steps += [perf_counter_ns() - begin] if index else []
-        told()
-    return _profile(session.get_modelmeta().graph_name, recorder, runs, steps, plain)
+    recorded = record(session, fed, runs, told)
+    limits = roofs(session) if measure_roofs else {}
+    source = file_of(session)
+    graph = session.get_modelmeta().graph_name
+    name = Path(source).name if isinstance(source, str) else graph
+    return replace(_profile(name, recorded, plain, limits, _origins(session, recorded)), graph=graph)
 
 
-def _profile(name: str, recorder: _Recorder, runs: int, steps: Sequence[int], plain: Sequence[int]) -> Profile:
-    total = sum(node.ns for node in recorder.nodes.values()) or 1
-    ordered = sorted(recorder.nodes.values(), key=lambda node: -node.ns)
+def _origins(session: InferenceSession, recorded: Recorded) -> list[Origin]:
+    from ortlite.load.origins import Origin, origins
+
+    source = file_of(session)
+    calls = [_made_from(node.bound) for node in recorded.nodes]
+    return [Origin()] * len(calls) if source is None else origins(source, calls)
+
+
+def _made_from(bound: Bound) -> tuple[tuple[str, ...], set[str]]:
+    """What a call computes, and from what; nothing for copies and casts."""
+    if not isinstance(bound.step, Call):
+        return (), set()
+    return bound.step.node.outputs, set(bound.step.node.reads())
+
+
+def _profile(
+    name: str, recorded: Recorded, plain: Sequence[int], limits: Mapping[str, Roof], known: Sequence[Origin]
+) -> Profile:
+    runs = len(recorded.steps)
+    total = sum(node.ns for node in recorded.nodes) or 1
+    ordered = sorted(recorded.nodes, key=lambda node: -node.ns)
     place = {node.index: position for position, node in enumerate(ordered)}
     nodes = []
     for node in ordered:
         op_type, provider = kind_of(node.bound)
+        origin = known[node.index]
         nodes.append(
             NodeProfile(
                 name=_name(node.bound, op_type),
@@ -317,11 +347,42 @@ def _profile(name: str, recorder: _Recorder, runs: int, steps: Sequence[int], pl
                 share=node.ns / total,
                 nbytes=node.nbytes // runs,
                 flops=None if node.flops is None else node.flops // runs,
+                of_roof=_of_roof(node, limits.get(provider)),
+                order=node.index,
+                reads=tuple(place[index] for index in node.reads),
+                parent=None if node.parent is None else place[node.parent],
+                outputs=tuple(filter(None, _made_from(node.bound)[0])),
+                scope=origin.scope,
+                sources=origin.sources,
+                origin=origin.nodes,
             )
         )
-    events = tuple(replace(event, node=place[event.node]) for event in recorder.events)
-    step_ms, plain_ms = statistics.median(steps) / 1e6, statistics.median(plain) / 1e6
-    return Profile(name, runs, tuple(nodes), step_ms, plain_ms, recorder.peak, events)
+    events = tuple(event._replace(node=place[event.node]) for event in recorded.events)
+    values = tuple(_value(value, place, recorded.began) for value in recorded.values)
+    step_ms, plain_ms = statistics.median(recorded.steps) / 1e6, statistics.median(plain) / 1e6
+    return Profile(
+        name,
+        runs,
+        tuple(nodes),
+        step_ms,
+        plain_ms,
+        recorded.peak,
+        events,
+        values=values,
+        roofs=limits,
+        began=recorded.began,
+    )
+
+
+def _of_roof(node: RecordedNode, roof: Roof | None) -> float | None:
+    if roof is None or not node.ns or not (node.nbytes or node.flops):
+        return None
+    return roof.least_seconds(node.nbytes, node.flops, node.calls) * 1e9 / node.ns
+
+
+def _value(value: RecordedValue, place: Mapping[int, int], start: int) -> ValueProfile:
+    first, last = (value.first - start) / 1e6, (value.last - start) / 1e6
+    return ValueProfile(value.name, place[value.node], value.shape, value.dtype, value.nbytes, first, last, value.times)
 
 
 def _name(bound: Bound, op_type: str) -> str:
