@@ -118,7 +118,10 @@ def work(session):
 METHODS = [name for name in ("spawn", "forkserver", "fork") if name in multiprocessing.get_all_start_methods()]
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # other tests have started threads
+FORKED = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning", r"ignore:os\.fork:RuntimeWarning")
+
+
+@FORKED  # other tests have started threads
 @pytest.mark.parametrize("method", METHODS)
 def test_sessions_go_to_other_processes(session, method):
     context = multiprocessing.get_context(method)
@@ -129,6 +132,7 @@ def test_sessions_go_to_other_processes(session, method):
             np.testing.assert_array_equal(result[0], X * W, err_msg=str(name))
 
 
+@FORKED
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_sessions_go_through_joblib(session, backend):
     joblib = pytest.importorskip("joblib")
