@@ -60,11 +60,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the programs of a session have in common, subgraphs' and those for parts of the model too."""
+    """What the programs of a session have in common, subgraphs' and those for parts of the model too.
+
+    `differentiable`: somebody may take derivatives of one run, and none of the next.
+    """
 
     budget: Budget = field(default_factory=Budget)
     derived: Derived = field(default_factory=Derived)
     device_constants: DeviceConstants = field(default_factory=dict)
+    differentiable: bool = False
 
 
 @dataclass(slots=True)
@@ -220,7 +224,8 @@ class Program:
         static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}
-        watch = specialise.recorder(static, values, kernels, self.plan.constants.keys(), shapes)
+        decided = not (self.shared.differentiable and any(place.tracer for place in self.plan.providers))
+        watch = specialise.recorder(static, values, kernels if decided else None, self.plan.constants.keys(), shapes)
         outputs = run.interpret(self.plan, self.steps, given, watch)
         with self._lock:
             self._keep(key, values, kernels)

@@ -101,6 +101,7 @@ class TorchExecutionProvider(ExecutionProvider):
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32"})
     tracer: ClassVar[Tracer | None] = _Tracer()
+    recorded_elements: ClassVar[int] = 1 << 24
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
     widen: ClassVar[dict[str, str]] = {
         "uint16": "int32",
@@ -138,6 +139,12 @@ class TorchExecutionProvider(ExecutionProvider):
         from ortlite_torch import ops
 
         return ops.OVERRIDES
+
+    @cached_property
+    def recorder(self) -> Any:
+        from ortlite_torch import record
+
+        return record.recorded
 
     def supports(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:
         if any(d is not None and d.name == "uint64" for d in dtypes):

@@ -94,7 +94,7 @@ def conv(
     geometry = tuple(both), tuple(steps), tuple(gaps), group
     packed = derived(packings, W, *geometry).of((X.shape[2], X.shape[3]))
     X = X.contiguous(memory_format=torch.channels_last)
-    return onednn._convolution_pointwise(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
+    return onednn._convolution_pointwise.default(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
 
 
 def _fits(X: Any, W: Any, B: Any) -> bool:
