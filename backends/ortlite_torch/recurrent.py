@@ -119,6 +119,7 @@ def packings(W: Any, R: Any, B: Any, order: tuple[int, ...], backward: bool) -> 
 
 def _onednn_lstm(X: Any, packed: Any, states: Any, direction: str) -> tuple[Any, list[Any]]:
     """All outputs, directions side by side, and the last states. oneDNN reads backwards by itself."""
+    X = X.contiguous()  # it reads another layout as if it were this one
     found = []
     for d, weights in enumerate(packed):
         h, c = (state[d : d + 1] for state in states)

@@ -106,12 +106,12 @@ def test_a_network_takes_sequences_of_all_lengths(direction):
     weights = {"W": floats(count, 4 * hidden, 5), "R": floats(count, 4 * hidden, hidden)}
     weights["B"] = floats(count, 8 * hidden)
     both = sessions(
-        f"g (float[T,N,5] x, float[{count},N,{hidden}] h) => (float[T,{count},N,{hidden}] y, float[a,b,c] last, "
-        f'float[d,e,f] cell) {{ y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
+        f"g (float[N,T,5] t, float[{count},N,{hidden}] h) => (float[T,{count},N,{hidden}] y, float[a,b,c] last, "
+        f'float[d,e,f] cell) {{ x = Transpose <perm = [1, 0, 2]> (t) y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
         "(x, W, R, B, , h) }",
         **weights,
     )
     for time, batch in [(3, 1), (7, 2), (1, 1), (2, 5), (11, 1), (4, 3), (3, 1)] * 2:
-        feed = {"x": floats(time, batch, 5), "h": floats(count, batch, hidden)}
+        feed = {"t": floats(batch, time, 5), "h": floats(count, batch, hidden)}
         for ours, theirs in zip(*(session.run(None, feed) for session in both), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
