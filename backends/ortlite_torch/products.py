@@ -70,7 +70,9 @@ def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
     rows = prod(A.shape[:-1])
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
-    y = onednn._linear_pointwise.default(A.reshape(rows, depth), derived(packed, B, turned), bias, "none", [], "")  # noqa: SLF001
+    y = onednn._linear_pointwise.default(
+        A.reshape(rows, depth).contiguous(), derived(packed, B, turned), bias, "none", [], ""
+    )  # noqa: SLF001
     return y.reshape(*A.shape[:-1], columns)
 
 

@@ -107,7 +107,8 @@ def test_a_network_takes_sequences_of_all_lengths(direction):
     weights["B"] = floats(count, 8 * hidden)
     both = sessions(
         f"g (float[N,T,5] t, float[{count},N,{hidden}] h) => (float[T,{count},N,{hidden}] y, float[a,b,c] last, "
-        f'float[d,e,f] cell) {{ x = Transpose <perm = [1, 0, 2]> (t) y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
+        f"float[d,e,f] cell) {{ x = Transpose <perm = [1, 0, 2]> (t) "
+        f'y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
         "(x, W, R, B, , h) }",
         **weights,
     )
