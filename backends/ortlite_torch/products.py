@@ -21,6 +21,7 @@ __all__ = ["OVERRIDES"]
 PACKS = torch.backends.mkldnn.is_available() and all(
     hasattr(onednn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
+linear: Any = onednn._linear_pointwise.default if PACKS else None  # noqa: SLF001
 LARGE = 1 << 18  # elements of a matrix that pay
 
 
@@ -70,9 +71,8 @@ def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
     rows = prod(A.shape[:-1])
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
-    y = onednn._linear_pointwise.default(
-        A.reshape(rows, depth).contiguous(), derived(packed, B, turned), bias, "none", [], ""
-    )  # noqa: SLF001
+    a = A.reshape(rows, depth).contiguous()
+    y = linear(a, derived(packed, B, turned), bias, "none", [], "")
     return y.reshape(*A.shape[:-1], columns)
 
 
