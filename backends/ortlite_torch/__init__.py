@@ -126,8 +126,10 @@ class TorchExecutionProvider(ExecutionProvider):
         import array_api_compat.torch as library
         import torch
 
-        from ortlite_torch import primitives
+        from ortlite_torch import heap, primitives
 
+        if self.device.type == "cpu":
+            heap.keep_freed()
         names: dict[str, Any] = dict(primitives.NAMES)
         if self.device.type != "cpu":
             names |= {name: partial(names.get(name, getattr(library, name)), device=self.device) for name in CREATION}
