@@ -55,7 +55,17 @@ class Tracer:
 
 
 class Compiler:
-    """A library's compiler, which gets neighbouring steps of a specialised program as one function."""
+    """A library's compiler, which gets neighbouring steps of a specialised program as one function.
+
+    `freezes`: arrays that are the same in every call, the model's weights, become part of what is compiled: those are
+    given to `frozen`. Else they are arguments like any others.
+    """
+
+    freezes: ClassVar[bool] = False
+
+    def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
+        """Compile a pure function of arrays, of which those of `constants`, by position, are known, for the others."""
+        raise TypeError(f"{type(self).__name__} must define frozen")
 
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a pure function of arrays, which returns a tuple of them."""

@@ -81,11 +81,30 @@ class _Memory:
 
 
 class _Inductor(Compiler):
-    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, which packs the weights that it knows. It keeps what it compiled on disk, as torch is set up."""
+
+    freezes: ClassVar[bool] = True
+
+    def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
 
-        compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
+        from ortlite_torch.region import Region
+
+        compiled: Callable[..., Any] = torch.compile(Region(fn, constants), dynamic=False, options={"freezing": True})
         return compiled
+
+
+def _require_compiler() -> None:
+    """Raises RuntimeError where inductor has no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise RuntimeError(
+            "the option compile=1 of TorchExecutionProvider needs a C++ compiler on the CPU: install g++ or clang++, "
+            "or name one by the environment variable CXX; compile=0 needs none"
+        ) from error
 
 
 class TorchExecutionProvider(ExecutionProvider):
@@ -144,6 +163,8 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @cached_property
     def recorder(self) -> Any:
+        if self.options.get("compile", "0") != "0":  # inductor chooses for itself what it calls
+            return None
         from ortlite_torch import record
 
         return record.recorded
@@ -252,4 +273,8 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @cached_property
     def compiler(self) -> Compiler | None:
-        return None if self.options.get("compile", "0") == "0" else _Inductor()
+        if self.options.get("compile", "0") == "0":
+            return None
+        if self.device.type == "cpu":
+            _require_compiler()
+        return _Inductor()

@@ -77,6 +77,7 @@ def _fused(
     if layout:
         X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
     hidden = R.shape[2]
+    derived = at_once if torch.compiler.is_compiling() else derived
     states = [X.new_zeros(count, X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
     if run is torch.lstm and PACKS and inferring(X, W, R, B, *initial):
         y, last = _onednn_lstm(X, derived(packings, W, R, B, order, backward).of(tuple(X.shape)), states, direction)
