@@ -55,18 +55,6 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     assert "2 regions compiled in 0." in str(explained)
 
 
-def test_derivatives_flow_to_what_is_given(given):
-    from ortlite import provider as providers
-    from ortlite.api import function
-
-    fn = function.function(source())
-    x = torch.ones(2, 3, requires_grad=True)
-    fn(x).sum().backward()
-    assert x.grad is not None
-    assert not given
-    assert providers
-
-
 def test_without_a_compiler_it_says_so(monkeypatch):
     from torch._inductor import cpp_builder, exc
 
