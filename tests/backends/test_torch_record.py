@@ -74,6 +74,12 @@ def test_what_is_not_used_is_left_out():
     assert len(found.lines) == 2  # the call, and the first of its results
 
 
+def test_a_copy_stays_one():
+    found, results = played(lambda xp, x: x.to(torch.float32, copy=True).add_(1), X.clone(), others=[Y.clone()])
+    assert len(found.lines) == 2
+    assert torch.equal(results[0], Y + 1)
+
+
 @pytest.mark.parametrize(
     "fn",
     [
