@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ortlite.derived import lasting
 from ortlite.provider import Recording
 
 __all__ = ["opaque", "recorded"]
@@ -284,6 +285,7 @@ def _derived(keep: Callable[..., Any], tape: Tape) -> Callable[..., Any]:
         with _unseen():
             return keep(make, *args)
 
+    derived.holds = lambda value: not tape.depends(value) and lasting(keep, value)  # type: ignore[attr-defined]
     return derived
 
 
