@@ -60,11 +60,17 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the programs of a session have in common, subgraphs' and those for parts of the model too."""
+    """What the programs of a session have in common, subgraphs' and those for parts of the model too.
+
+    `differentiable`: somebody may take derivatives of one run, and none of the next. `compilations`: the seconds that
+    each region took which a library compiled.
+    """
 
     budget: Budget = field(default_factory=Budget)
     derived: Derived = field(default_factory=Derived)
     device_constants: DeviceConstants = field(default_factory=dict)
+    differentiable: bool = False
+    compilations: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -220,7 +226,8 @@ class Program:
         static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}
-        watch = specialise.recorder(static, values, kernels, self.plan.constants.keys(), shapes)
+        decided = not (self.shared.differentiable and any(place.tracer for place in self.plan.providers))
+        watch = specialise.recorder(static, values, kernels if decided else None, self.plan.constants.keys(), shapes)
         outputs = run.interpret(self.plan, self.steps, given, watch)
         with self._lock:
             self._keep(key, values, kernels)
@@ -229,7 +236,7 @@ class Program:
     def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self.shared.budget.take(values)
-        function = specialise.generate(self.plan, self.steps, baked, kernels)
+        function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
         entry = _Entry(function, baked, kernels or {})
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function

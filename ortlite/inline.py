@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ortlite.plan import Call
-from ortlite.provider import Recording
+from ortlite.provider import ExecutionProvider, Recording
 from ortlite.steps import Bound, ReadConst, ReadHost, ReadSlot
 
 __all__ = ["Inlined", "inlined", "lines"]
 
-LARGE = 1 << 16  # elements of an array from which on the Python around the calls does not matter
 TOKEN = re.compile(r"\bq\d+_[vt]\d+\b")  # a variable of a recording
 BAKED = 1 << 12  # bytes of a static value that may stand in the code as it is
 
@@ -53,11 +53,11 @@ def inlined(
             if reader.index not in static:
                 return None
             arguments.append(reader.convert(value))
-        elif isinstance(value, np.ndarray | np.generic):
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
             if reader.index not in shapes or value.dtype == object:
                 return None
             if reader.index not in constants and not (reader.index in static and value.nbytes <= BAKED):
-                if value.size > LARGE:
+                if prod(value.shape) > step.provider.recorded_elements:
                     return None
                 slots[position] = reader.index
             arguments.append(value)
@@ -95,15 +95,19 @@ def _recorded(
     if found is None or found.results is None or len(found.results) < len(bound.outputs):
         return None
     for slot, value in zip(bound.outputs, found.values, strict=False):
-        if slot is not None and not _same(value, values[slot]):
+        if slot is not None and not _same(value, values[slot], step.provider):
             return None
     return replace(found, values=()), slots
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, provider: ExecutionProvider) -> bool:
     """Whether two arrays have the same bits in the same layout."""
-    if type(a) is not type(b) or not isinstance(a, np.ndarray | np.generic):
+    if type(a) is not type(b) or not hasattr(a, "shape") or a is b:
         return a is b
+    if not isinstance(a, np.ndarray | np.generic):
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        a, b = provider.to_numpy(a), provider.to_numpy(b)
     return (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides) and a.tobytes() == b.tobytes()
 
 
@@ -151,5 +155,7 @@ def lines(
     if count:
         result.append(" = ".join(f"r{i}" for i in range(count)) + " = None")
     scope.update(recording.scope)
-    holds = " and ".join(f"{variable(slots[position])}.strides == {strides}" for position, strides in recording.layouts)
+    holds = " and ".join(
+        f"{variable(slots[position])}.{recording.strides} == {strides}" for position, strides in recording.layouts
+    )
     return holds or None, result

@@ -55,7 +55,17 @@ class Tracer:
 
 
 class Compiler:
-    """A library's compiler, which gets neighbouring steps of a specialised program as one function."""
+    """A library's compiler, which gets neighbouring steps of a specialised program as one function.
+
+    `freezes`: arrays that are the same in every call, the model's weights, become part of what is compiled: those are
+    given to `frozen`. Else they are arguments like any others.
+    """
+
+    freezes: ClassVar[bool] = False
+
+    def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
+        """Compile a pure function of arrays, of which those of `constants`, by position, are known, for the others."""
+        raise TypeError(f"{type(self).__name__} must define frozen")
 
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a pure function of arrays, which returns a tuple of them."""
@@ -72,7 +82,8 @@ class Recording:
 
     `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand
     for. `results` names the results, None where the kernel leaves the case to another one, and `values` are those of
-    the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right.
+    the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right;
+    `strides` is how the library's arrays are asked for them.
     """
 
     lines: tuple[tuple[str, str], ...]
@@ -80,6 +91,7 @@ class Recording:
     results: tuple[str, ...] | None
     values: tuple[Any, ...]
     layouts: tuple[tuple[int, tuple[int, ...]], ...]
+    strides: str = "strides"
 
 
 class ExecutionProvider:
@@ -90,7 +102,8 @@ class ExecutionProvider:
     the dtype it computes in instead (the plan inserts the casts). `packages` are the top-level packages that the
     library's array types are defined in (default: `library` alone), `option_names` the options it reads (None: not
     told). `immutable` says that nobody can write to the library's arrays: a function copies NumPy's before they become
-    some, for their owner can.
+    some, for their owner can. Kernels are recorded (`recorder`) for arrays of up to `recorded_elements`: for larger
+    ones the Python around the calls does not matter.
 
     `rank` says where `get_available_providers()` lists it: the smallest first, of equal ones by name, the CPU provider
     last whatever it says. Devices have 10 to 49, libraries that compute on the CPU 50 to 99; 100 says that nobody has
@@ -107,6 +120,7 @@ class ExecutionProvider:
     immutable: ClassVar[bool] = False
     rank: ClassVar[int | None] = 100
     tracer: ClassVar[Tracer | None] = None
+    recorded_elements: ClassVar[int] = 1 << 16
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from ortlite import run
 from ortlite.inline import Inlined, inlined, lines
 from ortlite.plan import Call, Cast, Plan
-from ortlite.provider import ExecutionProvider, traced
+from ortlite.provider import Compiler, ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 from ortlite.stopping import current
 
@@ -130,14 +131,19 @@ def _protect(value: Any) -> None:
 
 
 def generate(
-    plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None
+    plan: Plan,
+    steps: Sequence[Bound],
+    values: Mapping[int, Any],
+    kernels: Mapping[int, Inlined] | None = None,
+    compilations: list[float] | None = None,
 ) -> Callable[..., tuple[Any, ...]]:
     """Write the function of the plan's inputs in which the slots of `values` are constants.
 
-    `kernels` has, by the id of a step, the code that stands for its kernel.
+    `kernels` has, by the id of a step, the code that stands for its kernel. `compilations` is told of every region how
+    many seconds it took to compile, its first call included, in which most libraries do it.
     """
     baked = {**plan.constants, **values}
-    return _Writer(plan, baked, kernels or {}).function(live_steps(plan, steps, values))
+    return _Writer(plan, baked, kernels or {}, compilations).function(live_steps(plan, steps, values))
 
 
 def live_steps(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> list[Bound]:
@@ -172,8 +178,15 @@ class _Code:
 class _Writer:
     """Collects the source of one program and the objects that its names stand for."""
 
-    def __init__(self, plan: Plan, baked: Mapping[int, Any], kernels: Mapping[int, Inlined]):
+    def __init__(
+        self,
+        plan: Plan,
+        baked: Mapping[int, Any],
+        kernels: Mapping[int, Inlined],
+        compilations: list[float] | None = None,
+    ):
         self.plan = plan
+        self.compilations = [] if compilations is None else compilations
         self.kernels = kernels
         self.baked = baked
         self.names: dict[str, Any] = {}
@@ -214,10 +227,11 @@ class _Writer:
         main.add(f"stop = {self.name(current, 'k')}()")
         main.add(STOP)  # once at least: the body of a loop may have no steps
         readers = _readers(live)
-        regions: dict[str, tuple[ExecutionProvider, _Code]] = {}
+        regions: dict[str, tuple[Compiler, _Code, dict[int, Any]]] = {}
         for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked)):
             steps = list(group)
-            if provider is None:
+            compiler = None if provider is None else provider.compiler
+            if compiler is None:
                 for bound in steps:
                     if len(main.lines) > 2:
                         main.add(STOP)
@@ -231,7 +245,11 @@ class _Writer:
             for bound in steps:
                 self.step(bound, code)
             code.add(f"return ({', '.join(made)},)")
-            regions[name] = provider, code
+            read = {slot for bound in steps for slot in bound.step.reads() if slot in self.baked}
+            known = {self.slot(slot): self.baked[slot] for slot in read} if compiler.freezes else {}
+            frozen = {index: known[text] for index, text in enumerate(given) if text in known}
+            regions[name] = compiler, code, frozen
+            given = [text for index, text in enumerate(given) if index not in frozen]
             main.add(f"{', '.join(made)}, = {name}({', '.join(given)})")
             outside = {*given, *made}
             if gone := [f"v{slot}" for bound in steps for slot in bound.free if f"v{slot}" in outside]:
@@ -239,15 +257,22 @@ class _Writer:
         main.add(f"return ({''.join(f'{self.slot(slot)}, ' for slot in self.plan.outputs)})")
         text: list[str] = []
         bounds: list[Bound | None] = []  # of line 1, 2, ...
-        for code in (*(code for _, code in regions.values()), main):
+        for code in (*(code for _, code, _ in regions.values()), main):
             text += [code.head, *code.lines]
             bounds += [None, *code.bounds]
         scope = dict(self.names)
         file = f"<{self.plan.name!r}, specialised>"  # a name may hold anything, a NUL too
         exec(compile("\n".join(text), file, "exec"), scope)  # noqa: S102
-        compilers = {name: provider.compiler for name, (provider, _) in regions.items()}
-        scope |= {name: compiler.compile(scope[name]) for name, compiler in compilers.items() if compiler is not None}
+        scope |= {name: self.compiled(scope[name], region[0], region[2]) for name, region in regions.items()}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
+
+    def compiled(
+        self, fn: Callable[..., Any], compiler: Compiler, constants: Mapping[int, Any]
+    ) -> Callable[..., tuple[Any, ...]]:
+        """A region as its library compiles it."""
+        began = perf_counter()
+        made = compiler.frozen(fn, constants) if compiler.freezes else compiler.compile(fn)
+        return _timed(made, perf_counter() - began, self.compilations)
 
     def border(self, region: Sequence[Bound], readers: Mapping[int, int]) -> tuple[list[str], list[str]]:
         """What a region reads from outside, constants included, and which of its results are read outside of it.
@@ -297,6 +322,22 @@ class _Writer:
             code.add(f"{indent}v{slot} = {result}[{position}]", bound)
         if result == "t":
             code.add(f"{indent}t = None", bound)  # it would hold all of them
+
+
+def _timed(fn: Callable[..., Any], spent: float, compilations: list[float]) -> Callable[..., Any]:
+    """The function; `compilations` is told what the first call took, and what was `spent` before."""
+    told = False
+
+    def call(*arrays: Any) -> Any:
+        nonlocal told
+        if told:
+            return fn(*arrays)
+        told, began = True, perf_counter()
+        results = fn(*arrays)
+        compilations.append(spent + perf_counter() - began)
+        return results
+
+    return call
 
 
 def _readers(steps: Sequence[Bound]) -> Counter[int]:

@@ -81,11 +81,30 @@ class _Memory:
 
 
 class _Inductor(Compiler):
-    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, which packs the weights that it knows. It keeps what it compiled on disk, as torch is set up."""
+
+    freezes: ClassVar[bool] = True
+
+    def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
 
-        compiled: Callable[..., Any] = torch.compile(fn, dynamic=False)
+        from ortlite_torch.region import Region
+
+        compiled: Callable[..., Any] = torch.compile(Region(fn, constants), dynamic=False, options={"freezing": True})
         return compiled
+
+
+def _require_compiler() -> None:
+    """Raises RuntimeError where inductor has no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise RuntimeError(
+            "the option compile=1 of TorchExecutionProvider needs a C++ compiler on the CPU: install g++ or clang++, "
+            "or name one by the environment variable CXX; compile=0 needs none"
+        ) from error
 
 
 class TorchExecutionProvider(ExecutionProvider):
@@ -101,6 +120,7 @@ class TorchExecutionProvider(ExecutionProvider):
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32"})
     tracer: ClassVar[Tracer | None] = _Tracer()
+    recorded_elements: ClassVar[int] = 1 << 24
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
     widen: ClassVar[dict[str, str]] = {
         "uint16": "int32",
@@ -125,8 +145,10 @@ class TorchExecutionProvider(ExecutionProvider):
         import array_api_compat.torch as library
         import torch
 
-        from ortlite_torch import primitives
+        from ortlite_torch import heap, primitives
 
+        if self.device.type == "cpu":
+            heap.keep_freed()
         names: dict[str, Any] = dict(primitives.NAMES)
         if self.device.type != "cpu":
             names |= {name: partial(names.get(name, getattr(library, name)), device=self.device) for name in CREATION}
@@ -138,6 +160,14 @@ class TorchExecutionProvider(ExecutionProvider):
         from ortlite_torch import ops
 
         return ops.OVERRIDES
+
+    @cached_property
+    def recorder(self) -> Any:
+        if self.options.get("compile", "0") != "0":  # inductor chooses for itself what it calls
+            return None
+        from ortlite_torch import record
+
+        return record.recorded
 
     def supports(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:
         if any(d is not None and d.name == "uint64" for d in dtypes):
@@ -243,4 +273,8 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @cached_property
     def compiler(self) -> Compiler | None:
-        return None if self.options.get("compile", "0") == "0" else _Inductor()
+        if self.options.get("compile", "0") == "0":
+            return None
+        if self.device.type == "cpu":
+            _require_compiler()
+        return _Inductor()

@@ -25,26 +25,46 @@ HERE = torch.backends.mkldnn.is_available() and all(
 )
 
 
-class Packings:
-    """Weights in the layouts that oneDNN wants for images of some sizes: of another size they are slow by far."""
+class Kept:
+    """What `make(size)` gives, such as weights in the layout that oneDNN wants for images of a size.
+
+    It is kept while few other sizes come up.
+    """
 
     KEPT = 4  # sizes
 
-    def __init__(self, W: Any, *geometry: Any):
-        self.weights, self.geometry = W, geometry
-        self.made: dict[tuple[int, int], Any] = {}
+    def __init__(self, make: Callable[[Any], Any]):
+        self.make = make
+        self.made: dict[Any, Any] = {}
 
-    def of(self, height: int, width: int) -> Any:
-        """The weights for one size, kept while few others come up."""
-        packed = self.made.get((height, width))
-        if packed is None:
-            W, groups = self.weights, self.geometry[-1]
-            like = [1, W.shape[1] * groups, height, width]
-            packed = onednn._reorder_convolution_weight(W, *self.geometry, like)  # noqa: SLF001
+    def of(self, size: Any) -> Any:
+        """What is made for one size."""
+        made = self.made.get(size)
+        if made is None:
+            made = self.make(size)
             while len(self.made) >= self.KEPT:
                 self.made.pop(next(iter(tuple(self.made))), None)  # other threads may do so, too
-            self.made[height, width] = packed
-        return packed
+            self.made[size] = made
+        return made
+
+
+def packings(W: Any, *geometry: Any) -> Kept:
+    """The weights of a convolution in the layouts for images of some sizes: of another size they are slow by far."""
+    return Kept(
+        lambda size: onednn._reorder_convolution_weight(W, *geometry, [1, W.shape[1] * geometry[-1], *size])  # noqa: SLF001
+    )
+
+
+def inferring(*tensors: Any) -> bool:
+    """Whether a session computes on the CPU in float32, of which nobody takes derivatives or makes a program."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        {tensor.dtype for tensor in given} == {torch.float32}
+        and given[0].device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not differentiated(*given)
+    )
 
 
 def conv(
@@ -72,24 +92,19 @@ def conv(
     if any(map(any, rest)):
         X = F.pad(X, [n for pair in reversed(rest) for n in pair])
     geometry = tuple(both), tuple(steps), tuple(gaps), group
-    packed = derived(Packings, W, *geometry).of(X.shape[2], X.shape[3])
+    packed = derived(packings, W, *geometry).of((X.shape[2], X.shape[3]))
     X = X.contiguous(memory_format=torch.channels_last)
-    return onednn._convolution_pointwise(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
+    return onednn._convolution_pointwise.default(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
 
 
 def _fits(X: Any, W: Any, B: Any) -> bool:
-    kinds = {tensor.dtype for tensor in (X, W, B) if tensor is not None}
     return (
         HERE
-        and kinds == {torch.float32}
         and X.ndim == W.ndim == 4
-        and X.device.type == "cpu"
+        and inferring(X, W, B)
         and 0 not in X.shape
         and 0 not in W.shape
         and (B is None or tuple(B.shape) == (W.shape[0],))
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not differentiated(X, W, B)
     )
 
 

@@ -6,9 +6,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +16,9 @@ from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops import quant
 from ortlite.ops.helpers import normal_axis, one_of
-from ortlite_torch import fused, onednn
+from ortlite_torch import fused, onednn, products, recurrent
 from ortlite_torch.primitives import differentiated
+from ortlite_torch.record import opaque
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
@@ -186,8 +185,20 @@ def attention(
     y = F.scaled_dot_product_attention(
         q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
-    y = _honest(xp, y, q, k, v, mask, scale)
+    y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+
+
+@opaque
+def _honest_here(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
+    """The same, after a look at the values: where all are finite and the scores not large, torch is right."""
+    factor = q.shape[3] ** -0.5 if scale is None else abs(scale)
+    limits = torch.finfo(torch.promote_types(q.dtype, torch.float32))
+    largest = [float(torch.linalg.vector_norm(x, float("inf"))) for x in (q, k, v, y)]
+    reach = largest[0] * largest[1] * q.shape[3] * factor
+    if reach < limits.max * limits.eps / 8 and largest[2] < float("inf") and largest[3] < float("inf"):
+        return y
+    return _honest(xp, y, q, k, v, mask, scale)
 
 
 def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
@@ -274,137 +285,6 @@ def _sizes(X: Any, scales: Any, sizes: Any) -> list[int] | None:
     return [int(m) for m in wanted[2:]]
 
 
-@contextmanager
-def _without_advice(x: Any) -> Iterator[None]:
-    """Every call of cuDNN's networks warns that their weights are not one block: here they are gathered anyway."""
-    if not x.is_cuda:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        yield
-
-
-def _fused(
-    run: Callable[..., Any],
-    order: list[int],
-    X: Any,
-    W: Any,
-    R: Any,
-    B: Any,
-    lengths: Any,
-    initial: list[Any],
-    *,
-    activation_alpha: Any = None,
-    activation_beta: Any = None,
-    clip: float = 0.0,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
-    output_sequence: int = 0,
-) -> Any:
-    """One of torch's recurrent networks: all outputs (time, directions, batch, hidden) and the last states.
-
-    `order` says which of ONNX's gates stands at each of torch's places. The usual activations know no alpha and beta.
-    """
-    backward, both = direction == "reverse", direction == "bidirectional"
-    count = 2 if both else 1
-    start = (X.shape[0], count, R.shape[2]) if layout else (count, X.shape[1], R.shape[2])
-    fits = (  # torch ends the process where a state has another shape
-        lengths is None
-        and not clip
-        and direction in {"forward", "reverse", "bidirectional"}
-        and W.shape[0] == R.shape[0] == count
-        and W.shape[2] == X.shape[2]
-        and W.shape[1] == R.shape[1]
-        and hidden_size in {None, R.shape[2]}
-        and W.shape[1] == len(order) * R.shape[2]
-        and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
-        and 0 not in X.shape
-        and all(s is None or tuple(s.shape) == start for s in initial)
-        and all(s is None or s.dtype == X.dtype for s in (W, R, B, *initial))
-    )
-    if not fits or differentiated(X, W, R, B, *initial):  # it has no second derivatives
-        return NotImplemented
-    if layout:
-        X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
-    hidden = R.shape[2]
-    places = torch.cat([torch.arange(g * hidden, (g + 1) * hidden, device=X.device) for g in order])
-    weights = []
-    for d in range(W.shape[0]):
-        biases = X.new_zeros(2, W.shape[1]) if B is None else B[d].reshape(2, -1)
-        weights += [W[d][places], R[d][places], biases[0][places], biases[1][places]]
-    states = [X.new_zeros(W.shape[0], X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
-    x = X.flip(0) if backward else X
-    with _without_advice(x):
-        y, *last = run(x, states if len(states) > 1 else states[0], weights, True, 1, 0.0, False, both, False)
-    y = y.flip(0) if backward else y
-    y = y.reshape(*y.shape[:2], W.shape[0], hidden)
-    if layout:
-        return y.transpose(0, 1), *(s.transpose(0, 1) for s in last)
-    return y.transpose(1, 2), *last
-
-
-def rnn(
-    xp: Namespace,
-    X: Any,
-    W: Any,
-    R: Any,
-    B: Any = None,
-    sequence_lens: Any = None,
-    initial_h: Any = None,
-    *,
-    activations: Any = ("Tanh", "Tanh"),
-    **rest: Any,
-) -> Any:
-    """torch.rnn_tanh and torch.rnn_relu."""
-    names = {name.lower() for name in activations}
-    if names not in ({"tanh"}, {"relu"}):
-        return NotImplemented
-    run = torch.rnn_tanh if names == {"tanh"} else torch.rnn_relu
-    return _fused(run, [0], X, W, R, B, sequence_lens, [initial_h], **rest)
-
-
-def gru(
-    xp: Namespace,
-    X: Any,
-    W: Any,
-    R: Any,
-    B: Any = None,
-    sequence_lens: Any = None,
-    initial_h: Any = None,
-    *,
-    activations: Any = None,
-    linear_before_reset: int = 0,
-    **rest: Any,
-) -> Any:
-    """torch.gru, whose reset gate comes after the product."""
-    if activations or not linear_before_reset:
-        return NotImplemented
-    return _fused(torch.gru, [1, 0, 2], X, W, R, B, sequence_lens, [initial_h], **rest)
-
-
-def lstm(
-    xp: Namespace,
-    X: Any,
-    W: Any,
-    R: Any,
-    B: Any = None,
-    sequence_lens: Any = None,
-    initial_h: Any = None,
-    initial_c: Any = None,
-    P: Any = None,
-    *,
-    activations: Any = None,
-    input_forget: int = 0,
-    **rest: Any,
-) -> Any:
-    """torch.lstm."""
-    if activations or P is not None or input_forget:
-        return NotImplemented
-    return _fused(torch.lstm, [0, 2, 3, 1], X, W, R, B, sequence_lens, [initial_h, initial_c], **rest)
-
-
 CHUNK = 256  # so many products of differences of bytes add up exactly in float32
 
 
@@ -465,11 +345,10 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "GridSample", 16): grid_sample,
     ("", "GridSample", 20): grid_sample,
     ("", "Resize", 11): resize,
-    ("", "RNN", 1): rnn,
-    ("", "GRU", 1): gru,
-    ("", "LSTM", 1): lstm,
     ("", "MatMulInteger", 10): matmul_integer,
     ("", "QLinearMatMul", 10): qlinear_matmul,
     **fused.OVERRIDES,
     **onednn.OVERRIDES,
+    **products.OVERRIDES,
+    **recurrent.OVERRIDES,
 }

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace, complete
+from ortlite_torch.record import opaque
 
 Pads = Sequence[tuple[int, int]]
 
@@ -35,6 +36,7 @@ MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 SUM_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 BORDERS = {"edge": "replicate", "reflect": "reflect"}
+FEW = 64  # elements that Python compares faster than torch
 KEYED = {torch.float32, torch.int8, torch.int16, torch.int32, torch.uint8}
 
 
@@ -321,6 +323,27 @@ def readable(xp: Namespace, x: Any) -> bool:
     return not traced and x.device.type == "cpu" and not is_in_torch_dispatch_mode()
 
 
+@complete
+def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -> None:
+    """As the default body, in one go; where a kernel is being recorded, the check is a line of the recording."""
+    if not all(x.shape) or not readable(xp, x):
+        return
+    _check_range(name, x, lowest, highest)
+
+
+@opaque
+def _check_range(name: str, x: Any, lowest: int, highest: int) -> None:
+    if x.numel() <= FEW:
+        found = x.reshape(-1).tolist()
+        ends = min(found), max(found)
+    else:
+        low, high = torch.aminmax(x)
+        ends = low.item(), high.item()
+    for value in ends:
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name} must lie from {lowest} to {highest}, not be {value}")
+
+
 def cond(xp: Namespace, pred: Any, then: Any, otherwise: Any, *operands: Any) -> Any:
     """One branch where the predicate is known; torch.cond under torch.compile and export, which is told the captures.
 
@@ -365,7 +388,7 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     for fn in (
         bit_view, conv, conv_transpose, max_pool, sum_pool, pad, erf, relu, leaky_relu, hardtanh, root, fmod, sigmoid,
         softmax, einsum, gather_nd, one_hot, scatter, scatter_flat, scatter_nd, top_k, gradient, concrete_value,
-        readable, cond,
+        readable, require_range, cond,
     )
 }  # fmt: skip
 

@@ -74,11 +74,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers."""
+    """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers.
+
+    `compilations` are the seconds that each region took which a library's compiler got until now.
+    """
 
     nodes: tuple[NodePlacement, ...]
     copies: tuple[Copy, ...]
     providers: tuple[Choice, ...] = ()
+    compilations: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("node", "operator", "provider", "kernel", "reasons")]
@@ -96,6 +100,9 @@ class Explanation:
         if self.providers:
             choices = [(_short(choice.provider), choice.library, choice.rank_text) for choice in self.providers]
             lines += ["", *_table([("provider", "library", "rank"), *choices])]
+        if self.compilations:
+            regions = "region" if len(self.compilations) == 1 else "regions"
+            lines += ["", f"{len(self.compilations)} {regions} compiled in {sum(self.compilations):.1f} s"]
         return "\n".join(lines)
 
 
@@ -117,7 +124,8 @@ def explain(parts: Partitions, program: Program, input_transfers: Mapping[int, T
         if index in input_transfers
     ]
     providers = tuple(Choice(p.name, p.library, p.rank) for p in parts.providers)
-    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(program, parts.graph.types)), providers)
+    compiled = tuple(program.shared.compilations)
+    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(program, parts.graph.types)), providers, compiled)
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:

@@ -160,7 +160,7 @@ class _Function:
             with provider.outside_trace(where):
                 chosen = (where,) if where is cpu else (where, cpu)
                 memory = _Memory(where)
-                shared = programs.Shared(budget=memory)
+                shared = programs.Shared(budget=memory, differentiable=True)
                 stages = pipeline.build(self.model, chosen, defer=False, outputs_on_device=True, shared=shared)
                 constants = [value for graph in _graphs(self.model.graph) for value in graph.constants.values()]
                 memory.add([*constants, *_held(stages.plan)])

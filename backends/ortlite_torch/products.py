@@ -1,0 +1,87 @@
+"""Products with constant matrices by oneDNN's own operator, on the CPU: the matrix is packed once.
+
+MKL packs it in every call, which costs more than the product of a few rows. Small matrices stay in the cache, and one
+row reads its matrix but once: those are not worth it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+
+from ortlite.derived import at_once, lasting
+from ortlite.namespace import Namespace
+from ortlite_torch.onednn import inferring, onednn
+
+__all__ = ["OVERRIDES"]
+
+PACKS = torch.backends.mkldnn.is_available() and all(
+    hasattr(onednn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+)
+linear: Any = onednn._linear_pointwise.default if PACKS else None  # noqa: SLF001
+LARGE = 1 << 18  # elements of a matrix that pay
+
+
+def matmul(xp: Namespace, A: Any, B: Any, *, derived: Any = at_once) -> Any:
+    """By a packed matrix."""
+    return _linear(A, B, None, False, derived)
+
+
+def gemm(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    C: Any = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    derived: Any = at_once,
+) -> Any:
+    """By a packed matrix, else torch.addmm: `C` is added on the way."""
+    if not A.ndim == B.ndim == 2 or A.dtype != B.dtype or not A.dtype.is_floating_point:
+        return NotImplemented
+    a, b = A.T if transA else A, B.T if transB else B
+    if a.shape[1] != b.shape[0] or alpha != 1:
+        return NotImplemented
+    shape = a.shape[0], b.shape[1]
+    if C is None or beta == 0:  # then nobody asks what is in C
+        return _linear(a, B, None, bool(transB), derived)
+    if (
+        C.dtype != A.dtype
+        or C.ndim > 2
+        or any(n not in {1, m} for n, m in zip(C.shape[::-1], shape[::-1], strict=False))
+    ):
+        return NotImplemented
+    if beta == 1 and C.ndim and prod(C.shape) == C.shape[-1] == shape[1]:
+        y = _linear(a, B, C.reshape(-1), bool(transB), derived)
+        if y is not NotImplemented:
+            return y
+    return torch.addmm(C, a, b, beta=beta)
+
+
+def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
+    if not PACKS or B.ndim != 2 or A.ndim < 2 or prod(B.shape) < LARGE or not inferring(A, B, bias):
+        return NotImplemented
+    columns, depth = B.shape if turned else B.shape[::-1]
+    rows = prod(A.shape[:-1])
+    if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
+        return NotImplemented
+    a = A.reshape(rows, depth).contiguous()
+    y = linear(a, derived(packed, B, turned), bias, "none", [], "")
+    return y.reshape(*A.shape[:-1], columns)
+
+
+def packed(B: Any, turned: bool) -> Any:
+    """A matrix, given transposed or not, in the layout that oneDNN likes."""
+    return onednn._reorder_linear_weight(B if turned else B.T.contiguous(), None)  # noqa: SLF001
+
+
+OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
+    ("", "MatMul", 1): matmul,
+    ("", "Gemm", 7): gemm,
+}

@@ -1,0 +1,118 @@
+"""Products of TorchExecutionProvider with constant matrices, and its recurrent networks: packed once by oneDNN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+
+import ortlite
+
+torch = pytest.importorskip("torch")
+products = pytest.importorskip("ortlite_torch.products")
+recurrent = pytest.importorskip("ortlite_torch.recurrent")
+R = np.random.default_rng(0)
+HEAD = '<ir_version: 8, opset_import: ["": 17]>\n'
+
+
+def floats(*shape):
+    return R.standard_normal(shape).astype(np.float32)
+
+
+def sessions(text, **weights):
+    """The model on torch and on NumPy, `weights` its constants."""
+    model = parser.parse_model(HEAD + text)
+    model.graph.initializer.extend(onnx_tensor(array, name) for name, array in weights.items())
+    source = model.SerializeToString()
+    names = ("TorchExecutionProvider", "CPUExecutionProvider")
+    return [ortlite.InferenceSession(source, providers=[name]) for name in names]
+
+
+def onnx_tensor(array, name):
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(array, name)
+
+
+@pytest.fixture
+def packs(monkeypatch):
+    """How often a matrix was packed."""
+    found = []
+    pack = products.packed
+
+    def packed(B, turned):
+        found.append(tuple(B.shape))
+        return pack(B, turned)
+
+    monkeypatch.setattr(products, "packed", packed)
+    return found
+
+
+@pytest.mark.skipif(not products.PACKS, reason="torch has no oneDNN here")
+def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
+    both = sessions("g (float[B,M,512] x) => (float[B,M,600] y) { y = MatMul(x, W) }", W=floats(512, 600))
+    for shape in [(1, 1), (2, 3), (1, 40), (0, 4), (3, 1), (1, 1)] * 3:
+        x = floats(*shape, 512)
+        x[..., :1, 0] = np.nan if shape == (2, 3) else 1
+        ours, theirs = (session.run(None, {"x": x})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert packs == [(512, 600)]
+
+
+def test_a_matrix_that_is_computed_is_not_packed(packs):
+    both = sessions("g (float[M,512] x, float[512,600] w) => (float[M,600] y) { y = MatMul(x, w) }")
+    for _ in range(3):
+        feed = {"x": floats(3, 512), "w": floats(512, 600)}
+        ours, theirs = (session.run(None, feed)[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert packs == []
+
+
+@pytest.mark.parametrize("bias", [None, (), (1,), (640,), (1, 640), (5, 1), (5, 640)])
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"transB": 1}, {"transA": 1}, {"beta": 0.5}, {"beta": 0.0, "transB": 1}, {"alpha": 2.0}, {"beta": 1.0}],
+)
+@pytest.mark.parametrize("depth", [8, 512])
+def test_gemm_adds_what_it_is_given(bias, attributes, depth):
+    text = ", ".join(f"{name}: {'int' if isinstance(v, int) else 'float'} = {v}" for name, v in attributes.items())
+    given = f"<{text}>" if text else ""
+    b = floats(*((640, depth) if attributes.get("transB") else (depth, 640)))
+    weights = {"B": b} if bias is None else {"B": b, "C": floats(*bias)}
+    rows = f"{depth},5" if attributes.get("transA") else f"5,{depth}"
+    operands = ", ".join(["A", *weights])
+    both = sessions(f"g (float[{rows}] A) => (float[5,640] y) {{ y = Gemm {given} ({operands}) }}", **weights)
+    a = floats(*map(int, rows.split(",")))
+    for _ in range(3):
+        ours, theirs = (session.run(None, {"A": a})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_derivatives_flow_through_the_kernel():
+    model = parser.parse_model(HEAD + "g (float[M,512] x) => (float[M,600] y) { y = MatMul(x, W) }")
+    w = floats(512, 600)
+    model.graph.initializer.append(onnx_tensor(w, "W"))
+    fn = ortlite.function(model.SerializeToString())
+    x = torch.randn(3, 512, requires_grad=True)
+    fn(x).sum().backward()
+    np.testing.assert_allclose(x.grad, np.broadcast_to(w.sum(1), (3, 512)), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert torch.func.vmap(fn)(torch.randn(2, 3, 512)).shape == (2, 3, 600)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_a_network_takes_sequences_of_all_lengths(direction):
+    count, hidden = (2 if direction == "bidirectional" else 1), 6
+    weights = {"W": floats(count, 4 * hidden, 5), "R": floats(count, 4 * hidden, hidden)}
+    weights["B"] = floats(count, 8 * hidden)
+    both = sessions(
+        f"g (float[N,T,5] t, float[{count},N,{hidden}] h) => (float[T,{count},N,{hidden}] y, float[a,b,c] last, "
+        f"float[d,e,f] cell) {{ x = Transpose <perm = [1, 0, 2]> (t) "
+        f'y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
+        "(x, W, R, B, , h) }",
+        **weights,
+    )
+    for time, batch in [(3, 1), (7, 2), (1, 1), (2, 5), (11, 1), (4, 3), (3, 1)] * 2:
+        feed = {"t": floats(batch, time, 5), "h": floats(count, batch, hidden)}
+        for ours, theirs in zip(*(session.run(None, feed) for session in both), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
