@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 __all__ = [
     "DeviceReset", "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
-    "LimitExceeded", "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound",
-    "NotImplemented", "OrtError", "RuntimeException", "describe", "typed",
+    "LimitExceeded", "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile",
+    "NotFound", "NotImplemented", "OrtError", "RuntimeException", "describe", "typed",
 ]  # fmt: skip
 
 

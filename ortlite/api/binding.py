@@ -80,7 +80,7 @@ class SessionIOBinding:
                 raise ValueError(f"Invalid output name: {name}")
         away = [name for name, bound in self._outputs.items() if isinstance(bound, OrtDevice) and bound.device_type()]
         if away and session._providers[0] != "CPUExecutionProvider":
-            found = dict(zip(names, session._on_device(self._inputs, tuple(names)), strict=True))
+            found = dict(zip(names, session._on_device(self._inputs, tuple(names), run_options), strict=True))
             for name in names:
                 if name not in away and found[name].device_name() != "cpu":
                     found[name] = OrtValue.of(found[name].numpy())

@@ -22,6 +22,7 @@ from ortlite.api.names import check_placement, tapped, unknown
 from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
 from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, OrtError, typed
+from ortlite.limits import Limits, applied, both, current
 from ortlite.provider import CPU, usable
 from ortlite.stopping import stop_of, stoppable
 
@@ -111,6 +112,7 @@ class InferenceSession:
         _warn_of_ignored(kwargs)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
         self._sess_options_initial = self._sess_options
+        self._limits: Limits = both(self._sess_options.limits, current())
         self._fallback = fallback or ("error" if self._no_cpu else "allow")
         self._placement = dict(placement or {})
         self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
@@ -150,6 +152,11 @@ class InferenceSession:
         return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"
 
     def _create(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
+        """Make the session within its limits."""
+        with applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
+            self._make(providers, provider_options, disabled)
+
+    def _make(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
         options = self._sess_options
         if options._cancelled:
             raise ModelLoadCanceled("Session creation was cancelled by SessionOptions.set_load_cancellation_flag.")
@@ -199,6 +206,7 @@ class InferenceSession:
         self.model: Model = model  # as loaded
         self._options = options
         self._profiler = profiler
+        self._plain = profiler is None and self._limits.seconds is None
         self._disabled_now = disabled
         self._chosen = chosen
         self._providers = names_of
@@ -280,7 +288,7 @@ class InferenceSession:
         if profiler is not None:
             profiler.weights.update(map(id, stages.plan.constants.values()))
             on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
-        return Prepared.of(stages, on_step)
+        return Prepared.of(stages, on_step, self._limits)
 
     def _write_optimized(
         self, options: SessionOptions, model: Model, optimized: Model, disabled: frozenset[str]
@@ -367,7 +375,7 @@ class InferenceSession:
 
         """
         if run_options is None and timeout is None:
-            if output_names is None and taps is None and type(input_feed) is dict and self._profiler is None:
+            if output_names is None and taps is None and type(input_feed) is dict and self._plain:
                 try:  # the way of most runs, without detours
                     inputs = self._whole.feed.exactly(input_feed)
                     if inputs is not None:
@@ -375,37 +383,43 @@ class InferenceSession:
                 except EPFail:
                     if not self._may_fall_back:
                         raise
-            return self._tried(output_names, input_feed, taps)
-        with stoppable(stop_of(_checked(run_options), timeout)):
-            return self._tried(output_names, _adapted(input_feed, run_options), taps)
+            if self._limits.seconds is None:
+                return self._tried(output_names, input_feed, taps)
+        limits = self._limits_of(_checked(run_options))
+        with stoppable(stop_of(run_options, timeout, limits.seconds)):
+            return self._tried(output_names, _adapted(input_feed, run_options), taps, limits)
 
-    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _limits_of(self, run_options: RunOptions | None) -> Limits:
+        """What holds for a run with these options."""
+        return self._limits if run_options is None else both(self._limits, run_options.limits)
+
+    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None = None) -> Any:
         """Run; where a provider fails as a whole, once more on the CPU provider."""
         try:
             if self._profiler is None:
-                return self._run(output_names, feed, taps)
-            return self._profiled(output_names, feed, taps)
+                return self._run(output_names, feed, taps, limits)
+            return self._profiled(output_names, feed, taps, limits)
         except EPFail:
             if not self._may_fall_back:
                 raise
             self.set_providers([CPU])
             self._enable_fallback = False
-            return self._run(output_names, feed, taps)
+            return self._run(output_names, feed, taps, limits)
 
-    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None) -> Any:
         profiler = self._profiler
         assert profiler is not None
         since = profiler.now()
-        result = self._run(output_names, feed, taps)
+        result = self._run(output_names, feed, taps, limits)
         profiler.add("Session", "SequentialExecutor::Execute", since)
         profiler.add("Session", "model_run", since)
         return result
 
-    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any) -> Any:
+    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None = None) -> Any:
         wanted = self._wanted(output_names, feed)
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
         built = self._partial(feed, (*wanted, *tapped_names))
-        outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names))
+        outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names), limits)
         if taps is None:
             return outside
         return outside[: len(wanted)], dict(zip(tapped_names, outside[len(wanted) :], strict=True))
@@ -480,7 +494,8 @@ class InferenceSession:
         import asyncio  # takes as long as a small session, and few need it
 
         cancelled = threading.Event()
-        asked = stop_of(_checked(run_options), timeout)
+        limits = self._limits_of(_checked(run_options))
+        asked = stop_of(run_options, timeout, limits.seconds)
 
         def stop() -> None:
             if cancelled.is_set():
@@ -490,7 +505,7 @@ class InferenceSession:
 
         def work() -> Any:
             with stoppable(stop):
-                return self._tried(output_names, _adapted(input_feed, run_options), None)
+                return self._tried(output_names, _adapted(input_feed, run_options), None, limits)
 
         try:
             return await asyncio.wrap_future(_executor().submit(work))
@@ -537,12 +552,16 @@ class InferenceSession:
         for value in self.run_with_ort_values(list(fetch_names), feed, run_options):
             fetches.push_back(value)
 
-    def _on_device(self, feed: Mapping[str, Any], wanted: tuple[str, ...]) -> list[OrtValue]:
+    def _on_device(
+        self, feed: Mapping[str, Any], wanted: tuple[str, ...], run_options: RunOptions | None
+    ) -> list[OrtValue]:
         """Outputs of the graph where they were computed, as OrtValues."""
         from ortlite.api.values import on_device
 
         built = self._partial(feed, wanted, on_device=True)
-        return [on_device(value) for value in built.results(built.feed.values(feed), wanted)]
+        limits = self._limits_of(_checked(run_options))
+        with stoppable(stop_of(run_options, None, limits.seconds)):
+            return [on_device(value) for value in built.results(built.feed.values(feed), wanted, limits)]
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding: what to read inputs from, and where to write outputs."""

@@ -42,9 +42,9 @@ def load(
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
     working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
-    called .ort, and what begins as such a file, are in ORT format. What `limits` allow, and what
-    `ortlite.limits.current()` does, is all that the model may take. Raises NoSuchFile, InvalidProtobuf, InvalidArgument,
-    InvalidGraph, Fail (LimitExceeded) or NotImplemented, each naming what is wrong.
+    called .ort, and what begins as such a file, are in ORT format. The model may take what `limits` and
+    `ortlite.limits.current()` allow. Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail
+    (LimitExceeded) or NotImplemented, each naming what is wrong.
     """
     limits = current() if limits is None else both(limits, current())
     data: bytes | memoryview

@@ -1,4 +1,4 @@
-"""Opening and reading the files of a model: each once, none that is no regular file, and none that waits for anybody."""
+"""Opening and reading the files of a model: each once, regular ones only, without waiting for anybody."""
 
 from __future__ import annotations
 

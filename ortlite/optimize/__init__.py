@@ -20,6 +20,7 @@ from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
 from ortlite.optimize.table import BEFORE_FOLDING, NEWER, PHASES
+from ortlite.stopping import current
 
 __all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
 
@@ -55,7 +56,10 @@ def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pin
 
     Rewrites leave the nodes alone that `pinned` names, or values of which it names.
     """
+    stop = current()
     for step in PASSES:
+        if stop is not None:
+            stop()
         start, before = perf_counter(), len(graph.nodes)
         if isinstance(step, Pass):
             name = step.name
