@@ -71,7 +71,7 @@ def _matmul(a: Any, b: Any, **_: Any) -> int:
 
 
 def _tensordot(a: Any, b: Any, *, axes: Any = 2) -> int:
-    shared = prod(a.shape[len(a.shape) - axes :]) if isinstance(axes, int) else prod(a.shape[i] for i in axes[0])
+    shared: int = prod(a.shape[len(a.shape) - axes :]) if isinstance(axes, int) else prod(a.shape[i] for i in axes[0])
     return size(a) * size(b) // max(shared, 1) ** 2
 
 
