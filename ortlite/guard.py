@@ -1,7 +1,8 @@
 """Runs under limits: before each step what it is going to make is counted, after it what it made.
 
 `Bounded` is a program that keeps to an `ortlite.Limits`. Where all shapes of a run follow from its signature, the runs
-of that signature that come after it are as large: they go without a guard, at full speed. Other runs are interpreted.
+of that signature that come after it are as large: they go without a guard, at full speed. So do the iterations of a
+loop, which are only counted. Other runs are interpreted.
 """
 
 from __future__ import annotations
@@ -39,45 +40,50 @@ class Bounded:
         wrap: Any = None if within is None else cache(within)
         self.watched = Program(program.plan, program.seed, specialises=True, shared=program.shared, within=wrap)
         self.cache: sizes.Cache = {}
-        self.proven: dict[Any, None] = {}
-        steps = [bound for bound in program.steps if isinstance(bound.step, Call)]
-        # whether the size of a value may follow from the signature at all
-        self.may_follow = all(bound.pure and not bound.step.kernel.python_objects for bound in steps)  # type: ignore[union-attr]
+        self.proven: dict[Any, int] = {}  # program, signature -> the bytes that its values take at most
 
     def __call__(self, inputs: Sequence[Any], on_step: OnStep | None = None) -> tuple[Any, ...]:
         """Run. Raises LimitExceeded."""
-        key = self.program.signature(inputs)
-        if on_step is None and key is not None and key in self.proven:
+        key = id(self.program), self.program.signature(inputs)
+        if on_step is None and key in self.proven:
             return self.program(inputs)
         for name, value in zip(self.program.plan.inputs, inputs, strict=True):
             self.check_text(value, f"input {self.program.plan.names.get(name, name)!r}")
-        outputs = self.watched(inputs, _Guard(self.limits, self.cache).around(on_step))
-        if key is not None and self.follows(inputs):
-            while len(self.proven) >= PROVEN:
-                self.proven.pop(next(iter(self.proven)), None)
-            self.proven[key] = None
+        outputs = self.watched(inputs, _Guard(self).around(on_step))
+        self.prove(self.program, key, inputs, 0)
         return outputs
+
+    def prove(self, program: Program, key: tuple[int, Any], inputs: Sequence[Any], peak: int) -> None:
+        """Note, where it is so, that all runs of a signature are as large as this one."""
+        if key[1] is None or not _follows(program, inputs):
+            return
+        while len(self.proven) >= PROVEN:
+            self.proven.pop(next(iter(self.proven)), None)
+        self.proven[key] = peak
 
     def check_text(self, value: Any, what: str) -> None:
         """Inputs are the caller's, but text and sequences may be as long as a stranger likes."""
         _measure(self.limits, value, what, None)
 
-    def follows(self, inputs: Sequence[Any]) -> bool:
-        """Whether the size of every value follows from the signature."""
-        if not self.may_follow:
+
+def _follows(program: Program, inputs: Sequence[Any]) -> bool:
+    """Whether the size of every value follows from the signature; that of text does not."""
+    if any(not hasattr(value, "dtype") or value.dtype == object for value in inputs):
+        return False
+    for bound in program.steps:
+        if isinstance(bound.step, Call) and (bound.step.kernel.python_objects or not bound.pure):
             return False
-        steps = self.program.steps
-        static, shapes = specialise.static_slots(self.program.plan, steps, inputs)
-        known = static | shapes
-        return all(slot is None or slot in known for bound in steps for slot in bound.outputs)
+    static, shapes = specialise.static_slots(program.plan, program.steps, inputs)
+    known = static | shapes
+    return all(slot is None or slot in known for bound in program.steps for slot in bound.outputs)
 
 
 class _Guard:
     """What one run has taken so far. `frames`: the bytes of the slots of the graph that runs, and of those around."""
 
-    def __init__(self, limits: Limits, cache: sizes.Cache):
-        self.limits, self.cache = limits, cache
-        self.live, self.trips = 0, 0
+    def __init__(self, bounded: Bounded):
+        self.bounded, self.limits, self.cache = bounded, bounded.limits, bounded.cache
+        self.live, self.peak, self.trips = 0, 0, 0
         self.frames: list[dict[int, int]] = [{}]
 
     def around(self, inner: OnStep | None) -> OnStep:
@@ -141,9 +147,10 @@ class _Guard:
 
     def check_total(self, more: int, node: Node | None) -> None:
         """Raise LimitExceeded where what is there, and `more` bytes, are too much."""
-        allowed = self.limits.total_bytes
-        if allowed is not None and self.live + more > allowed:
-            raise beyond("total_bytes", allowed, self.live + more, "bytes of all values with what it makes", node)
+        allowed, there = self.limits.total_bytes, self.live + more
+        self.peak = max(self.peak, there)
+        if allowed is not None and there > allowed:
+            raise beyond("total_bytes", allowed, there, "bytes of all values with what it makes", node)
 
     def measure(self, value: Any, node: Node | None) -> int:
         """The bytes of a value that has come to be. Raises LimitExceeded."""
@@ -235,7 +242,7 @@ class _ReadCounted:
         program = self.body.program
         assert isinstance(program, Program)
         captures = tuple(values[index] for index in self.body.captures)
-        return _Counted(program, captures, self.guard.around(on_step), self.guard, self.node)
+        return _Counted(program, captures, self.guard.around(on_step), self.guard, self.node, on_step is None)
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +251,7 @@ class _Counted(Closure):
 
     guard: _Guard = field(kw_only=False, default=None)  # type: ignore[assignment]
     node: Node = field(kw_only=False, default=None)  # type: ignore[assignment]
+    plain: bool = True  # whether nobody else watches the steps
     kept: int = 0
     columns: list[int] = field(default_factory=list)
     start: int = -1
@@ -256,11 +264,7 @@ class _Counted(Closure):
         loops = self.node.op_type != "If"
         if loops:
             guard.trip(self.node)
-        guard.frames.append({})
-        try:
-            results = Closure.__call__(self, *inputs)
-        finally:
-            guard.frames.pop()
+        results = self.run((*inputs, *self.captures))
         first = self.states(len(inputs)) if loops else len(results)
         rows = results[first:]
         self.columns = self.columns or [0] * len(rows)
@@ -270,6 +274,24 @@ class _Counted(Closure):
         guard.check_counts(self.columns, 0, self.node)
         guard.live = self.start + self.kept + sum(guard.measure(value, self.node) for value in results[:first])
         guard.check_total(self.kept, self.node)  # they are going to be stacked
+        return results
+
+    def run(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The results: step by step, unless the iterations of this signature are known to be small enough."""
+        guard, program = self.guard, self.program
+        key = id(program), program.signature(values)
+        known = guard.bounded.proven.get(key) if self.plain else None
+        if known is not None:
+            guard.check_total(known, self.node)
+            return program(values)
+        before, start, guard.peak = guard.peak, guard.live, guard.live
+        guard.frames.append({})
+        try:
+            results = program(values, self.on_step)
+        finally:
+            guard.frames.pop()
+            peak, guard.peak = guard.peak - start, max(before, guard.peak)
+        guard.bounded.prove(program, key, values, peak)
         return results
 
     def states(self, inputs: int) -> int:

@@ -312,6 +312,14 @@ def test_letters_of_text():
         made.run(None, {"x": np.array(["a" * 41])})
 
 
+def test_text_that_is_only_handed_on():
+    made = session("g (string[N] x) => (string[N] y) { y = Identity(x) }", string_bytes=10)
+    for _ in range(3):
+        assert made.run(None, {"x": np.array(["abc"])})[0].tolist() == ["abc"]
+    with pytest.raises(LimitExceeded, match="string_bytes"):
+        made.run(None, {"x": np.array(["a" * 11])})
+
+
 def test_seconds_of_a_run_and_of_making_a_session(monkeypatch):
     text = "g (float[K] x) => (float[K] y) { y = Relu(x) }"
     with pytest.raises(LimitExceeded, match="seconds"):
