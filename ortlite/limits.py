@@ -7,7 +7,7 @@ docs/security.md says what is promised. Whoever loads a file asks `current()`; `
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -64,6 +64,10 @@ class Limits:
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value < 0):
                 raise TypeError(f"the limit {field.name} is a number from 0 on, or None, not {value!r}")
 
+    def __reduce__(self) -> Any:
+        changed = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+        return _of, (changed,) if changed else ()
+
     @classmethod
     def untrusted(cls, **changes: Any) -> Limits:
         """What a server may run of a stranger's: about 2 GiB and 30 seconds. `changes` are other bounds."""
@@ -73,6 +77,11 @@ class Limits:
     def of_runs(self) -> bool:
         """Whether runs must be watched."""
         return any(getattr(self, name) is not None for name in OF_RUNS)
+
+
+def _of(changed: Mapping[str, Any] | None = None) -> Limits:
+    """Limits that were pickled: what is not the default."""
+    return Limits(**(changed or {}))
 
 
 OF_RUNS = ("elements", "total_bytes", "loop_trips", "sequence_length", "string_bytes")  # besides `seconds`

@@ -580,6 +580,11 @@ def test_what_is_no_limit():
     assert replace(Limits.untrusted(), seconds=2.5) == Limits.untrusted(seconds=2.5)
 
 
+def test_limits_survive_pickling():
+    for some in (Limits(), Limits.untrusted(nodes=None), Limits(elements=3)):
+        assert pickle.loads(pickle.dumps(some)) == some
+
+
 def test_the_error_survives_pickling():
     error = pickle.loads(pickle.dumps(limits.beyond("nodes", 3, 4, "nodes")))
     assert (type(error), error.limit, str(error)) == (

@@ -43,7 +43,8 @@ class _Options:
         self.__dict__[name] = value
 
     def __reduce__(self) -> Any:
-        return _again, (type(self), dict(self.__dict__))
+        fields = {n: v for n, v in self.__dict__.items() if n not in self.FIELDS or v != self.FIELDS[n]}
+        return _again, (type(self), fields)
 
     def __repr__(self) -> str:
         changed = {n: v for n, v in self.__dict__.items() if n in self.FIELDS and v != self.FIELDS[n]}

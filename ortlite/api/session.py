@@ -9,7 +9,8 @@ import threading
 import warnings
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
@@ -126,20 +127,27 @@ class InferenceSession:
                 warnings.warn("The argument `providers` counts, not those of sess_options.", UserWarning, stacklevel=2)
             else:
                 providers = self._sess_options._providers
-        try:
-            self._create(providers, provider_options, self._disabled)
-        except (ValueError, RuntimeError) as error:
-            if not self._may_fall_back:
-                raise
-            banner = (
-                f"EP Error {error} when using {providers}. Falling back to {self._fallback_providers} and retrying."
-            )
-            logs.emit(logs.WARNING, banner)
+        with self._within():
             try:
-                self._create([CPU], None, self._disabled)
-            except (ValueError, RuntimeError) as second:
-                raise second from error
-            self._enable_fallback = False
+                self._create(providers, provider_options, self._disabled)
+            except (ValueError, RuntimeError) as error:
+                if not self._may_fall_back:
+                    raise
+                banner = (
+                    f"EP Error {error} when using {providers}. Falling back to {self._fallback_providers} and retrying."
+                )
+                logs.emit(logs.WARNING, banner)
+                try:
+                    self._create([CPU], None, self._disabled)
+                except (ValueError, RuntimeError) as second:
+                    raise second from error
+                self._enable_fallback = False
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        """The limits that hold while the session is made."""
+        with applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
+            yield
 
     @property
     def _may_fall_back(self) -> bool:
@@ -152,11 +160,7 @@ class InferenceSession:
         return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"
 
     def _create(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
-        """Make the session within its limits."""
-        with applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
-            self._make(providers, provider_options, disabled)
-
-    def _make(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
+        """Make the session. Call it in `_within()`, which is no frame more for warnings to look through."""
         options = self._sess_options
         if options._cancelled:
             raise ModelLoadCanceled("Session creation was cancelled by SessionOptions.set_load_cancellation_flag.")
@@ -642,7 +646,8 @@ class InferenceSession:
 
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
         """Rebuild the session on other providers. Raises RuntimeError for an unknown one."""
-        self._create(providers, provider_options, frozenset())
+        with self._within():
+            self._create(providers, provider_options, frozenset())
 
     def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
         """Where each input is expected: in the CPU's memory, from which it goes on by itself."""
