@@ -353,6 +353,83 @@ def _session(model: bytes, chosen: list[tuple[str, dict[str, str]]], rounds: int
     return _verdict(wrong, rounds)
 
 
+# memory that a session is given by its address
+
+ADDRESSED = "bool uint8 uint16 int64 float16 bfloat16 complex64 float8_e4m3fn".split()
+
+
+def binding(known: Mapping[str, object], device: str) -> list[Row]:
+    """Inputs and outputs bound to memory of torch's and CuPy's by its address; OrtValues written in place."""
+    looked: dict[str, Callable[[], Found]] = {}
+    for owner in known.keys() - {"jax"}:  # nobody may write to JAX's arrays
+        for library, provider in known.items():
+            way = (provider.name, provider.options)
+            looked[f"session on {library}, memory of {owner}"] = lambda o=owner, w=way: _bound(known[o], w, device)
+    looked["OrtValue written in place"] = lambda: _in_place(device)
+    for name in ADDRESSED if device != "cpu" else ():
+        looked[f"address of {name}"] = lambda n=name: _addressed(known, n)
+    return [attempt(what, fn) for what, fn in sorted(looked.items())]
+
+
+def _bound(home, way: tuple[str, dict[str, str]], device: str, rounds: int = 20) -> Found:
+    """The input is overwritten between runs, on the current stream; the output is read where it was asked for."""
+    import ortlite
+
+    session = ortlite.InferenceSession(line(), providers=[way], fallback="error")
+    with home.context():
+        x, y = (home.from_numpy(np.zeros((256, 256), np.float32)) for _ in range(2))
+    bound = session.io_binding()
+    bound.bind_input("x", device, 0, np.float32, [256, 256], home.pointer(x))
+    bound.bind_output("y", device, 0, np.float32, [256, 256], home.pointer(y))
+    wrong = 0
+    for i in range(rounds):
+        with home.context():
+            x[...] = float(i)
+        bound.synchronize_inputs()
+        session.run_with_iobinding(bound)
+        wrong += bool((np.asarray(home.to_numpy(y)) != 2.0 * i + 1.0).any())
+    (value,) = bound.get_outputs()
+    if (value.device_name(), value.data_ptr()) != (device, home.pointer(y)):
+        return f"on {value.device_name()}, not in the memory that was given", False
+    options = ortlite.RunOptions()
+    options.terminate = True
+    try:
+        session.run_with_iobinding(bound, options)
+    except RuntimeError:
+        return _verdict(wrong, rounds)
+    return "terminate did not end the run", False
+
+
+def _in_place(device: str) -> Found:
+    import ortlite
+
+    host = np.arange(12, dtype=np.float32).reshape(3, 4)
+    value = ortlite.OrtValue.ortvalue_from_shape_and_type([3, 4], np.float32, device, 0)
+    other = ortlite.OrtValue.ortvalue_from_numpy(host + 1, device, 0)
+    where, seen = value.data_ptr(), []
+    for source in (host, other, (host + 2).view(np.int32)):
+        value.update_inplace(source)
+        seen.append(value.numpy().copy())
+    equal = all(np.array_equal(found, host + i) for i, found in enumerate(seen))
+    return ("in place", True) if equal and value.data_ptr() == where else ("WRONG or moved", False)
+
+
+def _addressed(known: Mapping[str, object], name: str) -> Found:
+    """Which libraries see an array of that dtype through its address."""
+    from ortlite import dtypes
+
+    dtype, found, wrong = dtypes.by_name(name), [], []
+    host = (np.arange(24).reshape(4, 6) % 2).astype(dtypes.to_numpy(dtype))
+    for library, provider in known.items():
+        if library == "jax" or name not in provider.storage:
+            continue
+        array = provider.from_numpy(host)
+        seen = provider.from_pointer(provider.pointer(array), [4, 6], dtype, array)
+        same = provider.pointer(seen) == provider.pointer(array) and np.array_equal(provider.to_numpy(seen), host)
+        (found if same else wrong).append(library)
+    return f"{', '.join(found) or 'nobody'}{'; WRONG: ' if wrong else ''}{', '.join(wrong)}", not wrong
+
+
 # what replacing a default body gains
 
 
@@ -506,6 +583,7 @@ def _peer(model: bytes, x: np.ndarray, runs: int) -> float:
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "borders": lambda a: borders(providers(a.device), SHARED if a.device == "cuda" else ()),
     "streams": lambda a: streams(providers(a.device), a.rounds, heavy=4096 if a.device == "cuda" else 64),
+    "binding": lambda a: binding(providers(a.device), a.device),
     "gains": lambda a: gains(providers(a.device), small=a.device == "cpu"),
     "speed": lambda a: speed(providers(a.device), small=a.device == "cpu"),
     "conformance-torch": lambda a: _suite("torch", a),
@@ -515,6 +593,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 TITLES = {
     "borders": "Borders: what crosses without a copy",
     "streams": "Streams: inputs that are still being written",
+    "binding": "Memory by its address",
     "gains": "What replacing a primitive's default body gains",
     "speed": "Whole models",
 }

@@ -52,8 +52,6 @@ STATUS = {
     "RunOptions.terminate": (BETTER, "also in the middle of loops, within a step's time"),
     "OrtValue": (BETTER, "pickled; DLPack of any library"),
     "OrtValue.numpy": (BETTER, "bfloat16 and float8 as ml_dtypes' arrays, sequences as lists"),
-    "IOBinding.bind_input": (SAME, "raw pointers of the CPU; a GPU's arrays by OrtValue"),
-    "IOBinding.bind_output": (SAME, "raw pointers of the CPU; a GPU's arrays stay there by name of the device"),
     "SparseTensor.to_cuda": (NOT, "RuntimeError: sparse tensors stay on the CPU"),
     "OrtArenaCfg": (IGNORED, "values are read back"),
     "ModelCompiler": (SAME, "writes the model after its passes: no provider compiles nodes"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import mmap
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ortlite.forks import renewed_after_fork
 
@@ -60,6 +64,8 @@ class Derived:
         with self._lock:
             if key not in self._made:
                 self._made[key] = make(*args)
+                for arg in args:
+                    _let_go(arg)
         return self._made[key]
 
     def holds(self, value: Any) -> bool:
@@ -70,6 +76,26 @@ class Derived:
     def nbytes(self) -> int:
         """The memory that the results hold."""
         return sum(map(nbytes, self._made.values()))
+
+
+def _let_go(value: Any) -> None:
+    """Give back the memory of an array that lies in a file: what was derived from it is used in its place, mostly.
+
+    Whoever reads it again finds it in the file.
+    """
+    if not isinstance(value, np.ndarray) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    base: Any = value
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    file = base.base
+    if not isinstance(file, mmap.mmap) or getattr(base, "mode", "") != "r" or not value.size:
+        return  # what was written to a private map would be lost
+    low, high = byte_bounds(value)
+    start = np.frombuffer(file, np.uint8).__array_interface__["data"][0]
+    first, last = -(-(low - start) // mmap.PAGESIZE), (high - start) // mmap.PAGESIZE
+    if last > first:
+        file.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
 
 
 def nbytes(value: Any) -> int:

@@ -202,7 +202,10 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A graph and what the file says about itself. `denotations`: what the dimensions of its inputs are called."""
+    """A graph and what the file says about itself.
+
+    `denotations`: what the dimensions of its inputs are called. `sparse`: outputs that the file holds sparse.
+    """
 
     graph: Graph
     opsets: Mapping[str, int]
@@ -214,6 +217,7 @@ class Model:
     version: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     denotations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sparse: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in self.opsets.items())

@@ -205,6 +205,26 @@ class ExecutionProvider:
         """
         return self.xp.from_dlpack(array)
 
+    def from_pointer(self, pointer: int, shape: Sequence[int], dtype: DType, keep: Any = None) -> Any:
+        """An array over memory of this provider's device, in C order from an address on.
+
+        Who owns the memory keeps it for as long; `keep` is held by the array. Raises TypeError where the library takes
+        no addresses.
+        """
+        raise TypeError(f"{self.name} takes no addresses: hand over arrays, by DLPack")
+
+    def write(self, array: Any, values: Any) -> None:
+        """Overwrite the memory of an array with `values`, one of this library and of the same shape and dtype.
+
+        Raises TypeError where nobody can write to the library's arrays.
+        """
+        if self.immutable:
+            raise TypeError(f"nobody can write to arrays of {self.library}")
+        array[...] = values
+
+    def synchronize(self) -> None:
+        """Wait for what the device is still computing, on whatever stream: who reads memory by its address cannot."""
+
     def pointer(self, array: Any) -> int | None:
         """The address of an array's first element; None where the library does not tell."""
         import numpy as np

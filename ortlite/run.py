@@ -62,9 +62,9 @@ def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None
 
 # Operators of which onnxruntime says InvalidArgument where the values of their inputs, or shapes, are not right.
 REFUSE = frozenset(
-    "BatchNormalization DepthToSpace Det Einsum Expand GRU Gather GatherND Gemm LSTM LayerNormalization RNN "
-    "ScatterElements ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split Tile Transpose "
-    "Trilu".split()
+    "ArrayFeatureExtractor BatchNormalization DepthToSpace Det Einsum Expand GRU Gather GatherND Gemm LSTM "
+    "LayerNormalization RNN ScatterElements ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split "
+    "Tile Transpose Trilu".split()
 )
 
 
@@ -85,7 +85,8 @@ def node_error(bound: Bound, values: Sequence[Any] | Mapping[int, Any], error: E
     )
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     problem = str(error) or type(error).__name__
-    refused = not node.domain and node.op_type in REFUSE and isinstance(error, ValueError | IndexError)
+    standard = node.domain in {"", "ai.onnx.ml"}
+    refused = standard and node.op_type in REFUSE and isinstance(error, ValueError | IndexError)
     return (InvalidArgument if refused else Fail)(
         f"Non-zero status code returned while running {operator} node. Name:'{node.name}' "
         f"Status Message: {problem} (inputs {inputs or 'none'}; opset {node.opset})",

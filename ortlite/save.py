@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from ortlite.graph import (
     TensorType,
     Type,
 )  # fmt: skip
+from ortlite.load.peek import all_graphs
 from ortlite.ops import registry
 
-__all__ = ["inferred_shapes", "output_shapes", "to_proto", "write"]
+__all__ = ["inferred_shapes", "output_shapes", "relocate", "to_proto", "write"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
 NO_VERSION = 2**63 - 1  # of a model whose file says none
@@ -56,12 +57,11 @@ def to_proto(model: Model) -> onnx.ModelProto:
     return proto
 
 
-def write(model: Model, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
+def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
     """Write a model to a file; constants of `least` bytes and more to `external` beside it, if that is given.
 
-    More than protobuf can hold goes to such a file anyhow. Raises ValueError as `to_proto` does.
+    More than protobuf can hold goes to such a file anyhow.
     """
-    proto = to_proto(model)
     if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
         external = f"{Path(path).name}.data"
     if not external:
@@ -69,6 +69,18 @@ def write(model: Model, path: str | os.PathLike[str], external: str = "", least:
         return
     Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
     onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
+
+
+def relocate(proto: onnx.ModelProto, place: Callable[[TensorProto], tuple[str, int, int] | None]) -> None:
+    """Take initializers' data out of a model where `place` says which file has them, from which byte on, how many."""
+    for graph in all_graphs(proto.graph):
+        for tensor in graph.initializer:
+            if not tensor.HasField("raw_data") or (found := place(tensor)) is None:  # text stays inside
+                continue
+            tensor.ClearField("raw_data")
+            tensor.data_location = tensor.EXTERNAL
+            for key, value in zip(("location", "offset", "length"), found, strict=True):
+                tensor.external_data.add(key=key, value=str(value))
 
 
 def output_shapes(node: Node, values: Sequence[np.ndarray | None]) -> list[tuple[int | None, ...] | None]:

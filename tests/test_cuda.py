@@ -20,6 +20,7 @@ import ortlite_cuda
 import ortlite_cupy
 from benchmarks import gpu, gpu_models
 from conformance.cases import Result
+from ortlite import dtypes
 from ortlite.provider import create, owner, transfer
 from ortlite_cuda import CuPyOnCUDA, TorchOnCUDA
 
@@ -129,6 +130,89 @@ def test_looking_for_a_device_imports_no_library():
     code = "import sys, ortlite; ortlite.get_available_providers(); print({'torch', 'cupy', 'jax'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+# memory by its address
+
+
+def dtype(name):
+    return dtypes.by_name(name)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "typestr"),
+    [("float32", "<f4"), ("bool", "|b1"), ("bfloat16", "<i2"), ("uint16", "<i2"), ("uint64", "<i8"), ("uint8", "|u1")],
+)
+def test_torch_takes_an_address(monkeypatch, name, typestr):
+    import torch
+
+    asked, held = [], object()
+
+    def as_tensor(memory, device):
+        asked.append((memory, device))
+        return torch.zeros(memory.__cuda_array_interface__["shape"], dtype=getattr(torch, np.dtype(typestr).name))
+
+    monkeypatch.setattr(torch, "as_tensor", as_tensor)
+    provider = TorchOnCUDA({"device_id": "1"})
+    found = provider.from_pointer(4096, [2, 3], dtype(name), held)
+    ((memory, device),) = asked
+    expected = {"data": (4096, False), "shape": (2, 3), "typestr": typestr, "strides": None, "version": 3}
+    assert memory.__cuda_array_interface__ == expected
+    assert (memory.keep, device) == (held, torch.device("cuda", 1))
+    assert (found.dtype, found.shape) == (getattr(torch, name), (2, 3))
+
+
+@needs_torch
+def test_torch_waits_for_its_device_alone(monkeypatch):
+    import torch
+
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    TorchOnCUDA({"device_id": "1"}).synchronize()
+    create("TorchExecutionProvider").synchronize()
+    assert waited == [torch.device("cuda", 1)]
+    with pytest.raises(TypeError, match="TorchExecutionProvider takes no addresses"):
+        create("TorchExecutionProvider").from_pointer(4096, [2], dtype("float32"))
+
+
+def test_cupy_takes_an_address(monkeypatch):
+    """CuPy's part is played by what says how it was called."""
+    log = []
+
+    class Device:
+        def __init__(self, index):
+            self.index = index
+
+        def __enter__(self):
+            log.append(("enter", self.index))
+
+        def __exit__(self, *_):
+            log.append(("exit", self.index))
+
+        def synchronize(self):
+            log.append(("waited", self.index))
+
+    cuda = SimpleNamespace(
+        Device=Device, UnownedMemory=lambda *a: ("memory", *a), MemoryPointer=lambda *a: ("pointer", *a)
+    )
+    fake = SimpleNamespace(cuda=cuda, ndarray=lambda *a: ("array", *a), empty=lambda *a: ("empty", *a))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    provider = ortlite_cupy.CuPyExecutionProvider({"device_id": "1"})
+    found = provider.from_pointer(4096, [2, 3], dtype("float16"), held := object())
+    memory = ("pointer", ("memory", 4096, 12, held), 0)
+    assert found == ("array", (2, 3), np.dtype(np.float16), memory)
+    assert provider.from_pointer(0, [2, 0], dtype("float32")) == ("empty", (2, 0), np.dtype(np.float32))
+    provider.synchronize()
+    assert log == [("enter", 1), ("exit", 1)] * 2 + [("waited", 1)]
+
+
+def test_without_a_device_its_memory_cannot_be_bound():
+    if HAS_GPU:
+        pytest.skip("this machine has one")
+    binding = ortlite.InferenceSession(gpu.line()).io_binding()
+    with pytest.raises(RuntimeError, match="No provider for 'cuda' is usable here"):
+        binding.bind_input("x", "cuda", 0, np.float32, [2, 2], 4096)
 
 
 def test_without_a_gpu_the_cpu_provider_takes_over():
@@ -290,6 +374,13 @@ def test_streams_on_the_cpu():
 
 
 @needs_torch
+def test_memory_by_its_address_on_the_cpu():
+    rows = gpu.binding(gpu.providers("cpu"), "cpu")
+    assert {"session on torch, memory of torch", "OrtValue written in place"} <= {row.what for row in rows}
+    assert all(row.ok for row in rows), rows
+
+
+@needs_torch
 def test_gains_and_speed_on_the_cpu(monkeypatch):
     known = {"torch": gpu.providers("cpu")["torch"]}
     few = gpu.samples(known["torch"], small=True)
@@ -319,6 +410,12 @@ def test_cuda_values_cross_without_a_copy():
 @needs_gpu
 def test_streams_are_ordered():
     rows = gpu.streams(gpu.providers("cuda"), rounds=1000)
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
+
+
+@needs_gpu
+def test_memory_by_its_address():
+    rows = gpu.binding(gpu.providers("cuda"), "cuda")
     assert all(row.ok for row in rows), [row for row in rows if not row.ok]
 
 

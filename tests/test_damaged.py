@@ -178,11 +178,16 @@ def test_a_sparse_tensor_made_dense(indices):
     assert loaded(with_sparse(turned)).constants["w"].tolist() == [[0, 1, 0], [0, 2, 0]]
 
 
+@pytest.mark.parametrize("indices", [[1, 1], [[0, 1], [0, 1]]])
+def test_of_two_sparse_values_in_one_place_the_later_counts(indices):
+    assert loaded(with_sparse(sparse(indices))).constants["w"].tolist() == [[0, 2, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     "proto",
     [
-        sparse([-1, 4]), sparse([1, 6]), sparse([1, 1]), sparse([1]), sparse([[1], [2]]),
-        sparse([[0, 1], [2, 1]]), sparse([[0, -1], [1, 1]]), sparse([[0, 1], [0, 1]]), sparse([1, 4], dtype=np.int32),
+        sparse([-1, 4]), sparse([1, 6]), sparse([1]), sparse([[1], [2]]),
+        sparse([[0, 1], [2, 1]]), sparse([[0, -1], [1, 1]]), sparse([1, 4], dtype=np.int32),
         sparse([1, 4], dims=(2, -3)), sparse([1, 4], dims=(2**20, 2**20)), sparse([1, 4], dims=(2**40, 2**40)),
     ],
 )  # fmt: skip

@@ -74,6 +74,22 @@ def test_an_override_is_given_what_the_session_derived(monkeypatch):
         plan._overrides.cache_clear()
 
 
+@pytest.mark.parametrize("mode", ["r", "c", "r+"])
+def test_constants_in_files_are_there_after_their_memory_was_given_back(mode, tmp_path):
+    """What was written to a private map is, too."""
+    path = tmp_path / "weights"
+    np.arange(50_000, dtype=np.float32).tofile(path)
+    weights = np.memmap(path, np.float32, mode)
+    if mode != "r":
+        weights[7] = -1
+    before = np.array(weights)
+    view = np.asarray(weights)[1:40_001].reshape(200, 200)
+    derived = Derived([view])
+    assert derived(np.transpose, view)[3, 5] == before[1 + 5 * 200 + 3]
+    np.testing.assert_array_equal(weights, before)
+    np.testing.assert_array_equal(view.reshape(-1), before[1:40_001])
+
+
 @pytest.fixture(params=["asleep", "looking out"])
 def waiting(request, monkeypatch):
     """Helpers that sleep when they have nothing to do, and such as first look out for work in compiled code."""

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def suite(*args):
-    """The suite's cases in a process of its own: its status and its last lines."""
+def ran(*args):
+    """A Python in a process of its own: its status and its last lines."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "sham.py"), *args],
+        [sys.executable, *args],
         env={**os.environ, "PYTHONPATH": path},
         cwd=ROOT,
         capture_output=True,
@@ -29,6 +29,15 @@ def suite(*args):
         check=False,
     )
     return done.returncode, (done.stdout + done.stderr)[-3000:]
+
+
+def suite(*args):
+    return ran(str(ROOT / "tests" / "sham.py"), *args)
+
+
+def test_memory_of_a_device_is_bound_and_written_in_place():
+    status, said = ran("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/sham_binding.py")
+    assert status == 0, said
 
 
 def test_no_kernel_leaves_the_device():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from glob import glob
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -92,6 +93,19 @@ class CuPyExecutionProvider(ExecutionProvider):
 
         with self.context():
             return cupy.asarray(cupy.from_dlpack(array))  # from another device: a copy
+
+    def from_pointer(self, pointer: int, shape: Sequence[int], dtype: dtypes.DType, keep: Any = None) -> Any:
+        import cupy
+
+        storage = dtypes.to_numpy(dtype)
+        with self.context():
+            if 0 in shape:
+                return cupy.empty(tuple(shape), storage)
+            memory = cupy.cuda.UnownedMemory(pointer, prod(shape) * storage.itemsize, keep)
+            return cupy.ndarray(tuple(shape), storage, cupy.cuda.MemoryPointer(memory, 0))
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
 
     def pointer(self, array: Any) -> int:
         address: int = array.data.ptr

@@ -29,10 +29,11 @@ from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
 
-__all__ = ["OVERRIDES", "conv", "convolved"]
+__all__ = ["OVERRIDES", "channels_first", "channels_last", "conv", "convolved", "weight_columns"]
 
 Pads: TypeAlias = Sequence[tuple[int, int]]
 Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z
+Times: TypeAlias = Callable[[Any, Any, int], object]  # puts the product of rows with the weights into a result
 
 COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
@@ -80,8 +81,10 @@ def convolved(
     finish: Finish | None = None,
     z: Any = None,
     columns: Callable[..., Any] | None = None,
+    times: Times | None = None,
 ) -> Any:
-    """The convolution of `x` with `w`, floats of one dtype. `columns`, by default ours, copies what windows show.
+    """The convolution of `x` with `w`, floats of one dtype. `columns`, by default ours, copies what windows show, and
+    `times` multiplies it by the weights where there is one group.
 
     `finish` changes every block of it while that is in the cache. `z`, where given, is an array that broadcasts to the
     result, whose blocks `finish` is given, too.
@@ -104,18 +107,34 @@ def convolved(
         y = y if y.ndim == x.ndim else y[:, :, 0]
     elif groups == 1 and all(k == 1 for k in size) and not any(map(any, pads)):
         images = images[(slice(None), *(slice(None, None, s) for s in strides))]
-        _pointwise(images, derived(weight_columns, w, 1)[0], y, threads, finish, other)
+        _pointwise(images, times or _times(derived(weight_columns, w, 1)[0]), y, threads, finish, other)
     else:
+        if groups > 1 or times is None:
+            weights = derived(weight_columns, w, groups)
+            times = _times(weights[0]) if groups == 1 else _grouped(weights)
         _dense(
-            images, derived(weight_columns, w, groups), y, size, strides, pads, dilations, threads, finish, other,
-            columns or copied,
+            images, times, y, size, strides, pads, dilations, groups, threads, finish, other, columns or copied
         )  # fmt: skip
     return channels_first(y)
 
 
-def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish | None, z: Any) -> None:
+def _times(weights: Any) -> Times:
+    return lambda a, out, threads: products.multiply(a, weights, out, threads)
+
+
+def _grouped(weights: Any) -> Times:
+    """Of every group its own columns, by its own weights."""
+    groups, _, m = weights.shape
+
+    def times(a: Any, out: Any, threads: int) -> None:
+        out.reshape(-1, groups, m)[...] = np.matmul(a, weights).transpose(1, 0, 2)
+
+    return times
+
+
+def _pointwise(images: Any, times: Times, y: Any, threads: int, finish: Finish | None, z: Any) -> None:
     """A kernel of one place: one product, of an image with channels first by its transpose, without a copy."""
-    c, m = weights.shape
+    c, m = images.shape[-1], y.shape[-1]
     if images.flags.c_contiguous or images.shape[0] > 1:
         a = images.reshape(-1, c)
     else:
@@ -123,52 +142,53 @@ def _pointwise(images: Any, weights: Any, y: Any, threads: int, finish: Finish |
     rows, result = a.shape[0], y.reshape(-1, m)
     other = None if z is None else z.reshape(-1, m)
 
+    def finished(start: int, stop: int) -> None:
+        if finish is not None:
+            finish(result[start:stop], None if other is None else other[start:stop])
+
     def block(start: int, stop: int) -> None:
         count = max(round((stop - start) / max(ROWS, COLUMNS // max(c, m))), 1)
         for i, j in pairwise(start + (stop - start) * part // count for part in range(count + 1)):
-            np.matmul(a[i:j], weights, out=result[i:j])
-            if finish is not None:
-                finish(result[i:j], None if other is None else other[i:j])
+            times(a[i:j], result[i:j], 1)
+            finished(i, j)
 
     cost = products.seconds(rows, c, m, y.itemsize)
     if threads < 2 or not pays(cost) or not products.by_columns(rows, m):
         split(block, rows, cost, threads)
     else:
-        products.multiply(a, weights, result, threads)
-        if finish is not None:
-            finish(result, other)
+        times(a, result, threads)
+        split(finished, rows, TOUCHED * result.size, threads)
 
 
 def _dense(
     images: Any,
-    weights: Any,
+    times: Times,
     y: Any,
     size: Sequence[int],
     strides: Sequence[int],
     pads: Pads,
     dilations: Sequence[int],
+    groups: int,
     threads: int,
     finish: Finish | None,
     z: Any,
     columns: Callable[..., Any],
 ) -> None:
     """Columns of a block of windows, then a product for each group."""
-    groups, depth, m = weights.shape
+    m = y.shape[-1]
+    depth = prod(size) * images.shape[-1]
     out = y.shape[1:-1]
-    blocks = _blocks(y.shape[0], out, COLUMNS // (groups * depth), ROWS)
-    cost = products.seconds(prod(y.shape[:-1]), depth, m * groups, y.itemsize)
-    cost += COPIED * groups * depth * prod(y.shape[:-1])
+    blocks = _blocks(y.shape[0], out, COLUMNS // depth, ROWS)
+    cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
+    cost += COPIED * depth * prod(y.shape[:-1])
     wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
 
     def some(start: int, stop: int) -> None:
         for some_images, first, last in blocks[start:stop]:
             result = y[some_images, first:last]
             cols = columns(images[some_images], first, last, out, size, strides, pads, dilations, groups)
-            flat = result.reshape(-1, m * groups)  # neighbours in memory: whole images, or rows of one
-            if groups == 1:
-                products.multiply(cols[0], weights[0], flat, threads if wide else 1)
-            else:
-                flat.reshape(-1, groups, m)[...] = np.matmul(cols, weights).transpose(1, 0, 2)
+            flat = result.reshape(-1, m)  # neighbours in memory: whole images, or rows of one
+            times(cols if groups > 1 else cols[0], flat, threads if wide else 1)
             if finish is not None:
                 finish(flat, None if z is None else z[some_images, first:last].reshape(flat.shape))
 
@@ -417,6 +437,7 @@ def fused_conv(
 def finished(
     x: Any, w: Any, bias: Any, z: Any, finish: Finish | None, threads: int, derived: Any, auto_pad: str, group: int,
     kernel_shape: Any, strides: Any, dilations: Any, pads: Any, columns: Callable[..., Any] | None = None,
+    times: Times | None = None,
 ) -> Any:  # fmt: skip
     """The convolution of a node, whose blocks `finish` gives what is to be added, and the activation."""
     given = map(_hashable, (kernel_shape, strides, dilations, pads))
@@ -424,7 +445,7 @@ def finished(
     require_shape("the bias B", bias, w.shape[0])
     return convolved(
         x, w, strides=strides, pads=padding, dilations=dilations, groups=group, threads=threads, derived=derived,
-        finish=finish, z=z, columns=columns,
+        finish=finish, z=z, columns=columns, times=times,
     )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from ortlite_numpy.record import Ended, recording
 __all__ = ["Waiting", "available", "pays", "split", "wait_by"]
 
 WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
-SOON_AWAKE = 2.5e-4  # that must be woken, but will look out for what comes after this,
-AWAKE = 1.2e-4  # that is looking out
+SOON_AWAKE = 5e-4  # that must be woken, but will look out for what comes after this,
+AWAKE = 4e-4  # that is looking out
 PIECE = 2.5e-4  # seconds of a range, where there are more than threads
 
 

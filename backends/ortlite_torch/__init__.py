@@ -36,6 +36,7 @@ NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".spli
 # What NumPy holds through ml_dtypes crosses as its bytes.
 AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
 AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
+SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}  # views that every torch knows how to make
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
@@ -63,6 +64,20 @@ class _Tracer(Tracer):
 
         opaque: Callable[..., Any] = torch.compiler.allow_in_graph(fn)  # Dynamo sees one call, AOTAutograd into it
         return opaque
+
+
+class _Memory:
+    """Memory of a CUDA device that somebody else owns, as libraries tell each other of it."""
+
+    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: np.dtype, keep: Any):
+        self.keep = keep
+        self.__cuda_array_interface__ = {
+            "data": (pointer, False),
+            "shape": shape,
+            "typestr": dtype.str,
+            "strides": None,
+            "version": 3,
+        }
 
 
 class _Inductor(Compiler):
@@ -166,6 +181,24 @@ class TorchExecutionProvider(ExecutionProvider):
         if min(getattr(array, "strides", None) or (0,)) < 0:
             raise BufferError("torch has no negative strides")  # torch.from_dlpack would end the process
         return torch.from_dlpack(array).to(self.device)
+
+    def from_pointer(self, pointer: int, shape: Sequence[int], dtype: DType, keep: Any = None) -> Any:
+        import torch
+
+        if self.device.type != "cuda":
+            return super().from_pointer(pointer, shape, dtype, keep)
+        there = getattr(torch, dtype.name)
+        if 0 in shape:
+            return torch.empty(tuple(shape), dtype=there, device=self.device)
+        bits = (AS_BITS | SIGNED).get(dtype.name, dtype.name)
+        found = torch.as_tensor(_Memory(pointer, tuple(shape), np.dtype(bits), keep), device=self.device)
+        return found if bits == dtype.name else found.view(there)
+
+    def synchronize(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def pointer(self, array: Any) -> int:
         address: int = array.data_ptr()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IOBinding", "SessionIOBinding"]
 
+UNSYNCHRONIZED = "disable_synchronize_execution_providers"  # an entry of run options
+
 
 class SessionIOBinding:
     """What an IOBinding binds, by onnxruntime's inner methods: values for inputs, values or devices for outputs."""
@@ -62,32 +64,37 @@ class SessionIOBinding:
         """Bind an output to the memory of an OrtValue."""
         self._outputs[name] = value._get_c_value()
 
-    def run(self, run_options: RunOptions | None = None) -> None:
+    def run(self, run_options: RunOptions | None = None, timeout: float | None = None) -> None:
         """Run the session; RuntimeError with whatever goes wrong."""
         try:
-            self._results = self._run(run_options)
+            self._results = self._run(run_options, timeout)
         except OrtError as error:
             raise RuntimeError(f"Error in execution: {error.text}") from error
         except ValueError as error:
             raise RuntimeError(f"Error in execution: {error}") from error
 
-    def _run(self, run_options: RunOptions | None) -> list[OrtValue]:
+    def _run(self, run_options: RunOptions | None, timeout: float | None) -> list[OrtValue]:
         session, names = self._session, list(self._outputs)
         if not names:
             raise ValueError("At least one output should be requested.")
         for name in names:
             if name not in session._whole.graph.outputs:
                 raise ValueError(f"Invalid output name: {name}")
-        away = [name for name, bound in self._outputs.items() if isinstance(bound, OrtDevice) and bound.device_type()]
+        away = [name for name, bound in self._outputs.items() if _device_of(bound).device_type()]
         if away and session._providers[0] != "CPUExecutionProvider":
-            found = dict(zip(names, session._on_device(self._inputs, tuple(names), run_options), strict=True))
+            results = session._on_device(names, self._inputs, run_options, timeout)
+            found = dict(zip(names, results, strict=True))
             for name in names:
                 if name not in away and found[name].device_name() != "cpu":
                     found[name] = OrtValue.of(found[name].numpy())
         else:
-            results = session.run(names, self._inputs, run_options)
+            results = session.run(names, self._inputs, run_options, timeout=timeout)
             found = {name: OrtValue.of(value) for name, value in zip(names, results, strict=True)}
-        return [_written(name, found[name], self._outputs[name]) for name in names]
+        written = [_written(name, found[name], self._outputs[name]) for name in names]
+        entries = {} if run_options is None else run_options._entries
+        if entries.get(UNSYNCHRONIZED) != "1" and any(isinstance(self._outputs[name], OrtValue) for name in away):
+            self.synchronize_outputs()  # who reads memory by its address does not know the stream
+        return written
 
     def get_outputs(self) -> OrtValueVector:
         """The outputs of the last run, in the order in which they were bound."""
@@ -106,10 +113,11 @@ class SessionIOBinding:
         self._outputs, self._results = {}, []
 
     def synchronize_inputs(self) -> None:
-        """Nothing: runs read inputs in the order of the library that holds them."""
+        """Wait until devices have done what they were asked to, on whatever stream: inputs are there."""
+        for provider in self._session._chosen:
+            provider.synchronize()
 
-    def synchronize_outputs(self) -> None:
-        """Nothing: reading an output waits for it."""
+    synchronize_outputs = synchronize_inputs
 
 
 class IOBinding:
@@ -175,11 +183,11 @@ class IOBinding:
         self._iobinding.bind_ortvalue_output(name, ortvalue)
 
     def synchronize_inputs(self) -> None:
-        """Wait until inputs are where they are bound: they are."""
+        """Wait until inputs are where they are bound, whatever stream of a device still writes them."""
         self._iobinding.synchronize_inputs()
 
     def synchronize_outputs(self) -> None:
-        """Wait until outputs are where they are bound: they are."""
+        """Wait until outputs are where they are bound. Runs do so where memory of a device is bound."""
         self._iobinding.synchronize_outputs()
 
     def get_outputs(self) -> list[OrtValue]:
@@ -201,6 +209,10 @@ class IOBinding:
     def clear_binding_outputs(self) -> None:
         """Forget the outputs."""
         self._iobinding.clear_binding_outputs()
+
+
+def _device_of(bound: OrtValue | OrtDevice) -> OrtDevice:
+    return bound if isinstance(bound, OrtDevice) else bound._device
 
 
 def _at(device: OrtDevice, element_type: Any, shape: Sequence[int], pointer: int) -> OrtValue:

@@ -36,6 +36,23 @@ _DEVICES = {
     "cann": (3, OrtDeviceVendorId.HUAWEI),
     "npu": (3, OrtDeviceVendorId.NONE),
 }
+# Names of memory that onnxruntime knows -> the maker of the device.
+_MEMORY = {
+    "Cpu": OrtDeviceVendorId.NONE,
+    "Cuda": OrtDeviceVendorId.NVIDIA,
+    "CudaPinned": OrtDeviceVendorId.NVIDIA,
+    "DML": OrtDeviceVendorId.MICROSOFT,
+    "Hip": OrtDeviceVendorId.AMD,
+    "HipPinned": OrtDeviceVendorId.AMD,
+    "OpenVINO_GPU": OrtDeviceVendorId.INTEL,
+    "OpenVINO_RT_NPU": OrtDeviceVendorId.INTEL,
+    "QnnHtpShared": OrtDeviceVendorId.QUALCOMM,
+    "WebGPU_Buf": OrtDeviceVendorId.NONE,
+    "WebGPU_Buffer": OrtDeviceVendorId.NONE,
+    "WebNN_Ten": OrtDeviceVendorId.NONE,
+    "WebNN_Tensor": OrtDeviceVendorId.NONE,
+}
+_HOST_READS = {"CudaPinned", "HipPinned", "QnnHtpShared"}
 PROVIDER_OF_DEVICE = {"cuda": "CUDAExecutionProvider", "gpu": "CUDAExecutionProvider"}
 
 
@@ -141,16 +158,26 @@ class OrtDevice:
 
 
 class OrtMemoryInfo:
-    """A description of memory: `OrtMemoryInfo(name, alloc_type, id, mem_type)`."""
+    """A description of memory: `OrtMemoryInfo(name, alloc_type, id, mem_type)`.
+
+    Raises RuntimeError for a name that onnxruntime does not know: `create_v2` takes any.
+    """
 
     def __init__(self, name: str, alloc_type: OrtAllocatorType, device_id: int, mem_type: OrtMemType):
         if not isinstance(alloc_type, OrtAllocatorType) or not isinstance(mem_type, OrtMemType):
             raise TypeError("OrtMemoryInfo takes name, OrtAllocatorType, id, OrtMemType")
-        self.name, self.allocator_type, self.device_id, self.mem_type = str(name), alloc_type, int(device_id), mem_type
-        self.device_mem_type = OrtDeviceMemoryType.DEFAULT
-        self.device_vendor_id = int(OrtDeviceVendorId.NVIDIA) if name.lower().startswith("cuda") else 0
+        if name not in _MEMORY:
+            known = ", ".join(_MEMORY)
+            raise RuntimeError(
+                f"Specified device is not supported. Try CreateMemoryInfo_V2. ({name!r} is none of {known})"
+            )
+        self.name, self.allocator_type, self.mem_type = name, alloc_type, mem_type
+        self.device_id = 0 if name == "Cpu" else int(device_id)
+        host = name in _HOST_READS
+        self.device_mem_type = OrtDeviceMemoryType.HOST_ACCESSIBLE if host else OrtDeviceMemoryType.DEFAULT
+        self.device_vendor_id = int(_MEMORY[name])
         self.alignment = 0
-        self.device_type = OrtMemoryInfoDeviceType.CPU if name.lower() == "cpu" else OrtMemoryInfoDeviceType.GPU
+        self.device_type = OrtMemoryInfoDeviceType.CPU if name == "Cpu" else OrtMemoryInfoDeviceType.GPU
 
     @staticmethod
     def create_v2(
@@ -163,7 +190,9 @@ class OrtMemoryInfo:
         alloc_type: OrtAllocatorType,
     ) -> OrtMemoryInfo:
         """The same, with the device's kind and maker and the alignment in bytes."""
-        info = OrtMemoryInfo(name, alloc_type, device_id, OrtMemType.DEFAULT)
+        host = mem_type == OrtDeviceMemoryType.HOST_ACCESSIBLE
+        info = OrtMemoryInfo("Cpu", alloc_type, device_id, OrtMemType.CPU_OUTPUT if host else OrtMemType.DEFAULT)
+        info.name, info.device_id = str(name), int(device_id)
         info.device_mem_type, info.device_vendor_id = mem_type, int(vendor_id)
         info.alignment, info.device_type = int(alignment), device_type
         return info

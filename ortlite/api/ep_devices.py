@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ortlite.errors import InvalidArgument
+from ortlite.errors import InvalidArgument, InvalidProtobuf
 from ortlite.provider import CPU
 
 if TYPE_CHECKING:
@@ -248,6 +248,8 @@ def get_compatibility_info_from_model(model_path: str, ep_type: str) -> str | No
     Raises RuntimeError for a file that cannot be read.
     """
     _texts(model_path=model_path, ep_type=ep_type)
+    if not ep_type:
+        raise RuntimeError("Invalid argument provided to GetCompatibilityInfoFromModel.")
     try:
         data = Path(model_path).read_bytes() if model_path else None
     except OSError:
@@ -267,16 +269,12 @@ def get_compatibility_info_from_model_bytes(model_data: Any, ep_type: str) -> st
 
 
 def _compatibility(data: bytes, ep_type: str) -> str | None:
-    import onnx
-    from google.protobuf.message import DecodeError
+    from ortlite.load.peek import metadata
 
-    proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(data)
-    except DecodeError:
-        raise RuntimeError("Protobuf parsing failed.") from None
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return metadata.get(COMPATIBILITY + ep_type)
+        return metadata(data).get(COMPATIBILITY + ep_type)
+    except InvalidProtobuf as error:
+        raise RuntimeError(error.text) from None
 
 
 def _texts(**arguments: Any) -> None:

@@ -142,7 +142,8 @@ class Prepared:
         transfers = {index: TransferStats() for index, place in places if place.name != CPU}
         graph = stages.model.graph
         feed = feed_of(graph, {graph.inputs[index] for index in transfers})
-        sparse = tuple(i for i, name in enumerate(graph.outputs) if isinstance(graph.types.get(name), SparseType))
+        held = {name for name in graph.inputs if isinstance(graph.types.get(name), SparseType)} | stages.model.sparse
+        sparse = tuple(i for i, name in enumerate(graph.outputs) if name in held)
         program: Callable[..., tuple[Any, ...]] = stages.program
         if limits.of_runs:
             from ortlite.guard import Bounded

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
-from ortlite.errors import Fail, InvalidArgument, OrtError, typed
+from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf, OrtError, typed
 
 if TYPE_CHECKING:
     import onnx
@@ -146,6 +146,7 @@ class ModelCompiler:
     def _compiled(self, folder: Path) -> bytes:
         """The bytes of the written model; `folder` is where it will lie."""
         from ortlite import save
+        from ortlite.load.peek import all_graphs
 
         if not isinstance(self._source, bytes) and not Path(self._source).exists():
             raise InvalidArgument(f'Input model path does not exist: "{self._source}"')
@@ -154,7 +155,7 @@ class ModelCompiler:
         if Path(self._external).is_absolute():
             raise Fail(f"the external initializers' file is a path relative to the model, not {self._external}")
         proto = self._optimized()
-        size = sum(len(tensor.raw_data) for graph in _graphs(proto.graph) for tensor in graph.initializer)
+        size = sum(len(tensor.raw_data) for graph in all_graphs(proto.graph) for tensor in graph.initializer)
         if size > save.LARGE and not self._external and self._get_location is None:
             raise Fail(
                 f"the model's initializers have {size} bytes, more than a file of protobuf holds: give "
@@ -167,17 +168,14 @@ class ModelCompiler:
             elif self._get_location is not None:
                 place = self._by_caller(self._get_location)
             if place is not None:
-                for graph in _graphs(proto.graph):
-                    for tensor in graph.initializer:
-                        _put(tensor, place)
+                save.relocate(proto, lambda tensor: _written(place(tensor)))
             data: bytes = proto.SerializeToString()
             return data
 
     def _optimized(self) -> onnx.ModelProto:
         """The model as protobuf, after the passes."""
-        from ortlite import save
         from ortlite.api.session import InferenceSession
-        from ortlite.optimize import NEWER, optimize
+        from ortlite.api.source import optimized_proto
 
         options = SessionOptions()
         options.__dict__.update(self._options.__dict__)
@@ -185,11 +183,7 @@ class ModelCompiler:
         options.optimized_model_filepath = ""
         session = InferenceSession(self._source, options, enable_fallback=0)
         with typed("writing the model"):
-            try:
-                return save.to_proto(session.stages.model)
-            except ValueError:  # of operators newer than the model's
-                graph = optimize(session.model.graph, int(self._level), NEWER)
-                return save.to_proto(replace(session.model, graph=graph))
+            return optimized_proto(session.model, session.stages.model, int(self._level))
 
     def _into_file(self, path: Path, opened: ExitStack) -> Place:
         """Large initializers go to a file, which is made when the first comes."""
@@ -239,39 +233,15 @@ class ModelCompiler:
 
     def _external_now(self) -> dict[str, OrtExternalInitializerInfo]:
         """Where the initializers lie that the input model has outside."""
-        import onnx
-        from google.protobuf.message import DecodeError
+        from ortlite.load.peek import external_places
 
-        proto = onnx.ModelProto()
+        data = self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes()
         try:
-            proto.ParseFromString(self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes())
-        except DecodeError:  # a file in ORT format, which has none
+            places = external_places(data)
+        except InvalidProtobuf:  # a file in ORT format, which has none
             return {}
-        found = {}
-        for graph in _graphs(proto.graph):
-            for tensor in graph.initializer:
-                entries = {entry.key: entry.value for entry in tensor.external_data}
-                if "location" in entries:
-                    place = entries["location"], int(entries.get("offset", 0)), int(entries.get("length", 0))
-                    found[tensor.name] = OrtExternalInitializerInfo(*place)
-        return found
+        return {name: OrtExternalInitializerInfo(*place) for name, place in places.items()}
 
 
-def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """A graph and those inside it."""
-    from ortlite.load.order import graphs_of
-
-    return [graph, *(each for node in graph.node for inner in graphs_of(node) for each in _graphs(inner))]
-
-
-def _put(tensor: TensorProto, place: Place) -> None:
-    """Take an initializer's data out of the model where `place` says where they lie."""
-    if not tensor.HasField("raw_data"):  # text stays inside
-        return
-    info = place(tensor)
-    if info is None:
-        return
-    tensor.ClearField("raw_data")
-    tensor.data_location = tensor.EXTERNAL
-    for key, value in ("location", info.filepath), ("offset", info.file_offset), ("length", info.byte_size):
-        tensor.external_data.add(key=key, value=str(value))
+def _written(info: OrtExternalInitializerInfo | None) -> tuple[str, int, int] | None:
+    return None if info is None else (info.filepath, info.file_offset, info.byte_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.api import logs
@@ -11,15 +12,19 @@ from ortlite.api.enums import (
     ExecutionMode,
     ExecutionOrder,
     GraphOptimizationLevel,
+    OrtExecutionProviderDevicePolicy,
 )
-from ortlite.errors import Fail
+from ortlite.api.providers import get_all_providers
+from ortlite.errors import Fail, InvalidArgument
 from ortlite.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
     from ortlite.api.ortvalue import OrtValue
 
-__all__ = ["ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions"]
+__all__ = [
+    "ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions", "adapted", "checked",
+]  # fmt: skip
 
 MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
 
@@ -38,9 +43,7 @@ class _Options:
         if name not in self.FIELDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         wanted = type(self.FIELDS[name])
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise TypeError(f"{type(self).__name__}.{name} takes {wanted.__name__}, not {type(value).__name__}")
-        self.__dict__[name] = value
+        self.__dict__[name] = _converted(value, wanted, f"{type(self).__name__}.{name}")
 
     def __reduce__(self) -> Any:
         fields = {n: v for n, v in self.__dict__.items() if n not in self.FIELDS or v != self.FIELDS[n]}
@@ -215,13 +218,15 @@ class SessionOptions(_Options):
 
     def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
         """Add a provider behind those added before. The argument `providers` of a session goes before these."""
+        if name not in get_all_providers():
+            raise RuntimeError(f"Unknown Provider Type: {name}")
         self._providers.append((name, {str(k): str(v) for k, v in (options or {}).items()}))
 
     def add_provider_for_devices(self, devices: Sequence[Any], options: Mapping[str, str] | None = None) -> None:
         """Add the provider of devices that `get_ep_devices` lists."""
         names = {device.ep_name for device in devices}
         if len(names) != 1:
-            raise RuntimeError(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
+            raise InvalidArgument(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
         self.add_provider(names.pop(), options)
 
     def has_providers(self) -> bool:
@@ -230,6 +235,8 @@ class SessionOptions(_Options):
 
     def set_provider_selection_policy(self, policy: Any) -> None:
         """Accepted: without `providers`, nodes run on the CPU provider, whatever the policy."""
+        if not isinstance(policy, OrtExecutionProviderDevicePolicy):
+            raise TypeError(f"a policy is an OrtExecutionProviderDevicePolicy, not {type(policy).__name__}")
         warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
 
     def set_provider_selection_policy_delegate(self, delegate: Callable[..., Any]) -> None:
@@ -242,7 +249,7 @@ class SessionOptions(_Options):
         """While it is set, sessions that are made with these options raise ModelLoadCanceled."""
         self.__dict__["_cancelled"] = bool(cancelled)
 
-    def set_ep_context_data_read_func(self, function: Callable[..., Any]) -> None:
+    def set_ep_context_data_read_func(self, read_func: Callable[..., Any], max_data_size: int) -> None:
         """Accepted, and never called: no provider here keeps compiled contexts."""
 
     def clear_ep_context_data_read_func(self) -> None:
@@ -293,6 +300,19 @@ class RunOptions(_Options):
         self._adapters.append(adapter)
 
 
+def _converted(value: Any, wanted: type, field: str) -> Any:
+    """A value as the field holds it: what has a truth, an index, or is bytes of text is taken, as onnxruntime does."""
+    if wanted is bool and (value is None or hasattr(type(value), "__bool__")):
+        return bool(value)
+    if wanted is int and hasattr(type(value), "__index__"):
+        return index(value)
+    if wanted is str and isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, wanted):
+        raise TypeError(f"{field} takes {wanted.__name__}, not {type(value).__name__}")
+    return value
+
+
 def _dimension(value: Any) -> int:
     if not isinstance(value, int):
         raise TypeError(f"a dimension is an int, not {type(value).__name__}")
@@ -303,7 +323,7 @@ def _ort_value(value: Any) -> OrtValue:
     from ortlite.api.ortvalue import OrtValue
 
     if not isinstance(value, OrtValue):
-        raise TypeError(f"an OrtValue is wanted, not {type(value).__name__}")
+        raise RuntimeError(f"an OrtValue is wanted, not {type(value).__name__}")
     return value
 
 
@@ -313,3 +333,20 @@ def _again(kind: type[_Options], fields: dict[str, Any]) -> _Options:
     copies = {key: value.copy() if isinstance(value, dict | list) else value for key, value in fields.items()}
     made.__dict__.update(copies)
     return made
+
+
+def checked(run_options: Any) -> RunOptions | None:
+    """The options of a run. Raises TypeError for what are none."""
+    if not isinstance(run_options, RunOptions | None):
+        raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+    return run_options
+
+
+def adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:
+    """The feed, with the parameters of the adapters that the options name."""
+    if run_options is None or not run_options._adapters:
+        return feed
+    added: dict[str, Any] = {}
+    for adapter in run_options._adapters:
+        added |= adapter.parameters
+    return added | dict(feed)

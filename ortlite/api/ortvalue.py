@@ -56,8 +56,8 @@ class OrtValue:
     def of(cls, data: Any, dtype: DType | None = None, device: OrtDevice = CPU) -> OrtValue:
         """The value of a result of a session: an array, a list, a dict, a SparseTensor or None."""
         made = cls.__new__(cls)
-        if dtype is None and isinstance(data, np.ndarray):
-            dtype = dtypes.of_numpy(data.dtype)
+        if dtype is None and isinstance(data, np.ndarray | SparseTensor):
+            dtype = dtypes.of_numpy((data if isinstance(data, np.ndarray) else data.values()).dtype)
         made._data, made._dtype, made._device = data, dtype, device
         return made
 
@@ -92,7 +92,9 @@ class OrtValue:
         """
         if not isinstance(data, np.ndarray):
             raise TypeError(f"an array is wanted, not {type(data).__name__}")
-        dtype = _by_code(onnx_element_type)
+        if not isinstance(onnx_element_type, int | np.integer):
+            raise TypeError(f"ONNX's number of an element type is wanted, not {type(onnx_element_type).__name__}")
+        dtype = _by_code(int(onnx_element_type))
         storage = dtypes.to_numpy(dtype)
         if dtype.kind == "S" or data.dtype.itemsize != storage.itemsize:
             raise RuntimeError(
@@ -114,6 +116,10 @@ class OrtValue:
     ) -> OrtValue:
         """A tensor whose values are not set. `element_type`: a NumPy dtype, type or name, or ONNX's number."""
         dtype = element_dtype(element_type)
+        if dtype.kind == "S":
+            raise RuntimeError(NOT_NUMERIC)
+        if any(size < 0 for size in shape):
+            raise RuntimeError(f"a tensor has no negative dimensions: {list(shape)}")
         device = _device(device_type, device_id, vendor_id)
         return _placed(np.zeros(tuple(shape), dtypes.to_numpy(dtype)), dtype, device)
 
@@ -122,13 +128,14 @@ class OrtValue:
     @staticmethod
     def ort_value_from_sparse_tensor(sparse_tensor: SparseTensor) -> OrtValue:
         """A sparse tensor as a value."""
-        return OrtValue.of(SparseTensor(sparse_tensor), dtypes.of_numpy(sparse_tensor.values().dtype))
+        return OrtValue.of(SparseTensor(sparse_tensor))
 
     @staticmethod
     def from_dlpack(data: Any, is_bool: bool = False, /) -> OrtValue:
         """A tensor that shares memory with another library's array, or with a DLPack capsule.
 
-        `is_bool`: take an array of uint8 for one of bool. Raises RuntimeError for what is neither, or not contiguous.
+        `is_bool`: take an array of uint8 for one of bool. Raises TypeError for what is neither, RuntimeError for
+        what is not contiguous.
         """
         if isinstance(data, OrtValue):
             return OrtValue(data)
@@ -260,24 +267,28 @@ class OrtValue:
 
         Raises TypeError for what is neither, RuntimeError for another size, and where the memory is read-only.
         """
+        array = self._tensor()
+        if not isinstance(array, np.ndarray) and isinstance(data, OrtValue) and self._like(data):
+            _write(array, data._data)  # from device to device, without the host in between
+            return
         source = data.numpy() if isinstance(data, OrtValue) else data
         if not isinstance(source, np.ndarray):
             raise TypeError(f"update_inplace takes an array or an OrtValue, not {type(data).__name__}")
-        array = self._tensor()
         if source.nbytes != self._numpy_bytes():
             raise RuntimeError(
                 f"The input size of {source.nbytes} bytes does not match the size of {self._numpy_bytes()} bytes "
                 "that the OrtValue has."
             )
         if not isinstance(array, np.ndarray):
-            owner = provider.owner(array)
-            assert owner is not None  # `_placed` made it
             fresh = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
-            self._data = owner.from_numpy(fresh.view(dtypes.to_numpy(_known(self._dtype))).reshape(array.shape))
+            _write(array, fresh.view(dtypes.to_numpy(_known(self._dtype))).reshape(array.shape))
             return
         if not array.flags.writeable:
             raise RuntimeError("The memory of this OrtValue is read-only.")
         array.reshape(-1).view(np.uint8)[...] = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
+
+    def _like(self, other: OrtValue) -> bool:
+        return other.is_tensor() and other._dtype is self._dtype and other.shape() == self.shape()
 
     def _numpy_bytes(self) -> int:
         array = self._tensor()
@@ -366,7 +377,7 @@ class _Capsule:
 
     def __init__(self, capsule: Any):
         if type(capsule).__name__ != "PyCapsule":
-            raise RuntimeError(f"{type(capsule).__name__} has no __dlpack__ and is no DLPack capsule")
+            raise TypeError(f"{type(capsule).__name__} has no __dlpack__ and is no DLPack capsule")
         self.capsule = capsule
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -398,13 +409,14 @@ def _of_library(data: Any) -> OrtValue:
 
 def from_pointer(pointer: int, shape: Sequence[int], dtype: DType, device: OrtDevice, keep: Any = None) -> OrtValue:
     """A tensor over memory of somebody else's, who keeps it until the value is gone; or `keep`, which is held."""
-    if device.device_type() != OrtDevice.cpu():
-        raise RuntimeError(
-            f"raw pointers are read on the CPU; for {device.name} bind an array or an OrtValue by DLPack"
-        )
-    storage = dtypes.to_numpy(dtype)
     if dtype.kind == "S":
         raise RuntimeError("Only binding of non-string Tensors is currently supported")
+    if device.device_type() != OrtDevice.cpu():
+        there = _provider_of(device)
+        if dtype.name not in there.storage:
+            raise RuntimeError(f"{there.library} has no {dtype}")
+        return OrtValue.of(there.from_pointer(int(pointer), [int(d) for d in shape], dtype, keep), dtype, device)
+    storage = dtypes.to_numpy(dtype)
     size = storage.itemsize
     for d in shape:
         size *= int(d)
@@ -448,14 +460,27 @@ def _placed(array: np.ndarray, dtype: DType, device: OrtDevice) -> OrtValue:
     """The array where the device is."""
     if device.device_type() == OrtDevice.cpu():
         return OrtValue.of(array, dtype, device)
+    return OrtValue.of(_provider_of(device).from_numpy(array), dtype, device)
+
+
+def _provider_of(device: OrtDevice) -> provider.ExecutionProvider:
+    """Whose arrays lie on a device. Raises RuntimeError where nobody's do."""
     name = PROVIDER_OF_DEVICE.get(device.name)
     if name is None or name not in provider.usable():
         raise RuntimeError(
             f"Can't allocate memory on the device using this package of OnnxRuntime. No provider for {device.name!r} "
             f"is usable here: {', '.join(provider.usable())}"
         )
-    there = provider.create(name, {"device_id": str(device.device_id())})
-    return OrtValue.of(there.from_numpy(array), dtype, device)
+    return provider.create(name, {"device_id": str(device.device_id())})
+
+
+def _write(array: Any, values: Any) -> None:
+    """Overwrite another library's array. Raises RuntimeError where it is read-only."""
+    owner, source = provider.owner(array), provider.owner(values)
+    if owner is None or source is None or owner.immutable:
+        raise RuntimeError("The memory of this OrtValue is read-only.")
+    with owner.context():
+        owner.write(array, provider.transfer(values, source, owner))
 
 
 def _unpacked(packed: np.ndarray, dtype: DType) -> np.ndarray:

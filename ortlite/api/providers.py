@@ -13,8 +13,8 @@ __all__ = ["KNOWN", "check_and_normalize_provider_args", "get_all_providers", "g
 # Providers of onnxruntime's builds, best first. One that is not available here is dropped with a warning,
 # so that a program written for another machine runs; a name that nobody knows is an error.
 KNOWN = (
-    "NvTensorRTRTX TensorRT CUDA MIGraphX OpenVINO Dnnl VitisAI QNN NNAPI JS WebNN WebGpu CoreML Xnnpack Rknpu Vsinpu "
-    "CANN ACL ArmNN Dml ROCM Azure"
+    "Tensorrt CUDA MIGraphX OpenVINO Dnnl VitisAI QNN Nnapi VSINPU Js CoreML Dml Rknpu WebNN WebGpu Xnnpack CANN Azure "
+    "NvTensorRTRTX ACL ArmNN ROCM"
 )
 
 
@@ -31,8 +31,7 @@ def get_available_providers() -> list[str]:
 def get_all_providers() -> list[str]:
     """Providers that ortlite or onnxruntime know by name, available or not; those that can be used here stand last."""
     usable = provider.usable()
-    names = {"TensorRT": "Tensorrt"}
-    theirs = [f"{names.get(word, word)}ExecutionProvider" for word in KNOWN.split()]
+    theirs = [f"{word}ExecutionProvider" for word in KNOWN.split()]
     return [*(name for name in dict.fromkeys([*theirs, *provider.known()]) if name not in usable), *usable]
 
 

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import threading
 import warnings
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from ortlite import errors
 from ortlite.api import environment, logs
+from ortlite.api.asynchronous import Asynchronous
+from ortlite.api.description import Described
 from ortlite.api.names import check_placement, tapped, unknown
-from ortlite.api.options import RunOptions, SessionOptions
+from ortlite.api.options import RunOptions, SessionOptions, adapted, checked
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
-from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, OrtError, typed
+from ortlite.api.source import configured, loaded, write_optimized
+from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, typed
 from ortlite.limits import Limits, applied, both, current
 from ortlite.provider import CPU, usable
 from ortlite.stopping import stop_of, stoppable
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from ortlite.api.binding import IOBinding
-    from ortlite.api.device import OrtMemoryInfo
-    from ortlite.api.ep_devices import OrtEpAssignedSubgraph, OrtEpDevice
-    from ortlite.api.explain import Explanation
     from ortlite.api.feed import Prepared
     from ortlite.api.ortvalue import OrtValue
     from ortlite.api.profile import Profiler
-    from ortlite.api.values import ModelMetadata, NodeArg
     from ortlite.compile import Shared
-    from ortlite.graph import Graph, Model
-    from ortlite.memory import MemoryPlan
+    from ortlite.graph import Model
     from ortlite.pipeline import Stages
     from ortlite.provider import ExecutionProvider
     from ortlite.steps import OnStep
@@ -53,7 +44,6 @@ NO_FALLBACK = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
     "explicitly disabled by the user."
 )
-RECORD = "session.record_ep_graph_assignment_info"
 # Config entries that turn passes off.
 SWITCHES = {
     "session.disable_quant_qdq": {"QDQSelectorActionTransformer", "ReluQuantRewrite", "DoubleQDQPairsRemover"},
@@ -61,11 +51,9 @@ SWITCHES = {
 }
 LISTED = 20  # nodes that a message names
 PARTIALS = 16  # programs for parts of the model that a session keeps
-SESSION_FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
-SESSION_FIELDS |= {"enable_profiling"}  # what the model's own configuration may set
 
 
-class InferenceSession:
+class InferenceSession(Described, Asynchronous):
     """Run a model.
 
     `path_or_bytes` is a path (str or os.PathLike) or the bytes of a model. `providers` are names or (name, options)
@@ -178,8 +166,10 @@ class InferenceSession:
             raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
 
         began = logs.now()
-        model = self._load()
-        options = self._configured(model)
+        source = self._model_path if self._model_bytes is None else self._model_bytes
+        assert source is not None
+        model = loaded(source, options)
+        options = configured(options, model)
         threads = options.intra_op_num_threads
         if not options.use_per_session_threads and not threads:
             threads = environment.global_threads()
@@ -202,7 +192,7 @@ class InferenceSession:
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
         if options.optimized_model_filepath:
-            self._write_optimized(options, model, whole.stages.model, disabled)
+            write_optimized(options, model, whole.stages.model, disabled, self._placement)
         if profiler is not None:
             profiler.add("Session", "session_initialization", since)
             weakref.finalize(self, profiler.write)
@@ -217,6 +207,7 @@ class InferenceSession:
         asked = dict(zip(names, given, strict=True))
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
+        self._output_types = None  # until somebody asks
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
@@ -227,38 +218,6 @@ class InferenceSession:
     def _say(self, severity: int, message: str) -> None:
         level = self._options.log_severity_level
         logs.emit(severity, message, level=level, logid=self._options.logid, where="ortlite session")
-
-    def _load(self) -> Model:
-        """The model of the file, with what the options put in the place of what it says."""
-        from ortlite import load  # onnx and the kernels are imported with the first session
-        from ortlite.ops import registry
-
-        options = self._sess_options
-        source = self._model_path if self._model_bytes is None else self._model_bytes
-        assert source is not None
-        given = load.Given(
-            {name: value.numpy() for name, value in options._initializers.items()},
-            {name: value.numpy() for name, value in options._external.items()},
-            options._files,
-        )
-        folder = options._entries.get("session.model_external_initializers_file_folder_path")
-        with typed(f"Load model from {self._model_path or 'bytes'} failed"), registry.local(options._operators):
-            format_ = options._entries.get("session.load_model_format", "")
-            model = load.load(source, external_data=folder, given=given, format_=format_)
-        return replace(model, graph=_with_dimensions(model, options))
-
-    def _configured(self, model: Model) -> SessionOptions:
-        """The options, with what the model's own configuration says where ORT_LOAD_CONFIG_FROM_MODEL=1 asks for it."""
-        options: SessionOptions = copy(self._sess_options)
-        if os.environ.get("ORT_LOAD_CONFIG_FROM_MODEL") != "1" or "ort_config" not in model.metadata:
-            return options
-        with typed("reading the model's ort_config"):
-            wanted = json.loads(model.metadata["ort_config"]).get("session_options", {})
-        for name in wanted.keys() & SESSION_FIELDS:
-            if type(wanted[name]) is not int:
-                raise RuntimeError(f"{name} option in the model file must be an integer, not {wanted[name]!r}")
-            setattr(options, name, type(SessionOptions.FIELDS[name])(wanted[name]))
-        return options
 
     def _build(
         self,
@@ -293,28 +252,6 @@ class InferenceSession:
             profiler.weights.update(map(id, stages.plan.constants.values()))
             on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
         return Prepared.of(stages, on_step, self._limits)
-
-    def _write_optimized(
-        self, options: SessionOptions, model: Model, optimized: Model, disabled: frozenset[str]
-    ) -> None:
-        """Write the model as the optimiser leaves it, without operators newer than it can be written with."""
-        from ortlite import save
-        from ortlite.optimize import NEWER, optimize
-
-        entries, path = options._entries, options.optimized_model_filepath
-        if entries.get("session.save_model_format", "ORT" if path.endswith(".ort") else "") == "ORT":
-            raise errors.NotImplemented(f"{path}: ortlite reads models in ORT format and writes ONNX; call it .onnx")
-        external = entries.get("session.optimized_model_external_initializers_file_name", "")
-        least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
-        with typed(f"writing the optimized model to {path}"):
-            try:
-                save.write(optimized, path, external, least)
-            except ValueError:
-                level = int(options.graph_optimization_level)
-                graph = optimize(model.graph, level, disabled | NEWER, self._placement)
-                save.write(replace(model, graph=graph), path, external, least)
-            except OSError as error:
-                raise InvalidArgument(f"SystemError : {error.errno} ({error.strerror}: {path})") from error
 
     def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
@@ -389,38 +326,54 @@ class InferenceSession:
                         raise
             if self._limits.seconds is None:
                 return self._tried(output_names, input_feed, taps)
-        limits = self._limits_of(_checked(run_options))
+        limits = self._limits_of(checked(run_options))
         with stoppable(stop_of(run_options, timeout, limits.seconds)):
-            return self._tried(output_names, _adapted(input_feed, run_options), taps, limits)
+            return self._tried(output_names, adapted(input_feed, run_options), taps, limits=limits)
 
     def _limits_of(self, run_options: RunOptions | None) -> Limits:
         """What holds for a run with these options."""
         return self._limits if run_options is None else both(self._limits, run_options.limits)
 
-    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None = None) -> Any:
+    def _tried(
+        self,
+        output_names: Any,
+        feed: Mapping[str, Any],
+        taps: Any,
+        on_device: bool = False,
+        limits: Limits | None = None,
+    ) -> Any:
         """Run; where a provider fails as a whole, once more on the CPU provider."""
         try:
             if self._profiler is None:
-                return self._run(output_names, feed, taps, limits)
-            return self._profiled(output_names, feed, taps, limits)
+                return self._run(output_names, feed, taps, on_device, limits)
+            return self._profiled(output_names, feed, taps, on_device, limits)
         except EPFail:
             if not self._may_fall_back:
                 raise
             self.set_providers([CPU])
             self._enable_fallback = False
-            return self._run(output_names, feed, taps, limits)
+            return self._run(output_names, feed, taps, on_device, limits)
 
-    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None) -> Any:
+    def _profiled(
+        self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None
+    ) -> Any:
         profiler = self._profiler
         assert profiler is not None
         since = profiler.now()
-        result = self._run(output_names, feed, taps, limits)
+        result = self._run(output_names, feed, taps, on_device, limits)
         profiler.add("Session", "SequentialExecutor::Execute", since)
         profiler.add("Session", "model_run", since)
         return result
 
-    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any, limits: Limits | None = None) -> Any:
+    def _run(
+        self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None = None
+    ) -> Any:
         wanted = self._wanted(output_names, feed)
+        if on_device:
+            from ortlite.api.values import on_device as located
+
+            built = self._partial(feed, wanted, on_device=True)
+            return [located(value) for value in built.results(built.feed.values(feed), wanted, limits)]
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
         built = self._partial(feed, (*wanted, *tapped_names))
         outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names), limits)
@@ -439,84 +392,6 @@ class InferenceSession:
             raise _no_feed(feed)
         return wanted
 
-    def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
-        """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
-
-        Print it, or draw it by `svg()`. Runs the model, step by step.
-        """
-        from ortlite import memory
-        from ortlite.api.values import to_outside
-        from ortlite.provider import entered
-
-        whole, program = self._whole, self._whole.stages.program
-        with entered(whole.stages.plan.providers):
-            inputs = program.zeros() if input_feed is None else whole.carried(whole.feed.values(input_feed))
-            return memory.of(program, inputs, whole.graph.inputs, to_outside)
-
-    def run_async(
-        self,
-        output_names: Sequence[str] | None,
-        input_feed: Mapping[str, Any],
-        callback: Callable[[list[Any], Any, str], Any],
-        user_data: Any,
-        run_options: RunOptions | None = None,
-    ) -> None:
-        """Run in another thread, which calls `callback(results, user_data, error)` at the end.
-
-        `error` is "" after a run, and otherwise the message, with [] for results; what the callback raises is dropped.
-        Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime.
-        """
-        if self._sess_options.intra_op_num_threads == 1:
-            raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")
-        self._wanted(output_names, input_feed)
-        self._whole.feed.check_present(input_feed)
-
-        def work() -> None:
-            results, problem = [], ""
-            try:
-                results = self.run(output_names, input_feed, run_options)
-            except OrtError as error:
-                problem = error.text
-            except Exception as error:  # noqa: BLE001  (the callback gets whatever it is)
-                problem = str(error) or type(error).__name__
-            callback(results, user_data, problem)
-
-        _executor().submit(work)
-
-    async def run_async_(
-        self,
-        output_names: Sequence[str] | None,
-        input_feed: Mapping[str, Any],
-        run_options: RunOptions | None = None,
-        *,
-        timeout: float | None = None,
-    ) -> list[Any]:
-        """`run` for asyncio: the event loop goes on meanwhile. A task that is cancelled ends its run between two steps.
-
-        Example: `outputs = await session.run_async_(None, {"x": x})`.
-        """
-        import asyncio  # takes as long as a small session, and few need it
-
-        cancelled = threading.Event()
-        limits = self._limits_of(_checked(run_options))
-        asked = stop_of(run_options, timeout, limits.seconds)
-
-        def stop() -> None:
-            if cancelled.is_set():
-                raise Fail("The task that awaited this run was cancelled.")
-            if asked is not None:
-                asked()
-
-        def work() -> Any:
-            with stoppable(stop):
-                return self._tried(output_names, _adapted(input_feed, run_options), None, limits)
-
-        try:
-            return await asyncio.wrap_future(_executor().submit(work))
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
     def run_with_ort_values(
         self,
         output_names: Sequence[str] | None,
@@ -533,14 +408,16 @@ class InferenceSession:
                 raise InvalidArgument(f"Invalid output name:{name}")
         return [OrtValue.of(value) for value in self.run(wanted, feed, run_options)]
 
-    def run_with_iobinding(self, iobinding: IOBinding, run_options: RunOptions | None = None) -> None:
-        """Run on what an `io_binding()` of this session binds.
+    def run_with_iobinding(
+        self, iobinding: IOBinding, run_options: RunOptions | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Run on what an `io_binding()` of this session binds, `timeout` seconds at most.
 
         Raises ValueError for another session's, RuntimeError for whatever goes wrong in the run.
         """
         if iobinding._session is not self:
             raise ValueError("IOBinding must be used with the session that created it.")
-        iobinding._iobinding.run(run_options)
+        iobinding._iobinding.run(run_options, timeout)
 
     def run_with_ortvaluevector(
         self,
@@ -557,15 +434,13 @@ class InferenceSession:
             fetches.push_back(value)
 
     def _on_device(
-        self, feed: Mapping[str, Any], wanted: tuple[str, ...], run_options: RunOptions | None
+        self, names: Sequence[str], feed: Mapping[str, Any], run_options: RunOptions | None, timeout: float | None
     ) -> list[OrtValue]:
         """Outputs of the graph where they were computed, as OrtValues."""
-        from ortlite.api.values import on_device
-
-        built = self._partial(feed, wanted, on_device=True)
-        limits = self._limits_of(_checked(run_options))
-        with stoppable(stop_of(run_options, None, limits.seconds)):
-            return [on_device(value) for value in built.results(built.feed.values(feed), wanted, limits)]
+        limits = self._limits_of(checked(run_options))
+        with stoppable(stop_of(run_options, timeout, limits.seconds)):
+            values: list[OrtValue] = self._tried(names, adapted(feed, run_options), None, on_device=True, limits=limits)
+        return values
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding: what to read inputs from, and where to write outputs."""
@@ -576,9 +451,10 @@ class InferenceSession:
     def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own."""
         whole = self._whole.graph
-        if feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs):
-            if not on_device:
-                return self._whole
+        own = feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs)
+        if own and not on_device:
+            return self._whole
+        if own:
             feed, outputs = dict.fromkeys(whole.inputs), whole.outputs
         from ortlite.graph import extract
 
@@ -594,7 +470,7 @@ class InferenceSession:
         key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
         found = self._partials.get(key)
         if found is None:
-            part = replace(self.model, graph=extract(graph, list(feed), outputs))
+            part = self.model if own else replace(self.model, graph=extract(graph, list(feed), outputs))
             # weights that the whole has on a device are used there; what a part adds goes with it
             shared = replace(self._shared, device_constants=ChainMap({}, self._shared.device_constants))
             found = self._build(
@@ -605,83 +481,10 @@ class InferenceSession:
                 self._partials.pop(next(iter(tuple(self._partials))), None)  # other threads may add some
         return found
 
-    def get_inputs(self) -> list[NodeArg]:
-        """The inputs that must be fed, in the file's order."""
-        graph = self._whole.graph
-        return self._args([name for name in graph.inputs if name not in graph.overridable])
-
-    def get_outputs(self) -> list[NodeArg]:
-        """The outputs, in the file's order."""
-        return self._args(self._whole.graph.outputs)
-
-    def get_overridable_initializers(self) -> list[NodeArg]:
-        """Inputs with a default value, which may be fed."""
-        return self._args(self._whole.graph.overridable)
-
-    def _args(self, names: Sequence[str]) -> list[NodeArg]:
-        from ortlite.api.values import NodeArg
-
-        return [NodeArg.of(name, self._whole.graph.types.get(name)) for name in names]
-
-    def get_modelmeta(self) -> ModelMetadata:
-        """What the file says about itself."""
-        from ortlite.api.values import ModelMetadata
-
-        m = self._whole.stages.model
-        return ModelMetadata(
-            m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
-        )
-
-    def get_session_options(self) -> SessionOptions:
-        """A copy of the options the session was made with."""
-        return copy(self._options)
-
-    def get_providers(self) -> list[str]:
-        """Names of the session's providers, in order."""
-        return list(self._providers)
-
-    def get_provider_options(self) -> dict[str, dict[str, str]]:
-        """Options of each provider."""
-        return {name: dict(options) for name, options in self._provider_options.items()}
-
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
         """Rebuild the session on other providers. Raises RuntimeError for an unknown one."""
         with self._within():
             self._create(providers, provider_options, frozenset())
-
-    def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
-        """Where each input is expected: in the CPU's memory, from which it goes on by itself."""
-        return [_cpu_memory() for _ in self.get_inputs()]
-
-    def get_output_memory_infos(self) -> list[OrtMemoryInfo]:
-        """Where each output arrives: in the CPU's memory."""
-        return [_cpu_memory() for _ in self.get_outputs()]
-
-    def get_input_epdevices(self) -> list[OrtEpDevice | None]:
-        """The device of each input."""
-        from ortlite.api.ep_devices import get_ep_devices
-
-        cpu = next((device for device in get_ep_devices() if device.ep_name == CPU), None)
-        return [cpu for _ in self.get_inputs()]
-
-    def get_provider_graph_assignment_info(self) -> list[OrtEpAssignedSubgraph]:
-        """Which provider runs which nodes, one subgraph a node. `explain()` says why, too.
-
-        Raises Fail unless the config entry session.record_ep_graph_assignment_info is "1".
-        """
-        from ortlite.api.ep_devices import OrtEpAssignedNode, OrtEpAssignedSubgraph
-
-        if self._options._entries.get(RECORD) != "1":
-            raise Fail(
-                f"Session configuration entry '{RECORD}' must be set to \"1\" to retrieve EP graph assignment "
-                "information."
-            )
-        parts = self._whole.stages.partitions
-        found = []
-        for node, place in zip(parts.graph.nodes, parts.placements, strict=True):
-            assigned = OrtEpAssignedNode(node.name, node.domain, node.op_type)
-            found.append(OrtEpAssignedSubgraph(parts.providers[place.provider].name, [assigned]))
-        return found
 
     def end_profiling(self) -> str:
         """Write the profile, and return its path; "" where there is none, or it was written before."""
@@ -694,13 +497,6 @@ class InferenceSession:
     def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
         """Accepted: no provider here has options that change while a session lives."""
         warnings.warn("ortlite's providers have no dynamic options: these have no effect.", UserWarning, stacklevel=2)
-
-    def get_tuning_results(self) -> list[Any]:
-        """[]: kernels are not tuned."""
-        return []
-
-    def set_tuning_results(self, results: Sequence[Any], *, error_on_invalid: bool = False) -> None:
-        """Accepted: kernels are not tuned."""
 
     def create_ortvalue_from_shape_and_type(
         self, shape: Sequence[int], element_type: Any, device_type: str, device_id: int = 0, vendor_id: int = -1
@@ -732,13 +528,6 @@ class InferenceSession:
 
         return Inner._of(self)
 
-    _inputs_meta = property(get_inputs)
-    _outputs_meta = property(get_outputs)
-    _overridable_initializers = property(get_overridable_initializers)
-    _model_meta = property(get_modelmeta)
-    _input_meminfos = property(get_input_memory_infos)
-    _output_meminfos = property(get_output_memory_infos)
-    _input_epdevices = property(get_input_epdevices)
     _profiling_start_time_ns = property(get_profiling_start_time_ns)
 
     def disable_fallback(self) -> None:
@@ -749,43 +538,6 @@ class InferenceSession:
         """Run on the CPU provider when another one fails."""
         self._enable_fallback = True
 
-    @property
-    def stages(self) -> Stages:
-        """What every stage of the pipeline made of the model; each prints."""
-        return self._whole.stages
-
-    def explain(self) -> Explanation:
-        """Per node the provider that runs it and why not an earlier one; every crossing. Prints as a table.
-
-        What crossings cost is that of the last run of the whole model.
-
-        Example:
-            >>> from ortlite.cli.digits import model_bytes
-            >>> explanation = InferenceSession(model_bytes()).explain()
-            >>> explanation.nodes[1].op_type, explanation.nodes[1].provider, explanation.copies
-            ('FusedConv', 'CPUExecutionProvider', ())
-
-        """
-        from ortlite.api.explain import explain
-
-        return explain(self._whole.stages.partitions, self._whole.stages.program, self._whole.input_transfers)
-
-
-def _checked(run_options: Any) -> RunOptions | None:
-    if not isinstance(run_options, RunOptions | None):
-        raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
-    return run_options
-
-
-def _adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:
-    """The feed, with the parameters of the adapters that the options name."""
-    if run_options is None or not run_options._adapters:
-        return feed
-    added: dict[str, Any] = {}
-    for adapter in run_options._adapters:
-        added |= adapter.parameters
-    return added | dict(feed)
-
 
 def _no_feed(feed: Any) -> AttributeError:
     return AttributeError(f"{type(feed).__name__!r} object has no attribute 'keys': input_feed is a dict from names")
@@ -795,49 +547,9 @@ def _one(taps: Any) -> bool:
     return isinstance(taps, str | re.Pattern)
 
 
-def _cpu_memory() -> OrtMemoryInfo:
-    from ortlite.api.device import OrtMemoryInfo
-    from ortlite.api.enums import OrtAllocatorType, OrtMemType
-
-    return OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
-
-
-@cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(thread_name_prefix="ortlite-run")
-
-
-def _executor() -> ThreadPoolExecutor:
-    """The threads for asynchronous runs; a forked child gets its own."""
-    return _threads(os.getpid())
-
-
 def _warn_of_ignored(keywords: Mapping[str, Any]) -> None:
     """Say what was asked for and has no effect."""
     for name in keywords.keys() - {"enable_fallback", "read_config_from_model", "disabled_optimizers"}:
         near = get_close_matches(name, ["providers", "provider_options", "sess_options", "fallback", "placement"], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         warnings.warn(f"InferenceSession has no argument {name!r}: it is ignored.{hint}", UserWarning, stacklevel=3)
-
-
-def _with_dimensions(model: Model, options: SessionOptions) -> Graph:
-    """The graph with the dimensions of its inputs fixed that the options name."""
-    from ortlite.graph import TensorType
-
-    names, denotations = options._dimensions_by_name, options._dimensions_by_denotation
-    graph = model.graph
-    if not names and not denotations:
-        return graph
-    types = dict(graph.types)
-    for name in graph.inputs:
-        type_ = types.get(name)
-        if isinstance(type_, TensorType) and type_.shape is not None:
-            called = [*model.denotations.get(name, ()), *[""] * len(type_.shape)]
-            fixed = tuple(
-                d if isinstance(d, int) else denotations.get(word, d if d is None else names.get(d, d))
-                for d, word in zip(type_.shape, called, strict=False)
-            )
-            types[name] = replace(type_, shape=fixed)
-    return replace(graph, types=types)

@@ -77,7 +77,9 @@ class SparseTensor:
 
         Raises RuntimeError for indices of another shape or outside of the tensor.
         """
-        shape, values, indices = tuple(map(int, dense_shape)), np.asarray(values), np.asarray(coo_indices, np.int64)
+        shape, values, indices = tuple(map(int, dense_shape)), _values(values), np.asarray(coo_indices, np.int64)
+        if len(shape) == 1 and indices.shape == (values.size, 1):
+            indices = indices.reshape(-1)
         if indices.ndim == 2 and indices.shape[1] != len(shape) and indices.size == values.size * len(shape):
             indices = indices.reshape(values.size, len(shape))
         fits = indices.ndim == 1 and indices.size in {values.size, 2 * values.size}
@@ -105,8 +107,10 @@ class SparseTensor:
 
         Raises RuntimeError for indices that do not fit.
         """
-        shape, values = tuple(map(int, dense_shape)), np.asarray(values)
+        shape, values = tuple(map(int, dense_shape)), _values(values)
         inner, outer = np.asarray(inner_indices, np.int64), np.asarray(outer_indices, np.int64)
+        if not values.size and not inner.size and not outer.size:
+            return SparseTensor._of(shape, values, OrtSparseFormat.ORT_SPARSE_CSRC, inner, outer)
         if len(shape) != 2 or inner.shape != (values.size,) or outer.shape != (shape[0] + 1,):
             raise RuntimeError(
                 f"{values.size} values of a matrix {list(shape)} want inner indices [{values.size}] and outer ones "
@@ -124,7 +128,7 @@ class SparseTensor:
     ) -> SparseTensor:
         """A tensor in blocks, `values` [n, rows, columns], at `block_indices`, as given."""
         indices = np.asarray(block_indices)
-        return SparseTensor._of(tuple(dense_shape), values, OrtSparseFormat.ORT_SPARSE_BLOCK_SPARSE, indices)
+        return SparseTensor._of(tuple(dense_shape), _values(values), OrtSparseFormat.ORT_SPARSE_BLOCK_SPARSE, indices)
 
     @staticmethod
     def from_dense(dense: np.ndarray) -> SparseTensor:
@@ -134,20 +138,21 @@ class SparseTensor:
         return SparseTensor._of(dense.shape, flat[where], OrtSparseFormat.ORT_SPARSE_COO, where)
 
     def to_dense(self) -> np.ndarray:
-        """The tensor as an array. Raises RuntimeError for block sparse ones."""
+        """The tensor as an array, of numbers in one place their sum. Raises RuntimeError for block sparse ones."""
         values, shape = self._values, self._shape
-        if values.dtype.kind in "SU":
-            values = values.astype(str).astype(object)
         dense = np.full(prod(shape), "" if values.dtype == object else 0, values.dtype)
         if self._format == OrtSparseFormat.ORT_SPARSE_COO:
             (index,) = self._indices
-            dense[index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)] = values
+            where = index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)
         elif self._format == OrtSparseFormat.ORT_SPARSE_CSRC:
             inner, outer = self._indices
-            rows = np.repeat(np.arange(shape[0]), np.diff(outer))
-            dense[rows * shape[1] + inner] = values
+            where = np.repeat(np.arange(shape[0] if outer.size else 0), np.diff(outer)) * shape[1] + inner
         else:
             raise RuntimeError("block sparse tensors cannot be fed")
+        if values.dtype.kind in "Ob":
+            dense[where] = values
+        else:
+            np.add.at(dense, where, values)
         return dense.reshape(shape)
 
     def values(self) -> np.ndarray:
@@ -203,6 +208,16 @@ class SparseTensor:
     _values: np.ndarray
     _format: OrtSparseFormat
     _indices: tuple[np.ndarray, ...]
+
+
+def _values(given: Any) -> np.ndarray:
+    """Values as they are kept: text as objects. Raises RuntimeError for what no tensor holds."""
+    values = np.asarray(given)
+    if values.dtype.kind in "SU":
+        return values.astype(str).astype(object)
+    if values.dtype.kind in "cmM":
+        raise RuntimeError(f"Numpy_type {values.dtype.num} ({values.dtype}) can't be converted to MLDataType.")
+    return values
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

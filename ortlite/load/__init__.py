@@ -21,6 +21,7 @@ from ortlite.graph import Model
 from ortlite.limits import Limits, beyond, both, current
 from ortlite.load import files, functions, graph, nchwc, ort_format, shapes
 from ortlite.load.order import graphs_of
+from ortlite.load.peek import all_graphs
 from ortlite.load.tensors import HERE, Given, Tensors, text
 
 __all__ = ["Given", "load"]
@@ -82,6 +83,9 @@ def _failed(name: str) -> str:
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
     file.define(proto)
+    held = {tensor.name for each in all_graphs(proto.graph) for tensor in each.initializer}
+    if unknown := file.tensors.given.external.keys() - held:
+        raise Fail(f"Failed to find existing initializer with name {min(unknown)}.")
     nchwc.rewrite(proto, file.tensors)
     model = Model(
         graph=graph.read_model_graph(proto, opsets, file),
@@ -94,12 +98,21 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
         version=proto.model_version if proto.HasField("model_version") else 2**63 - 1,
         metadata={_prose(p.key): _prose(p.value) for p in proto.metadata_props},
         denotations={value.name: _denotations(value) for value in proto.graph.input},
+        sparse=_sparse_outputs(proto.graph),
     )
     file.reading = "shapes"
     shapes.check(proto, model.graph)
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _sparse_outputs(proto: onnx.GraphProto) -> frozenset[str]:
+    """Outputs that no operator computes, and that the graph holds as sparse tensors."""
+    held = {tensor.values.name for tensor in proto.sparse_initializer}
+    constants = (node for node in proto.node if node.op_type == "Constant" and node.output)
+    held |= {node.output[0] for node in constants if any(a.name == "sparse_value" for a in node.attribute)}
+    return frozenset(held & {value.name for value in proto.output})
 
 
 def _denotations(value: onnx.ValueInfoProto) -> tuple[str, ...]:

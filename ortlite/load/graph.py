@@ -13,7 +13,7 @@ from onnx import AttributeProto
 
 from ortlite import dtypes, errors, infer, schema
 from ortlite.errors import Fail, InvalidGraph
-from ortlite.graph import Graph, Node, SequenceType, TensorType, Type
+from ortlite.graph import Graph, Node, SequenceType, SparseType, TensorType, Type
 from ortlite.limits import beyond
 from ortlite.load import gradient
 from ortlite.load.functions import (
@@ -425,6 +425,8 @@ def _graph(
         if name not in defined and not outer.known(name):
             raise Fail(f"This is an invalid model. Error: Graph output ({name}) does not exist in the graph.")
         declared = hints[name]
+        if isinstance(declared, SparseType) and name in constants:  # called dense, though it comes out as it is held
+            declared = TensorType(declared.dtype, declared.shape)
         _check_output(name, declared, types[name], nodes)
         if declared is not None and name not in fed:
             types[name] = declared

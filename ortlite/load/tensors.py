@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ortlite import dtypes
-from ortlite.errors import Fail, InvalidArgument, InvalidGraph
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, OrtError
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
 from ortlite.limits import Limits, beyond
 from ortlite.load import files
@@ -96,12 +96,13 @@ class Tensors:
     def initializer(self, proto: TensorProto) -> np.ndarray:
         """The values of a graph's tensor, or what the caller gave in its place.
 
-        Raises InvalidArgument where that is of another type or shape, Fail where it is for data outside the model, and
-        these are inside.
+        Raises InvalidArgument where that is of another type or shape (Fail where it is for data outside the model), and
+        Fail where it is for data outside, and these are inside.
         """
+        wrong: type[OrtError] = InvalidArgument
         given = self.given.initializers.get(proto.name)
         if given is None:
-            given = self.given.external.get(proto.name)
+            given, wrong = self.given.external.get(proto.name), Fail
             if given is None:
                 return self.read(proto)
             here = any(entry.key == "location" and entry.value == HERE for entry in proto.external_data)
@@ -109,7 +110,7 @@ class Tensors:
                 raise Fail(f"Trying to replace non-external initializer with external data: {proto.name!r}")
         declared, actual = dtype_of(proto.data_type, f"initializer {proto.name!r}"), dtypes.of_numpy(given.dtype)
         if actual is not declared or given.shape != tuple(proto.dims):
-            raise InvalidArgument(
+            raise wrong(
                 f"The tensor given for initializer {proto.name!r} is {actual}{list(given.shape)}, and the model's is "
                 f"{declared}{list(proto.dims)}"
             )
@@ -238,10 +239,8 @@ def _positions(values: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) 
     columns = indices.reshape(count, len(limits))
     if ((columns < 0) | (columns >= np.array(limits, np.int64))).any():
         raise ValueError("an index is negative or beyond the dims")
-    flat = np.ravel_multi_index(tuple(columns.T), limits) if limits else np.zeros(count, np.int64)
-    if np.unique(flat).size != count:  # the specification wants them to ascend as well; onnxruntime takes any order
-        raise ValueError("an index is given twice")
-    return flat
+    # the specification wants them to ascend; onnxruntime takes any order, and of two values in one place the later
+    return np.ravel_multi_index(tuple(columns.T), limits) if limits else np.zeros(count, np.int64)
 
 
 def _natural(tensor: str, entries: dict[str, str], key: str, default: int) -> int:

@@ -525,6 +525,11 @@ def _pad(facts: Facts, node: Node) -> Shape | None:
     )
 
 
+def _nonzero(facts: Facts, node: Node) -> Shape | None:
+    shape = facts.shape(node.inputs[0])
+    return None if shape is None else (len(shape), _fresh(node, 1))
+
+
 def _vector(facts: Facts, node: Node) -> Shape | None:
     return (_fresh(node, 0),)
 
@@ -586,6 +591,7 @@ RULES: dict[str, Rule] = {
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Gemm": _gemm,
+    "NonZero": _nonzero,
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -114,10 +115,34 @@ def work(session):
     return session.run(None, {"X": X})[0]
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+METHODS = [name for name in ("spawn", "forkserver", "fork") if name in multiprocessing.get_all_start_methods()]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # other tests have started threads
+@pytest.mark.parametrize("method", METHODS)
 def test_sessions_go_to_other_processes(session, method):
-    with multiprocessing.get_context(method).Pool(1) as pool:
+    context = multiprocessing.get_context(method)
+    with context.Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply(work, (session,)), X * W)
+    with ProcessPoolExecutor(1, context) as pool:
+        for name, result in zip((None, ["Y"]), pool.map(session.run, (None, ["Y"]), ({"X": X}, {"X": X})), strict=True):
+            np.testing.assert_array_equal(result[0], X * W, err_msg=str(name))
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_sessions_go_through_joblib(session, backend):
+    joblib = pytest.importorskip("joblib")
+    large = np.random.default_rng(0).random((600, 600)).astype(np.float32)  # joblib maps what is above 1 MB
+    relu = model([helper.make_node("Relu", ["x"], ["y"])], [("x", 1, [None, None])], [("y", 1, [None, None])])
+    other = ortlite.InferenceSession(relu, providers=CPU)
+    calls = [joblib.delayed(work)(session), joblib.delayed(other.run)(None, {"x": large})]
+    if backend == "loky":  # it sends functions by value
+        calls.append(joblib.delayed(lambda times: session.run(None, {"X": X * times})[0])(2))
+    first, second, *third = joblib.Parallel(2, backend=backend)(calls)
+    np.testing.assert_array_equal(first, X * W)
+    np.testing.assert_array_equal(second[0], large)
+    for found in third:
+        np.testing.assert_array_equal(found, 2 * X * W)
 
 
 FORK = """

@@ -131,6 +131,36 @@ def test_a_device_that_is_not_here_gives_a_value_on_the_cpu(ort, mul):
     assert binding.get_outputs()[0].device_name() == "cpu"
 
 
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_run_options_count_wherever_outputs_are_bound(tmp_path, where):
+    pytest.importorskip("torch")
+    import ortlite
+
+    node = helper.make_node("Mul", ["X", "W"], ["Y"])
+    ends = [("X", TensorProto.FLOAT, [3, 2]), ("W", TensorProto.FLOAT, [3, 2])], [("Y", TensorProto.FLOAT, [3, 2])]
+    session = ortlite.InferenceSession(model([node], *ends, [("W", W)]), providers=["TorchExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", X)
+    binding.bind_output("Y", where)
+    adapter, options = ortlite.AdapterFormat(), ortlite.RunOptions()
+    adapter.set_parameters({"W": ortlite.OrtValue.ortvalue_from_numpy(W + 1)})
+    adapter.export_adapter(str(tmp_path / "a"))
+    loaded = ortlite.LoraAdapter()
+    loaded.Load(str(tmp_path / "a"))
+    options.add_active_adapter(loaded)
+    session.run_with_iobinding(binding, options)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * (W + 1))
+    options.terminate = True
+    with pytest.raises(RuntimeError, match=r"^Error in execution: Exiting due to terminate flag being set to true"):
+        session.run_with_iobinding(binding, options)
+    with pytest.raises(RuntimeError, match=r"^Error in execution: The run was ended after its timeout of 0 seconds"):
+        session.run_with_iobinding(binding, timeout=0)
+    with pytest.raises(TypeError, match="RunOptions"):
+        session.run_with_iobinding(binding, {})
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], X * W)
+
+
 def test_the_inner_classes(ort, C, mul):
     session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
     device = C.OrtDevice(C.OrtDevice.cpu(), C.OrtDevice.default_memory(), 0)
@@ -176,6 +206,72 @@ def test_sparse_values_go_in_and_come_out(ort):
     b = np.arange(6, dtype=np.float32).reshape(3, 2)
     (out,) = session.run_with_ort_values(["Y"], {"A": value, "B": ort.OrtValue.ortvalue_from_numpy(b)})
     np.testing.assert_allclose(out.numpy(), dense @ b)
+
+
+@pytest.mark.parametrize("declared", ["dense", "sparse"])
+@pytest.mark.parametrize("held", ["initializer", "Constant"])
+def test_what_the_model_holds_sparse_comes_out_sparse(ort, held, declared):
+    values = helper.make_tensor("s", TensorProto.FLOAT, [4], [3, 0, 1, 2])
+    places = helper.make_tensor("places", TensorProto.INT64, [4], [5, 7, 2, 2])  # one is zero, two are in one place
+    sparse = helper.make_sparse_tensor(values, places, [3, 3])
+    types = {"dense": helper.make_tensor_type_proto, "sparse": helper.make_sparse_tensor_type_proto}
+    nodes = [helper.make_node("Constant", [], ["s"], sparse_value=sparse)] if held == "Constant" else []
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Identity", ["s"], ["y"])],
+        "g",
+        [],
+        [
+            helper.make_value_info("s", types[declared](TensorProto.FLOAT, [3, 3])),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 3]),
+        ],
+        sparse_initializer=[] if nodes else [sparse],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    assert [arg.type for arg in session.get_outputs()] == ["tensor(float)"] * 2
+    found, dense = session.run_with_ort_values(None, {})
+    tensor, inner = found.as_sparse_tensor(), session.run(None, {})[0]  # onnxruntime's inner class has other names
+    for view in (tensor.as_coo_view(), inner.get_coo_data()):
+        assert view.indices().tolist() == [2, 5]
+    assert tensor.values().tolist() == inner.values().tolist() == [2, 3]
+    assert tensor.dense_shape() == [3, 3]
+    assert found.element_type() == TensorProto.FLOAT
+    np.testing.assert_array_equal(dense.numpy(), [[0, 0, 2], [0, 0, 3], [0, 0, 0]])
+
+
+def test_sparse_values_in_one_place_are_added(ort):
+    node = helper.make_node("SparseToDenseMatMul", ["A", "B"], ["Y"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_value_info("A", helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [2, 2])),
+            helper.make_tensor_value_info("B", TensorProto.FLOAT, [2, 2]),
+        ],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [2, 2])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    source = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    device, values = ort.OrtDevice.make("cpu", 0), np.array([1, 2, 4], np.float32)
+    coo = ort.SparseTensor.sparse_coo_from_numpy([2, 2], values, np.array([[0, 1], [0, 1], [1, 0]]), device)
+    csr = ort.SparseTensor.sparse_csr_from_numpy([2, 2], values, np.array([1, 1, 0]), np.array([0, 2, 3]), device)
+    eye = ort.OrtValue.ortvalue_from_numpy(np.eye(2, dtype=np.float32))
+    for tensor in (coo, csr):
+        (out,) = session.run_with_ort_values(["Y"], {"A": ort.OrtValue.ort_value_from_sparse_tensor(tensor), "B": eye})
+        np.testing.assert_array_equal(out.numpy(), [[0, 3], [4, 0]])
+
+
+def test_odd_sparse_tensors(ort):
+    device, none = ort.OrtDevice.make("cpu", 0), np.array([], np.int64)
+    column = ort.SparseTensor.sparse_coo_from_numpy([9], np.ones(2, np.float32), np.array([[0], [3]]), device)
+    assert column.as_coo_view().indices().tolist() == [0, 3]
+    empty = ort.SparseTensor.sparse_csr_from_numpy([3, 3], np.array([], np.float32), none, none, device)
+    assert empty.as_csrc_view().outer().tolist() == []
+    text = ort.SparseTensor.sparse_coo_from_numpy([3, 3], np.array(["a", "b"]), np.array([1, 2]), device)
+    assert text.values().dtype == object
+    with pytest.raises(RuntimeError, match="Numpy_type 15"):
+        ort.SparseTensor.sparse_coo_from_numpy([3, 3], np.ones(1, complex), np.array([1]), device)
 
 
 def test_sequences_come_out(ort):

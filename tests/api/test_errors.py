@@ -37,6 +37,10 @@ def changed(source, change):
 ADD = one("Add", ["X", "B"])
 RELU = one("Relu")
 WEIGHT = one("Add", ["X", "W"], weights=[("W", X)])
+FEATURES = changed(
+    one("ArrayFeatureExtractor", ["X", "I"], feeds={"X": (F, [2, 3]), "I": (I, [1])}),
+    lambda m: (m.graph.node[0].__setattr__("domain", "ai.onnx.ml"), m.opset_import.add(domain="ai.onnx.ml", version=1)),
+)
 GATHER = one("Gather", ["X", "I"], feeds={"X": (F, [2, 3]), "I": (I, [1])})
 SEQ = helper.make_model(
     helper.make_graph(
@@ -125,6 +129,7 @@ FEEDS = {
         {"X": np.ones(2, np.float32), "B": np.ones(3, np.float32)},
         "Add",
     ),
+    "feature out of range": (FEATURES, {"X": X, "I": np.array([7])}, "7"),
     "index out of range": (GATHER, {"X": X, "I": np.array([7])}, "7"),
     "an array for a sequence": (SEQ, {"S": X, "I": ZERO}, "S"),
     "a tuple for a sequence": (SEQ, {"S": (X,), "I": ZERO}, "S"),

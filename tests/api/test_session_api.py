@@ -159,6 +159,21 @@ def test_external_initializers_from_the_caller(ort, outside):
         make(ort, str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("W", W[:2], "float32|dimensions"),
+        ("W", W.astype(np.float64), "float64|type"),
+        ("Q", W, "Failed to find existing initializer"),
+    ],
+)
+def test_external_initializers_that_do_not_fit(ort, C, outside, name, value, text):
+    options, value = ort.SessionOptions(), ort.OrtValue.ortvalue_from_numpy(value)
+    options.add_external_initializers([name], [value])
+    with pytest.raises(C.Fail, match=text):
+        make(ort, str(outside[0]), options)
+
+
 def test_only_what_is_outside_is_replaced_as_external(ort, mul):
     options, value = ort.SessionOptions(), ort.OrtValue.ortvalue_from_numpy(W)
     options.add_external_initializers(["W"], [value])
@@ -319,6 +334,88 @@ def test_options_have_fields_of_a_type(ort):
     assert run.get_run_config_entry("k") == "v"
     with pytest.raises(RuntimeError, match="RunOptions does not have configuration with key: q"):
         run.get_run_config_entry("q")
+
+
+def test_fields_take_what_has_a_truth_or_an_index(ort):
+    options, run_options = ort.SessionOptions(), ort.RunOptions()
+    for value in (1, 0, None, 1.5, np.True_, np.int64(0)):
+        options.enable_profiling = run_options.terminate = value
+        assert options.enable_profiling is run_options.terminate is bool(value)
+    for value in (True, np.int64(3)):
+        options.intra_op_num_threads = run_options.log_severity_level = value
+        assert type(options.intra_op_num_threads) is int
+        assert options.intra_op_num_threads == run_options.log_severity_level == int(value)
+    options.logid = b"text"
+    assert options.logid == "text"
+    for name, value in (("enable_profiling", "yes"), ("intra_op_num_threads", 1.5), ("logid", 1), ("logid", None)):
+        with pytest.raises(TypeError):
+            setattr(options, name, value)
+
+
+BAD_OPTIONS = {
+    "no OrtValue": (lambda o, ort: o.add_initializer("W", 1), RuntimeError),
+    "unknown provider": (lambda o, ort: o.add_provider("Nope", {}), RuntimeError),
+    "no devices": (lambda o, ort: o.add_provider_for_devices([], {}), "InvalidArgument"),
+    "no policy": (lambda o, ort: o.set_provider_selection_policy(1), TypeError),
+    "string tensor": (lambda o, ort: ort.OrtValue.ortvalue_from_shape_and_type([2], str), RuntimeError),
+    "negative dimension": (lambda o, ort: ort.OrtValue.ortvalue_from_shape_and_type([-1], np.float32), RuntimeError),
+    "no code": (lambda o, ort: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(W, "a"), TypeError),
+    "no array": (lambda o, ort: ort.OrtValue.from_dlpack(None), TypeError),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_what_options_and_values_refuse(ort, C, case):
+    act, kind = BAD_OPTIONS[case]
+    with pytest.raises(kind if isinstance(kind, type) else getattr(C, kind)):
+        act(ort.SessionOptions(), ort)
+    ort.SessionOptions().set_ep_context_data_read_func(lambda *_: None, 10)
+
+
+def test_descriptions_of_memory(ort):
+    arena, default = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    for name, vendor, reads in (
+        ("Cpu", 0, "DEFAULT"),
+        ("Cuda", 0x10DE, "DEFAULT"),
+        ("HipPinned", 0x1002, "HOST_ACCESSIBLE"),
+    ):
+        info = ort.OrtMemoryInfo(name, arena, 1, default)
+        found = info.name, info.device_id, info.device_vendor_id, info.device_mem_type.name, info.mem_type
+        assert found == (name, int(name != "Cpu"), vendor, reads, default)
+    with pytest.raises(RuntimeError, match="Specified device is not supported"):
+        ort.OrtMemoryInfo("mine", arena, 0, default)
+    kind, reads = ort.OrtMemoryInfoDeviceType.GPU, ort.OrtDeviceMemoryType.HOST_ACCESSIBLE
+    info = ort.OrtMemoryInfo.create_v2("mine", kind, 0x10DE, 2, reads, 64, arena)
+    assert (info.name, info.device_id, info.mem_type) == ("mine", 2, ort.OrtMemType.CPU_OUTPUT)
+
+
+@pytest.mark.parametrize("given", [[2, 3], ["N", 3], [None, 3], None, ["N", "M"]], ids=str)
+def test_shapes_of_outputs_are_what_is_declared_and_what_follows(given):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import ortlite
+
+    for declared in (None, [], [2, 3], [7, 3], ["A", 3], ["N", "M"], [None, None], [2, "M"], [2, 3, 4]):
+        relu = [helper.make_node("Relu", ["x"], ["y"])]
+        source = model(relu, [("x", TensorProto.FLOAT, given)], [("y", TensorProto.FLOAT, declared)])
+        both = (m.InferenceSession(source, providers=["CPUExecutionProvider"]) for m in (ortlite, onnxruntime))
+        ours, theirs = (session.get_outputs()[0] for session in both)
+        assert (ours.shape, ours.type) == (theirs.shape, theirs.type), declared
+
+
+def test_inferred_shapes_have_the_names_of_inputs(ort):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Concat", ["x", "x"], ["b"], axis=0),
+        helper.make_node("NonZero", ["x"], ["c"]),
+    ]
+    outs = [("a", TensorProto.FLOAT, None), ("b", TensorProto.FLOAT, None), ("c", TensorProto.INT64, None)]
+    source = model(nodes, [("x", TensorProto.FLOAT, ["N", 3])], outs, [("w", np.ones((3, 5), np.float32))])
+    options = ort.SessionOptions()
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    assert [out.shape for out in session.get_outputs()] == [["N", 5], [None, 3], [2, None]]
+    options.add_free_dimension_override_by_name("N", 4)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    assert [out.shape for out in session.get_outputs()] == [[4, 5], [8, 3], [2, None]]
 
 
 @pytest.mark.parametrize("name", ["GraphOptimizationLevel", "ExecutionMode", "OrtAllocatorType", "OrtSparseFormat"])

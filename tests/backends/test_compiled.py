@@ -15,6 +15,7 @@ from ortlite import provider
 from ortlite.derived import Derived, at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
+from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.conv import convolved
 
@@ -657,3 +658,33 @@ def test_products_that_are_left_to_others(every_product):
     np.testing.assert_allclose(gemm(xp, a, b, floats(4, 6), beta=0.0, derived=kept), a @ b, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="C"):
         gemm(xp, a, b, floats(5), derived=kept)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5,)])
+@pytest.mark.parametrize("given", ["", "bias", "bias, z, Relu", "Tanh"])
+def test_convolutions_with_constant_weights(given, kernel, layout, threads, monkeypatch):
+    """As products with panels, whatever the layout, on one thread or two."""
+    monkeypatch.setattr(compiled.conv, "SMALL", 0)
+    if threads > 1:
+        monkeypatch.setattr(dense.products, "RATE", 1.0)
+    rank = len(kernel)
+    for n, c, m, spatial in [(1, 3, 37, 9), (2, 40, 5, 30), (1, 70, 64, 13)]:
+        x, w = floats(n, c, *[spatial] * rank), floats(m, c, *kernel)
+        if layout == "last":
+            x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+            x = np.moveaxis(x, -1, 1)
+        inputs = [x, w, floats(m) if "bias" in given else None]
+        activation = given.split(", ")[-1] if given[-1:] in {"u", "h"} else ""
+        attributes = {"pads": [k // 2 for k in kernel] * 2, "strides": [2] * rank, "activation": activation}
+        inputs += [np.float32(RNG.standard_normal((n, m, *[-(-spatial // 2)] * rank)))] if "z" in given else []
+        xp = SimpleNamespace(threads=threads)
+        fn = compiled.OVERRIDES[MS, "FusedConv", 1]
+        with np.errstate(all="ignore"):
+            got = fn(xp, *inputs, **attributes, derived=Derived([w]))
+            kernel_itself = registry.lookup(MS, "FusedConv", 1)
+            wide = [None if v is None else v.astype(np.float64) for v in inputs]
+            want = registry.call(kernel_itself, CPU.xp, wide, attributes, n_outputs=1)
+        assert got is not NotImplemented
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

@@ -12,13 +12,15 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
+from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
 from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
+from ortlite_numpy.compiled.products import BLOCK, multiply_rows
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
@@ -28,6 +30,8 @@ MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
 SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
+FEW_WINDOWS = 96  # below which all threads would read all weights for little
+TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
 
@@ -288,6 +292,39 @@ def columns_first(x, kernel, steps, width, start, stop, y):
                 to += width
 
 
+@loops()
+def multiply_windows(x, kernel, steps, b, bias, z, low, high, y, height, width, most, start, stop):
+    """Lines [start, stop) of `width` windows, counted through all images, of a convolution of x (N, H, W, C).
+
+    Up to `most` lines at once are brought into columns, multiplied by the panels `b`, and held between two bounds. y
+    and what is added, z, are flat with channels last; z may be empty. `kernel` and `steps` are as for columns.
+    """
+    _, h, w, c = x.shape
+    depth, m = b.shape[1], y.size // (x.shape[0] * height * width)
+    plain = depth == c and steps[0] * steps[1] == 1 and h == height and w == width
+    flat = x.reshape(x.size)
+    cols = np.empty((0 if plain else most * width, depth), x.dtype)
+    line = start
+    while line < stop:
+        image, i = line // height, line % height
+        some = min(most, stop - line, height - i)
+        rows, to = some * width, line * width * m
+        part = y[to : to + rows * m]
+        if plain:
+            source = flat[line * width * c : (line * width + rows) * c]
+        else:
+            columns_last(x[image : image + 1], kernel, steps, width, i, i + some, cols)
+            source = cols.reshape(cols.size)
+        multiply_rows(source, depth, 1, b, bias, part, m, rows, m, BLOCK, True, 0, rows)
+        if z.size:
+            other = z[to : to + rows * m]
+            for j in range(part.size):
+                part[j] = held(part[j] + other[j], low, high)
+        elif low > -np.inf or high < np.inf:
+            hold(part, low, high)
+        line += some
+
+
 def columns(
     images: Any, first: int, last: int, out: Sequence[int], size: Sequence[int], strides: Sequence[int],
     pads: Sequence[tuple[int, int]], dilations: Sequence[int], groups: int,
@@ -470,10 +507,51 @@ def finished(
         kernel(block, bias, nothing if other is None else own(other), a, b)
 
     threads = getattr(xp, "threads", 1)
+    if meant is held and group == 1 and lasting(derived, W) and X.shape[1] >= TURNED:
+        y = _by_windows(xp, X, W, B, Z, bounds, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
+        if y is not NotImplemented:
+            return y
+    times = None
+    if group == 1 and lasting(derived, W):
+        times = products.times(xp, derived(weight_panels, W), W.shape[0])
+    if group == 1 and X.shape[1] >= TURNED and X.flags.c_contiguous and prod(W.shape[2:]) > 1:
+        X = dense.channels_first(np.ascontiguousarray(dense.channels_last(X)))
     return dense.finished(
         X, W, B, Z, finish if given or activation else None, threads, derived, auto_pad, group, kernel_shape, strides,
-        dilations, pads, columns,
+        dilations, pads, columns, times,
     )  # fmt: skip
+
+
+def _by_windows(
+    xp: Any, X: Any, W: Any, B: Any, Z: Any, bounds: tuple[float, float], windows: tuple[Any, ...], derived: Any
+) -> Any:
+    """All of a convolution without groups by one kernel; NotImplemented where there are so few windows that threads had
+    better share out the weights.
+    """
+    n, m, one = X.shape[0], W.shape[0], X.ndim == 3
+    auto_pad, group, *given = windows
+    out, steps, work = placed(X.shape, W.shape, auto_pad, group, *(None if v is None else tuple(v) for v in given))
+    if X.ndim > 4 or not work or prod(out) * n < FEW_WINDOWS or (B is not None and B.shape != (m,)):
+        return NotImplemented
+    height, width = (out[0], 1) if one else out
+    x, kernel = dense.channels_last(X), np.array([*W.shape[2:], 1][:2], np.int64)
+    if one:  # lines of one window each: what is the width for others is the height
+        x, steps = x[:, :, None], steps[[1, 0, 3, 2, 5, 4]]
+    z = np.empty(0, X.dtype)
+    if Z is not None:
+        z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
+    y = np.empty((n, *out, m), X.dtype)
+    b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
+    low, high = map(X.dtype.type, bounds)
+    most = max(dense.COLUMNS // (b.shape[1] * width), -(-BLOCK // width))
+    args = (own(x), kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most)
+    share(xp, multiply_windows, args, n * height, work * X.dtype.itemsize / (2 * products.RATE))
+    return dense.channels_first(y)
+
+
+def weight_panels(W: Any) -> Any:
+    """The weights by which columns are multiplied, in panels."""
+    return products.panels(dense.weight_columns(W, 1)[0])
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:

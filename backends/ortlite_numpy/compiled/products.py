@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
@@ -19,7 +20,7 @@ from ortlite_numpy.compiled.jit import Emitted, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
-__all__ = ["multiplied", "panels"]
+__all__ = ["multiplied", "panels", "times"]
 
 ROWS = 6  # of a tile: with two vectors each, twelve of the sixteen registers that most processors have
 VECTORS = 2
@@ -131,24 +132,28 @@ def _tile(
 
 
 tile = Emitted(_tile)
+ONE_THREAD = SimpleNamespace(threads=1)
 
 
 @loops()
 def copy_rows(a, at, a_row, a_step, rows, depth, y):
     """A stretch of rows of a flat matrix, side by side."""
-    for r in range(rows):
-        left, to = at + r * a_row, y[r * depth : (r + 1) * depth]
-        if a_step == 1:
-            row = a[left : left + depth]
+    if a_step == 1:
+        for r in range(rows):
+            row, to = a[at + r * a_row : at + r * a_row + depth], y[r * depth : (r + 1) * depth]
             for k in range(to.size):
                 to[k] = row[k]
-        else:
-            for k in range(to.size):
-                to[k] = a[left + k * a_step]
+    else:
+        for first in range(0, rows, 16):  # as many as share a line of memory, where rows lie side by side
+            some = min(16, rows - first)
+            for k in range(depth):
+                left = at + first * a_row + k * a_step
+                for r in range(some):
+                    y[(first + r) * depth + k] = a[left + r * a_row]
 
 
 @loops()
-def add_products(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
+def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
     """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
 
     The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows, [start, stop) are computed, in blocks of rows
@@ -194,14 +199,31 @@ def add_products(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_r
         first += some
 
 
+@loops()
+def fill_panels(b, y, start, stop):
+    """Panels of the rows [start, stop) of a matrix, a few rows at a time, so that whole lines of memory are written."""
+    count, _, width = y.shape
+    columns = b.shape[1]
+    for first in range(start, stop, 8):
+        for panel in range(count):
+            some = min(width, columns - panel * width)
+            for r in range(first, min(first + 8, stop)):
+                row, to = b[r, panel * width : panel * width + some], y[panel, r]
+                for c in range(some):
+                    to[c] = row[c]
+
+
 def panels(b: Any) -> Any:
     """A matrix as panels (count, rows, columns of one), the last one filled up with zeros."""
     width = VECTORS * vector_bytes() // b.itemsize
     rows, columns = b.shape
-    count, whole = -(-columns // width), columns // width
-    result = np.zeros((count, rows, width), b.dtype)
+    result = np.zeros((-(-columns // width), rows, width), b.dtype)
+    if b.flags.c_contiguous:
+        share(None, fill_panels, (own(b), result), rows, b.size * 1e-9)
+        return result
+    whole = columns // width
     result[:whole] = b[:, : whole * width].reshape(rows, whole, width).transpose(1, 0, 2)
-    if whole < count:
+    if whole * width < columns:
         result[whole, :, : columns - whole * width] = b[:, whole * width :]
     return result
 
@@ -216,14 +238,28 @@ def filled(bias: Any, columns: int, dtype: Any) -> Any:
 
 
 def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any, rows: int, columns: int) -> None:
-    """`add_products` of all rows, on the threads that are worth it."""
+    """`multiply_rows` of all rows, on the threads that are worth it."""
     count, depth, _ = b.shape
     blocks = -(-rows // BLOCK)
     block = -(-rows // (blocks * ROWS)) * ROWS
     by_rows = count < FEW
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
-    share(xp, add_products, args, rows if by_rows else count, work)
+    share(xp, multiply_rows, args, rows if by_rows else count, work)
+
+
+def times(xp: Any, b: Any, columns: int) -> Any:
+    """What puts the product of a matrix with the panels `b` into another one, on some threads."""
+    nothing = filled(None, columns, b.dtype)
+
+    def product(a: Any, out: Any, threads: int) -> None:
+        if a.T.flags.c_contiguous:
+            flat, a_row, a_step = own(a.T).reshape(-1), 1, a.shape[0]
+        else:
+            flat, a_row, a_step = own(a).reshape(-1), a.shape[1], 1
+        add_rows(xp if threads > 1 else ONE_THREAD, flat, a_row, a_step, b, nothing, out.reshape(-1), *out.shape)
+
+    return product
 
 
 def multiplied(xp: Any, a: Any, b: Any, bias: Any, columns: int) -> Any:
