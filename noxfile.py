@@ -165,9 +165,18 @@ def jax_ops(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Damaged models, for as long as `-- --minutes 5` says: none may crash, hang, or raise what is no error of ours."""
+    """Damaged models, for as long as `-- --minutes 5` says: none may crash, hang, raise what is no error of ours, or
+    give another answer than onnxruntime.
+    """
     session.install("-e", ".[all]", *group("test"))
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Sixteen threads, changing shapes, errors and cancellations, on NumPy and PyTorch: `-- --minutes 20`; Linux."""
+    session.install("-e", ".[all,torch]", *group("test"), env=CONSTRAINED)
+    session.run("python", "-m", "tests.soak", *session.posargs)
 
 
 @nox.session

@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from ortlite.api.values import ModelMetadata as ModelMetadata
     from ortlite.api.values import NodeArg as NodeArg
     from ortlite.as_onnxruntime import install_as_onnxruntime as install_as_onnxruntime
+    from ortlite.errors import LimitExceeded as LimitExceeded
+    from ortlite.limits import Limits as Limits
     from ortlite.ops.registry import op as op
     from ortlite.stopping import RunTimeout as RunTimeout
     from ortlite.tools.bench import bench as bench
@@ -112,6 +114,8 @@ _HOMES = {
     "api.sparse": "SparseTensor",
     "api.values": "ModelMetadata NodeArg",
     "as_onnxruntime": "install_as_onnxruntime",
+    "errors": "LimitExceeded",
+    "limits": "Limits",
     "ops.registry": "op",
     "stopping": "RunTimeout",
     "tools.bench": "bench",

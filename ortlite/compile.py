@@ -137,7 +137,8 @@ class Signatures:
 class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
 
-    `xp`, when given, is the namespace that all kernels compute in, instead of their providers'. With
+    `xp`, when given, is the namespace that all kernels compute in, instead of their providers'; `within` makes of
+    a provider's the one that its kernels get, which specialised functions do not know of: give `on_step`. With
     `specialises=False` every run is interpreted. Use it under a tracer: values computed during a trace must not be
     cached, and steps without traced inputs run eagerly.
     """
@@ -149,6 +150,7 @@ class Program:
         xp: Namespace | None = None,
         specialises: bool = True,
         shared: Shared | None = None,
+        within: Callable[[Namespace], Namespace] | None = None,
     ):
         if xp is not None:
             plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
@@ -160,7 +162,10 @@ class Program:
         if not self._under_tracer:
             self.shared.derived.watch(plan.constants.values())
         derived = Derived() if self._under_tracer else self.shared.derived  # nothing made in a trace is kept
-        self.steps = bind(plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived))
+        self._within = within
+        self.steps = bind(
+            plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived, within)
+        )
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         self.compiles = sum(provider.compiler is not None for provider in providers) == 1
         self._signatures = Signatures(self.shared.budget)
@@ -173,7 +178,7 @@ class Program:
 
     def _like(self, plan: Plan, xp: Namespace | None) -> Program:
         """A program of a subgraph, or of this plan again."""
-        return Program(plan, self.seed, xp, not self._under_tracer, self.shared)
+        return Program(plan, self.seed, xp, not self._under_tracer, self.shared, self._within)
 
     def __str__(self) -> str:
         specialised = len(self._signatures.entries)

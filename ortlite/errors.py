@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 __all__ = [
     "DeviceReset", "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
-    "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound",
-    "NotImplemented", "OrtError", "RuntimeException", "describe", "typed",
+    "LimitExceeded", "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile",
+    "NotFound", "NotImplemented", "OrtError", "RuntimeException", "describe", "typed",
 ]  # fmt: skip
 
 
@@ -36,6 +36,17 @@ class OrtError(Exception):
 
 class Fail(OrtError):
     code, label = 1, "FAIL"
+
+
+class LimitExceeded(Fail):
+    """A model wants more than an `ortlite.Limits` allows; `limit` names which."""
+
+    def __init__(self, text: str, node: Any = None, limit: str = ""):
+        super().__init__(text, node)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type, tuple[str, None, str]]:  # type: ignore[override]
+        return type(self), (self.text, None, self.limit)
 
 
 class InvalidArgument(OrtError):

@@ -379,8 +379,10 @@ class _Planner:
         """As what Python object a kernel on `provider` gets the value `name`; None: as an array."""
         if param.kind != "Condition":
             return param.kind if param.kind in HOST else None
+        if name in self.known:  # a constant, perhaps of a graph around this one, which has no place here
+            return "Bool"
         elsewhere = self.parts.locations[name] == self.cpu and provider is not self.parts.providers[self.cpu]
-        return "Bool" if elsewhere or name in self.known else None
+        return "Bool" if elsewhere else None
 
     def widened(self, slot: int, name: str, provider: ExecutionProvider, widen: Mapping[str, str], node: Node) -> int:
         """The slot itself, or one that holds it in the dtype its provider computes in."""

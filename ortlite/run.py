@@ -32,6 +32,8 @@ def interpret(
     for slot, value in zip(plan.inputs, inputs, strict=True):
         values[slot] = value
     run_step, stop = on_step or step, current()
+    if stop is not None:
+        stop()  # once at least: the body of a loop may have no steps
     for bound in steps:
         if stop is not None:
             stop()

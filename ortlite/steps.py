@@ -134,7 +134,8 @@ class Binding:
     `program` makes the program of a subgraph; `seed` makes random operators repeat. `xp`, when given, is the namespace
     that all kernels compute in, instead of their providers'; its `lift` takes arrays into it, and its `bare` takes out
     those that a kernel reads as Python objects. `under_tracer`: a library may be tracing, so that steps without traced
-    inputs must run outside the trace. `derived` keeps what overrides derive from constants.
+    inputs must run outside the trace. `derived` keeps what overrides derive from constants. `within`, when given, makes
+    of a provider's namespace the one that its kernels get.
     """
 
     program: Callable[[Plan], SubProgram]
@@ -142,6 +143,11 @@ class Binding:
     xp: Namespace | None = None
     under_tracer: bool = False
     derived: Derived = field(default_factory=Derived)
+    within: Callable[[Namespace], Namespace] | None = None
+
+    def namespace(self, provider: ExecutionProvider) -> Namespace:
+        """What the kernels of a provider compute in."""
+        return self.xp or (provider.xp if self.within is None else self.within(provider.xp))
 
 
 def bind(plan: Plan, binding: Binding) -> tuple[Bound, ...]:
@@ -178,7 +184,9 @@ def _bind(step: Step, binding: Binding) -> Bound:
     if "memo" in step.kernel.injected:
         keywords.append(("memo", ReadConst({})))
     elsewhere = binding.xp is not None
-    fn: Callable[..., Any] = partial(step.kernel.fn if elsewhere else step.kernel.body, binding.xp or step.provider.xp)
+    fn: Callable[..., Any] = partial(
+        step.kernel.fn if elsewhere else step.kernel.body, binding.namespace(step.provider)
+    )
     if step.kernel.host_result:
         fn = partial(_host_result, fn, np.dtype(step.kernel.host_result))
     if all(not isinstance(reader, ReadBody | ReadSeed) for _, reader in keywords):

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ortlite.errors import Fail
+from ortlite.limits import beyond
 
 __all__ = ["RunTimeout", "current", "stop_of", "stoppable"]
 
@@ -45,17 +46,23 @@ def stoppable(stop: Stop | None) -> Iterator[None]:
         _current.stop = before
 
 
-def stop_of(options: Any, timeout: float | None) -> Stop | None:
-    """A function that raises Fail once `options.terminate` is set, RunTimeout after `timeout` seconds from now."""
-    if options is None and timeout is None:
+def stop_of(options: Any, timeout: float | None, seconds: float | None = None) -> Stop | None:
+    """A function that raises Fail once `options.terminate` is set, RunTimeout after `timeout` seconds from now.
+
+    And LimitExceeded after `seconds`, the limit of that name.
+    """
+    if options is None and timeout is None and seconds is None:
         return None
     flags: dict[str, Any] = {} if options is None else options.__dict__
     end = None if timeout is None else perf_counter() + timeout
+    last = None if seconds is None else perf_counter() + seconds
 
     def stop() -> None:
         if flags.get("terminate"):
             raise Fail("Exiting due to terminate flag being set to true.")
         if end is not None and perf_counter() > end:
             raise RunTimeout(f"The run was ended after its timeout of {timeout:g} seconds.")
+        if last is not None and perf_counter() > last:
+            raise beyond("seconds", seconds or 0, f"more than {seconds:g}", "seconds that have gone by")
 
     return stop

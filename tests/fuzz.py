@@ -1,15 +1,19 @@
-"""Fuzzing: damaged models, each made into a session and run once; whatever is raised must be one of our errors.
+"""Fuzzing: damaged models, each made into a session and run once within `Limits`, and beside onnxruntime.
 
-`python -m tests.fuzz --minutes 5` (or `nox -s fuzz -- --minutes 5`) works in child processes with a limit of memory; a
-mutant that raises anything else, crashes the process or takes longer than ten seconds is written to `--out` with its
-seed and its story. `mutant(seed)` makes the same model every time.
+Whatever is raised must be one of our errors, and what both engines compute must be equal. `python -m tests.fuzz
+--minutes 5` (or `nox -s fuzz -- --minutes 5`) works in child processes with limits of memory and time: one for each
+engine, so that either may crash. A mutant that raises anything else, crashes the process, takes too long or gives
+another answer than onnxruntime is written to `--out` with its seed and its story. `mutant(seed)` makes the same model
+every time; what was found, and mended, lies in `tests/fuzz_cases`, and `test_fuzz.py` runs it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -17,6 +21,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from multiprocessing.connection import Connection
@@ -28,7 +33,8 @@ import onnx
 from google.protobuf.message import Message
 from onnx import helper, numpy_helper, parser
 
-SECONDS = 10
+SECONDS, ROUNDS = 20, 15  # of the clock, after which the processor's are looked at, so many times
+OF_RUN = 10.0  # of a session and of a run: `Limits.seconds`
 BYTES = 2**30
 LARGEST = 4000  # bytes of a model that mutants are made of
 
@@ -211,37 +217,106 @@ def feeds(session: Any, seed: int) -> dict[str, Any]:
 _NAMES = {"float8e4m3fn": "FLOAT8E4M3FN", "float4e2m1": "FLOAT4E2M1"}
 
 
+def bounds() -> Any:
+    """What a mutant may take: a tenth of what a stranger's model may, so that many fit into an hour."""
+    from ortlite import Limits
+
+    return Limits.untrusted(
+        elements=2**24, total_bytes=2**28, loop_trips=1000, sequence_length=10_000, string_bytes=2**20, seconds=OF_RUN
+    )
+
+
 def attempt(data: bytes, seed: int = 0) -> str | None:
     """What is wrong with how a model fails, or None: it runs, or says with one of our errors why it does not."""
+    return tried(data, seed)[0]
+
+
+def tried(data: bytes, seed: int, compiled: str = "0") -> tuple[str | None, Any]:
+    """The same, and what it was fed and computed: (feed, names, outputs, operators); None where it did not run.
+
+    `compiled` "1": with the kernels that numba compiles.
+    """
     import ortlite
     from ortlite.errors import OrtError
 
-    stage = "session"
+    stage, providers = "session", [("CPUExecutionProvider", {"compiled": compiled})]
+    options = ortlite.SessionOptions()
+    options.limits = bounds()
     try:
-        session = ortlite.InferenceSession(data, providers=["CPUExecutionProvider"], enable_fallback=0)
-        given = None
+        session = ortlite.InferenceSession(data, options, providers=providers, enable_fallback=0)
         try:
             given = feeds(session, seed)
         except (ValueError, TypeError, KeyError):  # a type that the generator of feeds cannot make
-            return None
+            return None, None
         stage = "run"
-        session.run(None, given)
-    except OrtError:
-        return None
+        outputs = session.run(None, given)
+    except OrtError as error:
+        return None, type(error).__name__
     except Exception as error:  # noqa: BLE001  (that is what is looked for)
         where = traceback.extract_tb(error.__traceback__)[-1]
         ours = [f for f in traceback.extract_tb(error.__traceback__) if "/ortlite" in f.filename]
         place = f"{Path((ours or [where])[-1].filename).name}:{(ours or [where])[-1].lineno}"
-        return f"{stage}: {type(error).__name__} at {place}: {str(error)[:200]}"
+        return f"{stage}: {type(error).__name__} at {place}: {str(error)[:200]}", None
+    operators = sorted({node.op_type for node in session.model.graph.walk()})
+    names = [entry.name for entry in session.get_outputs()]
+    return None, (given, names, outputs, operators)
+
+
+# Operators whose results two engines need not share: they draw numbers, or the specification leaves cases open (windows
+# of one element; the shape of a scan output of no iterations).
+OPEN = set(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout ImageDecoder "
+    "BlackmanWindow HammingWindow HannWindow Loop".split()
+)
+
+
+def peculiar(data: bytes) -> bool:
+    """Whether a model says what no specification gives a meaning: attributes that are no numbers, or refer to none."""
+    proto = onnx.ModelProto()
+    proto.ParseFromString(data)
+    attributes = [m for m in _messages(proto.graph) if isinstance(m, onnx.AttributeProto)]
+    return any(a.ref_attr_name or not np.isfinite([a.f, *a.floats]).all() for a in attributes)
+
+
+def theirs(data: bytes, given: Any, names: list[str]) -> Any:
+    """What onnxruntime computes, or the text of its error."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return session.run(names, given)
+    except Exception as error:  # noqa: BLE001  (whatever it raises, it does not run)
+        return f"{type(error).__name__}: {error}"
+
+
+def judged(ours: Any, other: Any) -> str | None:
+    """What is different, or None."""
+    from ortlite.compare.difference import difference
+
+    _, names, outputs, operators = ours
+    if OPEN.intersection(operators) or isinstance(other, str):
+        return None
+    for name, a, b in zip(names, outputs, other, strict=True):
+        if isinstance(a, np.ndarray) and a.dtype.isbuiltin != 1 and b.dtype == np.uint8:  # as it hands narrow types on
+            a = a.astype(a.dtype).view(np.uint8) if a.dtype.itemsize == 1 else a
+        found = difference(a, b)
+        if found.problem or found.odd or found.excess > 1:
+            return f"differs: {' '.join(operators)}: output {name}: {found}"[:400]
     return None
 
 
-def _child(pipe: Connection) -> None:
-    """Try the mutants that the parent names until it says no more."""
+def _child(pipe: Connection, work: str) -> None:
+    """Try the models that the parent sends until it says no more, with ours or with onnxruntime."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    seeds()
-    attempt(seeds()[0])  # imports
+    if work == "ours":
+        attempt(few()[0])  # imports
+    else:
+        theirs(b"", {}, [])
     used = (
         int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
     )
@@ -249,43 +324,58 @@ def _child(pipe: Connection) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe.send(None)
-    while (seed := pipe.recv()) is not None:
-        pipe.send(attempt(mutant(seed), seed))
+    while (task := pipe.recv()) is not None:
+        try:
+            pipe.send(tried(*task, compiled=str(task[1] % 2)) if work == "ours" else theirs(*task))
+        except MemoryError:
+            pipe.send((None, "MemoryError") if work == "ours" else "MemoryError")
 
 
 class Worker:
     """A child process that tries mutants; a new one takes its place when it dies or hangs."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: str = "ours") -> None:
+        self.work = work
         self.start()
 
     def start(self) -> None:
         """Start a process and wait until it is ready."""
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_child, args=(other,), daemon=True)
+        self.process = context.Process(target=_child, args=(other, self.work), daemon=True)
         self.process.start()
         other.close()
+        if not self.pipe.poll(10 * SECONDS):
+            raise TimeoutError("a child process does not start")
         self.pipe.recv()
 
-    def run(self, seed: int) -> str | None:
-        """Try one mutant."""
-        self.pipe.send(seed)
-        problem: str | None
-        if not self.pipe.poll(SECONDS):
-            problem = f"hangs for more than {SECONDS} s"
+    def processor(self) -> float:
+        """Seconds of the processor that the child has taken; all there are where nobody can tell."""
+        if sys.platform != "linux":
+            return time.monotonic()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def run(self, task: Any) -> Any:
+        """What the child answers, or, as a text in the place of a problem, how it ended."""
+        self.pipe.send(task)
+        began, answered = self.processor(), False
+        for _ in range(ROUNDS):  # other processes may be in the way
+            answered = answered or self.pipe.poll(SECONDS)
+            if answered or self.processor() - began > OF_RUN:
+                break
+        if not answered:
+            problem = f"hangs after {self.processor() - began:.0f} s of the processor"
         else:
             try:
-                answer: str | None = self.pipe.recv()
+                return self.pipe.recv()
             except EOFError:
                 self.process.join()
                 problem = f"the process ends with {self.process.exitcode}"
-            else:
-                return answer
         self.process.kill()
         self.process.join()
         self.start()
-        return problem
+        return (problem, None) if self.work == "ours" else problem
 
 
 def main() -> int:
@@ -295,23 +385,37 @@ def main() -> int:
     options.add_argument("--start", type=int, default=0, help="the first seed")
     options.add_argument("--count", type=int, default=10**9, help="how many mutants at most")
     options.add_argument("--out", type=Path, default=Path("fuzz-findings"))
+    options.add_argument("--alone", action="store_true", help="not beside onnxruntime")
     args = options.parse_args()
+    seeds()
     worker, end = Worker(), time.monotonic() + 60 * args.minutes
-    seen: dict[str, int] = {}
-    tried = 0
-    while tried < args.count and time.monotonic() < end:
-        seed = args.start + tried
-        tried += 1
-        problem = worker.run(seed)
+    other = None if args.alone or importlib.util.find_spec("onnxruntime") is None else Worker("theirs")
+    seen: Counter[str] = Counter()
+    fates: Counter[str] = Counter()
+    tried_ = 0
+    while tried_ < args.count and time.monotonic() < end:
+        seed = args.start + tried_
+        tried_ += 1
+        data = mutant(seed)
+        problem, ours = worker.run((data, seed))
+        fates[ours if isinstance(ours, str) else "runs" if ours else "none"] += 1
+        if other is not None and isinstance(ours, tuple) and problem is None:
+            answer = other.run((data, ours[0], ours[1]))
+            fates["onnxruntime crashes" if isinstance(answer, str) and "process ends" in answer else
+                  "only we run it" if isinstance(answer, str) else "both run it"] += 1  # fmt: skip
+            problem = None if peculiar(data) else judged(ours, answer)
         if problem is not None:
             key = problem.split(": ")[0] + problem.partition(" at ")[2].split(": ")[0] or problem
-            seen[key] = seen.get(key, 0) + 1
+            key = ": ".join(problem.split(": ")[:2]) if problem.startswith("differs") else key
+            seen[key] += 1
             if seen[key] == 1:
                 args.out.mkdir(parents=True, exist_ok=True)
-                (args.out / f"{seed}.onnx").write_bytes(mutant(seed))
+                (args.out / f"{seed}.onnx").write_bytes(data)
                 (args.out / f"{seed}.txt").write_text(problem + "\n")
                 print(f"{seed}: {problem}", flush=True)
-    print(f"{tried} mutants, {sum(seen.values())} findings of {len(seen)} kinds")
+        if tried_ % 10_000 == 0:
+            print(f"{tried_} mutants, {seen.total()} findings of {len(seen)} kinds", flush=True)
+    print(f"{tried_} mutants, {seen.total()} findings of {len(seen)} kinds; {dict(fates.most_common())}")
     return bool(seen)
 
 

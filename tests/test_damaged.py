@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ortlite
 from ortlite import load
-from ortlite.errors import Fail, InvalidGraph, NoSuchFile, OrtError
+from ortlite.errors import Fail, InvalidGraph, LimitExceeded, NoSuchFile, OrtError
+from ortlite.limits import Limits
 from ortlite.load import functions as load_functions
 from ortlite.load import graph as load_graph
 from ortlite.load.tensors import DENSE_BYTES
@@ -370,7 +371,7 @@ def doubling(depth, times=2):
 def test_what_functions_become_is_bounded_before_it_is_made():
     assert len(loaded(doubling(8)).nodes) == 256
     for depth in (20, 40, 250):
-        with pytest.raises(InvalidGraph, match=f"more than {load_functions.INLINED} nodes"):
+        with pytest.raises(LimitExceeded, match=f"function_expansion.* more than {Limits().function_expansion}"):
             loaded(doubling(depth))
 
 

@@ -200,7 +200,7 @@ def test_external_data_is_mapped_not_read(tmp_path):
     base = graph.constants["w"]
     while isinstance(base.base, np.ndarray):
         base = base.base
-    assert type(base.base).__name__ == "mmap"
+    assert type(base.base.obj).__name__ == "mmap"
     (y,) = ortlite.InferenceSession(path).run(None, {"x": np.ones(1000, np.float32)})
     np.testing.assert_array_equal(y, weights + 1)
     assert load.load(path.read_bytes(), external_data=str(tmp_path)).graph.constants["w"][5] == 5

@@ -118,15 +118,17 @@ def _whole(value: Any, what: str) -> int:
 
 def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], dict[str, OrtValue]]:
     """The versions of format, adapter and model, and the parameters of a file."""
+    from ortlite.load.files import opened
     from ortlite.load.tables import DAMAGED, File, fields
 
     try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with opened(path) as file:
+            size = os.fstat(file).st_size
             # a private copy of the pages that somebody writes to: the arrays may be written, the file stays
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)) if size else memoryview(b"")
-    except OSError as error:
-        raise RuntimeError(f"{os.fspath(path)}: {error.strerror}") from error
+            data = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_COPY)) if size else memoryview(b"")
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RuntimeError(f"{os.fspath(path)}: {problem}") from error
     if data[4:8] != IDENTIFIER:
         raise RuntimeError("The buffer does not appear to be a valid lora parameter format")
     try:

@@ -29,6 +29,7 @@ class Asynchronous:
     run: Callable[..., Any]
     _wanted: Callable[[Any, Any], tuple[str, ...]]
     _tried: Callable[..., Any]
+    _limits_of: Callable[..., Any]
 
     def run_async(
         self,
@@ -75,7 +76,8 @@ class Asynchronous:
         import asyncio  # takes as long as a small session, and few need it
 
         cancelled = threading.Event()
-        asked = stop_of(checked(run_options), timeout)
+        limits = self._limits_of(checked(run_options))
+        asked = stop_of(run_options, timeout, limits.seconds)
 
         def stop() -> None:
             if cancelled.is_set():
@@ -85,7 +87,7 @@ class Asynchronous:
 
         def work() -> Any:
             with stoppable(stop):
-                return self._tried(output_names, adapted(input_feed, run_options), None)
+                return self._tried(output_names, adapted(input_feed, run_options), None, limits=limits)
 
         try:
             return await asyncio.wrap_future(_executor().submit(work))

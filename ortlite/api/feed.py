@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,14 @@ from ortlite.api.sparse import SparseTensor
 from ortlite.api.values import check_dtype, check_shape, library_of, to_inside, to_outside
 from ortlite.errors import Fail, OrtError
 from ortlite.graph import Graph, OptionalType, SparseType, TensorType, Type
+from ortlite.limits import DEFAULTS, Limits
 from ortlite.pipeline import Stages
 from ortlite.provider import CPU, TransferStats, entered, transfer
 from ortlite.steps import OnStep
 
 __all__ = ["Feed", "Prepared", "feed_of"]
+
+DIFFERENT = 8  # limits of which a session keeps what it found out
 
 Take = Callable[[Any], Any]  # checks one fed value and makes it a run-time value
 
@@ -119,44 +122,75 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The program of a model, or of a part of it. `input_transfers`: of inputs that go to other providers."""
+    """The program of a model, or of a part of it. `input_transfers`: of inputs that go to other providers.
+
+    `program` is what runs: that of the stages, within the limits of all runs; `bounded` has those of runs with others.
+    """
 
     stages: Stages
     feed: Feed
     input_transfers: Mapping[int, TransferStats]
+    program: Callable[..., tuple[Any, ...]]
     on_step: OnStep | None = None
     sparse: tuple[int, ...] = ()  # outputs that are sparse tensors
+    bounded: dict[Limits, Callable[..., tuple[Any, ...]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stages: Stages, on_step: OnStep | None = None) -> Prepared:
-        """What a session keeps of a build."""
+    def of(cls, stages: Stages, on_step: OnStep | None = None, limits: Limits = DEFAULTS) -> Prepared:
+        """What a session keeps of a build. `limits` are those of all its runs."""
         places = enumerate(stages.plan.input_providers)
         transfers = {index: TransferStats() for index, place in places if place.name != CPU}
         graph = stages.model.graph
         feed = feed_of(graph, {graph.inputs[index] for index in transfers})
         held = {name for name in graph.inputs if isinstance(graph.types.get(name), SparseType)} | stages.model.sparse
         sparse = tuple(i for i, name in enumerate(graph.outputs) if name in held)
-        return cls(stages, feed, transfers, on_step, sparse)
+        program: Callable[..., tuple[Any, ...]] = stages.program
+        if limits.of_runs:
+            from ortlite.guard import Bounded
+
+            program = Bounded(stages.program, limits)
+        return cls(stages, feed, transfers, program, on_step, sparse, {limits: program})
+
+    def within(self, limits: Limits) -> Callable[..., tuple[Any, ...]]:
+        """The program, or one that keeps to limits."""
+        if not limits.of_runs:
+            return self.stages.program
+        found = self.bounded.get(limits)
+        if found is None:
+            from ortlite.guard import Bounded
+
+            found = Bounded(self.stages.program, limits)
+            if len(self.bounded) < DIFFERENT:
+                self.bounded[limits] = found
+        return found
 
     @property
     def graph(self) -> Graph:
         """The optimised graph."""
         return self.stages.model.graph
 
-    def compute(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> list[Any]:
+    def compute(
+        self, inputs: list[Any], names: tuple[str, ...] | None = None, limits: Limits | None = None
+    ) -> list[Any]:
         """The outputs, or those called `names`, as users get them, from inputs that `feed` has taken."""
-        outside = to_outside(self.results(inputs, names))
+        outside = to_outside(self.results(inputs, names, limits))
         for index in self.sparse:
             name = self.graph.outputs[index]
             for position in [i for i, wanted in enumerate(names or self.graph.outputs) if wanted == name]:
                 outside[position] = SparseTensor.from_dense(outside[position])
         return outside
 
-    def results(self, inputs: list[Any], names: tuple[str, ...] | None = None) -> tuple[Any, ...]:
-        """The outputs, or those called `names`, as the program leaves them, from inputs that `feed` has taken."""
+    def results(
+        self, inputs: list[Any], names: tuple[str, ...] | None = None, limits: Limits | None = None
+    ) -> tuple[Any, ...]:
+        """The outputs, or those called `names`, as the program leaves them, from inputs that `feed` has taken.
+
+        `limits` are those of this run, where it has other ones than all.
+        """
         try:
+            program = self.program if limits is None else self.within(limits)
             with entered(self.stages.plan.providers):
-                results = self.stages.program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
+                results = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
         except OrtError:
             raise
         except Exception as error:  # what a node raises is an OrtError already

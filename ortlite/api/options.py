@@ -16,6 +16,7 @@ from ortlite.api.enums import (
 )
 from ortlite.api.providers import get_all_providers
 from ortlite.errors import Fail, InvalidArgument
+from ortlite.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
@@ -45,7 +46,8 @@ class _Options:
         self.__dict__[name] = _converted(value, wanted, f"{type(self).__name__}.{name}")
 
     def __reduce__(self) -> Any:
-        return _again, (type(self), dict(self.__dict__))
+        fields = {n: v for n, v in self.__dict__.items() if n not in self.FIELDS or v != self.FIELDS[n]}
+        return _again, (type(self), fields)
 
     def __repr__(self) -> str:
         changed = {n: v for n, v in self.__dict__.items() if n in self.FIELDS and v != self.FIELDS[n]}
@@ -77,7 +79,8 @@ class SessionOptions(_Options):
     """How a session is made.
 
     Fields and defaults are onnxruntime's. Those that ortlite reads: enable_profiling, profile_file_prefix,
-    graph_optimization_level, optimized_model_filepath, intra_op_num_threads, log_severity_level and logid. The others
+    graph_optimization_level, optimized_model_filepath, intra_op_num_threads, log_severity_level and logid; and beyond
+    onnxruntime's `limits` (`ortlite.Limits`), what the model and each run may take. The others
     tune onnxruntime's arenas, thread pools and order of execution; they are kept, and have no effect. Config entries:
     docs/onnxruntime-compat.md lists which are read.
 
@@ -101,6 +104,7 @@ class SessionOptions(_Options):
         "graph_optimization_level": GraphOptimizationLevel.ORT_ENABLE_ALL,
         "inter_op_num_threads": 0,
         "intra_op_num_threads": 0,
+        "limits": DEFAULTS,
         "log_severity_level": -1,
         "log_verbosity_level": 0,
         "logid": "",
@@ -119,6 +123,7 @@ class SessionOptions(_Options):
         graph_optimization_level: GraphOptimizationLevel
         inter_op_num_threads: int
         intra_op_num_threads: int
+        limits: Limits
         log_severity_level: int
         log_verbosity_level: int
         logid: str
@@ -252,10 +257,14 @@ class SessionOptions(_Options):
 
 
 class RunOptions(_Options):
-    """Options of one run. Setting `terminate`, also while it runs, ends it between two steps."""
+    """Options of one run. Setting `terminate`, also while it runs, ends it between two steps.
+
+    `limits` (`ortlite.Limits`) hold beside those of the session: of each bound the tighter one counts.
+    """
 
     KIND = "RunOptions"
     FIELDS: ClassVar[dict[str, Any]] = {
+        "limits": DEFAULTS,
         "log_severity_level": -1,
         "log_verbosity_level": 0,
         "logid": "",
@@ -263,6 +272,7 @@ class RunOptions(_Options):
         "terminate": False,
     }
     if TYPE_CHECKING:
+        limits: Limits
         log_severity_level: int
         log_verbosity_level: int
         logid: str

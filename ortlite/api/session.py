@@ -7,7 +7,8 @@ import re
 import warnings
 import weakref
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -20,6 +21,7 @@ from ortlite.api.options import RunOptions, SessionOptions, adapted, checked
 from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
 from ortlite.api.source import configured, loaded, write_optimized
 from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, typed
+from ortlite.limits import Limits, applied, both, current
 from ortlite.provider import CPU, usable
 from ortlite.stopping import stop_of, stoppable
 
@@ -99,6 +101,7 @@ class InferenceSession(Described, Asynchronous):
         _warn_of_ignored(kwargs)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
         self._sess_options_initial = self._sess_options
+        self._limits: Limits = both(self._sess_options.limits, current())
         self._fallback = fallback or ("error" if self._no_cpu else "allow")
         self._placement = dict(placement or {})
         self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
@@ -112,20 +115,27 @@ class InferenceSession(Described, Asynchronous):
                 warnings.warn("The argument `providers` counts, not those of sess_options.", UserWarning, stacklevel=2)
             else:
                 providers = self._sess_options._providers
-        try:
-            self._create(providers, provider_options, self._disabled)
-        except (ValueError, RuntimeError) as error:
-            if not self._may_fall_back:
-                raise
-            banner = (
-                f"EP Error {error} when using {providers}. Falling back to {self._fallback_providers} and retrying."
-            )
-            logs.emit(logs.WARNING, banner)
+        with self._within():
             try:
-                self._create([CPU], None, self._disabled)
-            except (ValueError, RuntimeError) as second:
-                raise second from error
-            self._enable_fallback = False
+                self._create(providers, provider_options, self._disabled)
+            except (ValueError, RuntimeError) as error:
+                if not self._may_fall_back:
+                    raise
+                banner = (
+                    f"EP Error {error} when using {providers}. Falling back to {self._fallback_providers} and retrying."
+                )
+                logs.emit(logs.WARNING, banner)
+                try:
+                    self._create([CPU], None, self._disabled)
+                except (ValueError, RuntimeError) as second:
+                    raise second from error
+                self._enable_fallback = False
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        """The limits that hold while the session is made."""
+        with applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
+            yield
 
     @property
     def _may_fall_back(self) -> bool:
@@ -138,6 +148,7 @@ class InferenceSession(Described, Asynchronous):
         return self._sess_options._entries.get("session.disable_cpu_ep_fallback") == "1"
 
     def _create(self, providers: Any, provider_options: Any, disabled: frozenset[str]) -> None:
+        """Make the session. Call it in `_within()`, which is no frame more for warnings to look through."""
         options = self._sess_options
         if options._cancelled:
             raise ModelLoadCanceled("Session creation was cancelled by SessionOptions.set_load_cancellation_flag.")
@@ -189,6 +200,7 @@ class InferenceSession(Described, Asynchronous):
         self.model: Model = model  # as loaded
         self._options = options
         self._profiler = profiler
+        self._plain = profiler is None and self._limits.seconds is None
         self._disabled_now = disabled
         self._chosen = chosen
         self._providers = names_of
@@ -239,7 +251,7 @@ class InferenceSession(Described, Asynchronous):
         if profiler is not None:
             profiler.weights.update(map(id, stages.plan.constants.values()))
             on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
-        return Prepared.of(stages, on_step)
+        return Prepared.of(stages, on_step, self._limits)
 
     def _judge_fallback(self, stages: Stages) -> None:
         """Warn or fail where nodes run on the CPU provider that others were asked to run."""
@@ -304,7 +316,7 @@ class InferenceSession(Described, Asynchronous):
 
         """
         if run_options is None and timeout is None:
-            if output_names is None and taps is None and type(input_feed) is dict and self._profiler is None:
+            if output_names is None and taps is None and type(input_feed) is dict and self._plain:
                 try:  # the way of most runs, without detours
                     inputs = self._whole.feed.exactly(input_feed)
                     if inputs is not None:
@@ -312,42 +324,59 @@ class InferenceSession(Described, Asynchronous):
                 except EPFail:
                     if not self._may_fall_back:
                         raise
-            return self._tried(output_names, input_feed, taps)
-        with stoppable(stop_of(checked(run_options), timeout)):
-            return self._tried(output_names, adapted(input_feed, run_options), taps)
+            if self._limits.seconds is None:
+                return self._tried(output_names, input_feed, taps)
+        limits = self._limits_of(checked(run_options))
+        with stoppable(stop_of(run_options, timeout, limits.seconds)):
+            return self._tried(output_names, adapted(input_feed, run_options), taps, limits=limits)
 
-    def _tried(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool = False) -> Any:
+    def _limits_of(self, run_options: RunOptions | None) -> Limits:
+        """What holds for a run with these options."""
+        return self._limits if run_options is None else both(self._limits, run_options.limits)
+
+    def _tried(
+        self,
+        output_names: Any,
+        feed: Mapping[str, Any],
+        taps: Any,
+        on_device: bool = False,
+        limits: Limits | None = None,
+    ) -> Any:
         """Run; where a provider fails as a whole, once more on the CPU provider."""
         try:
             if self._profiler is None:
-                return self._run(output_names, feed, taps, on_device)
-            return self._profiled(output_names, feed, taps, on_device)
+                return self._run(output_names, feed, taps, on_device, limits)
+            return self._profiled(output_names, feed, taps, on_device, limits)
         except EPFail:
             if not self._may_fall_back:
                 raise
             self.set_providers([CPU])
             self._enable_fallback = False
-            return self._run(output_names, feed, taps, on_device)
+            return self._run(output_names, feed, taps, on_device, limits)
 
-    def _profiled(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool) -> Any:
+    def _profiled(
+        self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None
+    ) -> Any:
         profiler = self._profiler
         assert profiler is not None
         since = profiler.now()
-        result = self._run(output_names, feed, taps, on_device)
+        result = self._run(output_names, feed, taps, on_device, limits)
         profiler.add("Session", "SequentialExecutor::Execute", since)
         profiler.add("Session", "model_run", since)
         return result
 
-    def _run(self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool) -> Any:
+    def _run(
+        self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None = None
+    ) -> Any:
         wanted = self._wanted(output_names, feed)
         if on_device:
             from ortlite.api.values import on_device as located
 
             built = self._partial(feed, wanted, on_device=True)
-            return [located(value) for value in built.results(built.feed.values(feed), wanted)]
+            return [located(value) for value in built.results(built.feed.values(feed), wanted, limits)]
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
         built = self._partial(feed, (*wanted, *tapped_names))
-        outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names))
+        outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names), limits)
         if taps is None:
             return outside
         return outside[: len(wanted)], dict(zip(tapped_names, outside[len(wanted) :], strict=True))
@@ -408,8 +437,9 @@ class InferenceSession(Described, Asynchronous):
         self, names: Sequence[str], feed: Mapping[str, Any], run_options: RunOptions | None, timeout: float | None
     ) -> list[OrtValue]:
         """Outputs of the graph where they were computed, as OrtValues."""
-        with stoppable(stop_of(checked(run_options), timeout)):
-            values: list[OrtValue] = self._tried(names, adapted(feed, run_options), None, on_device=True)
+        limits = self._limits_of(checked(run_options))
+        with stoppable(stop_of(run_options, timeout, limits.seconds)):
+            values: list[OrtValue] = self._tried(names, adapted(feed, run_options), None, on_device=True, limits=limits)
         return values
 
     def io_binding(self) -> IOBinding:
@@ -453,7 +483,8 @@ class InferenceSession(Described, Asynchronous):
 
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
         """Rebuild the session on other providers. Raises RuntimeError for an unknown one."""
-        self._create(providers, provider_options, frozenset())
+        with self._within():
+            self._create(providers, provider_options, frozenset())
 
     def end_profiling(self) -> str:
         """Write the profile, and return its path; "" where there is none, or it was written before."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,29 @@ def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
     return file(shape(command))
 
 
+def limited(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a model may take, for a command that loads one."""
+
+    @wraps(command)
+    def within(*args: Any, limits: str, bounds: tuple[str, ...], **keywords: Any) -> Any:
+        from ortlite.limits import applied, parse
+
+        try:
+            found = parse(limits, pairs(bounds))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        with applied(found):
+            return command(*args, **keywords)
+
+    base = click.option(
+        "--limits", type=click.Choice(["", "untrusted"]), default="", help="What a stranger's model may take."
+    )
+    one = click.option(
+        "--limit", "bounds", multiple=True, metavar="NAME=1e8", help="One bound of ortlite.Limits, or none; repeatable."
+    )
+    return base(one(within))
+
+
 @main.command()
 def demo() -> None:
     """Read handwritten digits with a small model, on every provider there is."""
@@ -87,6 +112,7 @@ def demo() -> None:
 )
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Timed runs after the first.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
+@limited
 def run(
     model: Path,
     files: tuple[str, ...],
@@ -118,6 +144,7 @@ def run(
 @click.option("--disable", multiple=True, metavar="NAME", help="An optimiser to leave out; repeatable.")
 @click.option("--verify", is_flag=True, help="Run both models and compare their outputs.")
 @given_inputs
+@limited
 @click.pass_context
 def optimize_file(
     ctx: click.Context,
@@ -192,6 +219,7 @@ class _Comparing(click.Command):
     metavar="OUT_DIR",
     help="Write the smallest model and inputs that show the difference (of a node by itself, if one does).",
 )
+@limited
 @click.pass_context
 def compare_libraries(
     ctx: click.Context,
@@ -262,6 +290,7 @@ class _Listing(click.Command):
 @click.option("--dim", "dims", multiple=True, metavar="NAME=8", help="Size of an open dimension, else 1; repeatable.")
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="Say what it would run; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@limited
 def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], as_json: bool) -> None:
     """Say what MODEL consists of and costs, and which provider would run what, without running it."""
     from ortlite.tools.info import info
@@ -276,6 +305,7 @@ def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], a
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="Where it should run; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@limited
 @click.pass_context
 def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_json: bool) -> None:
     """Say whether each provider would run all of MODEL, and if not, which nodes and why; nothing is run.
@@ -302,6 +332,7 @@ def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each engine.")
 @given_inputs
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@limited
 @click.pass_context
 def bench_model(
     ctx: click.Context,
@@ -363,6 +394,7 @@ def bench_model(
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Nodes that the table shows.")
 @click.option("--roofs/--no-roofs", default=True, help="Measure what the machine does at most, in about a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@limited
 def profile_model(
     model: Path,
     files: tuple[str, ...],

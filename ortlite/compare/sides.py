@@ -13,6 +13,8 @@ from ortlite import pipeline, provider
 from ortlite.api.feed import feed_of
 from ortlite.api.values import to_outside
 from ortlite.graph import Graph, Model, Node, ancestors, extract
+from ortlite.guard import Bounded
+from ortlite.limits import current
 from ortlite.ops import registry
 from ortlite.optimize import DISABLED
 from ortlite.optimize.inline_if import inline_constant_if
@@ -57,7 +59,8 @@ class ProviderSide:
             values = feed_of(graph).values(feed)
             places = stages.plan.input_providers
             inputs = [transfer(v, self.providers[-1], p, TransferStats()) for v, p in zip(values, places, strict=True)]
-            results = stages.program(inputs)
+            limits = current()
+            results = (Bounded(stages.program, limits) if limits.of_runs else stages.program)(inputs)
             return dict(zip(graph.outputs, to_outside(results), strict=True))
 
     def elsewhere(self, model: Model) -> set[str]:

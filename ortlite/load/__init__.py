@@ -9,9 +9,7 @@ nodes differentiate; `shapes` refuses constants that do not fit together.
 from __future__ import annotations
 
 import logging
-import mmap
 import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,9 @@ from google.protobuf.message import DecodeError
 
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
-from ortlite.load import functions, graph, nchwc, ort_format, shapes
+from ortlite.limits import Limits, beyond, both, current
+from ortlite.load import files, functions, graph, nchwc, ort_format, shapes
+from ortlite.load.order import graphs_of
 from ortlite.load.peek import all_graphs
 from ortlite.load.tensors import HERE, Given, Tensors, text
 
@@ -37,27 +37,33 @@ def load(
     external_data: str | None = None,
     given: Given | None = None,
     format_: str = "",
+    limits: Limits | None = None,
 ) -> Model:
     """Read a model from a path or from bytes.
 
     External data is looked for beside the file; `external_data` names the folder for bytes (default: the
     working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
-    called .ort, and what begins as such a file, are in ORT format. Raises NoSuchFile, InvalidProtobuf, InvalidArgument,
-    InvalidGraph, Fail or NotImplemented,
-    each naming what is wrong.
+    called .ort, and what begins as such a file, are in ORT format. The model may take what `limits` and
+    `ortlite.limits.current()` allow. Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail
+    (LimitExceeded) or NotImplemented, each naming what is wrong.
     """
+    limits = current() if limits is None else both(limits, current())
     data: bytes | memoryview
     if isinstance(source, bytes):
         name, data, folder = "", source, Path(external_data or ".")
+        if limits.model_bytes is not None and len(data) > limits.model_bytes:
+            raise beyond("model_bytes", limits.model_bytes, len(data), "bytes of the model")
     else:
         path = Path(os.fsdecode(source))
-        name, data, folder = str(path), _read(path), Path(external_data or path.parent)
-    tensors = Tensors(folder, given or Given())
+        name, data, folder = str(path), _read(path, limits), Path(external_data or path.parent)
+    room = None if limits.model_bytes is None else limits.model_bytes - len(data)
+    tensors = Tensors(folder, given or Given(), limits=limits, room=room)
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
         proto = ort_format.read(data)
         tensors.files[HERE] = np.frombuffer(data, np.uint8)
     else:
         proto = _parse(data, name)
+    _check_nodes(proto, limits)
     file = graph.File(tensors)
     try:
         return _model(proto, file)
@@ -118,22 +124,35 @@ def _prose(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
-def _read(path: Path) -> bytes | memoryview:
+def _read(path: Path, limits: Limits) -> bytes | memoryview:
     """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
     failed = _failed(str(path))
     try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise InvalidProtobuf(f"{failed}Protobuf parsing failed.")
-        if not stat.S_ISREG(kind):  # opening a pipe would wait for somebody to write to it
-            raise Fail(f"{failed}It is not a file.")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else b""
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file has a NUL in its name
+        with files.opened(path) as descriptor:
+            return files.contents(descriptor, limits, limits.model_bytes, f"the model {path}")
+    except IsADirectoryError:
+        raise InvalidProtobuf(f"{failed}Protobuf parsing failed.") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise NoSuchFile(f"{failed}Load model {path} failed. File doesn't exist") from None
+    except ValueError as error:
+        if "\0" in str(path):  # no file has that in its name
+            raise NoSuchFile(f"{failed}Load model {path} failed. File doesn't exist") from None
+        raise Fail(f"{failed}It is {error}.") from None
     except OSError as error:
         raise Fail(f"{failed}{error.strerror or error}") from error
+
+
+def _check_nodes(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Raise LimitExceeded for more nodes than are allowed, before any is read."""
+    if limits.nodes is None:
+        return
+    count, waiting = 0, [proto.graph.node, *(function.node for function in proto.functions)]
+    while waiting:
+        nodes = waiting.pop()
+        count += len(nodes)
+        if count > limits.nodes:
+            raise beyond("nodes", limits.nodes, f"{count} or more", "nodes of the model")
+        waiting.extend(graph.node for node in nodes for graph in graphs_of(node))
 
 
 def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:

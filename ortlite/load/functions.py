@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,17 +13,17 @@ from typing import Any
 import onnx
 from onnx import AttributeProto
 
-from ortlite.errors import Fail, InvalidGraph
+from ortlite.errors import Fail, InvalidGraph, LimitExceeded
+from ortlite.limits import beyond
 from ortlite.load.order import graphs_of, ordered, repeated_name
 from ortlite.load.tensors import text
 
 __all__ = [
-    "CALLS", "INLINED", "Function", "Key", "check_expansion", "domain_of", "function_key", "operator_body",
+    "CALLS", "Function", "Key", "check_expansion", "domain_of", "function_key", "operator_body",
     "read_function", "too_large",
 ]  # fmt: skip
 
-# What a file may ask for. Functions that call others twice double with every level: 2 KB could become 2**30 nodes.
-INLINED = 2**18  # nodes that the calls of functions become, all together
+# Functions that call others twice double with every level: 2 KB could become 2**30 nodes. So there is a limit.
 CALLS = 256  # functions inside one another
 
 Key = tuple[str, str, str]  # domain, name, overload of a function
@@ -82,8 +83,9 @@ def operator_body(domain: str, op_type: str, opset: int) -> Function | None:
     return replace(function, attributes=frozenset(known.attributes))
 
 
-def check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function]) -> None:
-    """Raise Fail where functions call themselves, and InvalidGraph where calls become too much, before they do."""
+def check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function], allowed: int | None) -> None:
+    """Raise Fail where functions call themselves, LimitExceeded where calls become too much, before they do."""
+    most = sys.maxsize if allowed is None else allowed
     own = {key: _calls(function.nodes, functions) for key, function in functions.items()}
     try:
         order = tuple(TopologicalSorter({key: calls.keys() for key, (_, calls) in own.items()}).static_order())
@@ -95,11 +97,11 @@ def check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Fun
     for key in order:
         count, calls = own[key]
         # a size beyond the limit is as good as any other, and no number of a million digits
-        sizes[key] = min(count + sum(sizes[k] * times for k, times in calls.items()), INLINED + 1)
+        sizes[key] = min(count + sum(sizes[k] * times for k, times in calls.items()), most + 1)
         depths[key] = 1 + max((depths[k] for k in calls), default=0)
     calls = _calls(nodes, functions)[1]
-    if sum(sizes[k] * times for k, times in calls.items()) > INLINED:
-        raise too_large()
+    if sum(sizes[k] * times for k, times in calls.items()) > most:
+        raise too_large(most)
     if (deepest := max((depths[k] for k in calls), default=0)) > CALLS:
         raise InvalidGraph(
             f"This is an invalid model. Error: functions call one another {deepest} deep; {CALLS} is the limit."
@@ -120,8 +122,6 @@ def _calls(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function]) -
     return count, calls
 
 
-def too_large() -> InvalidGraph:
+def too_large(allowed: int) -> LimitExceeded:
     """The error of calls that become too many nodes."""
-    return InvalidGraph(
-        f"This is an invalid model. Error: the calls of functions become more than {INLINED} nodes, the limit."
-    )
+    return beyond("function_expansion", allowed, f"more than {allowed}", "nodes that the calls of functions become")

@@ -14,9 +14,9 @@ from onnx import AttributeProto
 from ortlite import dtypes, errors, infer, schema
 from ortlite.errors import Fail, InvalidGraph
 from ortlite.graph import Graph, Node, SequenceType, SparseType, TensorType, Type
+from ortlite.limits import beyond
 from ortlite.load import gradient
 from ortlite.load.functions import (
-    INLINED,
     Function,
     Key,
     check_expansion,
@@ -71,7 +71,7 @@ class File:
                 raise Fail(f"This is an invalid model. Error: function {key[0]}::{key[1]} is defined twice.")
             self.functions[key] = read_function(function, key)
         if self.functions:
-            check_expansion(proto.graph.node, self.functions)
+            check_expansion(proto.graph.node, self.functions, self.tensors.limits.function_expansion)
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ class _Reader:
                 say("loading", len(self.nodes))
             if scope.function is not None:
                 self.file.inlined += 1
-                if self.file.inlined > INLINED:
-                    raise too_large()
+                most = self.file.tensors.limits.function_expansion
+                if most is not None and self.file.inlined > most:
+                    raise too_large(most)
             function = self.node(proto, scope)
             if function is not None:
                 waiting.append((iter(function.nodes), self.call(function, proto, scope)))
@@ -379,6 +380,9 @@ def read_model_graph(proto: onnx.ModelProto, opsets: Mapping[str, int], file: Fi
 
 def _subgraph(proto: onnx.GraphProto, scope: _Scope, reader: _Reader, given: Sequence[Type | None]) -> Graph:
     reading = reader.file.reading
+    allowed = reader.file.tensors.limits.nesting
+    if allowed is not None and allowed < GRAPHS and scope.depth >= allowed:
+        raise beyond("nesting", allowed, scope.depth + 1, f"{reader.file.about}: graphs inside one another")
     if scope.depth >= GRAPHS:
         raise InvalidGraph(
             f"This is an invalid model. {reader.file.about}: more than {GRAPHS} graphs inside one another."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -15,6 +14,8 @@ from onnx import TensorProto, numpy_helper
 from ortlite import dtypes
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, OrtError
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.limits import Limits, beyond
+from ortlite.load import files
 
 __all__ = ["DENSE_BYTES", "DENSE_RATIO", "HERE", "Given", "Tensors", "dtype_of", "text", "value_type"]
 
@@ -80,12 +81,17 @@ class Given:
 
 @dataclass
 class Tensors:
-    """Reads the tensors of one file; those outside it lie in `folder` and are memory-mapped."""
+    """Reads the tensors of one file; those outside it lie in `folder` and are memory-mapped.
+
+    `room`: bytes outside the file that its tensors may still refer to; None: any number.
+    """
 
     folder: Path
     given: Given = field(default_factory=Given)
     files: dict[str, np.ndarray] = field(default_factory=dict)
     dense: int = DENSE_BYTES  # bytes that sparse tensors may still become
+    limits: Limits = field(default_factory=Limits)
+    room: int | None = None
 
     def initializer(self, proto: TensorProto) -> np.ndarray:
         """The values of a graph's tensor, or what the caller gave in its place.
@@ -116,7 +122,7 @@ class Tensors:
         """A tensor's values; strings as an object array of str. Raises Fail."""
         try:
             dtype = dtypes.by_code(proto.data_type)
-            shape = _shape(proto.dims, dtype)
+            shape = self._shape(proto.dims, dtype, proto.name)
             if proto.data_location == TensorProto.EXTERNAL:
                 return self._external(proto, dtype, shape)
             if dtype.kind == "S":
@@ -136,8 +142,10 @@ class Tensors:
         """A sparse tensor, made dense. Raises Fail where that would take too much memory (`DENSE_BYTES`)."""
         values, indices, name = self.read(proto.values), self.read(proto.indices), proto.values.name
         try:
-            shape = _shape(proto.dims, dtypes.of_numpy(values.dtype))
+            shape = self._shape(proto.dims, dtypes.of_numpy(values.dtype), name)
             size = prod(shape) * values.dtype.itemsize
+            if (allowed := self.limits.total_bytes) is not None and size > allowed:
+                raise beyond("total_bytes", allowed, size, f"bytes of the sparse tensor {name!r} made dense")
             self.dense -= size - DENSE_RATIO * (values.nbytes + indices.nbytes)
             if self.dense < 0:
                 raise ValueError(
@@ -161,6 +169,12 @@ class Tensors:
         location = entries.get("location", "")
         data = self._file(tensor.name, location)
         length = -(-prod(shape) * dtype.bits // 8)
+        if self.room is not None and location != HERE:
+            self.room -= length  # each time: an unaligned one is copied
+            if self.room < 0:
+                found = f"{-self.room} too many"
+                allowed = self.limits.model_bytes or 0
+                raise beyond("model_bytes", allowed, found, f"bytes of the model with those outside of it ({location})")
         offset = _natural(tensor.name, entries, "offset", 0)
         given = _natural(tensor.name, entries, "length", length)
         if given != length or offset + length > data.size:
@@ -182,11 +196,19 @@ class Tensors:
             return np.frombuffer(self.given.files[location], np.uint8)
         if location not in self.files:
             try:
-                self.files[location] = _mapped(self.folder, location)
+                with files.below(self.folder, location, self.limits) as descriptor:
+                    data = files.contents(descriptor, self.limits, self.limits.model_bytes, location)
+                self.files[location] = np.frombuffer(data, np.uint8)
             except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
                 problem = error.strerror if isinstance(error, OSError) and error.strerror else error
                 raise _external_error(tensor, f"{location or 'an empty path'}: {problem}.") from error
         return self.files[location]
+
+    def _shape(self, dims: Iterable[int], dtype: dtypes.DType, name: str) -> tuple[int, ...]:
+        shape = _shape(dims, dtype)
+        if (allowed := self.limits.elements) is not None and prod(shape) > allowed:
+            raise beyond("elements", allowed, prod(shape), f"elements of tensor {name!r}, dims {list(shape)}")
+        return shape
 
 
 def _shape(dims: Iterable[int], dtype: dtypes.DType) -> tuple[int, ...]:
@@ -229,19 +251,6 @@ def _natural(tensor: str, entries: dict[str, str], key: str, default: int) -> in
     if not (isinstance(written, str) and written.isascii() and written.isdigit() and len(written) < 20):
         raise _external_error(tensor, f"the {key} {written!r} is not a number of bytes.")
     return int(written)
-
-
-def _mapped(folder: Path, location: str) -> np.ndarray:
-    """The bytes of a file below `folder`. Raises ValueError for a path that leads elsewhere, and OSError."""
-    if not location or Path(location).is_absolute():
-        raise ValueError("not a path relative to the model")
-    path = folder / location
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError("leads out of the model's folder")
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("not a file")
-    return np.memmap(path, np.uint8, "r").view(np.ndarray) if found.st_size else np.empty(0, np.uint8)
 
 
 def _external_error(tensor: str, problem: str) -> Fail:

@@ -21,6 +21,7 @@ from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
 from ortlite.optimize.table import BEFORE_FOLDING, NEWER, PHASES
 from ortlite.progress import each
+from ortlite.stopping import current
 
 __all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
 
@@ -56,7 +57,10 @@ def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pin
 
     Rewrites leave the nodes alone that `pinned` names, or values of which it names.
     """
+    stop = current()
     for step in each("optimising", PASSES):
+        if stop is not None:
+            stop()
         start, before = perf_counter(), len(graph.nodes)
         if isinstance(step, Pass):
             name = step.name

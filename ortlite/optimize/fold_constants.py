@@ -15,6 +15,7 @@ from ortlite import run
 from ortlite.dtypes import of_numpy, to_numpy
 from ortlite.evaluate import NeedsError, evaluate, going_on
 from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.limits import current
 from ortlite.ops import registry
 from ortlite.optimize.rewrite import map_subgraphs
 from ortlite.plan import Call
@@ -55,6 +56,8 @@ def fold_constants(graph: Graph) -> Graph:
     no shape tells.
     """
     room = max(SMALL, GROWTH * _bytes_of_constants(graph))
+    if (allowed := current().total_bytes) is not None:
+        room = min(room, allowed)
     return _folded(graph, {}, _Budget(room, WORK * room))
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.limits import current
 from ortlite.provider import CPU
 from ortlite.tools.shown import Shown, Table, amount
 
@@ -190,6 +191,7 @@ def _process(task: Mapping[str, Any], result: Path) -> dict[str, Any] | str:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")]))}
     if count := task["threads"]:
         env |= {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    task = {**task, "limits": asdict(current())}
     command = [sys.executable, "-m", "ortlite.tools.worker", json.dumps(task), str(result)]
     limit = LIMIT + 2 * task["seconds"]
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.limits import Limits, applied
 from ortlite.tools.inputs import gather, parse_shapes
 
 __all__ = ["measure"]
@@ -31,6 +32,7 @@ def measure(
     files: Mapping[str, str],
     shapes: Mapping[str, str],
     outputs: str,
+    limits: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Times of making a session, of the first run and of those after the warm-up; outputs go to the file `outputs`.
 
@@ -41,7 +43,8 @@ def measure(
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     start = perf_counter()
-    session = library.InferenceSession(path, options, providers=[provider])
+    with applied(Limits(**(limits or {}))):
+        session = library.InferenceSession(path, options, providers=[provider])
     load = perf_counter() - start
     feed = _feed(session, batch, files, shapes)
     start = perf_counter()

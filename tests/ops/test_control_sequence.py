@@ -68,6 +68,18 @@ def test_nested_loops_with_captures_from_both_levels():
     run(text, {"m": np.array(4), "x": np.array(2, np.float32)}, [np.float32(2 * 36)])
 
 
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("op_type", ["Loop", "If"])
+def test_a_constant_around_a_loop_is_the_condition_of_a_node_in_it(op_type, value):
+    branches = "<then_branch = p () => (float a) { a = Neg(s) }, else_branch = q () => (float b) { b = Identity(s) }>"
+    body = "<body = inner (int64 j, bool d, float u) => (bool e, float v) { v = Neg(u)  e = Identity(d) }>"
+    inner = f"t = If (c) {branches}" if op_type == "If" else f"t = Loop (m, c, s) {body}"
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (int64 m, float x) => (float y) <bool c = {{{value}}}>
+    {{ y = Loop (m, , x) <body = outer (int64 i, bool go, float s) => (bool on, float t)
+        {{ on = Identity(go)  {inner} }}> }}"""
+    run(text, {"m": np.array(3), "x": np.array(2, np.float32)}, [np.float32(-2 if value else 2)])
+
+
 @pytest.mark.parametrize("direction", [0, 1])
 def test_scan(direction):
     text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[2] s, float[3, 2] x) => (float[2] t, float[3, 2] y)
