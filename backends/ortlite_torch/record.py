@@ -310,14 +310,15 @@ def recorded(
     """The calls that `fn(xp, *args, **keywords)` makes; None where they do not follow from the signature.
 
     `names` has the variables that hold the arguments, by position; arguments without one are constants. The names of
-    the recording begin with `prefix`. One tensor may be several arguments.
+    the recording begin with `prefix`.
     """
-    tape = Tape(prefix)
+    tape, args = Tape(prefix), list(args)
     for position, name in names.items():
         if not isinstance(args[position], Tensor):
             return None
-        if id(args[position]) not in tape.varies:
-            tape.varying(args[position], name)
+        if any(args[position] is other for i, other in enumerate(args) if i != position):
+            args[position] = args[position].detach()  # in another run they may be two
+        tape.varying(args[position], name)
     more = dict(keywords)
     if isinstance(more.get("memo"), dict):
         more["memo"] = dict(more["memo"])

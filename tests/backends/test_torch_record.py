@@ -170,3 +170,16 @@ def test_a_function_that_ran_without_derivatives_has_them():
     fn(x).sum().backward()
     s = torch.sigmoid(X)
     torch.testing.assert_close(x.grad, s + X * s * (1 - s))
+
+
+def test_one_tensor_in_two_places_may_be_two_another_time():
+    found, values = played(lambda xp, x, y: x - 2 * y, X, X, others=(X, Y))
+    assert found is not None
+    assert torch.equal(values[0], X - 2 * Y)
+    graph = HEAD + "g (float[2,3] a, float[2,3] b) => (float[2,3] y) { y = Sub(a, b) }"
+    session = ortlite.InferenceSession(
+        parser.parse_model(graph).SerializeToString(), providers=["TorchExecutionProvider"]
+    )
+    for _ in range(3):
+        session.run(None, {"a": X, "b": X})
+    np.testing.assert_array_equal(session.run(None, {"a": X.numpy(), "b": Y.numpy()})[0], (X - Y).numpy())
