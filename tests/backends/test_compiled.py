@@ -610,6 +610,7 @@ def multiplied(a, b, bias=None, *, threads=1, transposed=False):
 @pytest.fixture
 def every_product(monkeypatch):
     monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "FEW_ROWS", 0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

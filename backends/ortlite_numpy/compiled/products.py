@@ -27,6 +27,7 @@ VECTORS = 2
 DEEP = 384  # rows of a panel whose products are added up in registers
 BLOCK = 168  # rows of the left matrix, as deep, that stay in the cache while the panels go by
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
+FEW_ROWS = 2  # for which BLAS reads the matrix as it is
 SMALL = 1 << 17  # multiplications up to which BLAS is as fast
 RATE = 8e10  # multiplications and additions of float32 a second
 BYTES = 2e10  # bytes of panels a second
@@ -272,7 +273,9 @@ def multiplied(xp: Any, a: Any, b: Any, bias: Any, columns: int) -> Any:
 
 def _fits(A: Any, B: Any, depth: int, derived: Any) -> bool:
     alike = A.dtype == B.dtype and A.dtype.char in "fd" and B.ndim == 2 and A.ndim > 0
-    return bool(alike and A.shape[-1] == depth and A.size * B.size > SMALL * depth and lasting(derived, B))
+    if not alike or A.shape[-1] != depth or A.size <= FEW_ROWS * depth:
+        return False
+    return A.size * B.size > SMALL * depth and lasting(derived, B)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
