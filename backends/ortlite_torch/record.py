@@ -8,6 +8,7 @@ arguments of that layout.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -253,20 +254,17 @@ class Tape:
         for target, text in reversed(self.lines):
             if not target or target in read:
                 kept.append((target, text))
-                read.update(word for word in _words(text) if word.startswith(self.prefix))
+                read.update(word for word in WORD.findall(text) if word.startswith(self.prefix))
         return tuple(reversed(kept))
 
 
 MASKS = {torch.bool, torch.uint8}
+WORD = re.compile(r"\w+")
 
 
 def _state(x: Any) -> Any:
     """What tells a tensor from a copy or another view of it."""
     return x.data_ptr(), x.dtype, x.shape, x.stride()
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() or c == "_" else " " for c in text).split()
 
 
 def _writes(name: str) -> bool:
