@@ -689,3 +689,13 @@ def test_convolutions_with_constant_weights(given, kernel, layout, threads, monk
             want = registry.call(kernel_itself, CPU.xp, wide, attributes, n_outputs=1)
         assert got is not NotImplemented
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
+    """The result of a kernel of one place is as large as the image then, but lies elsewhere."""
+    monkeypatch.setattr(compiled.conv, "SMALL", 0)
+    x, w = floats(1, 20, 12, 12), floats(18, 20, 1, 1)
+    got = compiled.OVERRIDES["", "Conv", 1](SimpleNamespace(threads=1), x, w, pads=[-1, 2, 1, -2], derived=Derived([w]))
+    shifted = np.zeros_like(x)
+    shifted[:, :, :-1, 2:] = x[:, :, 1:, :-2]
+    np.testing.assert_allclose(got, np.einsum("nchw,mc->nmhw", shifted, w[:, :, 0, 0]), rtol=1e-4, atol=1e-4)

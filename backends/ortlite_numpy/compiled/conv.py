@@ -301,7 +301,7 @@ def multiply_windows(x, kernel, steps, b, bias, z, low, high, y, height, width, 
     """
     _, h, w, c = x.shape
     depth, m = b.shape[1], y.size // (x.shape[0] * height * width)
-    plain = depth == c and steps[0] * steps[1] == 1 and h == height and w == width
+    plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
     flat = x.reshape(x.size)
     cols = np.empty((0 if plain else most * width, depth), x.dtype)
     line = start
