@@ -88,8 +88,8 @@ def _let_go(value: Any) -> None:
     base: Any = value
     while isinstance(base.base, np.ndarray):
         base = base.base
-    file = base.base
-    if not isinstance(file, mmap.mmap) or getattr(base, "mode", "") != "r" or not value.size:
+    file = base.base.obj if isinstance(base.base, memoryview) else base.base
+    if not isinstance(file, mmap.mmap) or not memoryview(file).readonly or not value.size:
         return  # what was written to a private map would be lost
     low, high = byte_bounds(value)
     start = np.frombuffer(file, np.uint8).__array_interface__["data"][0]

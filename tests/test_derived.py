@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from test_pipeline import HEAD, graph
 
 from ortlite import pipeline
 from ortlite.derived import Derived
+from ortlite.load.tensors import Tensors
 from ortlite.provider import create
 from ortlite_numpy import threads
 
@@ -88,6 +91,24 @@ def test_constants_in_files_are_there_after_their_memory_was_given_back(mode, tm
     assert derived(np.transpose, view)[3, 5] == before[1 + 5 * 200 + 3]
     np.testing.assert_array_equal(weights, before)
     np.testing.assert_array_equal(view.reshape(-1), before[1:40_001])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="nobody tells here what memory a map holds")
+def test_constants_in_files_give_their_memory_back(tmp_path):
+    """Those that are mapped as a model's weights are."""
+    path = tmp_path / "weights"
+    np.ones(1 << 20, np.float32).tofile(path)
+    weights = Tensors(tmp_path)._file("w", "weights").view(np.float32).reshape(1024, 1024)
+    assert weights.sum() == 1 << 20
+
+    def held():
+        (lines,) = re.findall(rf"{path}\n(?:\w+:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text())
+        return int(lines)
+
+    assert held() > 4000
+    Derived([weights])(np.negative, weights)
+    assert held() < 100
+    assert weights.sum() == 1 << 20
 
 
 @pytest.fixture(params=["asleep", "looking out"])
