@@ -89,7 +89,8 @@ def _recorded(
     for fn in (kernel.override, kernel.fn):
         if fn is None:
             continue
-        found = record(fn, step.provider.xp, arguments, keywords, names, prefix)
+        memo = {"memo": dict(keywords["memo"])} if isinstance(keywords.get("memo"), dict) else {}  # one of its own
+        found = record(fn, step.provider.xp, arguments, {**keywords, **memo}, names, prefix)
         if found is None or found.results is not None:
             break
     if found is None or found.results is None or len(found.results) < len(bound.outputs):

@@ -568,8 +568,6 @@ def recorded(
     if recording():
         return None
     more = dict(keywords)
-    if isinstance(more.get("memo"), dict):
-        more["memo"] = dict(more["memo"])
     if isinstance(fn, partial) and "derived" in fn.keywords:
         more["derived"] = _derived(fn.keywords["derived"], tape)
     _current.tape = tape

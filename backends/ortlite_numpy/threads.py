@@ -121,7 +121,7 @@ class _Work:
 
     def do(self) -> None:
         """Part by part, what nobody has taken."""
-        while self.parts:
+        while True:
             try:
                 part = self.parts.pop()
             except IndexError:

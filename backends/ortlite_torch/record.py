@@ -318,8 +318,6 @@ def recorded(
             args[position] = args[position].detach()  # in another run they may be two
         tape.varying(args[position], name)
     more = dict(keywords)
-    if isinstance(more.get("memo"), dict):
-        more["memo"] = dict(more["memo"])
     if isinstance(fn, partial) and "derived" in fn.keywords:
         more["derived"] = _derived(fn.keywords["derived"], tape)
     if _current.tape is not None:

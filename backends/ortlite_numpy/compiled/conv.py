@@ -498,6 +498,11 @@ def finished(
     meant = ACTIVATIONS.get(activation)
     if bounds is None or meant is None or (X.dtype.char == "d" and meant is not held):
         return NotImplemented
+    kept = group == 1 and lasting(derived, W)
+    if kept and meant is held and X.shape[1] >= TURNED:
+        y = _by_windows(xp, X, W, B, Z, bounds, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
+        if y is not NotImplemented:
+            return y
     kernel = FINISH[meant]
     a, b = map(X.dtype.type, bounds if meant is held else params)
     bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
@@ -507,13 +512,7 @@ def finished(
         kernel(block, bias, nothing if other is None else own(other), a, b)
 
     threads = getattr(xp, "threads", 1)
-    if meant is held and group == 1 and lasting(derived, W) and X.shape[1] >= TURNED:
-        y = _by_windows(xp, X, W, B, Z, bounds, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
-        if y is not NotImplemented:
-            return y
-    times = None
-    if group == 1 and lasting(derived, W):
-        times = products.times(xp, derived(weight_panels, W), W.shape[0])
+    times = products.times(xp, derived(weight_panels, W), W.shape[0]) if kept else None
     if group == 1 and X.shape[1] >= TURNED and X.flags.c_contiguous and prod(W.shape[2:]) > 1:
         X = dense.channels_first(np.ascontiguousarray(dense.channels_last(X)))
     return dense.finished(
