@@ -1,11 +1,9 @@
-"""What overrides derive from constants is made once; threads of ours share work and survive a fork."""
+"""What overrides derive from constants is made once."""
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from ortlite import pipeline
 from ortlite.derived import Derived
 from ortlite.load.tensors import Tensors
 from ortlite.provider import create
-from ortlite_numpy import threads
 
 CPU = "CPUExecutionProvider"
 
@@ -109,66 +106,3 @@ def test_constants_in_files_give_their_memory_back(tmp_path):
     Derived([weights])(np.negative, weights)
     assert held() < 100
     assert weights.sum() == 1 << 20
-
-
-@pytest.fixture(params=["asleep", "looking out"])
-def waiting(request, monkeypatch):
-    """Helpers that sleep when they have nothing to do, and such as first look out for work in compiled code."""
-    waiting = None
-    if request.param != "asleep":
-        pytest.importorskip("numba")
-        from ortlite_numpy.compiled import waiting
-    monkeypatch.setattr(threads, "_waiting", waiting)
-
-
-@pytest.mark.parametrize("finely", [False, True])
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
-@pytest.mark.parametrize("seconds", [0.0, 1.0])
-def test_every_part_of_the_work_is_done_once(count, seconds, finely, waiting):
-    done = np.zeros(count, np.int64)
-
-    def work(start, stop):
-        done[start:stop] += 1
-
-    for _ in range(20):
-        done[:] = 0
-        threads.split(work, count, seconds, 3, finely)
-        assert (done == 1).all()
-
-
-def test_many_callers_share_the_helpers(waiting):
-    """Each gets all of its own work done, whoever does it."""
-
-    def call(_):
-        done = np.zeros(50, np.int64)
-
-        def work(start, stop):
-            done[start:stop] += 1
-
-        for _ in range(100):
-            threads.split(work, 50, 1.0, 3, finely=True)
-        return (done == 100).all()
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(call, range(8)))
-
-
-def test_an_error_in_another_thread_reaches_the_caller(waiting):
-    def work(start, stop):
-        raise ValueError(f"{start}")
-
-    with pytest.raises(ValueError, match=r"\d"):
-        threads.split(work, 10, 1.0, 2)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_threads_of_its_own(waiting):
-    threads.split(lambda a, b: None, 4, 1.0, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other libraries of this process warn of what may become of theirs
-        child = os.fork()
-    if not child:
-        total = []
-        threads.split(lambda a, b: total.append(b - a), 4, 1.0, 2)
-        os._exit(0 if sum(total) == 4 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -2,46 +2,75 @@
 
 To wake a thread takes 0.03 to 0.3 ms on virtual machines. Where compiled code is there to wait in (`wait_by`), a
 thread that has worked looks out for more for a millisecond, without the GIL, and takes it within some microseconds;
-then it sleeps. Nothing spins while nothing runs.
+then it sleeps. Nothing spins while nothing runs. What is compiled itself needs no Python to be handed over: `TEAM` is
+what compiled callers and helpers know of one another, and `wake` all that they need from here.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from itertools import count, pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
 from ortlite_numpy.record import Ended, recording
 
-__all__ = ["Waiting", "available", "pays", "split", "wait_by"]
+__all__ = [
+    "DONE",
+    "GIVEN",
+    "HELPERS",
+    "ROW",
+    "STATE",
+    "TEAM",
+    "YIELD",
+    "Waiting",
+    "available",
+    "pays",
+    "split",
+    "wait_by",
+    "wake",
+]
 
 WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
 SOON_AWAKE = 5e-4  # that must be woken, but will look out for what comes after this,
 AWAKE = 4e-4  # that is looking out
 PIECE = 2.5e-4  # seconds of a range, where there are more than threads
+LATELY = 1e-3  # seconds in which what helpers have missed counts
+
+
+# The rows of TEAM: the first says how many helpers there are and where the system's function is by which a thread lets
+# others run; then one a helper. Places are in bytes; what different threads write is in different lines of the cache.
+YIELD, HELPERS = 0, 8
+GIVEN, DONE, STATE = 0, 128, 256
+ROW = 384
+_team = np.zeros(((os.cpu_count() or 1) + 1, ROW // 8), np.int64)
+TEAM = _team.ctypes.data
+if hasattr(os, "sched_yield"):
+    _team[0, YIELD // 8] = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
 
 
 class Waiting(Protocol):
-    """Compiled functions that look at the two numbers of a helper for a while, without the GIL: `GIVEN` and `DONE`."""
+    """Compiled functions that look at the row of a helper for a while, without the GIL, by its address."""
 
-    def for_work(self, numbers: np.ndarray, done: int) -> None:
-        """Set DONE, and look until GIVEN is another number."""
+    def for_work(self, row: int, done: int) -> None:
+        """Set DONE, and take part in what compiled code offers, until GIVEN is another number."""
 
-    def for_result(self, numbers: np.ndarray, given: int) -> None:
+    def for_result(self, row: int, given: int) -> None:
         """Look until DONE is `given`."""
 
 
-GIVEN, DONE = 0, 8  # in different lines of the cache
-
 _waiting: Waiting | None = None
+_helpers: list[_Helper] = []
 _idle: list[_Helper] = []  # each is taken and put back in one step, which no other thread can come between
-_made = 0
+_lock = threading.Lock()
+_missed, _until = 0.0, 0.0  # seconds of work that helpers would have taken part in, had they not slept; counted so long
 
 
 def wait_by(waiting: Waiting | None) -> None:
@@ -75,7 +104,7 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
     most = min(threads, count)
     if most > 1 and pays(seconds) and recording():
         raise Ended("what a recording holds is done by one thread")
-    helpers = _helpers(most, seconds)
+    helpers = _free(most, seconds)
     if not helpers:
         fn(0, count)
         return
@@ -90,16 +119,17 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
     work.wait(helpers)
 
 
-def _helpers(most: int, seconds: float) -> list[_Helper]:
+def _free(most: int, seconds: float) -> list[_Helper]:
     """Idle helpers for so much work, which together with the calling thread are at most `most` threads."""
     found: list[_Helper] = []
     while len(found) + 1 < most and pays(seconds / (len(found) + 1)):
         try:
             helper = _idle.pop()
         except IndexError:
-            if _made >= max(1, available() - 1):
+            made = _made_another()
+            if made is None:
                 break
-            helper = _Helper()
+            helper = made
         if not helper.awake and seconds < (SOON_AWAKE if _waiting else WOKEN):
             _idle.append(helper)
             break
@@ -148,48 +178,93 @@ class _Work:
 class _Helper:
     """A thread that serves one call after the other."""
 
-    def __init__(self) -> None:
-        global _made  # noqa: PLW0603
-        _made += 1
-        self.numbers = np.zeros(16, np.int64)
+    def __init__(self, place: int) -> None:
+        self.numbers = _team[place]
+        self.row = TEAM + place * ROW
+        self.numbers[:] = 0
         self.work: _Work | None = None
-        self.awake = False
+        self.called = self.awake = False
         self.begun = threading.Event()
-        threading.Thread(target=self.serve, name=f"ortlite_{_made}", daemon=True).start()
+        threading.Thread(target=self.serve, name=f"ortlite_{place}", daemon=True).start()
 
     def begin(self, work: _Work) -> None:
         self.work = work
-        self.numbers[GIVEN] += 1
+        self.numbers[GIVEN // 8] += 1
+        if not self.awake:
+            self.begun.set()
+
+    def call(self) -> None:
+        self.called = True
         if not self.awake:
             self.begun.set()
 
     def look(self) -> None:
         if _waiting:
-            _waiting.for_result(self.numbers, self.numbers[GIVEN])
+            _waiting.for_result(self.row, self.numbers[GIVEN // 8])
 
     def serve(self) -> None:
         given = 0
         while True:
-            if self.numbers[GIVEN] == given:
-                self.awake = False  # before the next look: who gives work looks at this after giving it
-                while self.numbers[GIVEN] == given:
+            if self.numbers[GIVEN // 8] != given:
+                work, self.work = self.work, None
+                assert work is not None
+                given += 1
+                work.context.copy().run(work.do)
+                del work  # and all arrays that it holds
+                _idle.append(self)
+            else:
+                self.awake = False  # before the next look: who gives work, or calls, looks at this afterwards
+                while self.numbers[GIVEN // 8] == given and not self.called:
                     self.begun.wait()
                     self.begun.clear()
-                self.awake = True
-            work, self.work = self.work, None
-            assert work is not None
-            given += 1
-            work.context.copy().run(work.do)
-            del work  # and all arrays that it holds
-            _idle.append(self)
+                self.awake, self.called = True, False
             if _waiting:
-                _waiting.for_work(self.numbers, given)
+                _waiting.for_work(self.row, given)
+
+
+def _made_another() -> _Helper | None:
+    """A new helper, if the process may keep another thread busy."""
+    with _lock:
+        if len(_helpers) >= min(max(1, available() - 1), len(_team) - 1):
+            return None
+        helper = _Helper(len(_helpers) + 1)
+        _helpers.append(helper)
+        _team[0, HELPERS // 8] = len(_helpers)
+        return helper
+
+
+def wake(seconds: float, most: int) -> None:
+    """Have helpers look out for what compiled code offers, so that `most` threads work, if they have missed enough.
+
+    `seconds` is what the caller is about to do, whether or not they help.
+    """
+    global _missed, _until  # noqa: PLW0603
+    if _waiting is None:
+        return
+    now = perf_counter()
+    if now > _until:
+        _missed = 0.0
+    _until = now + seconds + LATELY
+    wanted = _helpers[: most - 1]
+    if len(wanted) == most - 1 and all(helper.awake for helper in wanted):
+        return
+    _missed += seconds
+    if _missed < SOON_AWAKE:
+        return
+    _missed = 0.0
+    for helper in wanted:
+        helper.call()
+    while len(_helpers) < most - 1 and (made := _made_another()):
+        _idle.append(made)
+        made.call()
 
 
 def _forget() -> None:
-    global _made  # noqa: PLW0603
-    _idle.clear()  # a forked child has none of these threads
-    _made = 0
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _helpers.clear()  # a forked child has none of these threads
+    _idle.clear()
+    _team[0, HELPERS // 8] = 0
 
 
 if hasattr(os, "register_at_fork"):

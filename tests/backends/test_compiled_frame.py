@@ -112,7 +112,7 @@ def test_what_is_compiled_is_kept_where_the_user_keeps_such_things(tmp_path):
         from ortlite_numpy.compiled import elementwise
         session = ortlite.InferenceSession(model, providers=["CPUExecutionProvider"])
         print(session.run(None, {"x": np.ones((1, 8), np.float32)})[0][0, 0])
-        print(sum(elementwise.EACH["sigmoid"].run.stats.cache_hits.values()))
+        print(sum(elementwise.EACH["sigmoid"].shared.run.stats.cache_hits.values()))
     """
     first = alone(code, XDG_CACHE_HOME=str(tmp_path)).split()
     second = alone(code, XDG_CACHE_HOME=str(tmp_path)).split()

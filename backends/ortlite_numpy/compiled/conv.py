@@ -30,7 +30,7 @@ MULTIPLY = 0.1e-9  # seconds
 SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
 SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
-FEW_WINDOWS = 96  # below which all threads would read all weights for little
+FEW_WINDOWS = 96  # below which all threads had better not read all weights
 TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
@@ -293,35 +293,55 @@ def columns_first(x, kernel, steps, width, start, stop, y):
 
 
 @loops()
-def multiply_windows(x, kernel, steps, b, bias, z, low, high, y, height, width, most, start, stop):
-    """Lines [start, stop) of `width` windows, counted through all images, of a convolution of x (N, H, W, C).
+def multiply_windows(
+    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, by_lines, start, stop
+):  # fmt: skip
+    """A convolution of x without groups, whose windows make N times `height` lines of `width`.
 
-    Up to `most` lines at once are brought into columns, multiplied by the panels `b`, and held between two bounds. y
-    and what is added, z, are flat with channels last; z may be empty. `kernel` and `steps` are as for columns.
+    x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of all lines or, not `by_lines`, of the panels
+    `b` of the weights, [start, stop) are computed. Up to `most` lines at once are brought into columns, multiplied by
+    the panels, and held between two bounds. y and what is added, z, are flat with channels last; z may be empty.
+    `kernel` and `steps` are as for columns.
     """
-    _, h, w, c = x.shape
-    depth, m = b.shape[1], y.size // (x.shape[0] * height * width)
+    n, h, w, c = x.shape
+    if first:
+        c, h, w = h, w, c
+    depth, m = b.shape[1], y.size // (n * height * width)
     plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
     flat = x.reshape(x.size)
-    cols = np.empty((0 if plain else most * width, depth), x.dtype)
-    line = start
-    while line < stop:
+    cols = np.empty(0 if plain else min(most, n * height) * width * depth, x.dtype)
+    line, after, left, right = 0, n * height, start * b.shape[2], min(stop * b.shape[2], m)
+    if by_lines:
+        line, after, left, right = start, stop, 0, m
+    while line < after:
         image, i = line // height, line % height
-        some = min(most, stop - line, height - i)
+        some = min(most, after - line, height - i)
         rows, to = some * width, line * width * m
         part = y[to : to + rows * m]
-        if plain:
+        source, apart, step = cols[: rows * depth], depth, 1
+        if plain and not first:
             source = flat[line * width * c : (line * width + rows) * c]
+        elif plain:
+            source, apart, step = flat[image * c * h * w + i * w : (image + 1) * c * h * w], 1, h * w
+        elif first:
+            apart, step = 1, rows
+            columns_first(x[image : image + 1], kernel, steps, width, i, i + some, source.reshape((depth, rows)))
         else:
-            columns_last(x[image : image + 1], kernel, steps, width, i, i + some, cols)
-            source = cols.reshape(cols.size)
-        multiply_rows(source, depth, 1, b, bias, part, m, rows, m, BLOCK, True, 0, rows)
-        if z.size:
-            other = z[to : to + rows * m]
-            for j in range(part.size):
-                part[j] = held(part[j] + other[j], low, high)
-        elif low > -np.inf or high < np.inf:
-            hold(part, low, high)
+            columns_last(x[image : image + 1], kernel, steps, width, i, i + some, source.reshape((rows, depth)))
+        begin, end = (0, rows) if by_lines else (start, stop)
+        multiply_rows(source, apart, step, b, bias, part, m, rows, m, BLOCK, by_lines, begin, end)
+        if z.size or low > -np.inf or high < np.inf:
+            across = rows if right - left < m else 1  # whole rows are one stretch
+            length = right - left if right - left < m else rows * m
+            for r in range(across):
+                begin = r * m + left
+                row = part[begin : begin + length]
+                if z.size:
+                    other = z[to + begin : to + begin + length]
+                    for j in range(row.size):
+                        row[j] = held(row[j] + other[j], low, high)
+                else:
+                    hold(row, low, high)
         line += some
 
 
@@ -499,7 +519,7 @@ def finished(
     if bounds is None or meant is None or (X.dtype.char == "d" and meant is not held):
         return NotImplemented
     kept = group == 1 and lasting(derived, W)
-    if kept and meant is held and X.shape[1] >= TURNED:
+    if kept and meant is held:
         y = _by_windows(xp, X, W, B, Z, bounds, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
         if y is not NotImplemented:
             return y
@@ -524,18 +544,17 @@ def finished(
 def _by_windows(
     xp: Any, X: Any, W: Any, B: Any, Z: Any, bounds: tuple[float, float], windows: tuple[Any, ...], derived: Any
 ) -> Any:
-    """All of a convolution without groups by one kernel; NotImplemented where there are so few windows that threads had
-    better share out the weights.
-    """
+    """All of a convolution without groups by one kernel. Of few windows, threads share out the weights."""
     n, m, one = X.shape[0], W.shape[0], X.ndim == 3
     auto_pad, group, *given = windows
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *(None if v is None else tuple(v) for v in given))
-    if X.ndim > 4 or not work or prod(out) * n < FEW_WINDOWS or (B is not None and B.shape != (m,)):
+    if X.ndim > 4 or not work or (B is not None and B.shape != (m,)):
         return NotImplemented
     height, width = (out[0], 1) if one else out
-    x, kernel = dense.channels_last(X), np.array([*W.shape[2:], 1][:2], np.int64)
+    first = X.flags.c_contiguous and X.shape[1] < TURNED  # many are read faster side by side
+    x, kernel = X if first else dense.channels_last(X), np.array([*W.shape[2:], 1][:2], np.int64)
     if one:  # lines of one window each: what is the width for others is the height
-        x, steps = x[:, :, None], steps[[1, 0, 3, 2, 5, 4]]
+        x, steps = x[..., None] if first else x[:, :, None], steps[[1, 0, 3, 2, 5, 4]]
     z = np.empty(0, X.dtype)
     if Z is not None:
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
@@ -543,8 +562,10 @@ def _by_windows(
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
     low, high = map(X.dtype.type, bounds)
     most = max(dense.COLUMNS // (b.shape[1] * width), -(-BLOCK // width))
-    args = (own(x), kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most)
-    share(xp, multiply_windows, args, n * height, work * X.dtype.itemsize / (2 * products.RATE))
+    by_lines = prod(out) * n >= FEW_WINDOWS
+    args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, by_lines)
+    seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
+    share(xp, multiply_windows, args, n * height if by_lines else len(b), seconds)
     return dense.channels_first(y)
 
 

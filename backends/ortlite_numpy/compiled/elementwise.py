@@ -67,10 +67,7 @@ def mapped(xp: Any, kernel: Any, x: Any, *numbers: float) -> Any:
     x = own(x)
     size = x.size
     y = np.empty(size, F)
-    if size < 500_000:
-        kernel(x.ravel(), y, *numbers, 0, size)
-    else:
-        share(xp, kernel, (x.ravel(), y, *numbers), size, size * ELEMENT)
+    share(xp, kernel, (x.ravel(), y, *numbers), size, size * ELEMENT)
     return y.reshape(x.shape)
 
 

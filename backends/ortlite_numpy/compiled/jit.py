@@ -37,6 +37,9 @@ __all__ = [
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
 FREE = frozenset({"contract", "reassoc", "nsz"})  # sums in any order, which is what makes them vectors
 
+HANDED = 15e-6  # seconds of work from which on a thread that looks out may take part
+RANGE, PARTS = 5e-6, 2  # seconds of a range at least, and how many for each thread, since one may be slower
+
 _lock = threading.RLock()
 renewed_after_fork(sys.modules[__name__], "_lock", threading.RLock)
 
@@ -44,12 +47,13 @@ renewed_after_fork(sys.modules[__name__], "_lock", threading.RLock)
 class Loops:
     """A kernel that is compiled for the types of its arguments when it is first called with them."""
 
-    __slots__ = ("liberties", "python", "run")
+    __slots__ = ("_shared", "liberties", "python", "run")
 
     def __init__(self, fn: Callable[..., Any], liberties: frozenset[str]):
         self.python = fn
         self.liberties = liberties
         self.run: Callable[..., Any] = self._first
+        self._shared: Loops | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Run on arrays and numbers."""
@@ -58,6 +62,23 @@ class Loops:
     def _first(self, *args: Any) -> Any:
         self.dispatcher()
         return self.run(*args)
+
+    @property
+    def shared(self) -> Loops:
+        """The kernel over all its ranges on several threads: (team, most, count, grain, *args), see `compiled.team`."""
+        if self._shared is None:
+            from ortlite_numpy.compiled import team  # which is made of functions like this
+
+            code = self.python.__code__
+            given = "".join(f"{name}, " for name in code.co_varnames[: code.co_argcount - 2])
+            source = f"def shared(team_, most_, count_, grain_, {given}):\n"
+            source += f" run_(team_, most_, count_, grain_, entry_(kernel_, ({given})), placed_(({given})))\n"
+            scope: dict[str, Any] = {"kernel_": self, "run_": team.run, "entry_": team.entry, "placed_": team.placed}
+            exec(source, scope)  # noqa: S102  (numba takes no *args without a price)
+            fn = scope["shared"]
+            fn.__module__, fn.__qualname__ = self.python.__module__, f"{self.python.__qualname__}_shared"
+            self._shared = Loops(fn, self.liberties)
+        return self._shared
 
     def dispatcher(self) -> Any:
         """Numba's function of this one, in which the kernels that it calls are numba's, too."""
@@ -258,16 +279,27 @@ def _available() -> int:
     return threads.available()
 
 
-def share(xp: Any, kernel: Callable[..., Any], args: tuple[Any, ...], count: int, seconds: float) -> None:
+def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: float) -> None:
     """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`.
 
-    On the calling thread, or on as many as the namespace of the provider says (`xp.threads`; all there are without).
+    On the calling thread, and on as many as the namespace of the provider says (`xp.threads`; all there are without).
     """
-    if not threads.pays(seconds):
-        kernel(*args, 0, count)
+    most = min(getattr(xp, "threads", 0) or _available(), count)
+    shared = kernel.shared
+    if most < 2 or seconds < HANDED:
+        shared(threads.TEAM, 1, count, count, *args)
+        return
+    parts = max(most, min(PARTS * most, count, int(seconds / RANGE)))
+    given = (seconds, most, shared, threads.TEAM, most, count, -(-count // parts), *args)
+    if recording():
+        opaque(_shared, *given)
     else:
-        most = getattr(xp, "threads", 0) or _available()
-        threads.split(lambda start, stop: kernel(*args, start, stop), count, seconds, most, finely=True)
+        _shared(*given)
+
+
+def _shared(seconds: float, most: int, shared: Any, *args: Any) -> None:
+    threads.wake(seconds, most)
+    shared.run(*args)
 
 
 def own(x: Any) -> Any:

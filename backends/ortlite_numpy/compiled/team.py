@@ -1,0 +1,254 @@
+"""Kernels on several threads without the GIL: who calls one offers its ranges, and helpers that look out take some.
+
+The helpers are the threads of `ortlite_numpy.threads`; each has a row of numbers, and STATE says what it does: nothing
+(0), look out (LOOKS_OUT), or it is the address of a job on offer, plus TAKEN once the helper has taken it. A job lies
+on the stack of the caller, who takes back what nobody took and waits for who did, so that nobody reads it later.
+To hand over a range takes about a microsecond.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from ortlite_numpy.compiled.jit import Emitted, loops
+from ortlite_numpy.threads import DONE, GIVEN, HELPERS, ROW, STATE, YIELD
+
+__all__ = ["entry", "for_result", "for_work", "placed", "run"]
+
+WORD = 8  # bytes
+LOOKS_OUT, TAKEN = 1, 1  # a job's address is even
+FN, ARGS, NEXT, COUNT, GRAIN, FAILED = (WORD * i for i in range(6))  # the words of a job
+LOOKS = 1 << 15  # with a pause of 15 to 45 ns after each
+SETTLE = 1 << 6  # pauses in which who gave the work lets go of the GIL: to wait for that takes longer
+PATIENCE = 1 << 10  # pauses after which who waits lets others have the processor
+PAUSE = {  # tells the processor that this is a loop that waits: it then leaves more to the other thread of its core
+    "x86_64": ("llvm.x86.sse2.pause", ()), "amd64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,)),
+    "arm64": ("llvm.aarch64.hint", (1,)),
+}  # fmt: skip
+
+
+def _pointer(builder: Any, address: Any) -> Any:
+    from llvmlite import ir
+
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+def _load(typing: Any, address: Any) -> Any:
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_pointer(builder, args[0]), "acquire", WORD)
+
+    return types.int64(types.int64), code
+
+
+def _store(typing: Any, address: Any, value: Any) -> Any:
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _pointer(builder, args[0]), "release", WORD)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), code
+
+
+def _add(typing: Any, address: Any, value: Any) -> Any:
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _pointer(builder, args[0]), args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), code
+
+
+def _change(typing: Any, address: Any, old: Any, new: Any) -> Any:
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pair = builder.cmpxchg(_pointer(builder, args[0]), args[1], args[2], "acq_rel", "acquire")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), code
+
+
+def _call(typing: Any, fn: Any, args: Any, start: Any, stop: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word] * 3)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(*[types.int64] * 4), code
+
+
+def _entry(typing: Any, kernel: Any, args: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core.targetconfig import ConfigStack
+
+    given = types.none(*args.types, types.int64, types.int64)
+
+    def code(context: Any, builder: Any, signature: Any, _: Any) -> Any:
+        word = ir.IntType(64)
+        compiled = context.compile_subroutine(
+            builder, kernel.dispatcher.py_func, given, flags=ConfigStack().top().copy(), caching=False
+        )
+        part = ir.Function(builder.module, ir.FunctionType(word, [word] * 3), f"{builder.function.name}.part")
+        part.linkage = "internal"
+        inside = ir.IRBuilder(part.append_basic_block())
+        kind = context.get_value_type(signature.args[1])
+        values = inside.load(inside.inttoptr(part.args[0], kind.as_pointer()))
+        each = [inside.extract_value(values, i) for i in range(len(args.types))]
+        range_ = part.args[1:]
+        status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, given, [*each, *range_])
+        inside.ret(inside.sext(status.code, word))
+        return builder.ptrtoint(part, word)
+
+    return types.int64(kernel, args), code
+
+
+def _placed(typing: Any, args: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = cgutils.alloca_once_value(builder, args[0])
+        return builder.ptrtoint(place, ir.IntType(64))
+
+    return types.int64(args), code
+
+
+def _job(typing: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        return builder.ptrtoint(cgutils.alloca_once(builder, word, 6), word)
+
+    return types.int64(), code
+
+
+def _pause(typing: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name, numbers = PAUSE.get(platform.machine().lower(), (None, ()))
+        if name:
+            given = [ir.Constant(ir.IntType(32), n) for n in numbers]
+            kind = ir.FunctionType(ir.VoidType(), [n.type for n in given])
+            builder.call(builder.module.declare_intrinsic(name, (), kind), given)
+        return context.get_dummy_value()
+
+    return types.none(), code
+
+
+load, store, add, change = Emitted(_load), Emitted(_store), Emitted(_add), Emitted(_change)
+call, job, pause = Emitted(_call), Emitted(_job), Emitted(_pause)
+entry = Emitted(_entry)  # the address of what calls a kernel with the arguments that lie at an address, and a range
+placed = Emitted(_placed)  # the address of a tuple of arguments, on the stack of who asks
+
+
+@loops()
+def take_part(job):
+    """Range by range, what nobody has taken."""
+    fn, args, count, grain = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + GRAIN)
+    while True:
+        start = add(job + NEXT, grain)
+        if start >= count:
+            return
+        if call(fn, args, start, min(start + grain, count)) != 0:
+            store(job + FAILED, 1)
+
+
+@loops()
+def run(team, most, count, grain, fn, args):
+    """All ranges of [0, count), `grain` long, on the calling thread and on helpers that look out: `most` together."""
+    if most < 2 or grain >= count:
+        failed = call(fn, args, 0, count)
+    else:
+        this = job()
+        store(this + FN, fn)
+        store(this + ARGS, args)
+        store(this + NEXT, grain)  # the first range is the caller's
+        store(this + COUNT, count)
+        store(this + GRAIN, grain)
+        store(this + FAILED, 0)
+        helpers = load(team + HELPERS)
+        start, offered = 0, 0
+        failed = 0
+        while start < count:
+            helper = 0
+            while offered + 1 < most and helper < helpers and load(this + NEXT) < count:
+                helper += 1
+                if change(team + helper * ROW + STATE, LOOKS_OUT, this):
+                    offered += 1
+            failed |= call(fn, args, start, min(start + grain, count))
+            start = add(this + NEXT, grain)
+        give_way = load(team + YIELD)
+        for helper in range(1, helpers + 1 if offered else 0):
+            state = team + helper * ROW + STATE
+            if not change(state, this, LOOKS_OUT):
+                looks = 0
+                while load(state) == this + TAKEN:
+                    looks += 1
+                    if looks > PATIENCE and give_way:
+                        call(give_way, 0, 0, 0)
+                    else:
+                        pause()
+        failed |= load(this + FAILED)
+    if failed:
+        raise MemoryError("a compiled kernel failed: there was no memory for what it works with")
+
+
+@loops()
+def look_out(row, given):
+    """Take part in what is offered, until GIVEN is not `given` or nothing has been offered for a while."""
+    state = row + STATE
+    store(state, LOOKS_OUT)
+    looks = 0
+    while True:
+        now = load(state)
+        if now != LOOKS_OUT:
+            if change(state, now, now + TAKEN):
+                take_part(now)
+                store(state, LOOKS_OUT)
+            looks = 0
+        elif (looks >= LOOKS or load(row + GIVEN) != given) and change(state, LOOKS_OUT, 0):
+            return
+        looks += 1
+        pause()
+
+
+@loops()
+def done_and_look_out(row, done):
+    """Say what is done; until something else is given."""
+    store(row + DONE, done)
+    look_out(row, done)
+    for _ in range(SETTLE):
+        pause()
+
+
+@loops()
+def look(row, given):
+    """Until DONE is `given`, but not for long."""
+    for _ in range(LOOKS):
+        if load(row + DONE) == given:
+            break
+        pause()
+
+
+def for_work(row: int, done: int) -> None:
+    """Set DONE, and look out until GIVEN is another number."""
+    done_and_look_out.run(row, done)
+
+
+def for_result(row: int, given: int) -> None:
+    """Look until DONE is `given`."""
+    look.run(row, given)

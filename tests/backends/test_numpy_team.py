@@ -1,0 +1,141 @@
+"""Work that threads share: every range is done, by whoever is free; many callers, errors, forks."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from ortlite_numpy import threads
+
+
+@pytest.fixture
+def kernel():
+    """A compiled kernel of arrays x and y over a range, which gives y the sigmoid of x."""
+    pytest.importorskip("numba")
+    from ortlite_numpy.compiled import elementwise
+
+    return elementwise.EACH["sigmoid"]
+
+
+def computed(kernel, count, most, grain):
+    """What the kernel gives, in ranges, of `count` numbers; and whether it wrote only where it should."""
+    x = np.linspace(-5, 5, count + 1, dtype=np.float32)
+    y = np.full(count + 1, -1, np.float32)
+    kernel.shared(threads.TEAM, most, count, grain, x, y)
+    return np.allclose(y[:-1], 1 / (1 + np.exp(-x[:-1])), atol=1e-6) and y[-1] == -1
+
+
+@pytest.fixture(params=["asleep", "looking out"])
+def waiting(request, monkeypatch):
+    """Helpers that sleep when they have nothing to do, and such as first look out for work in compiled code."""
+    team = None
+    if request.param != "asleep":
+        pytest.importorskip("numba")
+        from ortlite_numpy.compiled import team
+    monkeypatch.setattr(threads, "_waiting", team)
+
+
+@pytest.mark.parametrize("finely", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_every_part_of_the_work_is_done_once(count, seconds, finely, waiting):
+    done = np.zeros(count, np.int64)
+
+    def work(start, stop):
+        done[start:stop] += 1
+
+    for _ in range(20):
+        done[:] = 0
+        threads.split(work, count, seconds, 3, finely)
+        assert (done == 1).all()
+
+
+def test_many_callers_share_the_helpers(waiting):
+    """Each gets all of its own work done, whoever does it."""
+
+    def call(_):
+        done = np.zeros(50, np.int64)
+
+        def work(start, stop):
+            done[start:stop] += 1
+
+        for _ in range(100):
+            threads.split(work, 50, 1.0, 3, finely=True)
+        return (done == 100).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(8)))
+
+
+def test_an_error_in_another_thread_reaches_the_caller(waiting):
+    def work(start, stop):
+        raise ValueError(f"{start}")
+
+    with pytest.raises(ValueError, match=r"\d"):
+        threads.split(work, 10, 1.0, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_threads_of_its_own(waiting):
+    threads.split(lambda a, b: None, 4, 1.0, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other libraries of this process warn of what may become of theirs
+        child = os.fork()
+    if not child:
+        total = []
+        threads.split(lambda a, b: total.append(b - a), 4, 1.0, 2)
+        os._exit(0 if sum(total) == 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+@pytest.mark.parametrize(("count", "grain"), [(1, 1), (7, 3), (1000, 1), (1000, 17), (1000, 1000), (1000, 5000)])
+def test_a_compiled_kernel_does_all_its_ranges(kernel, most, count, grain):
+    threads.wake(1.0, most)  # so that helpers take part, if they are soon enough
+    assert all(computed(kernel, count, most, grain) for _ in range(20))
+
+
+def test_many_callers_of_compiled_kernels_share_the_helpers(kernel):
+    def call(caller):
+        threads.wake(1.0, 2)
+        return all(computed(kernel, 3000 + caller, 2, 40) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(8)))
+
+
+def test_helpers_serve_python_and_compiled_kernels_by_turns(kernel):
+    done = []
+    for turn in range(1, 51):
+        threads.split(lambda start, stop: done.append(stop - start), 8, 1.0, 2, finely=True)
+        assert sum(done) == 8 * turn
+        assert computed(kernel, 3000, 2, 40)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_compiled_kernel_runs_in_a_forked_child(kernel):
+    threads.wake(1.0, 2)
+    assert computed(kernel, 3000, 2, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if not child:
+        alone = computed(kernel, 3000, 2, 40)
+        threads.wake(1.0, 2)
+        os._exit(0 if alone and computed(kernel, 3000, 2, 40) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_kernel_without_memory_says_so(most):
+    pytest.importorskip("numba")
+    from ortlite_numpy.compiled.products import multiply_rows
+
+    many = 1 << 40  # rows of a block, for which there is no room
+    b, row = np.zeros((1, 8, 16), np.float32), np.zeros(16, np.float32)
+    with pytest.raises(MemoryError, match="a compiled kernel failed"):
+        multiply_rows.shared(threads.TEAM, most, 4, 1, row, 1, 1, b, row, row, 1, many, 1, many, True)
