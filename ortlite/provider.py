@@ -120,7 +120,7 @@ class ExecutionProvider:
     immutable: ClassVar[bool] = False
     rank: ClassVar[int | None] = 100
     tracer: ClassVar[Tracer | None] = None
-    recorded_elements: ClassVar[int] = 1 << 16
+    recorded_elements: ClassVar[int] = 1 << 22
 
     def __init__(self, options: Mapping[str, str] | None = None):
         self.options = dict(options or {})

@@ -1,7 +1,7 @@
 """A few threads beside the calling one, for blocks of work that release the GIL: NumPy's loops, products, kernels.
 
 To wake a thread takes 0.03 to 0.3 ms on virtual machines. Where compiled code is there to wait in (`wait_by`), a
-thread that has worked looks out for more for a millisecond, without the GIL, and takes it within some microseconds;
+thread that has worked looks out for more for some milliseconds, without the GIL, and takes it within some microseconds;
 then it sleeps. Nothing spins while nothing runs. What is compiled itself needs no Python to be handed over: `TEAM` is
 what compiled callers and helpers know of one another, and `wake` all that they need from here.
 """

@@ -21,11 +21,11 @@ def kernel():
     return elementwise.EACH["sigmoid"]
 
 
-def computed(kernel, count, most, grain):
+def computed(kernel, count, most, parts):
     """What the kernel gives, in ranges, of `count` numbers; and whether it wrote only where it should."""
     x = np.linspace(-5, 5, count + 1, dtype=np.float32)
     y = np.full(count + 1, -1, np.float32)
-    kernel.shared(threads.TEAM, most, count, grain, x, y)
+    kernel.shared(threads.TEAM, most, parts, count, x, y)
     return np.allclose(y[:-1], 1 / (1 + np.exp(-x[:-1])), atol=1e-6) and y[-1] == -1
 
 
@@ -93,10 +93,10 @@ def test_a_forked_child_has_threads_of_its_own(waiting):
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
-@pytest.mark.parametrize(("count", "grain"), [(1, 1), (7, 3), (1000, 1), (1000, 17), (1000, 1000), (1000, 5000)])
-def test_a_compiled_kernel_does_all_its_ranges(kernel, most, count, grain):
+@pytest.mark.parametrize(("count", "parts"), [(0, 1), (1, 1), (1, 2), (7, 3), (1000, 1), (1000, 17), (1000, 5000)])
+def test_a_compiled_kernel_does_all_its_ranges(kernel, most, count, parts):
     threads.wake(1.0, most)  # so that helpers take part, if they are soon enough
-    assert all(computed(kernel, count, most, grain) for _ in range(20))
+    assert all(computed(kernel, count, most, parts) for _ in range(20))
 
 
 def test_many_callers_of_compiled_kernels_share_the_helpers(kernel):
@@ -138,4 +138,4 @@ def test_a_kernel_without_memory_says_so(most):
     many = 1 << 40  # rows of a block, for which there is no room
     b, row = np.zeros((1, 8, 16), np.float32), np.zeros(16, np.float32)
     with pytest.raises(MemoryError, match="a compiled kernel failed"):
-        multiply_rows.shared(threads.TEAM, most, 4, 1, row, 1, 1, b, row, row, 1, many, 1, many, True)
+        multiply_rows.shared(threads.TEAM, most, 4, 4, row, 1, 1, b, row, row, 1, many, 1, many, True)

@@ -20,7 +20,7 @@ from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
 from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
-from ortlite_numpy.compiled.products import BLOCK, multiply_rows
+from ortlite_numpy.compiled.products import BLOCK, ROWS, multiply_rows
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
@@ -225,7 +225,7 @@ def clear_run(y, to, n):
 
 @loops()
 def columns_last(x, kernel, steps, width, start, stop, y):
-    """What windows show of images (N, H, W, C), rows [start, stop) of `width` windows: y (windows, kh · kw · C).
+    """What windows [start, stop), lines of `width`, show of each image (N, H, W, C): y (windows, kh · kw · C).
 
     `kernel` is (kh, kw), `steps` as for channels first.
     """
@@ -235,33 +235,32 @@ def columns_last(x, kernel, steps, width, start, stop, y):
     flat, out = x.reshape(x.size), y.reshape(y.size)
     to = 0
     for image in range(n):
-        for i in range(start, stop):
-            for j in range(width):
-                q = j * sw - left
-                b0, b1 = 0, kw
-                while b0 < kw and q + b0 * dw < 0:
-                    b0 += 1
-                while b1 > b0 and q + (b1 - 1) * dw >= w:
-                    b1 -= 1
-                for a in range(kh):
-                    r = i * sh + a * dh - top
-                    if r < 0 or r >= h:
-                        clear_run(out, to, kw * c)
+        for window in range(start, stop):
+            i, q = window // width, window % width * sw - left
+            b0, b1 = 0, kw
+            while b0 < kw and q + b0 * dw < 0:
+                b0 += 1
+            while b1 > b0 and q + (b1 - 1) * dw >= w:
+                b1 -= 1
+            for a in range(kh):
+                r = i * sh + a * dh - top
+                if r < 0 or r >= h:
+                    clear_run(out, to, kw * c)
+                else:
+                    at = ((image * h + r) * w + q) * c
+                    clear_run(out, to, b0 * c)
+                    if dw == 1:
+                        copy_run(flat, at + b0 * c, out, to + b0 * c, (b1 - b0) * c)
                     else:
-                        at = ((image * h + r) * w + q) * c
-                        clear_run(out, to, b0 * c)
-                        if dw == 1:
-                            copy_run(flat, at + b0 * c, out, to + b0 * c, (b1 - b0) * c)
-                        else:
-                            for b in range(b0, b1):
-                                copy_run(flat, at + b * dw * c, out, to + b * c, c)
-                        clear_run(out, to + b1 * c, (kw - b1) * c)
-                    to += kw * c
+                        for b in range(b0, b1):
+                            copy_run(flat, at + b * dw * c, out, to + b * c, c)
+                    clear_run(out, to + b1 * c, (kw - b1) * c)
+                to += kw * c
 
 
 @loops()
 def columns_first(x, kernel, steps, width, start, stop, y):
-    """The same of images (N, C, H, W), with the windows side by side: y (kh · kw · C, windows)."""
+    """The same of images (N, C, H, W), lines [start, stop) of windows side by side: y (kh · kw · C, windows)."""
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
     n, c, h, w = x.shape
     kh, kw = kernel[0], kernel[1]
@@ -294,55 +293,57 @@ def columns_first(x, kernel, steps, width, start, stop, y):
 
 @loops()
 def multiply_windows(
-    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, by_lines, start, stop
+    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, unit, start, stop
 ):  # fmt: skip
     """A convolution of x without groups, whose windows make N times `height` lines of `width`.
 
-    x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of all lines or, not `by_lines`, of the panels
-    `b` of the weights, [start, stop) are computed. Up to `most` lines at once are brought into columns, multiplied by
-    the panels, and held between two bounds. y and what is added, z, are flat with channels last; z may be empty.
-    `kernel` and `steps` are as for columns.
+    x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of the windows, by `unit`, or where that is 0,
+    of the panels `b` of the weights, [start, stop) are computed. Up to `most` windows at once are brought into columns,
+    multiplied by the panels, and held between two bounds. y and what is added, z, are flat with channels last; z may be
+    empty. `kernel` and `steps` are as for columns. With channels first, `most` and `unit` are whole lines.
     """
     n, h, w, c = x.shape
     if first:
         c, h, w = h, w, c
-    depth, m = b.shape[1], y.size // (n * height * width)
+    depth, each = b.shape[1], height * width
+    m = y.size // (n * each)
     plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
     flat = x.reshape(x.size)
-    cols = np.empty(0 if plain else min(most, n * height) * width * depth, x.dtype)
-    line, after, left, right = 0, n * height, start * b.shape[2], min(stop * b.shape[2], m)
-    if by_lines:
-        line, after, left, right = start, stop, 0, m
-    while line < after:
-        image, i = line // height, line % height
-        some = min(most, after - line, height - i)
-        rows, to = some * width, line * width * m
+    cols = np.empty(0 if plain else min(most, each) * depth, x.dtype)
+    window, after, left, right = 0, n * each, start * b.shape[2], min(stop * b.shape[2], m)
+    if unit:
+        window, after, left, right = start * unit, min(stop * unit, after), 0, m
+    while window < after:
+        image, at = window // each, window % each
+        rows = min(most, after - window, each - at)
+        to = window * m
         part = y[to : to + rows * m]
         source, apart, step = cols[: rows * depth], depth, 1
         if plain and not first:
-            source = flat[line * width * c : (line * width + rows) * c]
+            source = flat[window * c : (window + rows) * c]
         elif plain:
-            source, apart, step = flat[image * c * h * w + i * w : (image + 1) * c * h * w], 1, h * w
+            source, apart, step = flat[image * c * each + at : (image + 1) * c * each], 1, each
         elif first:
-            apart, step = 1, rows
-            columns_first(x[image : image + 1], kernel, steps, width, i, i + some, source.reshape((depth, rows)))
+            apart, step, i = 1, rows, at // width
+            columns_first(
+                x[image : image + 1], kernel, steps, width, i, i + rows // width, source.reshape((depth, rows))
+            )  # fmt: skip
         else:
-            columns_last(x[image : image + 1], kernel, steps, width, i, i + some, source.reshape((rows, depth)))
-        begin, end = (0, rows) if by_lines else (start, stop)
-        multiply_rows(source, apart, step, b, bias, part, m, rows, m, BLOCK, by_lines, begin, end)
+            columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
+        begin, end = (0, (rows + ROWS - 1) // ROWS) if unit else (start, stop)
+        multiply_rows(source, apart, step, b, bias, part, m, rows, m, BLOCK, unit != 0, begin, end)
         if z.size or low > -np.inf or high < np.inf:
             across = rows if right - left < m else 1  # whole rows are one stretch
             length = right - left if right - left < m else rows * m
             for r in range(across):
-                begin = r * m + left
-                row = part[begin : begin + length]
+                row = part[r * m + left : r * m + left + length]
                 if z.size:
-                    other = z[to + begin : to + begin + length]
+                    other = z[to + r * m + left : to + r * m + left + length]
                     for j in range(row.size):
                         row[j] = held(row[j] + other[j], low, high)
                 else:
                     hold(row, low, high)
-        line += some
+        window += rows
 
 
 def columns(
@@ -364,7 +365,7 @@ def columns(
         columns_first(own(planes), kernel, steps, width, first, last, y)
         return y.T[None]
     y = dense.scratch("columns", (windows, depth), x.dtype)
-    columns_last(own(x), kernel, steps, width, first, last, y)
+    columns_last(own(x), kernel, steps, width, first * width, last * width, y)
     return y[None]
 
 
@@ -561,11 +562,13 @@ def _by_windows(
     y = np.empty((n, *out, m), X.dtype)
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
     low, high = map(X.dtype.type, bounds)
-    most = max(dense.COLUMNS // (b.shape[1] * width), -(-BLOCK // width))
-    by_lines = prod(out) * n >= FEW_WINDOWS
-    args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, by_lines)
+    whole = width if first else products.ROWS
+    most = max(dense.COLUMNS // b.shape[1] // whole, -(-BLOCK // whole)) * whole
+    windows = prod(out) * n
+    unit = whole if windows >= FEW_WINDOWS else 0
+    args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, unit)
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
-    share(xp, multiply_windows, args, n * height if by_lines else len(b), seconds)
+    share(xp, multiply_windows, args, -(-windows // unit) if unit else len(b), seconds)
     return dense.channels_first(y)
 
 

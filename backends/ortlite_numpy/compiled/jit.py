@@ -65,14 +65,14 @@ class Loops:
 
     @property
     def shared(self) -> Loops:
-        """The kernel over all its ranges on several threads: (team, most, count, grain, *args), see `compiled.team`."""
+        """The kernel over all its ranges on several threads: (team, most, parts, count, *args), see `compiled.team`."""
         if self._shared is None:
             from ortlite_numpy.compiled import team  # which is made of functions like this
 
             code = self.python.__code__
             given = "".join(f"{name}, " for name in code.co_varnames[: code.co_argcount - 2])
-            source = f"def shared(team_, most_, count_, grain_, {given}):\n"
-            source += f" run_(team_, most_, count_, grain_, entry_(kernel_, ({given})), placed_(({given})))\n"
+            source = f"def shared(team_, most_, parts_, count_, {given}):\n"
+            source += f" run_(team_, most_, parts_, count_, entry_(kernel_, ({given})), placed_(({given})))\n"
             scope: dict[str, Any] = {"kernel_": self, "run_": team.run, "entry_": team.entry, "placed_": team.placed}
             exec(source, scope)  # noqa: S102  (numba takes no *args without a price)
             fn = scope["shared"]
@@ -287,10 +287,10 @@ def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: fl
     most = min(getattr(xp, "threads", 0) or _available(), count)
     shared = kernel.shared
     if most < 2 or seconds < HANDED:
-        shared(threads.TEAM, 1, count, count, *args)
+        shared(threads.TEAM, 1, 1, count, *args)
         return
     parts = max(most, min(PARTS * most, count, int(seconds / RANGE)))
-    given = (seconds, most, shared, threads.TEAM, most, count, -(-count // parts), *args)
+    given = (seconds, most, shared, threads.TEAM, most, parts, count, *args)
     if recording():
         opaque(_shared, *given)
     else:

@@ -157,15 +157,15 @@ def copy_rows(a, at, a_row, a_step, rows, depth, y):
 def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
     """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
 
-    The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows, [start, stop) are computed, in blocks of rows
-    that stay in the cache while the panels go by.
+    The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows in steps of ROWS, [start, stop) are computed,
+    in blocks of rows that stay in the cache while the panels go by.
     """
     count, depth, width = b.shape
     flat = b.reshape(b.size)
     spare = np.empty(ROWS * width, y.dtype)
     copied = np.empty(min(block, rows) * min(DEEP, depth), y.dtype)
     begin, end = (0, count) if by_rows else (start, stop)
-    first, last = (start, stop) if by_rows else (0, rows)
+    first, last = (start * ROWS, min(stop * ROWS, rows)) if by_rows else (0, rows)
     while first < last:
         some = min(block, last - first)
         tiles = (some + ROWS - 1) // ROWS
@@ -246,7 +246,7 @@ def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any
     by_rows = count < FEW
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
-    share(xp, multiply_rows, args, rows if by_rows else count, work)
+    share(xp, multiply_rows, args, -(-rows // ROWS) if by_rows else count, work)
 
 
 def times(xp: Any, b: Any, columns: int) -> Any:

@@ -18,8 +18,8 @@ __all__ = ["entry", "for_result", "for_work", "placed", "run"]
 
 WORD = 8  # bytes
 LOOKS_OUT, TAKEN = 1, 1  # a job's address is even
-FN, ARGS, NEXT, COUNT, GRAIN, FAILED = (WORD * i for i in range(6))  # the words of a job
-LOOKS = 1 << 15  # with a pause of 15 to 45 ns after each
+FN, ARGS, NEXT, COUNT, PARTS, FAILED = (WORD * i for i in range(6))  # the words of a job
+LOOKS = 1 << 16  # with a pause of 15 to 45 ns after each
 SETTLE = 1 << 6  # pauses in which who gave the work lets go of the GIL: to wait for that takes longer
 PATIENCE = 1 << 10  # pauses after which who waits lets others have the processor
 PAUSE = {  # tells the processor that this is a loop that waits: it then leaves more to the other thread of its core
@@ -158,39 +158,38 @@ placed = Emitted(_placed)  # the address of a tuple of arguments, on the stack o
 @loops()
 def take_part(job):
     """Range by range, what nobody has taken."""
-    fn, args, count, grain = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + GRAIN)
+    fn, args, count, parts = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + PARTS)
     while True:
-        start = add(job + NEXT, grain)
-        if start >= count:
+        part = add(job + NEXT, 1)
+        if part >= parts:
             return
-        if call(fn, args, start, min(start + grain, count)) != 0:
+        if call(fn, args, count * part // parts, count * (part + 1) // parts) != 0:
             store(job + FAILED, 1)
 
 
 @loops()
-def run(team, most, count, grain, fn, args):
-    """All ranges of [0, count), `grain` long, on the calling thread and on helpers that look out: `most` together."""
-    if most < 2 or grain >= count:
+def run(team, most, parts, count, fn, args):
+    """All of [0, count), in so many ranges, on the calling thread and on helpers that look out: `most` together."""
+    if most < 2 or parts < 2:
         failed = call(fn, args, 0, count)
     else:
         this = job()
         store(this + FN, fn)
         store(this + ARGS, args)
-        store(this + NEXT, grain)  # the first range is the caller's
+        store(this + NEXT, 1)  # the first range is the caller's
         store(this + COUNT, count)
-        store(this + GRAIN, grain)
+        store(this + PARTS, parts)
         store(this + FAILED, 0)
         helpers = load(team + HELPERS)
-        start, offered = 0, 0
-        failed = 0
-        while start < count:
+        part, offered, failed = 0, 0, 0
+        while part < parts:
             helper = 0
-            while offered + 1 < most and helper < helpers and load(this + NEXT) < count:
+            while offered + 1 < most and helper < helpers and load(this + NEXT) < parts:
                 helper += 1
                 if change(team + helper * ROW + STATE, LOOKS_OUT, this):
                     offered += 1
-            failed |= call(fn, args, start, min(start + grain, count))
-            start = add(this + NEXT, grain)
+            failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
+            part = add(this + NEXT, 1)
         give_way = load(team + YIELD)
         for helper in range(1, helpers + 1 if offered else 0):
             state = team + helper * ROW + STATE
