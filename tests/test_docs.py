@@ -1,0 +1,65 @@
+"""The pages of docs/ and the examples of docstrings: what they show is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pages
+import pytest
+
+import ortlite
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
+MODULES = [path for folder in ("ortlite", "backends") for path in sorted((ROOT / folder).rglob("*.py"))]
+EXAMPLES = [path for path in MODULES if re.search(r"^\s*>>> ", path.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def cases():
+    """Each page with what always runs, and once more with each library that some of its blocks need."""
+    for page in PAGES:
+        found = pages.blocks(page.read_text(encoding="utf-8"))
+        for library in ("", *sorted(set().union(*(block.needs() for block in found)))):
+            if found:
+                yield pytest.param(page, library, id=f"{page.stem}-{library or 'plain'}")
+
+
+@pytest.mark.parametrize(("page", "library"), cases())
+def test_the_examples_of_a_page_run_and_print_what_it_says(page, library):
+    if library and importlib.util.find_spec(library) is None:
+        pytest.skip(f"no {library}")
+    command = [sys.executable, "-W", "error::UserWarning:__main__", str(pages.__file__), str(page), library]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", ["```python\nprint(1)\n```\n\n```\n2\n```\n", "```python\nprint(1 / 0)\n```\n"])
+def test_a_false_example_fails(tmp_path, text):
+    (tmp_path / "page.md").write_text(text)
+    command = [sys.executable, str(pages.__file__), str(tmp_path / "page.md")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_examples_of_docstrings_are_true(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts[1:] if parts[0] == "backends" else parts).removesuffix(".__init__")
+    if parts[0] == "backends":
+        pytest.importorskip(parts[1].removeprefix("ortlite_"))
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
+
+
+def test_the_reference_has_every_public_name():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    named = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", text, re.MULTILINE))
+    listed = {name.rpartition(".")[2] for name in named}
+    assert sorted(set(ortlite.__all__) - {"__version__"} - listed) == []
+
