@@ -18,7 +18,14 @@ import ortlite  # noqa: E402
 project, author, copyright = "ortlite", "The ortlite developers", "The ortlite developers, Apache-2.0"  # noqa: A001
 release = version = ortlite.__version__
 
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/reference/*.md", "backends/README.md", "ortlite/**/README.md"]
+PAGES = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "docs/reference/*.md",
+    "backends/README.md",
+    "ortlite/**/README.md",
+]
 PAGES += ["benchmarks/*.md", "conformance/*.md", "conformance/results/*.md"]
 include_patterns = PAGES
 exclude_patterns = [".*", "**/.*", "out", "build", "dist", "tests"]
@@ -41,6 +48,8 @@ autodoc_default_options = {"members": True, "undoc-members": False}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 add_module_names = False
 default_role = "literal"
+
+suppress_warnings = ["ref.python"]  # the `type` of an annotation is Python's, whatever attributes have that name
 
 linkcheck_anchors = False
 linkcheck_timeout = 20

@@ -30,7 +30,7 @@ def cases():
                 yield pytest.param(page, library, id=f"{page.stem}-{library or 'plain'}")
 
 
-@pytest.mark.parametrize(("page", "library"), cases())
+@pytest.mark.parametrize(("page", "library"), list(cases()))
 def test_the_examples_of_a_page_run_and_print_what_it_says(page, library):
     if library and importlib.util.find_spec(library) is None:
         pytest.skip(f"no {library}")
@@ -62,4 +62,3 @@ def test_the_reference_has_every_public_name():
     named = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", text, re.MULTILINE))
     listed = {name.rpartition(".")[2] for name in named}
     assert sorted(set(ortlite.__all__) - {"__version__"} - listed) == []
-

@@ -60,6 +60,15 @@ class ModelCompiler:
 
     Raises TypeError and ValueError for arguments of the wrong kind; its methods raise InvalidArgument for a path that
     cannot be read or written, Fail, and what a session raises for the model.
+
+    Example:
+        >>> import ortlite
+        >>> from ortlite.cli.digits import model_bytes
+        >>> level = ortlite.GraphOptimizationLevel.ORT_ENABLE_ALL
+        >>> compiler = ModelCompiler(ortlite.SessionOptions(), model_bytes(), graph_optimization_level=level)
+        >>> ortlite.info(compiler.compile_to_bytes()).nodes, ortlite.info(model_bytes()).nodes
+        (9, 11)
+
     """
 
     def __init__(

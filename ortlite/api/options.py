@@ -260,6 +260,19 @@ class RunOptions(_Options):
     """Options of one run. Setting `terminate`, also while it runs, ends it between two steps.
 
     `limits` (`ortlite.Limits`) hold beside those of the session: of each bound the tighter one counts.
+    `add_active_adapter` feeds a LoRA adapter. The other fields are kept, and have no effect.
+
+    Example:
+        >>> from ortlite import InferenceSession
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> session, options = InferenceSession(model_bytes()), RunOptions()
+        >>> options.terminate = True  # before the run here; another thread may do so while it goes on
+        >>> try:
+        ...     session.run(None, {"scan": scans()[0]}, options)
+        ... except Fail:
+        ...     print("ended")
+        ended
+
     """
 
     KIND = "RunOptions"

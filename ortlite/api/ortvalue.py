@@ -504,7 +504,18 @@ def _again(data: Any, code: int | None) -> OrtValue:
 
 
 def copy_tensors(src: Sequence[OrtValue], dst: Sequence[OrtValue], stream: Any = None) -> None:
-    """Copy tensors into others of the same type and shape. Raises InvalidArgument where two do not fit."""
+    """Copy tensors into the memory of others, pair by pair, of the same type and shape; `stream` has no effect.
+
+    Raises InvalidArgument where two do not fit, ValueError where there are not as many of each, and what
+    `OrtValue.update_inplace` raises.
+
+    Example:
+        >>> source, target = (OrtValue.ortvalue_from_numpy(np.float32(x)) for x in ([1, 2], [0, 0]))
+        >>> copy_tensors([source], [target])
+        >>> target.numpy().tolist()
+        [1.0, 2.0]
+
+    """
     for source, target in zip(src, dst, strict=True):
         if source.element_type() != target.element_type() or source.shape() != target.shape():
             raise InvalidArgument(f"{source!r} cannot be copied to {target!r}: types and shapes must be the same")
