@@ -1,7 +1,7 @@
 """How sphinx builds the pages: `nox -s docs`.
 
-The source folder is the whole repository, of which PAGES become pages: so a link from one Markdown file to another is
-the same path here and wherever the repository is read.
+The source folder is the whole repository, of which the Markdown files named below become pages: so a link from one of
+them to another is the same path here and wherever the repository is read.
 """
 
 from __future__ import annotations
@@ -18,16 +18,8 @@ import ortlite  # noqa: E402
 project, author, copyright = "ortlite", "The ortlite developers", "The ortlite developers, Apache-2.0"  # noqa: A001
 release = version = ortlite.__version__
 
-PAGES = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "docs/*.md",
-    "docs/reference/*.md",
-    "backends/README.md",
-    "ortlite/**/README.md",
-]
-PAGES += ["benchmarks/*.md", "conformance/*.md", "conformance/results/*.md"]
-include_patterns = PAGES
+include_patterns = ["CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/reference/*.md", "backends/README.md"]
+include_patterns += ["ortlite/**/README.md", "benchmarks/*.md", "conformance/*.md", "conformance/results/*.md"]
 exclude_patterns = [".*", "**/.*", "out", "build", "dist", "tests"]
 root_doc = "docs/index"
 

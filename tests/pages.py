@@ -2,9 +2,9 @@
 
 The Python blocks of a page run from top to bottom in one namespace, its shell blocks in between, all in one folder,
 which begins empty. A block without a language right below is what the block prints (`...`: whatever). In a `console`
-block `$` stands before commands and their output follows. A Python block that begins with `# name.py` is the file of
-that name. Of shell commands those of ortlite and Python are run;
-what installs packages, or the tests, is not.
+block `$` stands before commands, and their output follows. Of shell commands those of ortlite and Python are run; what
+installs packages, or runs the tests, is not. A Python block that begins with `# name.py` is the file of that name; one
+that begins with `@op(` is an excerpt of ortlite/ops.
 
 A block that needs a library of OPTIONAL, because it imports it or says so (```python torch), runs only where that
 library is named behind the page.
@@ -89,6 +89,11 @@ def run(page: Path, libraries: set[str]) -> None:
             continue
         if named := re.match(r"# (\w+\.py)\n", block.text):
             Path(named[1]).write_text(block.text, encoding="utf-8")
+        elif block.text.startswith("@op("):
+            sources = (Path(__file__).parents[1] / "ortlite" / "ops").glob("*.py")
+            assert any(block.text in source.read_text(encoding="utf-8") for source in sources), (
+                f"{where}: no such kernel"
+            )
         elif block.words[0] == "python":
             code = compile("\n" * block.line + block.text, str(page), "exec")
             printed = io.StringIO()

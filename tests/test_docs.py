@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pages
 import pytest
+from markdown_it import MarkdownIt
 
 import ortlite
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = "docs backends benchmarks conformance ortlite".split()
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 MODULES = [path for folder in ("ortlite", "backends") for path in sorted((ROOT / folder).rglob("*.py"))]
+TEXTS = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md")))]
 EXAMPLES = [path for path in MODULES if re.search(r"^\s*>>> ", path.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
@@ -55,6 +58,14 @@ def test_the_examples_of_docstrings_are_true(path):
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(path):
+    inline = [token for token in MarkdownIt("commonmark").parse(path.read_text(encoding="utf-8")) if token.children]
+    links = [child.attrs for token in inline for child in token.children if child.type in {"link_open", "image"}]
+    targets = [str(link.get("href") or link.get("src")).partition("#")[0] for link in links]
+    assert [target for target in targets if ":" not in target and not (path.parent / target).exists()] == []
 
 
 def test_the_reference_has_every_public_name():

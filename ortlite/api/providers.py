@@ -22,7 +22,7 @@ def get_available_providers() -> list[str]:
     """Providers for running a model on this machine, best first, the CPU provider last.
 
     The order is that of the ranks that the providers give themselves (`ortlite.provider.ExecutionProvider.rank`). What
-    exists for tests, StrictExecutionProvider, is not among them, but may be named. A library is not imported to be listed.
+    exists for tests, StrictExecutionProvider, is not among them, but may be named.
 
     Example:
         >>> from ortlite import InferenceSession

@@ -58,9 +58,9 @@ class Tolerance:
 class Difference:
     """How two values differ; each figure is the largest over the elements, on its own.
 
-    `absolute` is `|a - b|` and `relative` that over `max(|a|, |b|)`; both and `ulps` leave out elements that are NaN on a
-    side. `ulps` counts the representable numbers between (None for what is not floating). `unequal` and `beyond` count
-    elements that differ and those beyond tolerance, `odd` those that are NaN, or infinite, on one side only.
+    `absolute` is `|a - b|` and `relative` that over `max(|a|, |b|)`; both and `ulps` leave out elements that are NaN on
+    a side. `ulps` counts the representable numbers between (None for what is not floating). `unequal` and `beyond`
+    count elements that differ and those beyond tolerance, `odd` those that are NaN, or infinite, on one side only.
     `excess` is the largest `|a - b|` over what the tolerance allows: more than 1 is beyond it. `worst` is where,
     `problem` says why the two cannot be compared element by element.
     """
