@@ -232,7 +232,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The pages in docs/ as a site in out/docs; warnings, broken links among them, are errors (`-- --web`: all links)."""
+    """The pages in docs/ as a site in out/docs: warnings and broken links are errors (`-- --web`: web links, too)."""
     session.install("-e", ".[all]", *group("docs"))
     session.run("python", "-m", "sphinx", "-W", "--keep-going", "-c", "docs", ".", "out/docs")
     if "--web" in session.posargs:
