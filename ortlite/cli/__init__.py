@@ -463,9 +463,10 @@ def profile_model(
     if explorer is not None:
         explorer.mkdir(parents=True, exist_ok=True)
         for kind, data in found.model_explorer(compared).items():
-    written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
-    for path, text in written.items(): path.write_text(text(), encoding="utf-8") console(stderr=as_json).print(f"saved
-    {path}", markup=False, highlight=False, soft_wrap=True)
+            written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
+    for path, text in written.items():
+        path.write_text(text(), encoding="utf-8")
+        console(stderr=as_json).print(f"saved {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def numbers(option: str, text: str) -> list[Any]:
