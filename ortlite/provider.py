@@ -139,7 +139,7 @@ class ExecutionProvider:
 
     @cached_property
     def xp(self) -> Namespace:
-        """The namespace the kernels get; built by `ortlite.namespace.build`."""
+        """The namespace the kernels get; built by `ortlite.namespace.build`. A subclass must define it."""
         raise TypeError(f"{type(self).__name__} must define xp")
 
     @property
