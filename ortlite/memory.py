@@ -57,7 +57,10 @@ class MemoryStep:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The memory of one run: without the inputs, which are the caller's, and the constants, which stay."""
+    """The memory of one run: without the inputs, which are the caller's, and the constants, which stay.
+
+    `signature` are the inputs that it holds for, `constants` the bytes of these. All sizes are bytes.
+    """
 
     name: str
     signature: tuple[str, ...]
