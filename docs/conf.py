@@ -6,6 +6,7 @@ them to another is the same path here and wherever the repository is read.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ html_show_sourcelink = html_copy_source = False
 html_additional_pages = {"index": "start.html"}
 templates_path = ["templates"]
 
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]  # for ortlite_torch.Module
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "undoc-members": False}

@@ -59,7 +59,8 @@ class MemoryStep:
 class MemoryPlan:
     """The memory of one run: without the inputs, which are the caller's, and the constants, which stay.
 
-    `signature` are the inputs that it holds for, `constants` the bytes of these. All sizes are bytes.
+    `signature` are the inputs that it holds for, `constants` the size of the model's constants. All sizes are in
+    bytes.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""The pages of docs/ and the examples of docstrings: what they show is what happens."""
+"""The pages of docs/ and the examples of docstrings: what they show is what happens.
+
+Examples that need torch, jax or another library (`pages.OPTIONAL`) are skipped, visibly, where it is not installed.
+"""
 
 from __future__ import annotations
 
