@@ -42,6 +42,7 @@ autodoc_default_options = {"members": True, "undoc-members": False}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 add_module_names = False
 default_role = "literal"
+highlight_language = "text"  # of blocks without a language: they are output
 
 suppress_warnings = ["ref.python"]  # the `type` of an annotation is Python's, whatever attributes have that name
 

@@ -85,7 +85,7 @@ class RuntimeException(OrtError):
 
 
 class InvalidProtobuf(OrtError):
-    """What should be a model is none."""
+    """The file, or the bytes, are no model."""
 
     code, label = 7, "INVALID_PROTOBUF"
 

@@ -4,7 +4,7 @@ The Python blocks of a page run from top to bottom in one namespace, its shell b
 which begins empty. A block without a language right below is what the block prints (`...`: whatever). In a `console`
 block `$` stands before commands, and their output follows. Of shell commands those of ortlite and Python are run; what
 installs packages, or runs the tests, is not. A Python block that begins with `# name.py` is the file of that name; one
-that begins with `@op(` is an excerpt of ortlite/ops.
+that begins with `@op(` is an excerpt of ortlite/ops. Tests in a block run, too.
 
 A block that needs a library of OPTIONAL, because it imports it or says so (```python torch), runs only where that
 library is named behind the page.
@@ -99,6 +99,8 @@ def run(page: Path, libraries: set[str]) -> None:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(code, scope)
+                for test in re.findall(r"^def (test_\w+)\(\)", block.text, re.MULTILINE):
+                    scope[test]()
             expect(where, block.output, printed.getvalue())
         else:
             for command, output in commands(block):

@@ -20,7 +20,8 @@ import ortlite
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = "docs backends benchmarks conformance ortlite".split()
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
+PAGES += [ROOT / "ortlite" / "ops" / "README.md", ROOT / "ortlite" / "demo" / "README.md"]
 REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 MODULES = [path for folder in ("ortlite", "backends") for path in sorted((ROOT / folder).rglob("*.py"))]
 TEXTS = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md")))]
@@ -33,7 +34,7 @@ def cases():
         found = pages.blocks(page.read_text(encoding="utf-8"))
         for library in ("", *sorted(set().union(*(block.needs() for block in found)))):
             if found:
-                yield pytest.param(page, library, id=f"{page.stem}-{library or 'plain'}")
+                yield pytest.param(page, library, id=f"{page.relative_to(ROOT)}-{library or 'plain'}")
 
 
 @pytest.mark.parametrize(("page", "library"), list(cases()))
