@@ -21,7 +21,9 @@ import ortlite
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = "docs backends benchmarks conformance ortlite".split()
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
+ELSEWHERE = {"scaling.md"}  # tests/scale/ has clusters for its examples
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in ELSEWHERE]
+PAGES += [ROOT / "backends" / "README.md"]
 PAGES += [ROOT / "ortlite" / "ops" / "README.md", ROOT / "ortlite" / "demo" / "README.md"]
 REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 MODULES = [path for folder in ("ortlite", "backends") for path in sorted((ROOT / folder).rglob("*.py"))]
