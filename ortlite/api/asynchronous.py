@@ -43,20 +43,6 @@ class Asynchronous:
 
         `error` is "" after a run, and otherwise the message, with [] for results; what the callback raises is dropped.
         Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime.
-
-        Example:
-            >>> from threading import Event
-            >>> from ortlite import InferenceSession
-            >>> from ortlite.cli.digits import model_bytes, scans
-            >>> done, shapes = Event(), []
-            >>> def finished(results, user_data, error):
-            ...     shapes.append(results[0].shape)
-            ...     done.set()
-            >>> session = InferenceSession(model_bytes())
-            >>> session.run_async(None, {"scan": scans()[0][:2]}, finished, None)
-            >>> done.wait(60), shapes
-            (True, [(2, 10)])
-
         """
         if self._sess_options.intra_op_num_threads == 1:
             raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")

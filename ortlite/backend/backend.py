@@ -71,7 +71,7 @@ class OrtliteBackend(Backend):
 
         Example:
             >>> from ortlite.cli.digits import model_bytes, scans
-            >>> Backend.prepare(model_bytes()).run(scans()[0][:2])[0].shape
+            >>> OrtliteBackend.prepare(model_bytes()).run(scans()[0][:2])[0].shape
             (2, 10)
 
         """
