@@ -35,7 +35,8 @@ html_show_sourcelink = html_copy_source = False
 html_additional_pages = {"index": "start.html"}
 templates_path = ["templates"]
 
-autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]  # for ortlite_torch.Module
+OPTIONAL = ("torch", "dask", "ray", "pyspark", "pandas", "pyarrow", "mlx")  # what public modules need to be imported
+autodoc_mock_imports = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "undoc-members": False}
