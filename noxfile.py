@@ -230,6 +230,15 @@ def report(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.report")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages in docs/ as a site in out/docs: warnings and broken links are errors (`-- --web`: web links, too)."""
+    session.install("-e", ".[all]", *group("docs"))
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-c", "docs", ".", "out/docs")
+    if "--web" in session.posargs:
+        session.run("python", "-m", "sphinx", "-b", "linkcheck", "-c", "docs", ".", "out/links")
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """On a machine with an NVIDIA GPU, whose Python has the libraries: runs from the checkout, installs nothing."""

@@ -35,11 +35,16 @@ class OrtError(Exception):
 
 
 class Fail(OrtError):
+    """Whatever has no class of its own: an error in a kernel, a run that was ended, a model that contradicts itself."""
+
     code, label = 1, "FAIL"
 
 
 class LimitExceeded(Fail):
-    """A model wants more than an `ortlite.Limits` allows; `limit` names which."""
+    """A model wants more than an `ortlite.Limits` allows; `limit` names which, `node` where, if it is a node.
+
+    A session's limits raise it before memory is taken. See `ortlite.limits.applied` for an example.
+    """
 
     def __init__(self, text: str, node: Any = None, limit: str = ""):
         super().__init__(text, node)
@@ -50,58 +55,86 @@ class LimitExceeded(Fail):
 
 
 class InvalidArgument(OrtError):
+    """An unknown name, or a value of a wrong dtype, rank or size; a file with external data that cannot be read."""
+
     code, label = 2, "INVALID_ARGUMENT"
 
 
 class NoSuchFile(OrtError):
+    """The model's file is not there."""
+
     code, label = 3, "NO_SUCHFILE"
 
 
 class NoModel(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 4, "NO_MODEL"
 
 
 class EngineError(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 5, "ENGINE_ERROR"
 
 
 class RuntimeException(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 6, "RUNTIME_EXCEPTION"
 
 
 class InvalidProtobuf(OrtError):
+    """The file, or the bytes, are no model."""
+
     code, label = 7, "INVALID_PROTOBUF"
 
 
 class ModelLoaded(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 8, "MODEL_LOADED"
 
 
 class NotImplemented(OrtError):  # noqa: A001  (onnxruntime's name)
+    """There is no kernel for an operator, or none for its dtypes."""
+
     code, label = 9, "NOT_IMPLEMENTED"
 
 
 class InvalidGraph(OrtError):
+    """A model that ONNX does not allow: unknown attributes, missing inputs, cycles, types that do not fit."""
+
     code, label = 10, "INVALID_GRAPH"
 
 
 class EPFail(OrtError):
+    """A provider fails as a whole: the session then runs on the CPU provider, where it may fall back."""
+
     code, label = 11, "EP_FAIL"
 
 
 class ModelLoadCanceled(OrtError):
+    """`SessionOptions.set_load_cancellation_flag` was set."""
+
     code, label = 12, "MODEL_LOAD_CANCELED"
 
 
 class ModelRequiresCompilation(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 13, "MODEL_REQUIRES_COMPILATION"
 
 
 class NotFound(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 14, "NOT_FOUND"
 
 
 class DeviceReset(OrtError):
+    """onnxruntime's class; ortlite does not raise it."""
+
     code, label = 15, "DEVICE_RESET"
 
 

@@ -36,6 +36,7 @@ class Limits:
       All files are read before they are used, not mapped, so that nobody can change or cut them afterwards
 
     Example:
+        >>> import ortlite
         >>> options = ortlite.SessionOptions()
         >>> options.limits = Limits.untrusted(seconds=2)
 
@@ -126,7 +127,19 @@ def current() -> Limits:
 
 @contextmanager
 def applied(limits: Limits) -> Iterator[None]:
-    """Models that are loaded within, and the sessions that are made within, keep to `limits`, besides what they say."""
+    """Models that are loaded within, and the sessions that are made within, keep to `limits`, besides what they say.
+
+    Example:
+        >>> import ortlite
+        >>> from ortlite.cli.digits import model_bytes
+        >>> try:
+        ...     with applied(Limits(nodes=5)):
+        ...         session = ortlite.InferenceSession(model_bytes())
+        ... except LimitExceeded as error:
+        ...     print(error.limit, "-", error.text)
+        nodes - Limit nodes exceeded: nodes of the model: 11 or more, and 5 is the limit.
+
+    """
     before, _current.limits = _current.limits, both(_current.limits, limits)
     try:
         yield

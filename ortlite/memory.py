@@ -57,7 +57,11 @@ class MemoryStep:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The memory of one run: without the inputs, which are the caller's, and the constants, which stay."""
+    """The memory of one run: without the inputs, which are the caller's, and the constants, which stay.
+
+    `signature` are the inputs that it holds for, `constants` the size of the model's constants. All sizes are in
+    bytes.
+    """
 
     name: str
     signature: tuple[str, ...]

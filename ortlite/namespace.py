@@ -68,6 +68,13 @@ def build(
     `library` is its Array API module, `dtypes` maps logical names to native dtypes, `primitives` are
     replacements with the signature of the default (`fn(xp, ...)`), which may leave cases to it by returning
     NotImplemented, and `names` replaces plain names. Raises TypeError for a replacement of what is no primitive.
+
+    Example:
+        >>> import numpy
+        >>> xp = build(numpy, {"float32": numpy.float32, "int64": numpy.int64}, primitives={})
+        >>> xp.dtype_name(xp.dtype("float32")), xp.top_k(xp.asarray([1.0, 3.0, 2.0]), 2, -1, True, True)[1].tolist()
+        ('float32', [1, 2])
+
     """
     if unknown := primitives.keys() - DEFAULTS.keys() - OPTIONAL.keys():
         raise TypeError(f"no primitives: {', '.join(sorted(unknown))}; there are {', '.join(sorted(DEFAULTS))}")

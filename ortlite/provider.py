@@ -109,6 +109,17 @@ class ExecutionProvider:
     last whatever it says. Devices have 10 to 49, libraries that compute on the CPU 50 to 99; 100 says that nobody has
     measured it. None is for a provider that tests something and is no choice for running a model: it is listed by
     `get_all_providers()` alone and used by who names it. The order of a session's `providers` is what counts there.
+
+    Example:
+        >>> import numpy
+        >>> from ortlite import namespace
+        >>> class MyExecutionProvider(ExecutionProvider):
+        ...     name, library, storage = "MyExecutionProvider", "numpy", frozenset({"float32"})
+        ...     xp = namespace.build(numpy, {"float32": numpy.float32}, primitives={})
+        >>> mine = MyExecutionProvider()
+        >>> mine.xp.erf(mine.from_numpy(numpy.float32([0, 0.5]))).dtype
+        dtype('float32')
+
     """
 
     name: ClassVar[str]
@@ -139,7 +150,7 @@ class ExecutionProvider:
 
     @cached_property
     def xp(self) -> Namespace:
-        """The namespace the kernels get; built by `ortlite.namespace.build`."""
+        """The namespace the kernels get; built by `ortlite.namespace.build`. A subclass must define it."""
         raise TypeError(f"{type(self).__name__} must define xp")
 
     @property

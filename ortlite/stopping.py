@@ -21,7 +21,7 @@ Stop = Callable[[], None]  # raises Fail when the run is to end
 
 
 class RunTimeout(Fail, TimeoutError):
-    """A run took longer than the `timeout` it was given."""
+    """A run took longer than the `timeout`, in seconds, that it was given: a Fail, and Python's TimeoutError."""
 
 
 class _Current(threading.local):

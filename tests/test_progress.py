@@ -1,6 +1,5 @@
 """What long work tells whoever listens, and the bars of the command line on a terminal."""
 
-import doctest
 import os
 import pty
 import signal
@@ -28,12 +27,6 @@ def told(work):
     with progress.listening(lambda *args: found.append(args)):
         work()
     return found
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(progress)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_nobody_is_told_outside_and_after_an_error():

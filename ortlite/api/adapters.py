@@ -100,7 +100,10 @@ class AdapterFormat:
 
 
 class LoraAdapter:
-    """An adapter for `RunOptions.add_active_adapter`. One that has not been loaded has no parameters."""
+    """An adapter for `RunOptions.add_active_adapter`: `Load` reads a file that `AdapterFormat.export_adapter` wrote.
+
+    One that has not been loaded has no parameters. They are fed, by name, to inputs of the model.
+    """
 
     def __init__(self) -> None:
         self.parameters: dict[str, OrtValue] = {}

@@ -71,7 +71,16 @@ class Asynchronous:
     ) -> list[Any]:
         """`run` for asyncio: the event loop goes on meanwhile. A task that is cancelled ends its run between two steps.
 
-        Example: `outputs = await session.run_async_(None, {"x": x})`.
+        Arguments, results and errors are those of `run`.
+
+        Example:
+            >>> import asyncio
+            >>> from ortlite import InferenceSession
+            >>> from ortlite.cli.digits import model_bytes, scans
+            >>> session = InferenceSession(model_bytes())
+            >>> asyncio.run(session.run_async_(None, {"scan": scans()[0][:2]}))[0].shape
+            (2, 10)
+
         """
         import asyncio  # takes as long as a small session, and few need it
 

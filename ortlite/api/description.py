@@ -138,7 +138,16 @@ class Described:
     def memory_plan(self, input_feed: Mapping[str, Any] | None = None) -> MemoryPlan:
         """What memory a run on inputs like these, or like those of the last runs, takes: tensors over time, the peak.
 
-        Print it, or draw it by `svg()`. Runs the model, step by step.
+        Print it, or draw it by `svg()`. Runs the model, step by step. Raises InvalidArgument without `input_feed` where
+        no shapes were run twice, and what `run` raises for the feed.
+
+        Example:
+            >>> from ortlite import InferenceSession
+            >>> from ortlite.cli.digits import model_bytes, scans
+            >>> plan = InferenceSession(model_bytes()).memory_plan({"scan": scans()[0][:2]})
+            >>> sorted(tensor.name for tensor in plan.at_peak())
+            ['a_on', 'b_on']
+
         """
         from ortlite import memory
         from ortlite.api.values import to_outside

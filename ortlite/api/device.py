@@ -57,7 +57,16 @@ PROVIDER_OF_DEVICE = {"cuda": "CUDAExecutionProvider", "gpu": "CUDAExecutionProv
 
 
 class OrtDevice:
-    """A device: `OrtDevice.make(name, id)`, or by numbers, `OrtDevice(type, memory, [vendor,] id)`."""
+    """A device: `OrtDevice.make(name, id)`, or by numbers, `OrtDevice(type, memory, [vendor,] id)`.
+
+    Raises TypeError for as many numbers as neither has.
+
+    Example:
+        >>> device = OrtDevice.make("cpu", 0)
+        >>> device.device_type(), device.device_id()
+        (0, 0)
+
+    """
 
     _numbers: tuple[int, int, int, int]
 
@@ -202,7 +211,10 @@ class OrtMemoryInfo:
 
 
 class OrtArenaCfg:
-    """Settings of an arena, kept as given: four numbers, or a dict of them by name. They have no effect."""
+    """Settings of an arena, kept as given: four numbers, or a dict of them by name. They have no effect.
+
+    Sizes are bytes. Raises RuntimeError for another name.
+    """
 
     def __init__(
         self,

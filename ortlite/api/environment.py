@@ -42,7 +42,10 @@ def has_collective_ops() -> bool:
 
 
 def set_seed(seed: int) -> None:
-    """Make random operators without a seed attribute repeat in every session made from now on."""
+    """Make random operators without a seed attribute repeat in every session made from now on.
+
+    Raises TypeError for what is no int.
+    """
     if not isinstance(seed, int):
         raise TypeError(f"a seed is an int, not {type(seed).__name__}")
     _process["seed"] = int(seed)
@@ -54,7 +57,10 @@ def seed() -> int | None:
 
 
 def set_global_thread_pool_sizes(intra_op_num_threads: int = 0, inter_op_num_threads: int = 0) -> None:
-    """Set the threads of sessions with `use_per_session_threads=False` (0: all cores)."""
+    """Set the threads of sessions with `use_per_session_threads=False` (0: all that this process may use).
+
+    `inter_op_num_threads` has no effect: nodes run one after the other.
+    """
     _process["threads"] = int(intra_op_num_threads)
 
 

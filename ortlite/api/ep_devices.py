@@ -306,7 +306,10 @@ def get_model_compatibility_for_ep_devices(
 
 
 def get_hardware_device_ep_incompatibility_details(ep_name: str, device: OrtHardwareDevice | None) -> Mapping[str, Any]:
-    """Why a provider cannot use a device: nothing is known against any. Raises InvalidArgument for another provider."""
+    """Why a provider cannot use a device: nothing is known against any.
+
+    Raises InvalidArgument for another provider, TypeError for what is no OrtHardwareDevice.
+    """
     _texts(ep_name=ep_name)
     if not isinstance(device, OrtHardwareDevice | None):
         raise TypeError(f"device is an OrtHardwareDevice, not {type(device).__name__}")

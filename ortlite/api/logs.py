@@ -37,7 +37,8 @@ def set_default_logger_verbosity(verbosity: int) -> None:
 def set_default_logger_callback(callback: Callback | None, severity: int = WARNING) -> None:
     """Send messages to `callback(severity, category, logid, location, message)`; None: to standard error again.
 
-    What the callback raises goes to sys.unraisablehook. Raises RuntimeError for what cannot be called, or for a
+    `severity` is a number from 0 (all) to 4 (fatal); the other four are text. What the callback raises goes to
+    sys.unraisablehook. Raises RuntimeError for what cannot be called, or for a
     severity that is none.
     """
     level = _checked(severity)

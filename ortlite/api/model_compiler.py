@@ -60,6 +60,15 @@ class ModelCompiler:
 
     Raises TypeError and ValueError for arguments of the wrong kind; its methods raise InvalidArgument for a path that
     cannot be read or written, Fail, and what a session raises for the model.
+
+    Example:
+        >>> import ortlite
+        >>> from ortlite.cli.digits import model_bytes
+        >>> level = ortlite.GraphOptimizationLevel.ORT_ENABLE_ALL
+        >>> compiler = ModelCompiler(ortlite.SessionOptions(), model_bytes(), graph_optimization_level=level)
+        >>> ortlite.info(compiler.compile_to_bytes()).nodes, ortlite.info(model_bytes()).nodes
+        (9, 11)
+
     """
 
     def __init__(
@@ -98,7 +107,10 @@ class ModelCompiler:
         self._get_location = get_initializer_location_func
 
     def compile_to_file(self, output_model_path: str | os.PathLike[str] | None = None) -> None:
-        """Write the model to a file; without a path to one beside the input, `model_ctx.onnx` for `model.onnx`."""
+        """Write the model to a file; without a path to one beside the input, `model_ctx.onnx` for `model.onnx`.
+
+        Raises Fail for a file that exists under the flag against it, InvalidArgument where it cannot be written.
+        """
         if output_model_path and not isinstance(output_model_path, str | os.PathLike):
             raise TypeError(f"Output model's filepath is of unexpected type '{type(output_model_path)}'")
         path = Path(output_model_path) if output_model_path else self._beside()

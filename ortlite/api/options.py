@@ -79,10 +79,12 @@ class SessionOptions(_Options):
     """How a session is made.
 
     Fields and defaults are onnxruntime's. Those that ortlite reads: enable_profiling, profile_file_prefix,
-    graph_optimization_level, optimized_model_filepath, intra_op_num_threads, log_severity_level and logid; and beyond
-    onnxruntime's `limits` (`ortlite.Limits`), what the model and each run may take. The others
-    tune onnxruntime's arenas, thread pools and order of execution; they are kept, and have no effect. Config entries:
-    docs/onnxruntime-compat.md lists which are read.
+    graph_optimization_level, optimized_model_filepath, intra_op_num_threads and use_per_session_threads (threads that
+    share one operator; 0: all that the process may use), log_severity_level (0 all to 4 fatal; -1: as set for the
+    process) and logid; and beyond onnxruntime's `limits` (`ortlite.Limits`), what the model and each run may take. The
+    others tune onnxruntime's arenas, thread pools and order of execution; they are kept, and have no effect. Config
+    entries: docs/onnxruntime-compat.md lists which are read. Raises TypeError for a value of the wrong type,
+    AttributeError for an unknown name.
 
     Example:
         >>> options = SessionOptions()
@@ -194,14 +196,17 @@ class SessionOptions(_Options):
     def add_external_initializers_from_files_in_memory(
         self, names: Sequence[str], buffers: Sequence[Any], lengths: Sequence[int]
     ) -> None:
-        """Read external data from bytes, as if files called `names` held them, `lengths` bytes each."""
+        """Read external data from bytes, as if files called `names` held them, `lengths` bytes each.
+
+        Raises RuntimeError where there are not as many of each.
+        """
         if not len(names) == len(buffers) == len(lengths):
             raise RuntimeError("Expecting names, buffers and lengths to have equal length")
         for name, buffer, length in zip(names, buffers, lengths, strict=True):
             self._files[str(name)] = memoryview(buffer).cast("B")[:length]
 
     def register_custom_ops_library(self, library: str) -> None:
-        """Not possible: such a library holds kernels compiled against onnxruntime. Raises Fail.
+        """Not possible: such a library holds kernels compiled against onnxruntime. Raises Fail; TypeError for no str.
 
         Write the operator in Python: `@ortlite.op("domain", "Name")`, or `register_op` for one session.
         """
@@ -213,17 +218,29 @@ class SessionOptions(_Options):
         )
 
     def register_op(self, domain: str, op_type: str, kernel: Callable[..., Any], since: int = 1, **flags: Any) -> None:
-        """Use a kernel in the sessions made with these options alone; `ortlite.op` says what a kernel is."""
+        """Use a kernel in the sessions made with these options alone; `ortlite.op` says what a kernel is.
+
+        Example:
+            >>> options = SessionOptions()
+            >>> options.register_op("my.domain", "Twice", lambda xp, X: X + X)
+
+        """
         self._operators.append((domain, op_type, since, kernel, flags))
 
     def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
-        """Add a provider behind those added before. The argument `providers` of a session goes before these."""
+        """Add a provider behind those added before. The argument `providers` of a session goes before these.
+
+        Raises RuntimeError for a name that nobody has.
+        """
         if name not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")
         self._providers.append((name, {str(k): str(v) for k, v in (options or {}).items()}))
 
     def add_provider_for_devices(self, devices: Sequence[Any], options: Mapping[str, str] | None = None) -> None:
-        """Add the provider of devices that `get_ep_devices` lists."""
+        """Add the provider of devices that `get_ep_devices` lists.
+
+        Raises InvalidArgument for devices of several providers, or none.
+        """
         names = {device.ep_name for device in devices}
         if len(names) != 1:
             raise InvalidArgument(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
@@ -234,13 +251,16 @@ class SessionOptions(_Options):
         return bool(self._providers)
 
     def set_provider_selection_policy(self, policy: Any) -> None:
-        """Accepted: without `providers`, nodes run on the CPU provider, whatever the policy."""
+        """Accepted, with a UserWarning: without `providers`, nodes run on the CPU provider, whatever the policy.
+
+        Raises TypeError for what is no OrtExecutionProviderDevicePolicy.
+        """
         if not isinstance(policy, OrtExecutionProviderDevicePolicy):
             raise TypeError(f"a policy is an OrtExecutionProviderDevicePolicy, not {type(policy).__name__}")
         warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
 
     def set_provider_selection_policy_delegate(self, delegate: Callable[..., Any]) -> None:
-        """Accepted, and never called: name providers in `providers`."""
+        """Accepted, with a UserWarning, and never called: name `providers`. Raises TypeError for no function."""
         if not callable(delegate):
             raise TypeError("the delegate is a function")
         warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
@@ -260,6 +280,19 @@ class RunOptions(_Options):
     """Options of one run. Setting `terminate`, also while it runs, ends it between two steps.
 
     `limits` (`ortlite.Limits`) hold beside those of the session: of each bound the tighter one counts.
+    `add_active_adapter` feeds a LoRA adapter. The other fields are kept, and have no effect.
+
+    Example:
+        >>> from ortlite import InferenceSession
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> session, options = InferenceSession(model_bytes()), RunOptions()
+        >>> options.terminate = True  # before the run here; another thread may do so while it goes on
+        >>> try:
+        ...     session.run(None, {"scan": scans()[0]}, options)
+        ... except Fail:
+        ...     print("ended")
+        ended
+
     """
 
     KIND = "RunOptions"
@@ -294,7 +327,10 @@ class RunOptions(_Options):
         return self._get(key)
 
     def add_active_adapter(self, adapter: LoraAdapter) -> None:
-        """Feed an adapter's parameters to the inputs of their names, besides what `run` is given."""
+        """Feed an adapter's parameters to the inputs of their names, besides what `run` is given.
+
+        Raises TypeError for what is no LoraAdapter.
+        """
         if not hasattr(adapter, "parameters"):
             raise TypeError(f"a LoraAdapter is wanted, not {type(adapter).__name__}")
         self._adapters.append(adapter)

@@ -88,7 +88,7 @@ class OrtValue:
         """A tensor of ONNX's element type `onnx_element_type` over the array's memory, e.g. bfloat16 (16) over uint16.
 
         Types of less than a byte are read from uint8, two or four elements a byte, as ONNX packs them (a copy).
-        Raises RuntimeError for another itemsize.
+        Raises TypeError for what is no array or no number, RuntimeError for another itemsize.
         """
         if not isinstance(data, np.ndarray):
             raise TypeError(f"an array is wanted, not {type(data).__name__}")
@@ -114,7 +114,10 @@ class OrtValue:
         vendor_id: int = -1,
         memory_info: OrtMemoryInfo | None = None,
     ) -> OrtValue:
-        """A tensor whose values are not set. `element_type`: a NumPy dtype, type or name, or ONNX's number."""
+        """A tensor whose values are not set. `element_type`: a NumPy dtype, type or name, or ONNX's number.
+
+        Raises RuntimeError for strings, negative sizes, and where the device is not there.
+        """
         dtype = element_dtype(element_type)
         if dtype.kind == "S":
             raise RuntimeError(NOT_NUMERIC)
@@ -161,7 +164,10 @@ class OrtValue:
         return kinds.get(type(self._data), "a tensor")
 
     def data_ptr(self) -> int:
-        """The address of the first element."""
+        """The address of the first element.
+
+        Raises RuntimeError for what is no tensor, and where the array's library does not tell.
+        """
         array = self._tensor()
         if isinstance(array, np.ndarray):
             return int(array.ctypes.data)
@@ -196,7 +202,10 @@ class OrtValue:
         return f"tensor({self._dtype.ort})"
 
     def element_type(self) -> int:
-        """ONNX's number of the element type of a tensor or of a sequence's tensors."""
+        """ONNX's number of the element type of a tensor or of a sequence's tensors.
+
+        Raises RuntimeError for what has none.
+        """
         if isinstance(self._data, list) and self._data and isinstance(self._data[0], np.ndarray):
             return dtypes.of_numpy(self._data[0].dtype).code
         if self._dtype is None:
@@ -234,7 +243,10 @@ class OrtValue:
         return self._data
 
     def numpy(self) -> Any:
-        """The tensor as a NumPy array that shares its memory (from another device: a copy); a sequence as a list."""
+        """The tensor as a NumPy array that shares its memory (from another device: a copy); a sequence as a list.
+
+        Maps are dicts, an empty optional is None. Raises RuntimeError for a sparse tensor.
+        """
         if isinstance(self._data, list | dict | None):
             return self._data
         if isinstance(self._data, SparseTensor):
@@ -331,7 +343,10 @@ class OrtValueVector:
         return iter(self._values)
 
     def push_back(self, value: Any) -> None:
-        """Append one."""
+        """Append one.
+
+        Raises TypeError for what is no OrtValue.
+        """
         if not isinstance(value, OrtValue):
             raise TypeError(f"an OrtValue is wanted, not {type(value).__name__}")
         self._values.append(value)
@@ -504,7 +519,18 @@ def _again(data: Any, code: int | None) -> OrtValue:
 
 
 def copy_tensors(src: Sequence[OrtValue], dst: Sequence[OrtValue], stream: Any = None) -> None:
-    """Copy tensors into others of the same type and shape. Raises InvalidArgument where two do not fit."""
+    """Copy tensors into the memory of others, pair by pair, of the same type and shape; `stream` has no effect.
+
+    Raises InvalidArgument where two do not fit, ValueError where there are not as many of each, and what
+    `OrtValue.update_inplace` raises.
+
+    Example:
+        >>> source, target = (OrtValue.ortvalue_from_numpy(np.float32(x)) for x in ([1, 2], [0, 0]))
+        >>> copy_tensors([source], [target])
+        >>> target.numpy().tolist()
+        [1.0, 2.0]
+
+    """
     for source, target in zip(src, dst, strict=True):
         if source.element_type() != target.element_type() or source.shape() != target.shape():
             raise InvalidArgument(f"{source!r} cannot be copied to {target!r}: types and shapes must be the same")

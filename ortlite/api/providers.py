@@ -22,8 +22,15 @@ def get_available_providers() -> list[str]:
     """Providers for running a model on this machine, best first, the CPU provider last.
 
     The order is that of the ranks that the providers give themselves (`ortlite.provider.ExecutionProvider.rank`). What
-    exists for tests, StrictExecutionProvider, is not among them, but may be named. Example:
-    `InferenceSession("model.onnx", providers=ortlite.get_available_providers())`.
+    exists for tests, StrictExecutionProvider, is not among them, but may be named.
+
+    Example:
+        >>> from ortlite import InferenceSession
+        >>> from ortlite.cli.digits import model_bytes
+        >>> session = InferenceSession(model_bytes(), providers=get_available_providers())
+        >>> session.get_providers()[-1]
+        'CPUExecutionProvider'
+
     """
     return provider.available()
 

@@ -66,8 +66,8 @@ class InferenceSession(Described, Asynchronous):
     Raises TypeError for a source of another type, ValueError for a bad `fallback` or `placement`, and the classes of
     `ortlite.errors` for a model that cannot be read or is not valid. A bad `providers` falls back to the CPU
     provider with a warning, as in onnxruntime, unless `enable_fallback=0`, or `fallback="error"`, or there is a
-    `placement`. Unknown arguments, and the options that would write a file, get a UserWarning; options that only tune
-    onnxruntime (arenas, execution order) are accepted and have no effect.
+    `placement`. Unknown arguments get a UserWarning; options that only tune onnxruntime (arenas, execution order) are
+    accepted and have no effect.
 
     Example:
         >>> from ortlite.cli.digits import model_bytes, scans
@@ -398,7 +398,10 @@ class InferenceSession(Described, Asynchronous):
         input_dict_ort_values: Mapping[str, OrtValue],
         run_options: RunOptions | None = None,
     ) -> list[OrtValue]:
-        """`run` on OrtValues, which also come out."""
+        """`run` on OrtValues, which also come out.
+
+        Results are in the CPU's memory. Raises InvalidArgument for a name that is no output, and what `run` raises.
+        """
         from ortlite.api.ortvalue import OrtValue
 
         feed = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}

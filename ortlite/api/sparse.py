@@ -52,7 +52,16 @@ class SparseBlockSparseView:
 
 
 class SparseTensor:
-    """A sparse tensor: `sparse_coo_from_numpy` or `sparse_csr_from_numpy` make one. Its arrays are read-only."""
+    """A sparse tensor: `sparse_coo_from_numpy` or `sparse_csr_from_numpy` make one. Its arrays are read-only.
+
+    Example:
+        >>> from ortlite import OrtDevice
+        >>> cpu = OrtDevice.make("cpu", 0)
+        >>> sparse = SparseTensor.sparse_coo_from_numpy([2, 3], np.float32([5, 7]), np.array([0, 4]), cpu)
+        >>> sparse.data_type(), sparse.to_dense().tolist()
+        ('sparse_tensor(float)', [[5.0, 0.0, 0.0], [0.0, 7.0, 0.0]])
+
+    """
 
     def __init__(self, sparse_tensor: SparseTensor):
         """Wrap a SparseTensor again."""

@@ -68,6 +68,12 @@ class OrtliteBackend(Backend):
         (names, commas between); SessionOptions are given by their names. Raises RuntimeError for a device that is not
         there, unittest.SkipTest for a ModelProto of an opset that is not released, what onnx.checker raises for one,
         and what InferenceSession raises.
+
+        Example:
+            >>> from ortlite.cli.digits import model_bytes, scans
+            >>> OrtliteBackend.prepare(model_bytes()).run(scans()[0][:2])[0].shape
+            (2, 10)
+
         """
         if isinstance(model, OrtliteBackendRep):
             return model

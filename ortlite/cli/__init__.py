@@ -80,17 +80,24 @@ def limited(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **keywords)
 
     base = click.option(
-        "--limits", type=click.Choice(["", "untrusted"]), default="", help="What a stranger's model may take."
+        "--limits",
+        type=click.Choice(["", "untrusted"]),
+        default="",
+        metavar="untrusted",
+        help="Keep to what a stranger's model may take: ortlite.Limits.untrusted().",
     )
     one = click.option(
-        "--limit", "bounds", multiple=True, metavar="NAME=1e8", help="One bound of ortlite.Limits, or none; repeatable."
+        "--limit", "bounds", multiple=True, metavar="NAME=1e8", help="One bound of ortlite.Limits; NAME=none lifts it."
     )
     return base(one(within))
 
 
 @main.command()
 def demo() -> None:
-    """Read handwritten digits with a small model, on every provider there is."""
+    """Read handwritten digits with a small model.
+
+    On every provider that is there, which are compared.
+    """
     from ortlite.cli import digits
 
     out = console()
@@ -155,9 +162,10 @@ def optimize_file(
     files: tuple[str, ...],
     shapes: tuple[str, ...],
 ) -> None:
-    """Write MODEL as the optimiser leaves it: standard ONNX and com.microsoft, for ortlite and onnxruntime.
+    """Write MODEL as the optimiser leaves it.
 
-    With --verify both models run, on the given inputs or made-up ones, in ortlite and, where it is installed, in
+    What is written is standard ONNX with operators of com.microsoft, which both ortlite and onnxruntime run. With
+    --verify both models run, on the given inputs or made-up ones, in ortlite and, where it is installed, in
     onnxruntime. Exit status 1: an output is beyond the tolerance that `ortlite compare` has.
     """
     from ortlite.cli import optimize
@@ -178,7 +186,11 @@ def optimize_file(
 
 @main.command()
 def warm() -> None:
-    """Compile all kernels ahead of the first session that needs them (`pip install 'ortlite[fast]'`)."""
+    """Compile all kernels ahead.
+
+    They are kept in the user's cache; without this, the first session that needs one compiles it. Kernels are compiled
+    where numba is installed (`pip install 'ortlite[fast]'`).
+    """
     from ortlite.cli import warming
 
     with working("compiling"):
@@ -291,7 +303,10 @@ class _Listing(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @limited
 def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], as_json: bool) -> None:
-    """Say what MODEL consists of and costs, and which provider would run what, without running it."""
+    """Say what MODEL consists of and costs.
+
+    Operators, opsets, dtypes, parameters, operations and bytes, and which provider would run what; nothing is run.
+    """
     from ortlite.tools.info import info
     from ortlite.tools.inputs import provider_name
 
@@ -307,10 +322,10 @@ def model_info(model: Path, dims: tuple[str, ...], providers: tuple[str, ...], a
 @limited
 @click.pass_context
 def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_json: bool) -> None:
-    """Say whether each provider would run all of MODEL, and if not, which nodes and why; nothing is run.
+    """Say whether providers would run all of MODEL.
 
-    Exit status 1: the model does not load, a node has no kernel, or the CPU provider would run it in the place of one
-    that was asked for.
+    If not, which nodes they would not, and why; nothing is run. Exit status 1: the model does not load, a node has no
+    kernel, or the CPU provider would run it in the place of one that was asked for.
     """
     from ortlite.tools.check import check
 
@@ -325,8 +340,8 @@ def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--providers", multiple=True, metavar="A B", help="Execution providers, such as CPU Torch.")
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Time its CPU provider, too, and give ratios.")
-@click.option("--batch", default="", metavar="1,8", help="Sizes of open first dimensions; as declared, else.")
-@click.option("--threads", default="0", metavar="1,2", help="Numbers of threads; what an engine takes itself, else.")
+@click.option("--batch", default="", metavar="1,8", help="Sizes for open first dimensions, each timed.")
+@click.option("--threads", default="0", metavar="1,2", help="Numbers of threads, each timed; 0: the engine's own.")
 @click.option("--duration", "seconds", default="3s", show_default=True, metavar="3s", help="Timed, in each process.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Processes of each engine.")
 @given_inputs
@@ -346,10 +361,11 @@ def bench_model(
     shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Time MODEL on each provider, each in a process of its own: load, first run, and the runs after a warm-up.
+    """Time MODEL on several engines.
 
-    Engines take turns. A ratio divides medians, with the interval in which it lies with a confidence of 95 %; below 1
-    is faster. Exit status 1: an engine has no figures.
+    Each runs in processes of its own, which take turns: load, first run, and the runs after a warm-up. A ratio
+    divides medians, with the interval in which it lies with a confidence of 95 %; below 1 is faster. Exit status 1:
+    an engine has no figures.
     """
     from ortlite.tools.bench import bench
 
@@ -408,11 +424,11 @@ def profile_model(
     roofs: bool,
     as_json: bool,
 ) -> None:
-    """Say where the time of MODEL goes, node by node, on the given inputs or made-up ones.
+    """Say where the time of MODEL goes.
 
-    --html writes all of it as one page: the graph coloured by provider, time, memory or difference, a flame graph,
-    memory over time, the roofline and a table (`pip install 'ortlite[report]'`). --against compares every value with
-    what onnxruntime or another provider computes.
+    Node by node, on the given inputs or made-up ones. --html writes all of it as one page: the graph coloured by
+    provider, time, memory or difference, a flame graph, memory over time, the roofline and a table (`pip install
+    'ortlite[report]'`). --against compares every value with what onnxruntime or another provider computes.
     """
     import json
 

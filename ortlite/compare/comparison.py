@@ -184,11 +184,18 @@ def compare(
 ) -> Comparison:
     """Run a model on two `providers` (names, (name, options), or sides of your own) and compare every value.
 
-    Two elements agree where |a - b| <= atol + rtol · max(|a|, |b|); the defaults depend on the dtype. What nodes that
+    Two elements agree where `|a - b| <= atol + rtol · max(|a|, |b|)`; the defaults depend on the dtype. What nodes that
     draw random numbers compute is not compared: the second side, and the judge, get what the first one drew. An If is
     replaced by the branch that it takes on the first side. Nodes that compute what is beyond tolerance then run on the
-    second side once more, each on what the first side gave it. Raises ValueError for other than two providers, and what
-    a session does for wrong inputs and failing nodes.
+    second side once more, each on what the first side gave it. Raises ValueError for other than two providers,
+    RuntimeError for one that is not here, and what a session does for wrong inputs (InvalidArgument) and failing nodes.
+
+    Example:
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> found = compare(model_bytes(), {"scan": scans()[0][:2]}, ["CPUExecutionProvider", "CPUExecutionProvider"])
+        >>> len(found.rows), found.first, found.suspect
+        (11, None, None)
+
     """
     if len(providers) != 2:
         raise ValueError(f"two providers are compared, not {len(providers)}")

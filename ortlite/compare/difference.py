@@ -37,7 +37,7 @@ DEFAULTS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """`a` and `b` agree where |a - b| <= atol + rtol · max(|a|, |b|); None takes the default of the dtype.
+    """`a` and `b` agree where `|a - b| <= atol + rtol · max(|a|, |b|)`; None takes the default of the dtype.
 
     To integers and booleans only a given `atol` applies; without, they must be equal.
     """
@@ -58,10 +58,10 @@ class Tolerance:
 class Difference:
     """How two values differ; each figure is the largest over the elements, on its own.
 
-    `absolute` is |a - b| and `relative` that over max(|a|, |b|); both and `ulps` leave out elements that are NaN on a
-    side. `ulps` counts the representable numbers between (None for what is not floating). `unequal` and `beyond` count
-    elements that differ and those beyond tolerance, `odd` those that are NaN, or infinite, on one side only.
-    `excess` is the largest |a - b| over what the tolerance allows: more than 1 is beyond it. `worst` is where,
+    `absolute` is `|a - b|` and `relative` that over `max(|a|, |b|)`; both and `ulps` leave out elements that are NaN on
+    a side. `ulps` counts the representable numbers between (None for what is not floating). `unequal` and `beyond`
+    count elements that differ and those beyond tolerance, `odd` those that are NaN, or infinite, on one side only.
+    `excess` is the largest `|a - b|` over what the tolerance allows: more than 1 is beyond it. `worst` is where,
     `problem` says why the two cannot be compared element by element.
     """
 
@@ -90,7 +90,16 @@ class Difference:
 
 
 def difference(a: Any, b: Any, tolerance: Tolerance | None = None) -> Difference:
-    """Compare two values as `session.run` gives them: arrays, lists of values, dicts, None."""
+    """Compare two values as `session.run` gives them: arrays, lists of values, dicts, None.
+
+    Values of other kinds, dtypes or shapes differ, and the result's `problem` says how; nothing is raised for them.
+
+    Example:
+        >>> found = difference(np.float32([1, 2]), np.float32([1, 2.001]))
+        >>> found.exceeds, found.beyond, found.size, round(found.absolute, 4)
+        (True, 1, 2, 0.001)
+
+    """
     tolerance = tolerance or Tolerance()
     if a is None or b is None:
         return Difference("none", "", problem="" if a is b else "absent on one side")

@@ -77,6 +77,19 @@ def reduce(
     Nodes keep getting what the first side computed for them, so that one is enough where one is at fault. At most
     about `trials` models are run. Raises ValueError where the difference does not show again, or hangs on an input that
     is no tensor.
+
+    Example:
+        >>> from ortlite.cli.digits import model_bytes, scans
+        >>> from ortlite.compare import ProviderSide
+        >>> class Wrong(ProviderSide):
+        ...     def run(self, model, feed, names):
+        ...         found = super().run(model, feed, names)
+        ...         return {name: value + 1 if name == "h" else value for name, value in found.items()}
+        >>> cpu = "CPUExecutionProvider"
+        >>> reduced = reduce(model_bytes(), {"scan": scans()[0][:1]}, [cpu, Wrong(cpu)], "h")
+        >>> [node.op_type for node in reduced.model.graph.nodes], reduced.difference.exceeds
+        (['Gemm'], True)
+
     """
     one, other = map(side_of, providers)
     whole = unfolded(model_of(model), one, inputs)

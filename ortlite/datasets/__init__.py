@@ -23,7 +23,15 @@ IRIS = [(-1.3, -1.1, 4.6), (0.3, -0.9, -0.2), (1.1, 2.2, -9.2)]
 
 
 def get_example(name: str) -> str:
-    """The absolute path of a model. Raises FileNotFoundError for a name that none has."""
+    """The absolute path of a model. Raises FileNotFoundError for a name that none has.
+
+    Example:
+        >>> import ortlite
+        >>> session = ortlite.InferenceSession(get_example("mul_1.onnx"))
+        >>> session.run(None, {"X": np.ones((3, 2), np.float32)})[0].tolist()
+        [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+
+    """
     if name not in _MODELS:
         raise FileNotFoundError(f"Unable to find example {name!r}: there are {', '.join(_MODELS)}")
     model = _MODELS[name]().SerializeToString()

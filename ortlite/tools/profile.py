@@ -230,7 +230,10 @@ class Profile(Shown):
         return page(self, comparison)
 
     def write(self, path: str | os.PathLike[str], comparison: Comparison | None = None) -> None:
-        """Write the profile to a file: the page for a name that ends in .html, Chrome's trace for .json."""
+        """Write the profile to a file: the page for a name that ends in .html, Chrome's trace for .json.
+
+        Raises ValueError for another ending, ImportError as `to_html`.
+        """
         out = Path(path)
         if out.suffix not in {".html", ".json"}:
             raise ValueError(f"{out.name} ends neither in .html nor in .json")
@@ -270,7 +273,8 @@ def profile(
     Inputs that `feed` does not have are made up, as `ortlite run` does it. Two runs come first that do not count; then
     `runs` without measuring, and `runs` step by step. `on_run` is called after each. Where a library computes while
     Python goes on, each step waits for its results. The roofs of each provider are measured the first time that a
-    process asks, in about a second; not with `measure_roofs=False`. Raises what making and running a session raises.
+    process asks, in about a second; not with `measure_roofs=False`. Raises ValueError for `runs` below 1, and what
+    making and running a session raises.
 
     Example:
         >>> import ortlite

@@ -1,6 +1,5 @@
 """`ortlite bench` and `ortlite.bench`: what they say, never how fast it is."""
 
-import doctest
 import json
 import os
 
@@ -23,12 +22,6 @@ FIXED = OPEN.replace("N", "2")
 def path(tmp_path):
     onnx.save(parser.parse_model(OPEN), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_engines_batches_and_threads(path):

@@ -1,7 +1,5 @@
 """Whether `ortlite check` and `ortlite.check` tell what would not run, and why."""
 
-import doctest
-
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -9,7 +7,6 @@ from onnx import parser
 
 import ortlite
 from ortlite.cli import main
-from ortlite.tools import check as module
 
 GOOD = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { y = Relu(x) }"""
 TEXTS = """<ir_version: 8, opset_import: ["": 20]> g (string[N] x, float[N] v) => (string[N] y, float[N] w)
@@ -20,12 +17,6 @@ UNKNOWN = """<ir_version: 8, opset_import: ["": 18, "my.own": 1]> g (float[N] x)
 
 def model(text):
     return parser.parse_model(text).SerializeToString()
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 @pytest.mark.parametrize("name", ["CPU", "Strict", "StrictExecutionProvider"])

@@ -1,6 +1,5 @@
 """What `ortlite info` and `ortlite.info` say of a model."""
 
-import doctest
 import json
 
 import numpy as np
@@ -12,7 +11,6 @@ from onnx import parser
 import ortlite
 from ortlite.cli import main
 from ortlite.cli.digits import model_bytes
-from ortlite.tools import info as module
 
 TEXT = """<ir_version: 8, opset_import: ["": 18]>
 g (float[N, 3] x) => (float[N, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}, float16[1] h = {0}>
@@ -23,12 +21,6 @@ g (float[N, 3] x) => (float[N, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}, float1
 def path(tmp_path):
     onnx.save(parser.parse_model(TEXT), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_what_a_model_consists_of(path):

@@ -1,6 +1,5 @@
 """What `ortlite profile` and `ortlite.profile` note of a run; no test depends on how long anything takes."""
 
-import doctest
 import json
 import threading
 
@@ -14,7 +13,6 @@ import ortlite
 from ortlite.cli import main
 from ortlite.errors import OrtError
 from ortlite.plan import Call
-from ortlite.tools import profile as module
 from ortlite.tools import recorder, roofs
 
 TEXT = """<ir_version: 8, opset_import: ["": 18]>
@@ -34,12 +32,6 @@ def session(text, *providers):
     return ortlite.InferenceSession(
         parser.parse_model(text).SerializeToString(), providers=list(providers) or ["CPUExecutionProvider"]
     )
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_what_is_noted_of_each_node():

@@ -1,6 +1,5 @@
 """The page that a profile writes: what it is made of. What it does in a browser: test_report_browser.py."""
 
-import doctest
 import json
 import re
 import sys
@@ -38,12 +37,6 @@ def report():
 
 def embedded(html, name):
     return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)[1])
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(layout)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_nodes_stand_after_what_they_read_and_no_two_in_one_place():

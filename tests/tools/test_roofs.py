@@ -1,7 +1,5 @@
 """The roofs of a machine: that they come from the provider's own library, once; no test depends on how fast it is."""
 
-import doctest
-
 import pytest
 
 import ortlite
@@ -17,12 +15,6 @@ def small(monkeypatch):
     roof.cache_clear()
     yield
     roof.cache_clear()
-
-
-def test_the_examples_of_docstrings_are_true():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 @pytest.mark.parametrize("provider", ["CPUExecutionProvider", "StrictExecutionProvider"])
