@@ -548,12 +548,13 @@ def _by_windows(
     """All of a convolution without groups by one kernel. Of few windows, threads share out the weights."""
     n, m, one = X.shape[0], W.shape[0], X.ndim == 3
     auto_pad, group, *given = windows
+    kernel = np.array([*W.shape[2:], 1][:2], np.int64)
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *(None if v is None else tuple(v) for v in given))
     if X.ndim > 4 or not work or (B is not None and B.shape != (m,)):
         return NotImplemented
     height, width = (out[0], 1) if one else out
     first = X.flags.c_contiguous and X.shape[1] < TURNED  # many are read faster side by side
-    x, kernel = X if first else dense.channels_last(X), np.array([*W.shape[2:], 1][:2], np.int64)
+    x = X if first else dense.channels_last(X)
     if one:  # lines of one window each: what is the width for others is the height
         x, steps = x[..., None] if first else x[:, :, None], steps[[1, 0, 3, 2, 5, 4]]
     z = np.empty(0, X.dtype)
@@ -564,11 +565,11 @@ def _by_windows(
     low, high = map(X.dtype.type, bounds)
     whole = width if first else products.ROWS
     most = max(dense.COLUMNS // b.shape[1] // whole, -(-BLOCK // whole)) * whole
-    windows = prod(out) * n
-    unit = whole if windows >= FEW_WINDOWS else 0
+    count = n * prod(out)
+    unit = whole if count >= FEW_WINDOWS else 0
     args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, unit)
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
-    share(xp, multiply_windows, args, -(-windows // unit) if unit else len(b), seconds)
+    share(xp, multiply_windows, args, -(-count // unit) if unit else len(b), seconds)
     return dense.channels_first(y)
 
 
