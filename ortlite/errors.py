@@ -25,7 +25,7 @@ class OrtError(Exception):
     code: ClassVar[int]
     label: ClassVar[str]
 
-    def __init__(self, text: str, node: Any = None):
+    def __init__(self, text: str = "", node: Any = None):
         super().__init__(f"[ONNXRuntimeError] : {self.code} : {self.label} : {text}")
         self.text = text
         self.node = node
@@ -41,7 +41,7 @@ class Fail(OrtError):
 class LimitExceeded(Fail):
     """A model wants more than an `ortlite.Limits` allows; `limit` names which."""
 
-    def __init__(self, text: str, node: Any = None, limit: str = ""):
+    def __init__(self, text: str = "", node: Any = None, limit: str = ""):
         super().__init__(text, node)
         self.limit = limit
 

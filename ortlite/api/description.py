@@ -69,8 +69,8 @@ class Described:
         return list(self._providers)
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
-        """Options of each provider."""
-        return {name: dict(options) for name, options in self._provider_options.items()}
+        """Options of each provider; none of the CPU provider's, as onnxruntime."""
+        return {name: {} if name == CPU else dict(options) for name, options in self._provider_options.items()}
 
     def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
         """Where each input is expected: in the CPU's memory, from which it goes on by itself."""

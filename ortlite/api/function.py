@@ -99,8 +99,8 @@ class _Pickled:
 
 def _again(model: Any, params: bool, provider: Any) -> Callable[..., Any]:
     """The function that was pickled."""
-    made: Any = function(pickles.found(model), params=params, provider=provider)
-    return made[0] if params else made
+    model = pickles.found(model)
+    return function(model, params=True, provider=provider)[0] if params else function(model, provider=provider)
 
 
 def lifted(
