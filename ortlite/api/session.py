@@ -98,8 +98,8 @@ class InferenceSession(Described, Asynchronous):
             raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
         if not isinstance(sess_options, SessionOptions | None):
             raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
-        if providers:
-            iter(providers)  # a TypeError, where the other mistakes in them fall back to the CPU provider
+        if providers and not hasattr(providers, "__iter__"):
+            raise TypeError(f"'providers' should be a sequence, not {type(providers).__name__}")
         _warn_of_ignored(kwargs)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
         self._sess_options_initial = self._sess_options

@@ -217,6 +217,8 @@ def to_outside(values: Sequence[Any]) -> list[Any]:
     An array that shares memory with an input, a constant or another output is copied. Constants and inputs are
     read-only inside, so that every view of them is as well.
     """
+    if len(values) == 1 and type(values[0]) is np.ndarray and values[0].base is None and values[0].flags.carray:
+        return [values[0]]  # as most are
     owners: set[int] = set()
     return [_outside(value, owners) for value in values]
 
