@@ -74,7 +74,7 @@ STATUS = {
 # Names that only onnxruntime's own package and tools have a use for.
 INTERNAL = set(
     "SessionObjectInitializer get_registered_ep_kernel_defs opkernel schemadef contextlib onnxruntime_validation "
-    "import_capi_exception package_name version cuda_version get_ort_device_type get_vendor_id_for_device_type "
+    "import_capi_exception package_name version cuda_version "
     "make_get_initializer_location_func_wrapper".split()
 )
 PACKING = "weights are packed by onnxruntime's tools: use its own package for that"

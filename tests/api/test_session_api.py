@@ -536,3 +536,8 @@ def test_objects_are_text_by_str(ort):
 def test_exceptions_are_made_without_a_text(C):
     assert isinstance(C.Fail(), C.Fail)
     assert "why" in str(C.Fail("why"))
+
+
+def test_a_callback_is_a_function(ort, mul):
+    with pytest.raises(TypeError):
+        make(ort, mul).run_async(None, {"X": X}, "callback", None)
