@@ -132,10 +132,10 @@ def status(place: str, name: str) -> tuple[str, str]:
         if name not in STATUS and found is not NOT and found is not IGNORED:
             found, why = SAME, ""
         return found, why
-    if name.startswith(("quantize_", "pack_")):
-        return NOT, PACKING
     module = importlib.import_module(f"ortlite.{place}".rstrip("."))
     owner = getattr(module, outer, getattr(ortlite, outer, None))
+    if owner is None and name.startswith(("quantize_", "pack_")):
+        return NOT, PACKING
     if owner is None or (member and not hasattr(owner, member) and member not in _attributes(owner)):
         return "missing", ""
     return SAME, ""
