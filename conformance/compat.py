@@ -74,7 +74,7 @@ STATUS = {
 # Names that only onnxruntime's own package and tools have a use for.
 INTERNAL = set(
     "SessionObjectInitializer get_registered_ep_kernel_defs opkernel schemadef contextlib onnxruntime_validation "
-    "import_capi_exception package_name version cuda_version get_ort_device_type get_vendor_id_for_device_type "
+    "import_capi_exception package_name version cuda_version "
     "make_get_initializer_location_func_wrapper".split()
 )
 PACKING = "weights are packed by onnxruntime's tools: use its own package for that"
@@ -132,10 +132,10 @@ def status(place: str, name: str) -> tuple[str, str]:
         if name not in STATUS and found is not NOT and found is not IGNORED:
             found, why = SAME, ""
         return found, why
-    if name.startswith(("quantize_", "pack_")):
-        return NOT, PACKING
     module = importlib.import_module(f"ortlite.{place}".rstrip("."))
     owner = getattr(module, outer, getattr(ortlite, outer, None))
+    if owner is None and name.startswith(("quantize_", "pack_")):
+        return NOT, PACKING
     if owner is None or (member and not hasattr(owner, member) and member not in _attributes(owner)):
         return "missing", ""
     return SAME, ""

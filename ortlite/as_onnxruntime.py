@@ -24,6 +24,7 @@ from typing import Any
 
 import ortlite
 from ortlite.api.environment import API_VERSION
+from ortlite.errors import OrtError
 
 __all__ = ["install_as_onnxruntime", "main"]
 
@@ -108,6 +109,9 @@ def install_as_onnxruntime(*, children: bool = False) -> None:
         module.__spec__ = ModuleSpec(NAME, None, origin=ortlite.__file__, is_package=True)
         vars(module)["__all__"] = dir(module)
         sys.modules[NAME] = module
+        for kind in OrtError.__subclasses__():
+            if kind.__module__ == OrtError.__module__:
+                kind.__module__ = f"{NAME}.capi.onnxruntime_pybind11_state"  # programs look there, and print it
         sys.meta_path.insert(0, _Finder())
     if children:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -25,7 +25,7 @@ class OrtError(Exception):
     code: ClassVar[int]
     label: ClassVar[str]
 
-    def __init__(self, text: str, node: Any = None):
+    def __init__(self, text: str = "", node: Any = None):
         super().__init__(f"[ONNXRuntimeError] : {self.code} : {self.label} : {text}")
         self.text = text
         self.node = node
@@ -46,7 +46,7 @@ class LimitExceeded(Fail):
     A session's limits raise it before memory is taken. See `ortlite.limits.applied` for an example.
     """
 
-    def __init__(self, text: str, node: Any = None, limit: str = ""):
+    def __init__(self, text: str = "", node: Any = None, limit: str = ""):
         super().__init__(text, node)
         self.limit = limit
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from onnx import parser
 
 import ortlite
+from ortlite.api import pickles
 from ortlite.cli import digits
 from ortlite.errors import Fail, InvalidArgument
 from ortlite.provider import usable
@@ -882,3 +885,27 @@ def test_arrays_of_a_subclass_come_in_plain():
         fn(X, masked)
     with pytest.raises(InvalidArgument, match="'x' is a masked array"):
         fn([masked, B], B)
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "many bytes", "session"])
+@pytest.mark.parametrize("params", [False, True])
+def test_functions_are_pickled_small(kind, params, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if kind == "many bytes":
+        monkeypatch.setattr(pickles, "INLINE", 10)
+    model = digits.model_bytes()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    monkeypatch.chdir(tmp_path)
+    source = {"path": "model.onnx", "session": ortlite.InferenceSession(path)}.get(kind, model)
+    made = ortlite.function(source, params=params)
+    fn, values = made if params else (made, None)
+    data = pickle.dumps(fn)
+    monkeypatch.chdir(tmp_path.parent)
+    again = pickle.loads(data)
+    inputs = (*([values] if params else []), digits.scans()[0][:2])
+    np.testing.assert_array_equal(again(*inputs), fn(*inputs))
+    assert (again.__name__, again.__doc__) == (fn.__name__, fn.__doc__)
+    assert copy.deepcopy(fn) is fn
+    if kind != "bytes":
+        assert len(data) < 2000

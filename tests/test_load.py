@@ -127,13 +127,21 @@ def test_opsets():
         load.load(proto.SerializeToString())
 
 
-def test_newer_ir_warns_and_runs(caplog):
+def test_an_ir_that_onnxruntime_reads_and_this_onnx_does_not_know_warns_and_runs(caplog, monkeypatch):
+    monkeypatch.setattr(onnx, "IR_VERSION", load.IR_VERSION - 1)
     proto = model(ADD)
-    proto.ir_version = onnx.IR_VERSION + 1
+    proto.ir_version = load.IR_VERSION
     with caplog.at_level(logging.WARNING, "ortlite"):
         session = ortlite.InferenceSession(proto.SerializeToString())
     assert "newer" in caplog.text
     assert session.run(None, {"x": np.ones(2, np.float32)})[0].tolist() == [2, 2]
+
+
+def test_a_newer_ir_is_refused():
+    proto = model(ADD)
+    proto.ir_version = max(onnx.IR_VERSION, load.IR_VERSION) + 1
+    with pytest.raises(Fail, match=f"Unsupported model IR version: {proto.ir_version}, max supported"):
+        ortlite.InferenceSession(proto.SerializeToString())
 
 
 def test_what_is_logged_for_us_must_be_asked_for(caplog):

@@ -221,7 +221,7 @@ def test_provider_rules():
         session(providers=["Nope"], enable_fallback=0)
     with pytest.warns(UserWarning, match="Duplicate provider 'CPUExecutionProvider' encountered, ignoring"):
         session(providers=["CPUExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(ValueError, match="'providers' should be a sequence"):
+    with pytest.raises(TypeError, match="should be a sequence"):
         session(providers=1, enable_fallback=0)
     with pytest.raises(ValueError, match="either strings or"):
         session(providers=[["CPUExecutionProvider", {}]], enable_fallback=0)

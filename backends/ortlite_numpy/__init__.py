@@ -39,13 +39,13 @@ class _Run:
         self.errors = _ignore()
         one_thread.__enter__()
 
-    def __exit__(self, *error: object) -> None:
-        one_thread.__exit__(*error)
-        self.errors()  # puts the error state back, whatever happened
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        one_thread.__exit__(kind, error, trace)
+        _put_back(self.errors)
 
 
-def _ignoring() -> Callable[[], Callable[[], object]]:
-    """What sets NumPy's error state, and returns what puts it back.
+def _ignoring() -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    """What sets NumPy's error state, and what puts it back, given what the first returned.
 
     numpy.errstate makes the state anew each time, which takes as long as a small model's product; where its parts are
     not found, it must do.
@@ -62,18 +62,17 @@ def _ignoring() -> Callable[[], Callable[[], object]]:
             state.reset(token)
     except Exception:  # noqa: BLE001  (private, so it may become anything)
 
-        def slowly() -> Callable[[], object]:
+        def slowly() -> Any:
             errors = np.errstate(all="ignore")
             errors.__enter__()
-            return partial(errors.__exit__, None, None, None)
+            return errors
 
-        return slowly
+        return slowly, lambda errors: errors.__exit__(None, None, None)
 
-    put, reset = state.set, state.reset
-    return lambda: partial(reset, put(ignored))
+    return partial(state.set, ignored), state.reset
 
 
-_ignore = _ignoring()
+_ignore, _put_back = _ignoring()
 
 
 @cache

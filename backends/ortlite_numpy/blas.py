@@ -49,24 +49,24 @@ class _OneThread:
     def __init__(self) -> None:
         renewed_after_fork(self, "lock", threading.Lock)
         self.inside = self.before = 0
+        self.functions: tuple[Callable[[], int], Callable[[int], None]] | None = None
 
     def __enter__(self) -> None:
-        if (found := _functions()) is None:
-            return
+        functions = self.functions
+        if functions is None:
+            functions = self.functions = _functions() or (lambda: 1, lambda _: None)
         with self.lock:
             self.inside += 1
-            if self.inside == 1 and (count := found[0]()) > 1:
-                self.before = count
-                found[1](1)
+            if self.inside == 1:
+                count = self.before = functions[0]()
+                if count > 1:
+                    functions[1](1)
 
-    def __exit__(self, *error: object) -> None:
-        if (found := _functions()) is None:
-            return
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         with self.lock:
             self.inside -= 1
-            if self.inside == 0 and self.before:
-                found[1](self.before)
-                self.before = 0
+            if self.inside == 0 and self.before > 1 and self.functions is not None:
+                self.functions[1](self.before)
 
 
 one_thread = _OneThread()

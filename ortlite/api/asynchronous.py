@@ -42,8 +42,11 @@ class Asynchronous:
         """Run in another thread, which calls `callback(results, user_data, error)` at the end.
 
         `error` is "" after a run, and otherwise the message, with [] for results; what the callback raises is dropped.
-        Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime.
+        Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime,
+        TypeError for a callback that is no function.
         """
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is a function, not {type(callback).__name__}")
         if self._sess_options.intra_op_num_threads == 1:
             raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")
         self._wanted(output_names, input_feed)

@@ -7,6 +7,7 @@ device stays there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,8 +102,8 @@ class SessionIOBinding:
         return OrtValueVector(self._results)
 
     def copy_outputs_to_cpu(self) -> list[Any]:
-        """The outputs of the last run as NumPy arrays."""
-        return [value.numpy() for value in self._results]
+        """The outputs of the last run as NumPy arrays of their own: what is bound may be written again."""
+        return [deepcopy(value.numpy()) for value in self._results]
 
     def clear_binding_inputs(self) -> None:
         """Forget the inputs."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Described", "output_types"]
 
+OF_CPU = {"compiled", "intra_op_num_threads"}  # onnxruntime tells none of those that it has itself
 RECORD = "session.record_ep_graph_assignment_info"
 
 
@@ -69,8 +70,9 @@ class Described:
         return list(self._providers)
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
-        """Options of each provider."""
-        return {name: dict(options) for name, options in self._provider_options.items()}
+        """Options of each provider; of the CPU provider's, those that it has in ortlite alone."""
+        given = {name: dict(options) for name, options in self._provider_options.items()}
+        return {**given, CPU: {name: value for name, value in given[CPU].items() if name in OF_CPU}}
 
     def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
         """Where each input is expected: in the CPU's memory, from which it goes on by itself."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
+from operator import index
 from typing import Any
 
 __all__ = [
@@ -13,19 +14,68 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Enum(IntEnum):
-    """Prints as pybind11's enumerations do, and takes numbers that have no name."""
+class _Enum(Enum):
+    """What pybind11 makes of an enumeration: no int, but equal to one; it has no order, and is never false.
+
+    Numbers without a name are taken, too.
+    """
+
+    _value_: int
 
     def __str__(self) -> str:
         return f"{type(self).__name__}.{self.name}"
 
+    def __int__(self) -> int:
+        return self._value_
+
+    __index__ = __int__
+
+    def __eq__(self, other: object) -> bool:
+        return self._value_ == other
+
+    def __hash__(self) -> int:
+        return hash(self._value_)
+
     @classmethod
-    def _missing_(cls, value: object) -> Any:
-        if not isinstance(value, int):
-            return None
-        nameless = int.__new__(cls, value)
-        nameless._name_, nameless._value_ = "???", value
+    def _missing_(cls, value: Any) -> Any:
+        if not hasattr(type(value), "__index__"):
+            raise TypeError(f"{cls.__name__} takes an int, not {type(value).__name__}")
+        number = index(value)
+        if number in cls._value2member_map_:
+            return cls(number)
+        nameless = object.__new__(cls)
+        nameless._name_, nameless._value_ = "???", number
         return nameless
+
+
+class _Flags(_Enum):
+    """One that may be combined and ordered, as ints are."""
+
+    def __or__(self, other: Any) -> int:
+        return self._value_ | int(other)
+
+    def __and__(self, other: Any) -> int:
+        return self._value_ & int(other)
+
+    def __xor__(self, other: Any) -> int:
+        return self._value_ ^ int(other)
+
+    def __lt__(self, other: Any) -> bool:
+        return self._value_ < int(other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._value_ <= int(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._value_ > int(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._value_ >= int(other)
+
+    __ror__, __rand__, __rxor__ = __or__, __and__, __xor__
+
+    def __invert__(self) -> int:
+        return ~self._value_
 
 
 class GraphOptimizationLevel(_Enum):
@@ -110,7 +160,7 @@ class OrtSparseFormat(_Enum):
     ORT_SPARSE_BLOCK_SPARSE = 4
 
 
-class OrtCompileApiFlags(_Enum):
+class OrtCompileApiFlags(_Flags):
     """What ModelCompiler refuses to do."""
 
     NONE = 0
@@ -127,7 +177,7 @@ class OrtCompiledModelCompatibility(_Enum):
     EP_UNSUPPORTED = 3
 
 
-class OrtDeviceEpIncompatibilityReason(_Enum):
+class OrtDeviceEpIncompatibilityReason(_Flags):
     """Why a provider cannot use a device."""
 
     NONE = 0

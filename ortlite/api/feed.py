@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +111,9 @@ def _take(name: str, type_: Type | None, none: Mapping[str, Any], away: bool) ->
         for axis, size in fixed:
             if value.shape[axis] != size:
                 return slowly(value)
-        return _read_only(value)
+        view = value.view()  # _read_only without its call, and the keyword, which costs as much
+        view.setflags(False)  # type: ignore[call-arg]
+        return view
 
     return take
 
@@ -131,6 +135,7 @@ class Prepared:
     feed: Feed
     input_transfers: Mapping[int, TransferStats]
     program: Callable[..., tuple[Any, ...]]
+    entered: Callable[[], AbstractContextManager[Any]]  # the contexts of the providers
     on_step: OnStep | None = None
     sparse: tuple[int, ...] = ()  # outputs that are sparse tensors
     bounded: dict[Limits, Callable[..., tuple[Any, ...]]] = field(default_factory=dict)
@@ -149,7 +154,9 @@ class Prepared:
             from ortlite.guard import Bounded
 
             program = Bounded(stages.program, limits)
-        return cls(stages, feed, transfers, program, on_step, sparse, {limits: program})
+        providers = stages.plan.providers
+        contexts = providers[0].context if len(providers) == 1 else partial(entered, providers)
+        return cls(stages, feed, transfers, program, contexts, on_step, sparse, {limits: program})
 
     def within(self, limits: Limits) -> Callable[..., tuple[Any, ...]]:
         """The program, or one that keeps to limits."""
@@ -189,7 +196,7 @@ class Prepared:
         """
         try:
             program = self.program if limits is None else self.within(limits)
-            with entered(self.stages.plan.providers):
+            with self.entered():
                 results = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
         except OrtError:
             raise

@@ -14,6 +14,7 @@ import numpy as np
 
 from ortlite import compile as programs
 from ortlite import dtypes, load, pipeline, provider
+from ortlite.api import pickles
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import check_shape, plain
 from ortlite.errors import InvalidArgument
@@ -54,6 +55,8 @@ def function(
     one computes where all arguments are NumPy arrays (default: NumPy). Raises what a session raises for a model that is
     not valid, and InvalidArgument for an argument of a wrong dtype, rank or dimension.
 
+    `fn` pickles as sessions do: the path of the model, or its digest in the user's cache.
+
     Example:
         >>> from ortlite.cli.digits import model_bytes, scans
         >>> fn, params = function(model_bytes(), params=True)
@@ -64,8 +67,40 @@ def function(
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
     if params:
         source = gathered(source)
-    fn, values = lifted(source, parameters(source.graph) if params else (), provider)
+    plain, values = lifted(source, parameters(source.graph) if params else (), provider)
+    fn = _Pickled(plain, model, params, provider)
     return (fn, values) if params else fn
+
+
+class _Pickled:
+    """A function and what it was made from: Python's pickles know functions by their names only."""
+
+    def __init__(self, fn: Callable[..., Any], *made_from: Any):
+        self.__name__, self.__qualname__, self.__doc__ = fn.__name__, fn.__qualname__, fn.__doc__
+        self._fn, self._made_from = fn, made_from
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<ortlite.function {self.__name__}: {self.__doc__}>"
+
+    def __deepcopy__(self, memo: Any) -> _Pickled:
+        return self  # as of any function: nothing in it changes
+
+    def __reduce__(self) -> Any:
+        model, *options = self._made_from
+        if isinstance(model, bytes):
+            model = pickles.source_of(None, model)
+        elif not isinstance(model, InferenceSession):
+            model = pickles.source_of(os.fspath(model), None)
+        return _again, (model, *options)
+
+
+def _again(model: Any, params: bool, provider: Any) -> Callable[..., Any]:
+    """The function that was pickled."""
+    model = pickles.found(model)
+    return function(model, params=True, provider=provider)[0] if params else function(model, provider=provider)
 
 
 def lifted(

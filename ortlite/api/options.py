@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.api import logs
@@ -166,11 +165,11 @@ class SessionOptions(_Options):
 
     def add_free_dimension_override_by_name(self, name: str, value: int) -> None:
         """Fix the symbolic dimension `name` of every input to `value`."""
-        self._dimensions_by_name[name] = _dimension(value)
+        self._dimensions_by_name[_name(name)] = _dimension(value)
 
     def add_free_dimension_override_by_denotation(self, denotation: str, value: int) -> None:
         """Fix every dimension of inputs whose denotation in the file is `denotation`, e.g. "DATA_BATCH"."""
-        self._dimensions_by_denotation[denotation] = _dimension(value)
+        self._dimensions_by_denotation[_name(denotation)] = _dimension(value)
 
     def add_initializer(self, name: str, ort_value: OrtValue) -> None:
         """Use a tensor in the place of the initializer `name`; without effect where the model has none of that name.
@@ -337,15 +336,21 @@ class RunOptions(_Options):
 
 
 def _converted(value: Any, wanted: type, field: str) -> Any:
-    """A value as the field holds it: what has a truth, an index, or is bytes of text is taken, as onnxruntime does."""
-    if wanted is bool and (value is None or hasattr(type(value), "__bool__")):
+    """A value as the field holds it: what has a truth, is a whole number, or is bytes of text, as in onnxruntime."""
+    if wanted is bool and (value is None or any("__bool__" in vars(kind) for kind in type(value).__mro__)):
         return bool(value)
-    if wanted is int and hasattr(type(value), "__index__"):
-        return index(value)
+    if wanted is int and not isinstance(value, float) and hasattr(type(value), "__int__"):
+        return int(value)
     if wanted is str and isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, wanted):
         raise TypeError(f"{field} takes {wanted.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name is a str, not {type(value).__name__}")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ortlite import cache
 from ortlite.errors import Fail, NoSuchFile
 
-__all__ = ["INLINE", "Kept", "cache_folder", "rebuild", "source_of"]
+__all__ = ["INLINE", "Kept", "cache_folder", "found", "rebuild", "source_of"]
 
 INLINE = 1 << 16  # bytes of a model that go into the pickle itself
 
@@ -54,14 +54,22 @@ def source_of(path: str | None, data: bytes | None) -> str | bytes | Kept:
     return kept
 
 
+def found(source: Any) -> Any:
+    """What a pickle says of a model, as a session takes it.
+
+    Raises NoSuchFile where a model of the cache is not there, Fail where it has changed.
+    """
+    if not isinstance(source, Kept):
+        return source
+    if not source.path.exists():
+        raise NoSuchFile(f"The pickled model is not in the cache: {source.path}")
+    if hashlib.sha256(source.path.read_bytes()).hexdigest() != source.digest:
+        raise Fail(f"The pickled model has changed: {source.path}")
+    return str(source.path)
+
+
 def rebuild(source: str | bytes | Kept, options: Any, providers: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """The session that was pickled. Raises NoSuchFile where the model is not there, Fail where it has changed."""
+    """The session that was pickled. Raises what `found` raises."""
     from ortlite.api.session import InferenceSession
 
-    if isinstance(source, Kept):
-        if not source.path.exists():
-            raise NoSuchFile(f"The pickled session's model is not in the cache: {source.path}")
-        if hashlib.sha256(source.path.read_bytes()).hexdigest() != source.digest:
-            raise Fail(f"The pickled session's model has changed: {source.path}")
-        source = str(source.path)
-    return InferenceSession(source, options, providers, **keywords)
+    return InferenceSession(found(source), options, providers, **keywords)

@@ -98,13 +98,15 @@ class InferenceSession(Described, Asynchronous):
             raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
         if not isinstance(sess_options, SessionOptions | None):
             raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
+        if providers and not hasattr(providers, "__iter__"):
+            raise TypeError(f"'providers' should be a sequence, not {type(providers).__name__}")
         _warn_of_ignored(kwargs)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
         self._sess_options_initial = self._sess_options
         self._limits: Limits = both(self._sess_options.limits, current())
         self._fallback = fallback or ("error" if self._no_cpu else "allow")
         self._placement = dict(placement or {})
-        self._enable_fallback = bool(kwargs.get("enable_fallback", 1))
+        self._enable_fallback = int(kwargs.get("enable_fallback", 1)) == 1
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
         self._model_path = None if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
         self._model_bytes = path_or_bytes if isinstance(path_or_bytes, bytes) else None
@@ -383,7 +385,7 @@ class InferenceSession(Described, Asynchronous):
 
     def _wanted(self, output_names: Any, feed: Any) -> tuple[str, ...]:
         """The names of the outputs that are asked for. Raises TypeError for what are no names, or no feeds."""
-        if isinstance(output_names, str):
+        if isinstance(output_names, str) and output_names:
             raise TypeError("output_names is a sequence of names, not a str")
         wanted = tuple(output_names or self._whole.graph.outputs)
         if not all(isinstance(name, str) for name in wanted):
@@ -468,6 +470,8 @@ class InferenceSession(Described, Asynchronous):
                 raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
         for name in feed:
             if name not in made and name not in graph.inputs:
+                if feed[name] is None:  # is not looked at
+                    return self._partial({other: feed[other] for other in feed if other != name}, outputs, on_device)
                 self._whole.feed.check_present(feed)
                 raise InvalidArgument(f"Invalid input name: {name} ({unknown(graph, name)})")
         key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device

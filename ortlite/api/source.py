@@ -46,7 +46,11 @@ def _with_dimensions(model: Model, options: SessionOptions) -> Graph:
     """The graph with the dimensions of its inputs fixed that the options name."""
     from ortlite.graph import TensorType
 
-    names, denotations = options._dimensions_by_name, options._dimensions_by_denotation
+    # negative numbers are taken, and fix nothing
+    names, denotations = (
+        {name: size for name, size in sizes.items() if size >= 0}
+        for sizes in (options._dimensions_by_name, options._dimensions_by_denotation)
+    )
     graph = model.graph
     if not names and not denotations:
         return graph

@@ -42,11 +42,14 @@ class NodeArg:
         shape = tensor.shape if isinstance(tensor, TensorType) else None
         return cls(name, "" if type_ is None else type_.ort, list(shape or ()))
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.type))  # a shape is a list
+
     def __str__(self) -> str:
         return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ModelMetadata:
     """What a model's file says about itself."""
 
@@ -158,8 +161,8 @@ def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
 def _strings(array: np.ndarray) -> np.ndarray:
     """Any array of text as an object array of str."""
     result = np.empty(array.shape, object)
-    flat = [_text(item) for item in array.reshape(-1).tolist()]
-    result.reshape(-1)[:] = flat
+    text = str if array.dtype.kind == "O" else _text  # objects are what `str` makes of them, bytes, too
+    result.reshape(-1)[:] = [text(item) for item in array.reshape(-1).tolist()]
     result.flags.writeable = False
     return result
 
@@ -214,6 +217,8 @@ def to_outside(values: Sequence[Any]) -> list[Any]:
     An array that shares memory with an input, a constant or another output is copied. Constants and inputs are
     read-only inside, so that every view of them is as well.
     """
+    if len(values) == 1 and type(values[0]) is np.ndarray and values[0].base is None and values[0].flags.carray:
+        return [values[0]]  # as most are
     owners: set[int] = set()
     return [_outside(value, owners) for value in values]
 

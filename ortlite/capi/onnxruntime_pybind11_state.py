@@ -47,6 +47,8 @@ from ortlite.errors import (
     NotImplemented,
     RuntimeException,
 )
+from ortlite.tools.blockwise import *  # noqa: F403
+from ortlite.tools.blockwise import __all__ as _blockwise
 
 kNextPowerOfTwo = ArenaExtendStrategy.kNextPowerOfTwo  # noqa: N816  (onnxruntime's names)
 kSameAsRequested = ArenaExtendStrategy.kSameAsRequested  # noqa: N816
@@ -61,7 +63,7 @@ __all__ = [
     "create_and_register_allocator_v2", "get_all_operator_schema", "get_all_opkernel_def", "get_all_providers",
     "get_available_providers", "get_default_session_options", "get_session_initializer", "kNextPowerOfTwo",
     "kSameAsRequested", "set_default_logger_callback", "set_default_logger_severity", "set_default_logger_verbosity",
-    *_enums, *_environment, *_devices,
+    *_enums, *_environment, *_devices, *_blockwise,
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ __all__ = ["Given", "load"]
 log = logging.getLogger("ortlite")
 if log.level == logging.NOTSET:
     log.setLevel(logging.WARNING)  # a program that counts what is logged at DEBUG asks for its own, not for ours
+IR_VERSION = 14  # the highest that onnxruntime 1.32 reads
 
 
 def load(
@@ -165,6 +166,9 @@ def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
         raise InvalidProtobuf(failed + problem) from None
     if not proto.HasField("graph"):
         raise InvalidArgument(f"{failed}No graph was found in the protobuf.")
+    highest = max(onnx.IR_VERSION, IR_VERSION)
+    if proto.ir_version > highest:
+        raise Fail(f"{failed}Unsupported model IR version: {proto.ir_version}, max supported IR version: {highest}")
     if proto.ir_version > onnx.IR_VERSION:
         log.warning("model IR version %d is newer than the %d known here", proto.ir_version, onnx.IR_VERSION)
     return proto

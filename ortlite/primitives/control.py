@@ -10,6 +10,7 @@ from ortlite.primitives.base import Namespace
 __all__ = ["concrete_value", "cond", "readable", "require_range", "scan", "while_loop"]
 
 State = tuple[Any, ...]  # of arrays, sequences of arrays, or None
+BLOCK = 1024  # slices that a scan makes at a time
 
 
 def concrete_value(xp: Namespace, x: Any) -> Any:
@@ -94,11 +95,14 @@ def scan(
     when there are no slices.
     """
     length = xs[0].shape[0]
-    columns = [xp.unstack(x) if x.ndim > 1 else [x[index, ...] for index in range(length)] for x in xs]
-    slices = list(zip(*columns, strict=True))
     rows: list[State] = [()] * length
-    for index in range(length - 1, -1, -1) if reverse else range(length):
-        state, rows[index] = step(state, slices[index])
+    order = slice(None, None, -1 if reverse else 1)
+    for start in range(0, length, BLOCK)[order]:  # all slices at once would take seconds in which no run can be stopped
+        indices = range(start, min(start + BLOCK, length))
+        parts = xs if length <= BLOCK else [x[start : indices.stop, ...] for x in xs]
+        columns = [xp.unstack(x) if x.ndim > 1 else [x[i, ...] for i in range(len(indices))] for x in parts]
+        for index, *slices in list(zip(indices, *columns, strict=True))[order]:
+            state, rows[index] = step(state, tuple(slices))
     return state, _stacked(xp, rows)
 
 

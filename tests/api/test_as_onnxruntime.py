@@ -9,7 +9,7 @@ import pytest
 from ortlite.datasets import get_example
 
 SCRIPT = """
-import importlib.metadata, importlib.util, subprocess, sys
+import importlib.metadata, importlib.util, pickle, subprocess, sys
 import numpy as np
 import onnxruntime
 import onnxruntime as rt
@@ -25,8 +25,9 @@ assert onnxruntime.capi.onnxruntime_pybind11_state.Fail is C.Fail
 session = rt.InferenceSession(get_example("mul_1.onnx"))
 try:
     session.run(None, {"X": np.ones((3, 2))})
-except InvalidArgument:
-    pass
+except InvalidArgument as error:
+    assert type(error).__module__ == "onnxruntime.capi.onnxruntime_pybind11_state"
+    assert type(pickle.loads(pickle.dumps(error))) is InvalidArgument
 assert backend.prepare(get_example("mul_1.onnx")).run(np.ones((3, 2), np.float32))[0][2, 1] == 6
 if len(sys.argv) > 2:
     code = "import onnxruntime; print(onnxruntime.InferenceSession.__module__)"

@@ -1,5 +1,7 @@
 """IOBinding, and runs on OrtValues."""
 
+import importlib
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -305,3 +307,28 @@ def test_bfloat16_comes_out_of_bound_memory(ort):
     session.run_with_iobinding(binding)
     assert out.tolist() == [0x3F80, 0xC000]
     assert binding.get_outputs()[0].element_type() == 16
+
+
+def test_copied_outputs_are_copies(ort, mul):
+    session = ort.InferenceSession(mul, providers=["CPUExecutionProvider"])
+    binding, out = session.io_binding(), np.zeros((3, 2), np.float32)
+    binding.bind_cpu_input("X", X)
+    binding.bind_output("Y", "cpu", 0, np.float32, [3, 2], out.ctypes.data)
+    session.run_with_iobinding(binding)
+    (first,) = binding.copy_outputs_to_cpu()
+    binding.bind_cpu_input("X", 2 * X)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(first, X * W)
+    np.testing.assert_array_equal(out, 2 * X * W)
+    first[:] = 0
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], 2 * X * W)
+
+
+def test_kinds_of_devices_by_name(ort):
+    collection = importlib.import_module(f"{ort.__name__}.capi.onnxruntime_inference_collection")
+    names = ["cpu", "cuda", "dml", "gpu", "webgpu", "npu", "cann"]
+    assert [collection.get_ort_device_type(name) for name in names] == [0, 1, 4, 1, 1, 3, 3]
+    vendors = [collection.get_vendor_id_for_device_type(name) for name in names]
+    assert vendors == [None, 0x10DE, 0x1414, None, 0, None, 0x19E5]
+    with pytest.raises(Exception, match="Unsupported device type: xyz"):
+        collection.get_ort_device_type("xyz")

@@ -65,6 +65,7 @@ MODELS = {
     "unknown attribute": (one("Relu", nope=1), "nope"),
     "attribute of another type": (one("Softmax", axis="a"), "axis"),
     "new opset": (one("Relu", opset=99), "opset"),
+    "new IR version": (changed(RELU, lambda m: setattr(m, "ir_version", 99)), "IR version: 99, max supported"),
     "no opset": (changed(RELU, lambda m: m.ClearField("opset_import")), "opset"),
     "undefined input": (changed(RELU, lambda m: m.graph.node[0].input.__setitem__(0, "q")), "q"),
     "absent output": (changed(RELU, lambda m: m.graph.output[0].__setattr__("name", "z")), "z"),

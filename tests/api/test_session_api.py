@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -426,8 +427,27 @@ def test_enumerations(ort, name):
         assert member == member.value == int(member)
         assert kind(int(member)) == member
         assert repr(member) == f"<{name}.{label}: {member.value}>"
+        assert hash(member) == hash(int(member))
+        assert member  # also the one of number 0
+        assert not isinstance(member, int)
+        assert ["a", "b"][kind(1)] == "b"
+        with pytest.raises(TypeError):
+            member + 1
+        with pytest.raises(TypeError):
+            _ = member < 100
     assert int(kind(77)) == 77
     assert hash(kind(77)) == hash(77)
+    assert pickle.loads(pickle.dumps(kind(1))) == 1
+    for wrong in ("a", None):
+        with pytest.raises(TypeError):
+            kind(wrong)
+
+
+def test_flags(ort, C):
+    for kind in (ort.OrtCompileApiFlags, C.OrtDeviceEpIncompatibilityReason):
+        one, two = kind(1), kind(2)
+        assert (one | two, 4 | one, one & 3, one ^ two, ~one, one < two, one < 5) == (3, 5, 1, 3, -2, True, True)
+        assert type(one | two) is int
 
 
 def test_process_wide_functions(ort):
@@ -448,3 +468,76 @@ def test_process_wide_functions(ort):
 def test_what_is_no_model(ort, source):
     with pytest.raises(TypeError):
         ort.InferenceSession(source, providers=CPU)
+
+
+def test_what_options_take(ort):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = np.bool_(True)
+    assert options.intra_op_num_threads == 1
+    options.intra_op_num_threads = np.float32(2)
+    assert options.intra_op_num_threads == 2
+    with pytest.raises(TypeError):
+        options.intra_op_num_threads = 2.0
+    with pytest.raises(TypeError):
+        options.enable_profiling = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    with pytest.raises(TypeError):
+        options.add_free_dimension_override_by_name(1, 2)
+
+
+def test_a_negative_size_fixes_no_dimension(ort):
+    source = model([helper.make_node("Neg", ["x"], ["y"])], [("x", 1, ["N", 2])], [("y", 1, ["N", 2])])
+    options = ort.SessionOptions()
+    options.add_free_dimension_override_by_name("N", -1)
+    (y,) = make(ort, source, options).run(None, {"x": X})
+    np.testing.assert_array_equal(y, -X)
+
+
+def test_falsy_names_mean_all_outputs(ort, mul):
+    session = make(ort, mul)
+    for names in (None, [], (), ""):
+        assert len(session.run(names, {"X": X})) == 1
+
+
+def test_a_feed_of_none_is_not_looked_at(ort, mul):
+    (y,) = make(ort, mul).run(None, {"X": X, "nothing": None})
+    np.testing.assert_array_equal(y, X * W)
+
+
+def test_options_of_the_cpu_provider_are_not_told(ort, mul):
+    session = ort.InferenceSession(
+        mul, providers=[("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})]
+    )
+    assert session.get_provider_options() == {"CPUExecutionProvider": {}}
+
+
+def test_arguments_that_no_session_takes(ort, mul):
+    with pytest.raises(TypeError):
+        ort.InferenceSession(mul, providers=5)
+    with pytest.raises(ValueError, match="'x'"):
+        ort.InferenceSession(mul, providers=CPU, enable_fallback="x")
+
+
+def test_what_a_session_says_is_hashed_and_written_to(ort, mul):
+    session = make(ort, mul)
+    assert len({*session.get_inputs(), *session.get_outputs()}) == 2
+    with pytest.raises(AttributeError):
+        session.get_inputs()[0].name = "other"
+    meta = session.get_modelmeta()
+    meta.version = 7
+    assert (meta.version, hash(meta)) == (7, hash(meta))
+
+
+def test_objects_are_text_by_str(ort):
+    source = model([helper.make_node("Identity", ["x"], ["y"])], [("x", 8, [None])], [("y", 8, [None])])
+    (y,) = make(ort, source).run(None, {"x": np.array(["a", b"b", 1, None, 2.5, True], object)})
+    assert y.tolist() == ["a", "b'b'", "1", "None", "2.5", "True"]
+
+
+def test_exceptions_are_made_without_a_text(C):
+    assert isinstance(C.Fail(), C.Fail)
+    assert "why" in str(C.Fail("why"))
+
+
+def test_a_callback_is_a_function(ort, mul):
+    with pytest.raises(TypeError):
+        make(ort, mul).run_async(None, {"X": X}, "callback", None)

@@ -8,6 +8,7 @@ from onnx import parser
 from opcheck import PROVIDERS, check, compare, run_model
 
 import ortlite
+from ortlite.primitives import control
 
 
 def run(text, feeds, expected):
@@ -235,3 +236,30 @@ def test_an_error_in_a_body_names_its_node_in_every_way_to_run():
         assert session.run(None, {"n": np.array(5), "x": x})[0].tolist() == [5] * 4
         with pytest.raises(ortlite.errors.OrtError, match="Gather"):
             session.run(None, {"n": np.array(6), "x": x})
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_of_many_slices_makes_them_block_by_block(reverse):
+    """So that a run can be stopped between the first of them."""
+    length = 2 * control.BLOCK + 3
+    xs = (np.arange(2 * length).reshape(length, 2), np.arange(length))
+    asked = []
+
+    class Counting:
+        stack = staticmethod(np.stack)
+
+        def unstack(self, x):
+            asked.append(len(x))
+            return list(x)
+
+    def step(state, slices):
+        (row, number) = slices
+        return (2 * state[0] % 7 + number,), (row + number,)
+
+    (state,), (rows,) = control.scan(Counting(), step, (np.int64(1),), xs, reverse)
+    assert sorted(asked) == [3, control.BLOCK, control.BLOCK]
+    wanted = 1
+    for number in xs[1][:: -1 if reverse else 1]:
+        wanted = 2 * wanted % 7 + number
+    assert state == wanted
+    np.testing.assert_array_equal(rows, xs[0] + xs[1][:, None])
