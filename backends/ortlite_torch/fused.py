@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import require_shape
+from ortlite_torch.threads import fit, norm_work
 
 __all__ = ["OVERRIDES"]
 
@@ -44,7 +45,8 @@ def skip_layer_normalization(
     if input.dtype not in WIDE or 0 in input.shape or any(w.dtype != input.dtype for w in weights):
         return NotImplemented
     total = input + skip if bias is None else input + skip + bias
-    return *torch.native_layer_norm(total, (total.shape[-1],), gamma, beta, epsilon), total
+    norm = fit(torch.native_layer_norm, norm_work(total), total)
+    return *norm(total, (total.shape[-1],), gamma, beta, epsilon), total
 
 
 def rms_normalization(
@@ -54,7 +56,9 @@ def rms_normalization(
     shape = tuple(X.shape[axis if axis < 0 else axis - X.ndim :])
     stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
     fits = X.dtype == scale.dtype and X.dtype in {stash, torch.float64} and tuple(scale.shape) == shape
-    return F.rms_norm(X, shape, scale, epsilon) if fits and 0 not in X.shape else NotImplemented
+    if not fits or 0 in X.shape:
+        return NotImplemented
+    return fit(F.rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {

@@ -7,6 +7,7 @@ CPU. What follows a convolution is done in place: oneDNN's own epilogues make 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops.conv import fitting_windows
 from ortlite_torch.primitives import differentiated
+from ortlite_torch.threads import fit
 
 __all__ = ["OVERRIDES"]
 
@@ -23,6 +25,7 @@ onednn: Any = torch.ops.mkldnn
 HERE = torch.backends.mkldnn.is_available() and all(
     hasattr(onednn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
 )
+convolution: Any = onednn._convolution_pointwise.default if HERE else None  # noqa: SLF001
 
 
 class Kept:
@@ -94,7 +97,8 @@ def conv(
     geometry = tuple(both), tuple(steps), tuple(gaps), group
     packed = derived(packings, W, *geometry).of((X.shape[2], X.shape[3]))
     X = X.contiguous(memory_format=torch.channels_last)
-    return onednn._convolution_pointwise.default(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
+    work = 2 * X.shape[0] * prod(W.shape) * prod(X.shape[2:]) // prod(steps)
+    return fit(convolution, work, X)(X, packed, B, *geometry, "none", [], "")
 
 
 def _fits(X: Any, W: Any, B: Any) -> bool:

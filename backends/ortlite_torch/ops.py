@@ -7,6 +7,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ortlite.ops.helpers import normal_axis, one_of
 from ortlite_torch import fused, onednn, products, quant, recurrent
 from ortlite_torch.primitives import differentiated
 from ortlite_torch.record import opaque
+from ortlite_torch.threads import fit, norm_work
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
@@ -94,7 +96,7 @@ def layer_normalization(
     fits = all(tuple(w.shape) == shape and w.dtype == X.dtype for w in weights)
     if not fits or X.dtype not in {stash, torch.float64} or 0 in X.shape:
         return NotImplemented
-    y, mean, inverse = torch.native_layer_norm(X, shape, Scale, B, epsilon)
+    y, mean, inverse = fit(torch.native_layer_norm, norm_work(X), X)(X, shape, Scale, B, epsilon)
     return y, mean.to(stash), inverse.to(stash)
 
 
@@ -181,9 +183,8 @@ def attention(
     if past:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
-    y = F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    attends = fit(F.scaled_dot_product_attention, 4 * prod(q.shape) * keys, q)
+    y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
 

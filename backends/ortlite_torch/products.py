@@ -15,6 +15,7 @@ import torch
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite_torch.onednn import inferring, onednn
+from ortlite_torch.threads import fit, product_work
 
 __all__ = ["OVERRIDES"]
 
@@ -61,7 +62,7 @@ def gemm(
         y = _linear(a, B, C.reshape(-1), bool(transB), derived)
         if y is not NotImplemented:
             return y
-    return torch.addmm(C, a, b, beta=beta)
+    return fit(torch.addmm, product_work(a, b), a)(C, a, b, beta=beta)
 
 
 def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
@@ -72,7 +73,7 @@ def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
     a = A.reshape(rows, depth).contiguous()
-    y = linear(a, derived(packed, B, turned), bias, "none", [], "")
+    y = fit(linear, 2 * rows * prod(B.shape), a)(a, derived(packed, B, turned), bias, "none", [], "")
     return y.reshape(*A.shape[:-1], columns)
 
 

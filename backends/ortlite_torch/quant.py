@@ -17,6 +17,7 @@ from ortlite.ops import quant
 from ortlite.ops.contrib import quant as contrib
 from ortlite_torch.onednn import inferring
 from ortlite_torch.products import LARGE, PACKS, linear, packed
+from ortlite_torch.threads import fit
 
 __all__ = ["OVERRIDES"]
 
@@ -64,7 +65,12 @@ def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, der
     total: Any = None
     for start, stop, matrix, packing in derived(parts, b, b_zero, bool(turned), packs):
         some = rows if stop - start == depth else rows[:, start:stop].contiguous()
-        product = linear(some, matrix, None, "none", [], "") if packing else torch.mm(some, matrix)
+        work = 2 * rows.shape[0] * (stop - start) * columns
+        product = (
+            fit(linear, work, some)(some, matrix, None, "none", [], "")
+            if packing
+            else fit(torch.mm, work, some)(some, matrix)
+        )
         product = product.to(torch.int32)
         total = product if total is None else total + product
     return total.reshape(*left.shape[:-1], columns)
