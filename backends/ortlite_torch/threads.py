@@ -76,9 +76,9 @@ def fit(fn: Callable[..., Any], work: float, x: Any) -> Callable[..., Any]:
 
 def product_work(a: Any, b: Any) -> int:
     """The operations of a product of matrices."""
-    return 2 * prod(a.shape) * int(b.shape[-1] if b.ndim > 1 else 1)
+    return 2 * int(prod(a.shape)) * int(b.shape[-1] if b.ndim > 1 else 1)
 
 
 def norm_work(x: Any) -> int:
     """Those of a norm or softmax."""
-    return TOUCHED * prod(x.shape)
+    return TOUCHED * int(prod(x.shape))
