@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
-from ortlite.ops.helpers import require_shape
+from ortlite.ops.helpers import normal_axis, require_shape
+from ortlite_torch.onednn import inferring
 from ortlite_torch.threads import fit, norm_work
 
 __all__ = ["OVERRIDES"]
 
+fused_rms_norm: Any = getattr(torch.ops.aten, "_fused_rms_norm", None)  # newer versions of torch have it
 WIDE = {torch.float32, torch.float64}
 
 
@@ -61,10 +63,42 @@ def rms_normalization(
     return fit(F.rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
 
 
+def _root_mean_square(X: Any, scale: Any, axis: int, epsilon: float) -> Any:
+    """`X` over its root mean square, scaled, and 1 / that root; else NotImplemented."""
+    shape = tuple(X.shape[normal_axis(axis, X.ndim) :])
+    if fused_rms_norm is None or not inferring(X, scale) or tuple(scale.shape) != shape or 0 in X.shape:
+        return NotImplemented
+    return fit(fused_rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
+
+
+def simplified_layer_normalization(
+    xp: Namespace, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+) -> Any:
+    """Torch's fused one, in a session and in float32."""
+    if stash_type is not None and xp.dtype(stash_type) != X.dtype:
+        return NotImplemented
+    return _root_mean_square(X, scale, axis, epsilon)
+
+
+def skip_simplified_layer_normalization(
+    xp: Namespace, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12
+) -> Any:
+    """The same of the sum."""
+    require_shape("bias", bias, input.shape[-1])
+    total = input + skip if bias is None else input + skip + bias
+    found = _root_mean_square(total, gamma, -1, epsilon)
+    if found is NotImplemented:
+        return NotImplemented
+    y, inverse = found
+    return y, torch.zeros_like(inverse), inverse, total
+
+
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "RMSNormalization", 23): rms_normalization,
     ("com.microsoft", "BiasGelu", 1): bias_gelu,
     ("com.microsoft", "FastGelu", 1): fast_gelu,
     ("com.microsoft", "QuickGelu", 1): quick_gelu,
     ("com.microsoft", "SkipLayerNormalization", 1): skip_layer_normalization,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization", 1): skip_simplified_layer_normalization,
+    ("", "SimplifiedLayerNormalization", 1): simplified_layer_normalization,
 }
