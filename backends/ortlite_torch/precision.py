@@ -104,6 +104,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
 
     @wraps(products.matmul)
     def matmul(xp: Namespace, A: Any, B: Any, *, derived: Any = at_once) -> Any:
+        derived = at_once if torch.compiler.is_compiling() else derived
         if not _single(A, B) or not A.ndim or not B.ndim:
             return NotImplemented
         y = products.packed_product(A, B, None, False, derived, cut)
@@ -123,6 +124,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
         transB: int = 0,
         derived: Any = at_once,
     ) -> Any:
+        derived = at_once if torch.compiler.is_compiling() else derived
         if not _single(A, B) or not A.ndim == B.ndim == 2:
             return NotImplemented
         a = A.T if transA else A
@@ -140,6 +142,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
 
     def convolved(xp: Namespace, X: Any, W: Any, B: Any, derived: Any, given: dict[str, Any]) -> Any:
         """The convolution without its bias, and whether it was one."""
+        derived = at_once if torch.compiler.is_compiling() else derived
         if not _single(X, W):
             return NotImplemented
         windows = [given.get(name) for name in ("kernel_shape", "strides", "dilations", "pads")]
