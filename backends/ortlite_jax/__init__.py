@@ -62,7 +62,9 @@ class _XLA(Compiler):
 
 
 class JAXExecutionProvider(ExecutionProvider):
-    """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own).
+    """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own); `cache`, "1"
+    (default) to keep what XLA compiles in a folder of ortlite's in the user's cache, where this process has set no
+    folder of JAX's before, or "0".
 
     JAX computes in 64 bits only where asked to: every run asks, for itself alone.
     """
@@ -72,7 +74,7 @@ class JAXExecutionProvider(ExecutionProvider):
     packages = ("jax", "jaxlib")
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
-    option_names = frozenset({"device", "jit"})
+    option_names = frozenset({"device", "jit", "cache"})
     tracer = _Tracer()
     immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
@@ -89,8 +91,10 @@ class JAXExecutionProvider(ExecutionProvider):
     def xp(self) -> Namespace:
         import jax.numpy as library
 
-        from ortlite_jax import primitives
+        from ortlite_jax import disk, primitives
 
+        if self.options.get("cache", "1") != "0":
+            disk.keep_compiled()
         dtypes = {name: np.dtype(getattr(library, name)) for name in (*self.storage, *BELOW_A_BYTE)}
         return build(library, dtypes, primitives.PRIMITIVES, primitives.NAMES)
 

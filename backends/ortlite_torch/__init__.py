@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -37,6 +38,7 @@ NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".spli
 AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
 AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
 SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}  # views that every torch knows how to make
+log = logging.getLogger("ortlite")
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
@@ -111,14 +113,19 @@ class TorchExecutionProvider(ExecutionProvider):
     """PyTorch, on the current stream of a CUDA device. Inputs produced on another stream: synchronise the two first.
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"); `use_tf32`,
-    "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime).
+    "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime); `precision`,
+    "bfloat16", and on CUDA "float16", for products, convolutions and attention of float32 in that type (default
+    "float32"). Weights are converted once a session; sums, norms, softmax, biases, inputs and outputs stay in float32.
+    A product then errs by up to 2^-7 of the sum of its terms' sizes (float16: 2^-10, and it overflows above 65504):
+    `ortlite compare MODEL --providers CPU Torch:precision=bfloat16` tells what that means for a model. On
+    processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
     """
 
     name = "TorchExecutionProvider"
     library = "torch"
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
-    option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32"})
+    option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32", "precision"})
     tracer: ClassVar[Tracer | None] = _Tracer()
     recorded_elements: ClassVar[int] = 1 << 24
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
@@ -159,7 +166,24 @@ class TorchExecutionProvider(ExecutionProvider):
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         from ortlite_torch import ops
 
-        return ops.OVERRIDES
+        return self._short or ops.OVERRIDES
+
+    @cached_property
+    def _short(self) -> Mapping[tuple[str, str, int], Callable[..., Any]] | None:
+        """The operators in a short type, where the option precision asks for one."""
+        given = self.options.get("precision", "float32")
+        if given == "float32":
+            return None
+        import torch
+
+        from ortlite_torch import precision
+
+        if (problem := precision.reason(given, self.device)) is not None:
+            raise ValueError(problem)
+        dtype = getattr(torch, given)
+        if not precision.computes(dtype, self.device):
+            log.warning("this processor does not multiply in %s: values are rounded, and nothing is faster", given)
+        return precision.overrides(dtype, self.device)
 
     @cached_property
     def recorder(self) -> Any:

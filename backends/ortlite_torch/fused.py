@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
-from ortlite.ops.helpers import require_shape
+from ortlite.ops.helpers import normal_axis, require_shape
+from ortlite_torch.onednn import inferring
+from ortlite_torch.threads import fit, norm_work
 
 __all__ = ["OVERRIDES"]
 
+fused_rms_norm: Any = getattr(torch.ops.aten, "_fused_rms_norm", None)  # newer versions of torch have it
 WIDE = {torch.float32, torch.float64}
 
 
@@ -44,7 +47,8 @@ def skip_layer_normalization(
     if input.dtype not in WIDE or 0 in input.shape or any(w.dtype != input.dtype for w in weights):
         return NotImplemented
     total = input + skip if bias is None else input + skip + bias
-    return *torch.native_layer_norm(total, (total.shape[-1],), gamma, beta, epsilon), total
+    norm = fit(torch.native_layer_norm, norm_work(total), total)
+    return *norm(total, (total.shape[-1],), gamma, beta, epsilon), total
 
 
 def rms_normalization(
@@ -54,7 +58,39 @@ def rms_normalization(
     shape = tuple(X.shape[axis if axis < 0 else axis - X.ndim :])
     stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
     fits = X.dtype == scale.dtype and X.dtype in {stash, torch.float64} and tuple(scale.shape) == shape
-    return F.rms_norm(X, shape, scale, epsilon) if fits and 0 not in X.shape else NotImplemented
+    if not fits or 0 in X.shape:
+        return NotImplemented
+    return fit(F.rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
+
+
+def _root_mean_square(X: Any, scale: Any, axis: int, epsilon: float) -> Any:
+    """`X` over its root mean square, scaled, and 1 / that root; else NotImplemented."""
+    shape = tuple(X.shape[normal_axis(axis, X.ndim) :])
+    if fused_rms_norm is None or not inferring(X, scale) or tuple(scale.shape) != shape or 0 in X.shape:
+        return NotImplemented
+    return fit(fused_rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
+
+
+def simplified_layer_normalization(
+    xp: Namespace, X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: Any = None
+) -> Any:
+    """Torch's fused one, in a session and in float32."""
+    if stash_type is not None and xp.dtype(stash_type) != X.dtype:
+        return NotImplemented
+    return _root_mean_square(X, scale, axis, epsilon)
+
+
+def skip_simplified_layer_normalization(
+    xp: Namespace, input: Any, skip: Any, gamma: Any, bias: Any = None, *, epsilon: float = 1e-12
+) -> Any:
+    """The same of the sum."""
+    require_shape("bias", bias, input.shape[-1])
+    total = input + skip if bias is None else input + skip + bias
+    found = _root_mean_square(total, gamma, -1, epsilon)
+    if found is NotImplemented:
+        return NotImplemented
+    y, inverse = found
+    return y, torch.zeros_like(inverse), inverse, total
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
@@ -63,4 +99,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("com.microsoft", "FastGelu", 1): fast_gelu,
     ("com.microsoft", "QuickGelu", 1): quick_gelu,
     ("com.microsoft", "SkipLayerNormalization", 1): skip_layer_normalization,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization", 1): skip_simplified_layer_normalization,
+    ("", "SimplifiedLayerNormalization", 1): simplified_layer_normalization,
 }

@@ -7,6 +7,7 @@ CPU. What follows a convolution is done in place: oneDNN's own epilogues make 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops.conv import fitting_windows
 from ortlite_torch.primitives import differentiated
+from ortlite_torch.threads import fit
 
 __all__ = ["OVERRIDES"]
 
@@ -23,6 +25,7 @@ onednn: Any = torch.ops.mkldnn
 HERE = torch.backends.mkldnn.is_available() and all(
     hasattr(onednn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
 )
+convolution: Any = onednn._convolution_pointwise.default if HERE else None  # noqa: SLF001
 
 
 class Kept:
@@ -48,8 +51,9 @@ class Kept:
         return made
 
 
-def packings(W: Any, *geometry: Any) -> Kept:
+def packings(W: Any, cut: Callable[[Any], Any] | None, *geometry: Any) -> Kept:
     """The weights of a convolution in the layouts for images of some sizes: of another size they are slow by far."""
+    W = W if cut is None else cut(W)
     return Kept(
         lambda size: onednn._reorder_convolution_weight(W, *geometry, [1, W.shape[1] * geometry[-1], *size])  # noqa: SLF001
     )
@@ -82,9 +86,18 @@ def conv(
     derived: Any = at_once,
 ) -> Any:
     """A convolution of images of float32."""
+    windows = (group, kernel_shape, strides, dilations, pads, auto_pad)
+    return packed_convolution(X, W, B, windows, derived)
+
+
+def packed_convolution(
+    X: Any, W: Any, B: Any, windows: tuple[Any, ...], derived: Any, cut: Callable[[Any], Any] | None = None
+) -> Any:
+    """The same, of images and weights as `cut` makes them. `windows`: what fitting_windows takes behind the shapes."""
     if not _fits(X, W, B):
         return NotImplemented
-    steps, gaps, around = fitting_windows(X.shape, W.shape, group, kernel_shape, strides, dilations, pads, auto_pad)
+    group = windows[0]
+    steps, gaps, around = fitting_windows(X.shape, W.shape, *windows)
     both = [min(pair) for pair in around]
     if min(both) < 0:
         return NotImplemented
@@ -92,9 +105,10 @@ def conv(
     if any(map(any, rest)):
         X = F.pad(X, [n for pair in reversed(rest) for n in pair])
     geometry = tuple(both), tuple(steps), tuple(gaps), group
-    packed = derived(packings, W, *geometry).of((X.shape[2], X.shape[3]))
-    X = X.contiguous(memory_format=torch.channels_last)
-    return onednn._convolution_pointwise.default(X, packed, B, *geometry, "none", [], "")  # noqa: SLF001
+    packed = derived(packings, W, cut, *geometry).of((X.shape[2], X.shape[3]))
+    X = (X if cut is None else cut(X)).contiguous(memory_format=torch.channels_last)
+    work = 2 * X.shape[0] * prod(W.shape) * prod(X.shape[2:]) // prod(steps)
+    return fit(convolution, work, X)(X, packed, B, *geometry, "none", [], "")
 
 
 def _fits(X: Any, W: Any, B: Any) -> bool:

@@ -7,6 +7,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
-from ortlite.ops import quant
 from ortlite.ops.helpers import normal_axis, one_of
-from ortlite_torch import fused, onednn, products, recurrent
+from ortlite_torch import fused, onednn, products, quant, recurrent
 from ortlite_torch.primitives import differentiated
 from ortlite_torch.record import opaque
+from ortlite_torch.threads import fit, norm_work
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
@@ -95,7 +96,7 @@ def layer_normalization(
     fits = all(tuple(w.shape) == shape and w.dtype == X.dtype for w in weights)
     if not fits or X.dtype not in {stash, torch.float64} or 0 in X.shape:
         return NotImplemented
-    y, mean, inverse = torch.native_layer_norm(X, shape, Scale, B, epsilon)
+    y, mean, inverse = fit(torch.native_layer_norm, norm_work(X), X)(X, shape, Scale, B, epsilon)
     return y, mean.to(stash), inverse.to(stash)
 
 
@@ -182,9 +183,8 @@ def attention(
     if past:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
-    y = F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    attends = fit(F.scaled_dot_product_attention, 4 * prod(q.shape) * keys, q)
+    y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
 
@@ -285,46 +285,6 @@ def _sizes(X: Any, scales: Any, sizes: Any) -> list[int] | None:
     return [int(m) for m in wanted[2:]]
 
 
-CHUNK = 256  # so many products of differences of bytes add up exactly in float32
-
-
-def _bytes_matmul(a: Any, b: Any, dtype: Any) -> Any:
-    """`a` @ `b` in int32 for numbers from -255 to 255: in float32, chunk by chunk of what is summed."""
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] == 0:
-        return torch.matmul(a.to(dtype), b.to(dtype))
-    total: Any = 0
-    for start in range(0, a.shape[-1], CHUNK):
-        rows, columns = a[..., start : start + CHUNK], b[..., start : start + CHUNK, :]
-        total = total + torch.matmul(rows.to(torch.float32), columns.to(torch.float32)).to(dtype)
-    return total
-
-
-def _for_bytes(xp: Namespace) -> Namespace:
-    return Namespace(xp.library, {**vars(xp), "integer_matmul": _bytes_matmul})
-
-
-def matmul_integer(xp: Namespace, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
-    """Exactly, in floats."""
-    return quant.matmul_integer(_for_bytes(xp), A, B, a_zero_point, b_zero_point)
-
-
-def qlinear_matmul(
-    xp: Namespace,
-    a: Any,
-    a_scale: Any,
-    a_zero_point: Any,
-    b: Any,
-    b_scale: Any,
-    b_zero_point: Any,
-    y_scale: Any,
-    y_zero_point: Any,
-) -> Any:
-    """Exactly, in floats."""
-    return quant.qlinear_matmul(
-        _for_bytes(xp), a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point
-    )
-
-
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "PRelu", 7): prelu,
     ("", "Elu", 1): elu,
@@ -345,10 +305,9 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "GridSample", 16): grid_sample,
     ("", "GridSample", 20): grid_sample,
     ("", "Resize", 11): resize,
-    ("", "MatMulInteger", 10): matmul_integer,
-    ("", "QLinearMatMul", 10): qlinear_matmul,
     **fused.OVERRIDES,
     **onednn.OVERRIDES,
     **products.OVERRIDES,
+    **quant.OVERRIDES,
     **recurrent.OVERRIDES,
 }

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace, complete
+from ortlite_torch import threads
 from ortlite_torch.record import opaque
 
 Pads = Sequence[tuple[int, int]]
@@ -205,7 +206,7 @@ def sigmoid(xp: Namespace, x: Any) -> Any:
 @complete
 def softmax(xp: Namespace, x: Any, axis: int) -> Any:
     """torch.softmax."""
-    return torch.softmax(x, axis)
+    return threads.fit(torch.softmax, threads.norm_work(x), x)(x, axis)
 
 
 def einsum(xp: Namespace, equation: str, *operands: Any) -> Any:
@@ -399,7 +400,7 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
 def matmul(a: Any, b: Any) -> Any:
     """torch.matmul, also of integers where only floats are multiplied: on CUDA."""
     if a.device.type == "cpu" or a.dtype.is_floating_point or a.dtype.is_complex:
-        return torch.matmul(a, b)
+        return threads.fit(torch.matmul, threads.product_work(a, b), a)(a, b)
     return pieces_matmul(a, b)
 
 

@@ -15,6 +15,7 @@ import torch
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite_torch.onednn import inferring, onednn
+from ortlite_torch.threads import fit, product_work
 
 __all__ = ["OVERRIDES"]
 
@@ -22,12 +23,13 @@ PACKS = torch.backends.mkldnn.is_available() and all(
     hasattr(onednn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 linear: Any = onednn._linear_pointwise.default if PACKS else None  # noqa: SLF001
+Cut = Callable[[Any], Any]  # of tensors of float32: what is left of them in a shorter type
 LARGE = 1 << 18  # elements of a matrix that pay
 
 
 def matmul(xp: Namespace, A: Any, B: Any, *, derived: Any = at_once) -> Any:
     """By a packed matrix."""
-    return _linear(A, B, None, False, derived)
+    return packed_product(A, B, None, False, derived)
 
 
 def gemm(
@@ -50,7 +52,7 @@ def gemm(
         return NotImplemented
     shape = a.shape[0], b.shape[1]
     if C is None or beta == 0:  # then nobody asks what is in C
-        return _linear(a, B, None, bool(transB), derived)
+        return packed_product(a, B, None, bool(transB), derived)
     if (
         C.dtype != A.dtype
         or C.ndim > 2
@@ -58,13 +60,14 @@ def gemm(
     ):
         return NotImplemented
     if beta == 1 and C.ndim and prod(C.shape) == C.shape[-1] == shape[1]:
-        y = _linear(a, B, C.reshape(-1), bool(transB), derived)
+        y = packed_product(a, B, C.reshape(-1), bool(transB), derived)
         if y is not NotImplemented:
             return y
-    return torch.addmm(C, a, b, beta=beta)
+    return fit(torch.addmm, product_work(a, b), a)(C, a, b, beta=beta)
 
 
-def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
+def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: Cut | None = None) -> Any:
+    """A @ B, or A @ B.T where `turned`, plus the bias, by a packed B, both as `cut` makes them; or NotImplemented."""
     if not PACKS or B.ndim != 2 or A.ndim < 2 or prod(B.shape) < LARGE or not inferring(A, B, bias):
         return NotImplemented
     columns, depth = B.shape if turned else B.shape[::-1]
@@ -72,12 +75,14 @@ def _linear(A: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
     a = A.reshape(rows, depth).contiguous()
-    y = linear(a, derived(packed, B, turned), bias, "none", [], "")
+    a = a if cut is None else cut(a)
+    y = fit(linear, 2 * rows * prod(B.shape), a)(a, derived(packed, B, turned, cut), bias, "none", [], "")
     return y.reshape(*A.shape[:-1], columns)
 
 
-def packed(B: Any, turned: bool) -> Any:
+def packed(B: Any, turned: bool, cut: Cut | None = None) -> Any:
     """A matrix, given transposed or not, in the layout that oneDNN likes."""
+    B = B if cut is None else cut(B)
     return onednn._reorder_linear_weight(B if turned else B.T.contiguous(), None)  # noqa: SLF001
 
 

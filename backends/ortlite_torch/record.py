@@ -73,9 +73,9 @@ def opaque(fn: F) -> F:
     """A function of tensors that looks at values, in a recording a line as it is. It returns new tensors or nothing."""
 
     @wraps(fn)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **keywords: Any) -> Any:
         tape = _current.tape
-        return fn(*args) if tape is None else tape.opaque(fn, args)
+        return fn(*args, **keywords) if tape is None else tape.opaque(fn, args, keywords)
 
     return call  # type: ignore[return-value]
 
@@ -187,14 +187,14 @@ class Tape:
                 return value
         return self.result(self.source(fn, args, keywords), value)
 
-    def opaque(self, fn: Any, args: Any) -> Any:
+    def opaque(self, fn: Any, args: Any, keywords: Mapping[str, Any]) -> Any:
         """Call a function, whatever it does, and note it as one line."""
         with _unseen():
-            value = fn(*args)
+            value = fn(*args, **keywords)
         if value is None:
-            self.lines.append(("", self.source(fn, args, {})))
+            self.lines.append(("", self.source(fn, args, keywords)))
             return None
-        return self.result(self.source(fn, args, {}), value)
+        return self.result(self.source(fn, args, keywords), value)
 
     def source(self, fn: Any, args: Any, keywords: Mapping[str, Any]) -> str:
         """A call as source."""

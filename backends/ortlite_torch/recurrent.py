@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite_torch.onednn import Kept, inferring, onednn
 from ortlite_torch.primitives import differentiated
+from ortlite_torch.threads import fit
 
 __all__ = ["OVERRIDES"]
 
@@ -85,7 +87,9 @@ def _fused(
         weights = derived(arranged, W, R, B, order)
         x = X.flip(0) if backward else X
         with _without_advice(x):
-            y, *last = run(x, states if len(states) > 1 else states[0], weights, True, 1, 0.0, False, both, False)
+            step = 2 * x.shape[1] * prod(R.shape[1:])
+            before = states if len(states) > 1 else states[0]
+            y, *last = fit(run, step, x)(x, before, weights, True, 1, 0.0, False, both, False)
         y = y.flip(0) if backward else y
     y = y.reshape(*y.shape[:2], count, hidden)
     if layout:
@@ -121,11 +125,13 @@ def packings(W: Any, R: Any, B: Any, order: tuple[int, ...], backward: bool) -> 
 def _onednn_lstm(X: Any, packed: Any, states: Any, direction: str) -> tuple[Any, list[Any]]:
     """All outputs, directions side by side, and the last states. oneDNN reads backwards by itself."""
     X = X.contiguous()  # it reads another layout as if it were this one
-    found = []
+    found: list[Any] = []
+    step = 8 * X.shape[1] * states[0].shape[2] * (X.shape[2] + states[0].shape[2])  # each of them waits for the last
     for d, weights in enumerate(packed):
         h, c = (state[d : d + 1] for state in states)
         backward = direction == "reverse" or d > 0
-        found.append(layer(X, *weights, h, c, backward, [], LSTM, h.shape[2], 1, True, False, False, False)[:3])
+        given = (X, *weights, h, c, backward, [], LSTM, h.shape[2], 1, True, False, False, False)
+        found.append(fit(layer, step, X)(*given)[:3])
     if len(found) == 1:
         y, *last = found[0]
         return y, last

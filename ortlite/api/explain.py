@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from ortlite.compile import Program
@@ -59,12 +59,14 @@ class Copy:
 class Choice:
     """One of the session's providers, in the order in which every node tries them.
 
-    `rank` is what it says of itself, by which `get_available_providers()` lists it (`ExecutionProvider.rank`).
+    `rank` is what it says of itself, by which `get_available_providers()` lists it (`ExecutionProvider.rank`);
+    `options` are those that the session was given.
     """
 
     provider: str
     library: str
     rank: int | None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rank_text(self) -> str:
@@ -98,8 +100,11 @@ class Explanation:
                 rows.append((copy.value, _short(copy.source), _short(copy.target), size + how))
             lines += ["", *_table(rows)]
         if self.providers:
-            choices = [(_short(choice.provider), choice.library, choice.rank_text) for choice in self.providers]
-            lines += ["", *_table([("provider", "library", "rank"), *choices])]
+            choices = [
+                (_short(c.provider), c.library, c.rank_text, ", ".join(f"{k}={v}" for k, v in c.options.items()))
+                for c in self.providers
+            ]
+            lines += ["", *_table([("provider", "library", "rank", "options"), *choices])]
         if self.compilations:
             regions = "region" if len(self.compilations) == 1 else "regions"
             lines += ["", f"{len(self.compilations)} {regions} compiled in {sum(self.compilations):.1f} s"]
@@ -123,7 +128,7 @@ def explain(parts: Partitions, program: Program, input_transfers: Mapping[int, T
         for index, name in enumerate(parts.graph.inputs)
         if index in input_transfers
     ]
-    providers = tuple(Choice(p.name, p.library, p.rank) for p in parts.providers)
+    providers = tuple(Choice(p.name, p.library, p.rank, dict(p.options)) for p in parts.providers)
     compiled = tuple(program.shared.compilations)
     return Explanation(tuple(_nodes(parts)), (*copies, *_copies(program, parts.graph.types)), providers, compiled)
 

@@ -28,6 +28,7 @@ __all__ = ["function", "lifted"]
 Source = str | os.PathLike[str] | bytes | InferenceSession
 Params = dict[str, Any]
 Block = tuple[int, int]  # where memory begins and ends
+DEVICE = frozenset({"device", "device_id"})  # options that arrays answer by themselves
 
 
 @overload
@@ -52,8 +53,9 @@ def function(
     With `params` the result is `(fn, params)`, and `fn` takes the parameters first: a dict from the name of every
     floating-point tensor of rank 1 or more that the model and its subgraphs hold to a copy of its value, which an
     optimizer may write to. `provider`, a name or (name, options), says which library the parameters come in, and which
-    one computes where all arguments are NumPy arrays (default: NumPy). Raises what a session raises for a model that is
-    not valid, and InvalidArgument for an argument of a wrong dtype, rank or dimension.
+    one computes where all arguments are NumPy arrays (default: NumPy); its options hold for arrays of that library, but
+    for the device, which is theirs. Raises what a session raises for a model that is not valid, and InvalidArgument for
+    an argument of a wrong dtype, rank or dimension.
 
     `fn` pickles as sessions do: the path of the model, or its digest in the user's cache.
 
@@ -239,6 +241,9 @@ def _function(model: _Function) -> Callable[..., Any]:
         values = model.bind(args, dict(zip(names, named, strict=True)))
         owners = [_owners(value) for value in values]
         where = _one(model.model.graph.inputs, owners) or model.home
+        if where.name == model.home.name and model.home.options:  # the arrays say on which device
+            own = {name: value for name, value in model.home.options.items() if name not in DEVICE}
+            where = provider.create(where.name, own | where.options)
         prepared = model.on(where)
         traced = provider.traced(where, tuple(_leaves(values)))
         program = prepared.traced if traced else prepared.concrete

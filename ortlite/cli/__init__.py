@@ -216,7 +216,7 @@ class _Comparing(click.Command):
     "--providers",
     multiple=True,
     metavar="A B",
-    help="The two execution providers, such as Torch JAX; with --against one will do.",
+    help="The two execution providers, such as Torch JAX or CPU Torch:precision=bfloat16; with --against one will do.",
 )
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Compare with its CPU provider, optimisers off.")
 @given_inputs

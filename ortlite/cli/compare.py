@@ -53,16 +53,23 @@ def compare_model(
     atol: float | None,
 ) -> Found:
     """Compare two providers, or one and onnxruntime (`peer`), on a model. Raises ValueError as `ortlite run` does."""
-    names = [provider_name(name) for name in providers]
+    sides = [_side(given) for given in providers]
     model = load(path)
     graph = model.graph
     args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
     defaults = [NodeArg.of(n, graph.types.get(n)) for n in graph.overridable]
     inputs = gather(args, defaults, files, shapes)
-    one, *rest = (ProviderSide(name) for name in names)
+    one, *rest = sides
     other: Side = OnnxruntimeSide(path, model) if peer else rest[0]
     made_up = tuple(name for name in inputs if name not in files)
     return Found(model, inputs, made_up, (one, other), compare(model, inputs, (one, other), rtol=rtol, atol=atol))
+
+
+def _side(given: str) -> ProviderSide:
+    """A provider, and behind a colon its options: `Torch:precision=bfloat16,compile=1`."""
+    name, _, rest = given.partition(":")
+    options = dict(item.partition("=")[::2] for item in rest.split(",") if item)
+    return ProviderSide(provider_name(name), options)
 
 
 def show(out: Console, found: Found, everything: bool) -> None:

@@ -48,8 +48,10 @@ class ProviderSide:
 
     @property
     def name(self) -> str:
-        """The provider's name, without the words that all have in common."""
-        return self.providers[0].name.removesuffix("ExecutionProvider")
+        """The provider's name, without the words that all have in common, and its options."""
+        options = ",".join(f"{name}={value}" for name, value in self.providers[0].options.items())
+        short = self.providers[0].name.removesuffix("ExecutionProvider")
+        return f"{short}:{options}" if options else short
 
     def run(self, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """See Side. Raises what a session does for wrong feeds and failing nodes."""

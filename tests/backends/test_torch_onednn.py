@@ -82,7 +82,7 @@ def test_derivatives_flow_through_the_kernel():
 
 
 def test_few_layouts_are_kept():
-    kept = onednn.packings(torch.randn(8, 4, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+    kept = onednn.packings(torch.randn(8, 4, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
     for size in range(3, 20):
         assert kept.of((size, size)) is kept.of((size, size))
     assert len(kept.made) == onednn.Kept.KEPT
