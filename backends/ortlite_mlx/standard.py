@@ -1,0 +1,292 @@
+"""What MLX's namespace lacks of the Array API standard, or has otherwise: names that replace those of `mlx.core`.
+
+MLX does not look whether an index lies in an array, and integer division by 0 ends the process: both are prevented
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from math import prod as product
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import mlx.core as mx
+import numpy as np
+
+__all__ = ["ALIASES", "NAMES", "from_numpy", "known", "to_numpy"]
+
+ALIASES = {"bool": "bool_"}
+BLOCK = 1 << 22  # elements of an integer product before it is summed
+
+
+def known(x: Any) -> bool:
+    """Whether the values of an array are known, or can be computed: not where MLX traces."""
+    if isinstance(x, mx.array):
+        try:
+            mx.eval(x)
+        except ValueError:  # "not allowed during function transformations"
+            return False
+    return True
+
+
+def from_numpy(array: np.ndarray) -> Any:
+    """An MLX array of the same dtype, float64 as float32."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype == ml_dtypes.bfloat16:
+        return mx.array(np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)).view(mx.bfloat16)
+    return mx.array(array)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """A NumPy array that shares memory; MLX computes it first."""
+    if array.dtype == mx.bfloat16:
+        return np.asarray(array.view(mx.uint16)).view(ml_dtypes.bfloat16)
+    return np.asarray(array)
+
+
+@cache
+def _numpy_dtype(dtype: Any) -> Any:
+    return np.dtype(ml_dtypes.bfloat16 if dtype == mx.bfloat16 else str(dtype).rpartition(".")[2])
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
+    """Also from buffers, and integers of all 64 bits."""
+    if isinstance(obj, mx.array):
+        return astype(obj, obj.dtype if dtype is None else dtype, copy=bool(copy))
+    return from_numpy(np.asarray(obj, None if dtype is None else _numpy_dtype(dtype)))
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
+    """Another object where a copy is asked for."""
+    return mx.array(x) if copy and x.dtype == dtype else x.astype(dtype)
+
+
+def full(shape: int | Sequence[int], fill_value: Any, *, dtype: Any = None, device: Any = None) -> Any:
+    """Any 64-bit integer."""
+    value = fill_value if isinstance(fill_value, mx.array) and dtype is None else asarray(fill_value, dtype=dtype)
+    return mx.full(shape, value, dtype=value.dtype)
+
+
+def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: Any = None) -> Any:
+    """As `full`."""
+    return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype)
+
+
+def _made(fn: Callable[..., Any], shape: Any, *, dtype: Any = None, device: Any = None) -> Any:
+    return fn(shape, dtype=mx.float32 if dtype is None else dtype)
+
+
+def _made_like(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    return fn(x.shape, dtype=x.dtype if dtype is None else dtype)
+
+
+def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None) -> Any:
+    """By NumPy: MLX counts in float32."""
+    return asarray(np.arange(*((0, start) if stop is None else (start, stop)), step), dtype=dtype)
+
+
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None
+) -> Any:
+    """Ones on a diagonal."""
+    return mx.eye(n_rows, n_cols, k, mx.float32 if dtype is None else dtype)
+
+
+@cache
+def _sum_dtype(dtype: Any) -> Any:
+    if dtype in {mx.bool_, mx.int8, mx.int16, mx.int32}:
+        return mx.int64
+    return mx.uint64 if dtype in {mx.uint8, mx.uint16, mx.uint32} else dtype
+
+
+def _summed(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, **keywords: Any) -> Any:
+    """A sum or product, computed in its dtype."""
+    dtype = _sum_dtype(x.dtype) if dtype is None else dtype
+    return fn(x.astype(dtype), **keywords).astype(dtype)
+
+
+def _running(fn: Callable[..., Any], first: Any, x: Any, /, *, axis: int | None = None, dtype: Any = None,
+             include_initial: bool = False) -> Any:
+    dtype = _sum_dtype(x.dtype) if dtype is None else dtype
+    axis = 0 if axis is None else axis % x.ndim
+    y = fn(x.astype(dtype), axis=axis)
+    if not include_initial:
+        return y
+    shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    return mx.concatenate([mx.full(shape, first, dtype=dtype), y], axis=axis)
+
+
+def _position(fn: Callable[..., Any], x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    return fn(x, axis=axis, keepdims=keepdims).astype(mx.int64)
+
+
+def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """MLX sorts stably, in ascending order."""
+    if not descending:
+        return mx.argsort(x, axis=axis).astype(mx.int64)
+    order = mx.flip(mx.argsort(mx.flip(x, axis), axis=axis), axis)
+    return x.shape[axis] - 1 - order.astype(mx.int64)
+
+
+def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """In either order."""
+    y = mx.sort(x, axis=axis)
+    return mx.flip(y, axis) if descending else y
+
+
+def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Any:
+    """Positions in int64."""
+    return mx.searchsorted(x1 if sorter is None else take(x1, sorter), x2, side=side).astype(mx.int64)
+
+
+def nonzero(x: Any, /) -> tuple[Any, ...]:
+    """How many there are is asked for at once."""
+    flat = mx.reshape(x != 0, (-1,))
+    places = mx.argsort(mx.logical_not(flat))[: int(mx.sum(flat))].astype(mx.int64)
+    found = []
+    for size in reversed(x.shape):
+        found.append(places % max(size, 1))
+        places = places // max(size, 1)
+    return tuple(reversed(found))
+
+
+def within(indices: Any, size: int) -> Any:
+    """Indices that lie in an axis of `size` elements, counted from either end."""
+    return mx.clip(indices, 0 if mx.issubdtype(indices.dtype, mx.unsignedinteger) else -size, max(size - 1, 0))
+
+
+def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+    """Never from outside of the array."""
+    size = x.size if axis is None else x.shape[axis]
+    if not size and product(indices.shape):
+        raise IndexError(f"an axis of no elements has none to take, at {tuple(indices.shape)} places")
+    return mx.take(x, within(indices, size), axis=axis)
+
+
+def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+    """Never from outside of the array."""
+    return mx.take_along_axis(x, within(indices, x.shape[axis]), axis=axis)
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """In the dtype of `x`; None for no bound."""
+    for bound, beyond in ((min, mx.maximum), (max, mx.minimum)):
+        if bound is not None:
+            x = beyond(x, bound if isinstance(bound, mx.array) else asarray(bound, dtype=x.dtype)).astype(x.dtype)
+    return x
+
+
+def sign(x: Any, /) -> Any:
+    """NaN of NaN."""
+    return mx.where(x != x, x, mx.sign(x)) if mx.issubdtype(x.dtype, mx.inexact) else mx.sign(x)  # noqa: PLR0124
+
+
+def copysign(x1: Any, x2: Any, /) -> Any:
+    """The size of the first, the sign of the second, which -0 has."""
+    negative = (x2 < 0) | ((x2 == 0) & (mx.reciprocal(x2) < 0))
+    return mx.where(negative, -mx.abs(x1), mx.abs(x1))
+
+
+def _divisor(x: Any, y: Any) -> tuple[Any, Any]:
+    """Integer operands as arrays, 1 for a divisor of 0; -1, too: its quotient may not fit."""
+    dtype = x.dtype if isinstance(x, mx.array) else y.dtype
+    x, y = (v if isinstance(v, mx.array) else asarray(v, dtype=dtype) for v in (x, y))
+    unsafe = y == 0
+    if mx.issubdtype(y.dtype, mx.signedinteger):
+        unsafe = unsafe | (y == -1)
+    return x, mx.where(unsafe, mx.ones_like(y), y)
+
+
+def _integers(*values: Any) -> bool:
+    return all(not isinstance(v, mx.array) or mx.issubdtype(v.dtype, mx.integer) for v in values)
+
+
+def floor_divide(x1: Any, x2: Any, /) -> Any:
+    """0 for an integer division by 0; integers wrap."""
+    if not _integers(x1, x2):
+        return mx.floor(mx.divide(x1, x2))
+    x, y = _divisor(x1, x2)
+    quotient = x // y
+    remainder = x - quotient * y  # MLX truncates some and floors others
+    down = (remainder != 0) & ((remainder < 0) != (y < 0))
+    quotient = mx.where(down, quotient - 1, quotient).astype(quotient.dtype)
+    return mx.where(mx.equal(x2, 0), 0, mx.where(mx.equal(x2, -1), -quotient, quotient)).astype(quotient.dtype)
+
+
+def remainder(x1: Any, x2: Any, /) -> Any:
+    """0 for an integer division by 0."""
+    if not _integers(x1, x2):
+        return mx.remainder(x1, x2)
+    x, y = _divisor(x1, x2)
+    return x - floor_divide(x, y) * y
+
+
+def matmul(x1: Any, x2: Any, /) -> Any:
+    """Also of integers, as a sum of products, block by block."""
+    if mx.issubdtype(x1.dtype, mx.inexact):
+        return mx.matmul(x1, x2)
+    a = x1 if x1.ndim > 1 else mx.expand_dims(x1, 0)
+    b = x2 if x2.ndim > 1 else mx.expand_dims(x2, 1)
+    dtype = mx.result_type(x1, x2)
+    a, b = a.astype(dtype), b.astype(dtype)
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"{tuple(x1.shape)} and {tuple(x2.shape)} cannot be multiplied")
+    batch = mx.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*batch, a.shape[-2], b.shape[-1])
+    total, depth = mx.zeros(shape, dtype=dtype), a.shape[-1]
+    step = max(1, BLOCK // max(product(shape), 1))
+    for start in range(0, depth, step):
+        left = mx.expand_dims(a[..., start : start + step], -1)
+        right = mx.expand_dims(b[..., start : start + step, :], -3)
+        total = total + mx.sum(left * right, axis=-2).astype(dtype)
+    if x1.ndim == 1:
+        total = mx.squeeze(total, -2)
+    return mx.squeeze(total, -1) if x2.ndim == 1 else total
+
+
+@cache
+def isdtype(dtype: Any, kind: Any) -> bool:
+    """Kept: it is asked for many times a run."""
+    return bool(mx.isdtype(dtype, kind))
+
+
+def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
+    """Of a list or a tuple."""
+    if axis is None:
+        arrays, axis = [mx.reshape(x, (-1,)) for x in arrays], 0
+    return mx.concatenate(list(arrays), axis=axis)
+
+
+def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
+    """Of a list or a tuple."""
+    return mx.stack(list(arrays), axis=axis)
+
+
+def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Any:
+    """A copy, on a CPU."""
+    return mx.from_dlpack(x)
+
+
+def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
+    """What MLX has for the CPU alone."""
+    return fn(x, stream=mx.cpu)
+
+
+NAMES: dict[str, Any] = {
+    "bool": mx.bool_, "asarray": asarray, "astype": astype, "full": full, "full_like": full_like, "arange": arange,
+    "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
+    "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "copysign": copysign, "concat": concat,
+    "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
+    "from_dlpack": from_dlpack,
+    "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),
+    "zeros_like": partial(_made_like, mx.zeros), "ones_like": partial(_made_like, mx.ones),
+    "empty_like": partial(_made_like, mx.zeros),
+    "sum": partial(_summed, mx.sum), "prod": partial(_summed, mx.prod),
+    "cumulative_sum": partial(_running, mx.cumsum, 0), "cumulative_prod": partial(_running, mx.cumprod, 1),
+    "argmax": partial(_position, mx.argmax), "argmin": partial(_position, mx.argmin),
+    "linalg": SimpleNamespace(inv=partial(_on_cpu, mx.linalg.inv), det=partial(_on_cpu, mx.linalg.det)),
+}  # fmt: skip
