@@ -22,9 +22,9 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
 def conv(
     xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
 ) -> Any:
-    """mx.conv_general, which has its channels last; integers, and more than three spatial axes, as in the default."""
+    """mx.conv_general, which has its channels last; not of integers, nor more axes than it takes."""
     rank = x.ndim - 2
-    if not 1 <= rank <= 3 or not mx.issubdtype(x.dtype, mx.floating) or 0 in x.shape or 0 in w.shape:
+    if not 1 <= rank <= (2 if groups > 1 else 3) or not mx.issubdtype(x.dtype, mx.floating) or 0 in x.shape or 0 in w.shape:
         return NotImplemented
     if any(p < 0 for pair in pads for p in pair):
         x, pads = default.window.padded(xp, x, pads), [(0, 0)] * rank

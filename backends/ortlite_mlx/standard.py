@@ -195,10 +195,11 @@ def _divisor(x: Any, y: Any) -> tuple[Any, Any]:
     """Integer operands as arrays, 1 for a divisor of 0; -1, too: its quotient may not fit."""
     dtype = x.dtype if isinstance(x, mx.array) else y.dtype
     x, y = (v if isinstance(v, mx.array) else asarray(v, dtype=dtype) for v in (x, y))
-    unsafe = y == 0
-    if mx.issubdtype(y.dtype, mx.signedinteger):
-        unsafe = unsafe | (y == -1)
-    return x, mx.where(unsafe, mx.ones_like(y), y)
+    return x, mx.where((y == 0) | _minus_one(y), mx.ones_like(y), y)
+
+
+def _minus_one(x: Any) -> Any:
+    return x == -1 if not isinstance(x, mx.array) or mx.issubdtype(x.dtype, mx.signedinteger) else x != x
 
 
 def _integers(*values: Any) -> bool:
@@ -214,7 +215,8 @@ def floor_divide(x1: Any, x2: Any, /) -> Any:
     remainder = x - quotient * y  # MLX truncates some and floors others
     down = (remainder != 0) & ((remainder < 0) != (y < 0))
     quotient = mx.where(down, quotient - 1, quotient).astype(quotient.dtype)
-    return mx.where(mx.equal(x2, 0), 0, mx.where(mx.equal(x2, -1), -quotient, quotient)).astype(quotient.dtype)
+    quotient = mx.where(_minus_one(x2), -quotient, quotient)
+    return mx.where(x2 == 0, mx.zeros_like(quotient), quotient)
 
 
 def remainder(x1: Any, x2: Any, /) -> Any:
@@ -271,6 +273,16 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> A
     return mx.from_dlpack(x)
 
 
+def iinfo(type: Any, /) -> Any:
+    """NumPy's, which has the standard's attributes."""
+    return np.iinfo(_numpy_dtype(type.dtype if isinstance(type, mx.array) else type))
+
+
+def finfo(type: Any, /) -> Any:
+    """NumPy's, which has the standard's attributes."""
+    return ml_dtypes.finfo(_numpy_dtype(type.dtype if isinstance(type, mx.array) else type))
+
+
 def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
     """What MLX has for the CPU alone."""
     return fn(x, stream=mx.cpu)
@@ -281,7 +293,7 @@ NAMES: dict[str, Any] = {
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
     "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
-    "from_dlpack": from_dlpack,
+    "from_dlpack": from_dlpack, "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),
     "zeros_like": partial(_made_like, mx.zeros), "ones_like": partial(_made_like, mx.ones),
     "empty_like": partial(_made_like, mx.zeros),
