@@ -268,6 +268,15 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     return mx.stack(list(arrays), axis=axis)
 
 
+def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
+    """Several axes, too."""
+    if isinstance(source, int):
+        return mx.moveaxis(x, source, destination)
+    to = dict(zip((d % x.ndim for d in destination), (s % x.ndim for s in source), strict=True))
+    rest = iter(axis for axis in range(x.ndim) if axis not in to.values())
+    return mx.transpose(x, [to[axis] if axis in to else next(rest) for axis in range(x.ndim)])
+
+
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Any:
     """A copy, on a CPU."""
     return mx.from_dlpack(x)
@@ -293,7 +302,7 @@ NAMES: dict[str, Any] = {
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
     "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
-    "from_dlpack": from_dlpack, "iinfo": iinfo, "finfo": finfo,
+    "from_dlpack": from_dlpack, "moveaxis": moveaxis, "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),
     "zeros_like": partial(_made_like, mx.zeros), "ones_like": partial(_made_like, mx.ones),
     "empty_like": partial(_made_like, mx.zeros),
