@@ -36,6 +36,8 @@ def from_numpy(array: np.ndarray) -> Any:
     """An MLX array of the same dtype, float64 as float32."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
     if array.dtype == ml_dtypes.bfloat16:
         return mx.array(np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)).view(mx.bfloat16)
     return mx.array(array)
@@ -298,7 +300,7 @@ def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
 
 
 NAMES: dict[str, Any] = {
-    "bool": mx.bool_, "asarray": asarray, "astype": astype, "full": full, "full_like": full_like, "arange": arange,
+    "bool": mx.bool_, "asarray": asarray, "full": full, "full_like": full_like, "arange": arange,
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
     "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
