@@ -108,6 +108,9 @@ def _sum_dtype(dtype: Any) -> Any:
 def _summed(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, **keywords: Any) -> Any:
     """A sum or product, computed in its dtype."""
     dtype = _sum_dtype(x.dtype) if dtype is None else dtype
+    if fn is mx.prod and not x.size:  # of nothing MLX's is 0
+        shape = mx.sum(x, **keywords).shape
+        return mx.ones(shape, dtype=dtype) if product(shape) else mx.zeros(shape, dtype=dtype)
     return fn(x.astype(dtype), **keywords).astype(dtype)
 
 
@@ -123,6 +126,8 @@ def _running(fn: Callable[..., Any], first: Any, x: Any, /, *, axis: int | None 
 
 
 def _position(fn: Callable[..., Any], x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    if not x.size and axis is not None and x.shape[axis]:  # of no rows
+        return mx.zeros(mx.sum(x, axis=axis, keepdims=keepdims).shape, dtype=mx.int64)
     return fn(x, axis=axis, keepdims=keepdims).astype(mx.int64)
 
 
@@ -185,6 +190,11 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
 def sign(x: Any, /) -> Any:
     """NaN of NaN."""
     return mx.where(x != x, x, mx.sign(x)) if mx.issubdtype(x.dtype, mx.inexact) else mx.sign(x)  # noqa: PLR0124
+
+
+def sin(x: Any, /) -> Any:
+    """-0 of -0."""
+    return mx.where(x == 0, x, mx.sin(x))
 
 
 def copysign(x1: Any, x2: Any, /) -> Any:
@@ -302,7 +312,7 @@ def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
 NAMES: dict[str, Any] = {
     "bool": mx.bool_, "asarray": asarray, "full": full, "full_like": full_like, "arange": arange,
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
-    "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "copysign": copysign, "concat": concat,
+    "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "sin": sin, "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
     "from_dlpack": from_dlpack, "moveaxis": moveaxis, "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),
