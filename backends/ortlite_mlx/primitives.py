@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -41,6 +42,65 @@ def conv(
 def erf(xp: Namespace, x: Any) -> Any:
     """mx.erf."""
     return mx.erf(x)
+
+
+@complete
+def hardtanh(xp: Namespace, x: Any, low: float, high: float) -> Any:
+    """Choices, of which the bounds are constants."""
+    bounds = [xp.asarray(bound, dtype=x.dtype) for bound in (low, high)]
+    return mx.where(x <= bounds[0], bounds[0], mx.where(x >= bounds[1], bounds[1], x))
+
+
+@complete
+def relu(xp: Namespace, x: Any) -> Any:
+    """mx.maximum, whose derivative at 0 is that of 0."""
+    return mx.maximum(x, 0)
+
+
+@complete
+def leaky_relu(xp: Namespace, x: Any, slope: Any) -> Any:
+    """A choice: 0 counts as below 0."""
+    if hasattr(slope, "shape"):  # 0 times infinity or NaN would be NaN
+        slope = mx.where((x == 0) & ~mx.isfinite(slope), 0, slope)
+    return mx.where(x > 0, x, x * slope)
+
+
+def fmod(xp: Namespace, x: Any, y: Any) -> Any:
+    """The default body, which has no derivative where `x` is 0."""
+    if not mx.issubdtype(x.dtype, mx.floating):
+        return NotImplemented
+    rest = mx.custom_function(partial(default.math.fmod, xp))
+
+    @rest.vjp  # type: ignore[untyped-decorator]
+    def back(primals: Any, cotangent: Any, output: Any) -> Any:
+        x, y = primals
+        return cotangent, -cotangent * mx.trunc(x / y)
+
+    return rest(*mx.broadcast_arrays(x, y))
+
+
+def max_pool(
+    xp: Namespace,
+    x: Any,
+    size: Sequence[int],
+    *,
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    indices: bool = False,
+) -> Any:
+    """The default body, with a derivative that goes to the first of equals."""
+    if not mx.issubdtype(x.dtype, mx.floating):
+        return NotImplemented
+    windows: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+    pool = mx.custom_function(lambda x: default.window.max_pool(xp, x, size, **windows)[0])
+
+    @pool.vjp  # type: ignore[untyped-decorator]
+    def back(x: Any, cotangent: Any, output: Any) -> Any:
+        return mx.vjp(lambda x: default.window.first_max_pool(xp, x, size, **windows), [x], [cotangent])[1][0]
+
+    places = default.window.max_pool(xp, mx.stop_gradient(x), size, indices=True, **windows)[1] if indices else None
+    return pool(x), places
 
 
 @complete
@@ -83,5 +143,8 @@ def readable(xp: Namespace, x: Any) -> bool:
 
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {
-    fn.__name__: fn for fn in (bit_view, conv, erf, softmax, pad, scatter_flat, concrete_value, readable)
-}
+    fn.__name__: fn for fn in (
+        bit_view, concrete_value, conv, erf, fmod, hardtanh, leaky_relu, max_pool, pad, readable, relu,
+        scatter_flat, softmax,
+    )
+}  # fmt: skip

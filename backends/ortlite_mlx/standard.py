@@ -163,7 +163,8 @@ def nonzero(x: Any, /) -> tuple[Any, ...]:
 
 def within(indices: Any, size: int) -> Any:
     """Indices that lie in an axis of `size` elements, counted from either end."""
-    return mx.clip(indices, 0 if mx.issubdtype(indices.dtype, mx.unsignedinteger) else -size, max(size - 1, 0))
+    lowest = 0 if mx.issubdtype(indices.dtype, mx.unsignedinteger) else -size
+    return mx.stop_gradient(mx.clip(indices, lowest, max(size - 1, 0)))
 
 
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
@@ -180,16 +181,61 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
-    """In the dtype of `x`; None for no bound."""
-    for bound, beyond in ((min, mx.maximum), (max, mx.minimum)):
+    """In the dtype of `x`, by choices, whose derivative at a bound is 1."""
+    for bound, beyond in ((min, mx.less), (max, mx.greater)):
         if bound is not None:
-            x = beyond(x, bound if isinstance(bound, mx.array) else asarray(bound, dtype=x.dtype)).astype(x.dtype)
+            bound = bound.astype(x.dtype) if isinstance(bound, mx.array) else asarray(bound, dtype=x.dtype)
+            x = mx.where(beyond(x, bound) | (bound != bound), bound, x)  # noqa: PLR0124  (a bound that is NaN)
     return x
 
 
 def sign(x: Any, /) -> Any:
     """NaN of NaN."""
     return mx.where(x != x, x, mx.sign(x)) if mx.issubdtype(x.dtype, mx.inexact) else mx.sign(x)  # noqa: PLR0124
+
+
+def pow_(x1: Any, x2: Any, /) -> Any:
+    """mx.power, whose derivatives are NaN at 0 to the power 0, and infinite to the exponent of 0."""
+    if not all(isinstance(x, mx.array) and mx.issubdtype(x.dtype, mx.floating) for x in (x1, x2)):
+        return mx.power(x1, x2)
+    return _power(*mx.broadcast_arrays(x1, x2))
+
+
+@mx.custom_function
+def _power(x: Any, y: Any) -> Any:
+    return mx.power(x, y)
+
+
+@_power.vjp  # type: ignore[untyped-decorator]
+def _(primals: Any, cotangent: Any, output: Any) -> Any:
+    x, y = primals
+    by_x = y * _power(x, mx.where(y == 0, mx.ones_like(y), y - 1))
+    by_y = mx.where(x > 0, output * mx.log(mx.where(x > 0, x, mx.ones_like(x))), mx.zeros_like(x))
+    return cotangent * by_x, cotangent * by_y
+
+
+def _extreme(fn: Callable[..., Any], x1: Any, x2: Any, /) -> Any:
+    """Of equals each has half of the derivative; MLX gives one of them all."""
+    arrays = [x for x in (x1, x2) if isinstance(x, mx.array)]
+    x, y = (x if isinstance(x, mx.array) else asarray(x, dtype=arrays[0].dtype) for x in (x1, x2))
+    if not mx.issubdtype(x.dtype, mx.floating):
+        return fn(x, y)
+    return EXTREMES[fn](*mx.broadcast_arrays(x, y))
+
+
+def _halving(fn: Callable[..., Any]) -> Any:
+    extreme = mx.custom_function(fn)
+
+    @extreme.vjp  # type: ignore[untyped-decorator]
+    def back(primals: Any, cotangent: Any, output: Any) -> Any:
+        x, y = primals
+        share = mx.where(x == y, 0.5, (output == x).astype(x.dtype))
+        return cotangent * share, cotangent * (1 - share)
+
+    return extreme
+
+
+EXTREMES = {fn: _halving(fn) for fn in (mx.maximum, mx.minimum)}
 
 
 def sin(x: Any, /) -> Any:
@@ -312,7 +358,8 @@ def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
 NAMES: dict[str, Any] = {
     "bool": mx.bool_, "asarray": asarray, "full": full, "full_like": full_like, "arange": arange,
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
-    "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "sin": sin, "copysign": copysign, "concat": concat,
+    "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "sin": sin,
+    "maximum": partial(_extreme, mx.maximum), "minimum": partial(_extreme, mx.minimum), "pow": pow_, "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
     "from_dlpack": from_dlpack, "moveaxis": moveaxis, "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),

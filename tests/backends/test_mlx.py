@@ -426,3 +426,30 @@ def test_a_write_to_a_result_leaves_the_model_as_it_is():
     y, _ = fn(mx.zeros(3))
     y[0] = 100
     assert [v.tolist() for v in fn(mx.zeros(3))] == [[1, 2, 3], [1, 2, 3]]
+
+
+KINKS = [  # a node, the values of its inputs, and the derivatives to them of the sum of its result: torch's
+    ("Relu(a)", [[-1.0, 0.0, 2.0]], [[0, 0, 1]]),
+    ("LeakyRelu <alpha = 0.5> (a)", [[-1.0, 0.0, 2.0]], [[0.5, 0.5, 1]]),
+    ("Softplus(a)", [[0.0, 200.0, -200.0]], [[0.5, 1, 0]]),
+    ("HardSigmoid <alpha = 0.5> (a)", [[-1.0, 0.0, 1.0, 2.0]], [[0, 0.5, 0, 0]]),
+    ("Max(a, b)", [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]], [[0, 0.5, 1], [1, 0.5, 0]]),
+    ("Min(a, b)", [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]], [[1, 0.5, 0], [0, 0.5, 1]]),
+    ("Clip(a, b, c)", [[-2.0, -1.0, 0.0, 1.0, 2.0], -1.0, 1.0], [[0, 1, 1, 1, 0], 1, 1]),
+    ("Pow(a, b)", [[0.0, 0.0, 2.0], [0.0, 2.0, 0.0]], [[0, 0, 0], [0, 0, np.log(2)]]),
+    ("Mod <fmod = 1> (a, b)", [[0.0, 5.0, -5.0], [3.0, 3.0, 3.0]], [[1, 1, 1], [0, -1, 1]]),
+    ("MaxPool <kernel_shape = [2]> (a)", [[[[2.0, 2.0, 0.0, 1.0]]][0]], [[[[1, 0, 0, 1]]][0]]),
+    ("ReduceL2 <keepdims = 0> (a)", [[0.0, 0.0]], [[0, 0]]),
+    ("ReduceProd <keepdims = 0> (a)", [[0.0, 2.0, 3.0]], [[6, 0, 0]]),
+    ("GlobalMaxPool(a)", [[[[3.0, 1.0, 3.0]]][0]], [[[[1, 0, 0]]][0]]),
+]
+
+
+@pytest.mark.parametrize(("node", "values", "wanted"), KINKS)
+def test_derivatives_where_they_jump(node, values, wanted):
+    arrays = [np.asarray(v, np.float32) for v in values]
+    infos = ", ".join(f"float{list(v.shape) or ''} {n}" for n, v in zip("abc", arrays, strict=False))
+    fn = ortlite.function(parser.parse_model(HEADER + f"g ({infos}) => (y) {{ y = {node} }}").SerializeToString())
+    found = mx.grad(lambda *xs: fn(*xs).sum(), argnums=tuple(range(len(arrays))))(*map(mx.array, arrays))
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(outside(got), np.float32(want), rtol=1e-6, err_msg=node)
