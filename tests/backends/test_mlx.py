@@ -438,10 +438,10 @@ KINKS = [  # a node, the values of its inputs, and the derivatives to them of th
     ("Clip(a, b, c)", [[-2.0, -1.0, 0.0, 1.0, 2.0], -1.0, 1.0], [[0, 1, 1, 1, 0], 1, 1]),
     ("Pow(a, b)", [[0.0, 0.0, 2.0], [0.0, 2.0, 0.0]], [[0, 0, 0], [0, 0, np.log(2)]]),
     ("Mod <fmod = 1> (a, b)", [[0.0, 5.0, -5.0], [3.0, 3.0, 3.0]], [[1, 1, 1], [0, -1, 1]]),
-    ("MaxPool <kernel_shape = [2]> (a)", [[[[2.0, 2.0, 0.0, 1.0]]][0]], [[[[1, 0, 0, 1]]][0]]),
+    ("MaxPool <kernel_shape = [2]> (a)", [[[[2.0, 2.0, 0.0, 1.0]]]], [[[[1, 1, 0, 1]]]]),
     ("ReduceL2 <keepdims = 0> (a)", [[0.0, 0.0]], [[0, 0]]),
     ("ReduceProd <keepdims = 0> (a)", [[0.0, 2.0, 3.0]], [[6, 0, 0]]),
-    ("GlobalMaxPool(a)", [[[[3.0, 1.0, 3.0]]][0]], [[[[1, 0, 0]]][0]]),
+    ("GlobalMaxPool(a)", [[[[3.0, 1.0, 3.0]]]], [[[[1, 0, 0]]]]),
 ]
 
 
@@ -450,6 +450,6 @@ def test_derivatives_where_they_jump(node, values, wanted):
     arrays = [np.asarray(v, np.float32) for v in values]
     infos = ", ".join(f"float{list(v.shape) or ''} {n}" for n, v in zip("abc", arrays, strict=False))
     fn = ortlite.function(parser.parse_model(HEADER + f"g ({infos}) => (y) {{ y = {node} }}").SerializeToString())
-    found = mx.grad(lambda *xs: fn(*xs).sum(), argnums=tuple(range(len(arrays))))(*map(mx.array, arrays))
-    for got, want in zip(found, wanted, strict=True):
+    for i, want in enumerate(wanted):
+        got = mx.grad(lambda *xs: fn(*xs).sum(), argnums=i)(*map(mx.array, arrays))
         np.testing.assert_allclose(outside(got), np.float32(want), rtol=1e-6, err_msg=node)
