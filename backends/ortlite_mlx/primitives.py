@@ -25,7 +25,12 @@ def conv(
 ) -> Any:
     """mx.conv_general, which has its channels last; not of integers, nor more axes than it takes."""
     rank = x.ndim - 2
-    if not 1 <= rank <= (2 if groups > 1 else 3) or not mx.issubdtype(x.dtype, mx.floating) or 0 in x.shape or 0 in w.shape:
+    if (
+        not 1 <= rank <= (2 if groups > 1 else 3)
+        or not mx.issubdtype(x.dtype, mx.floating)
+        or 0 in x.shape
+        or 0 in w.shape
+    ):
         return NotImplemented
     if any(p < 0 for pair in pads for p in pair):
         x, pads = default.window.padded(xp, x, pads), [(0, 0)] * rank
@@ -71,7 +76,7 @@ def fmod(xp: Namespace, x: Any, y: Any) -> Any:
         return NotImplemented
     rest = mx.custom_function(partial(default.math.fmod, xp))
 
-    @rest.vjp  # type: ignore[untyped-decorator]
+    @rest.vjp
     def back(primals: Any, cotangent: Any, output: Any) -> Any:
         x, y = primals
         return cotangent, -cotangent * mx.trunc(x / y)
@@ -95,7 +100,7 @@ def max_pool(
     windows: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
     pool = mx.custom_function(lambda x: default.window.max_pool(xp, x, size, **windows)[0])
 
-    @pool.vjp  # type: ignore[untyped-decorator]
+    @pool.vjp
     def back(x: Any, cotangent: Any, output: Any) -> Any:
         return mx.vjp(lambda x: default.window.first_max_pool(xp, x, size, **windows), [x], [cotangent])[1][0]
 
@@ -120,7 +125,7 @@ def scatter_flat(xp: Namespace, data: Any, indices: Any, updates: Any, reduction
     """Indexed updates; the default body for products, of which MLX has no derivative, and for booleans."""
     if not indices.shape[0]:
         return data
-    if reduction == "mul" or data.dtype == mx.bool_ or data.dtype == mx.complex64:
+    if reduction == "mul" or data.dtype in {mx.bool_, mx.complex64}:
         return NotImplemented
     indices = within(indices, data.shape[0])
     if reduction == "none":

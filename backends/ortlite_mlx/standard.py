@@ -88,12 +88,11 @@ def _made_like(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, device: 
 
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None) -> Any:
     """By NumPy: MLX counts in float32."""
-    return asarray(np.arange(*((0, start) if stop is None else (start, stop)), step), dtype=dtype)
+    first, end = (0, start) if stop is None else (start, stop)
+    return asarray(np.arange(first, end, step), dtype=dtype)
 
 
-def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None
-) -> Any:
+def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None) -> Any:
     """Ones on a diagonal."""
     return mx.eye(n_rows, n_cols, k, mx.float32 if dtype is None else dtype)
 
@@ -114,8 +113,16 @@ def _summed(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, **keywords:
     return fn(x.astype(dtype), **keywords).astype(dtype)
 
 
-def _running(fn: Callable[..., Any], first: Any, x: Any, /, *, axis: int | None = None, dtype: Any = None,
-             include_initial: bool = False) -> Any:
+def _running(
+    fn: Callable[..., Any],
+    first: Any,
+    x: Any,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: Any = None,
+    include_initial: bool = False,
+) -> Any:
     dtype = _sum_dtype(x.dtype) if dtype is None else dtype
     axis = 0 if axis is None else axis % x.ndim
     y = fn(x.astype(dtype), axis=axis)
@@ -206,7 +213,7 @@ def _power(x: Any, y: Any) -> Any:
     return mx.power(x, y)
 
 
-@_power.vjp  # type: ignore[untyped-decorator]
+@_power.vjp
 def _(primals: Any, cotangent: Any, output: Any) -> Any:
     x, y = primals
     by_x = y * _power(x, mx.where(y == 0, mx.ones_like(y), y - 1))
@@ -226,7 +233,7 @@ def _extreme(fn: Callable[..., Any], x1: Any, x2: Any, /) -> Any:
 def _halving(fn: Callable[..., Any]) -> Any:
     extreme = mx.custom_function(fn)
 
-    @extreme.vjp  # type: ignore[untyped-decorator]
+    @extreme.vjp
     def back(primals: Any, cotangent: Any, output: Any) -> Any:
         x, y = primals
         share = mx.where(x == y, 0.5, (output == x).astype(x.dtype))
@@ -257,7 +264,8 @@ def _divisor(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _minus_one(x: Any) -> Any:
-    return x == -1 if not isinstance(x, mx.array) or mx.issubdtype(x.dtype, mx.signedinteger) else x != x
+    signed = not isinstance(x, mx.array) or mx.issubdtype(x.dtype, mx.signedinteger)
+    return x == -1 if signed else False
 
 
 def _integers(*values: Any) -> bool:
@@ -347,7 +355,9 @@ def iinfo(type: Any, /) -> Any:
 
 def finfo(type: Any, /) -> Any:
     """NumPy's, which has the standard's attributes."""
-    return ml_dtypes.finfo(_numpy_dtype(type.dtype if isinstance(type, mx.array) else type))
+    return ml_dtypes.finfo(  # type: ignore[no-untyped-call]
+        _numpy_dtype(type.dtype if isinstance(type, mx.array) else type)
+    )
 
 
 def _on_cpu(fn: Callable[..., Any], x: Any, /) -> Any:
@@ -359,7 +369,8 @@ NAMES: dict[str, Any] = {
     "bool": mx.bool_, "asarray": asarray, "full": full, "full_like": full_like, "arange": arange,
     "eye": eye, "argsort": argsort, "sort": sort, "searchsorted": searchsorted, "nonzero": nonzero, "take": take,
     "take_along_axis": take_along_axis, "clip": clip, "sign": sign, "sin": sin,
-    "maximum": partial(_extreme, mx.maximum), "minimum": partial(_extreme, mx.minimum), "pow": pow_, "copysign": copysign, "concat": concat,
+    "maximum": partial(_extreme, mx.maximum), "minimum": partial(_extreme, mx.minimum), "pow": pow_,
+    "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
     "from_dlpack": from_dlpack, "moveaxis": moveaxis, "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),

@@ -170,7 +170,11 @@ def rms_normalization(
     """Divide by the root of the mean square over all axes from `axis` on, and scale elementwise."""
     axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
     require_broadcast("scale", scale, X.shape)
-    x = X if xp.dtype_name(X.dtype) == "float64" else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    x = (
+        X
+        if xp.dtype_name(X.dtype) == "float64"
+        else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    )
     y = x / xp.sqrt(xp.mean(xp.square(x), axis=axes, keepdims=True) + epsilon)
     return xp.astype(y, scale.dtype) * scale
 

@@ -298,12 +298,15 @@ def test_what_mlx_lacks_falls_back_with_a_reason():
 
 def test_a_model_computes_in_every_thread():
     """MLX's arrays that are not computed yet belong to the thread that made them: what a session keeps is computed."""
-    text = HEADER + """g (float[N, 4] x) => (float[N, 4] y) {
+    text = (
+        HEADER
+        + """g (float[N, 4] x) => (float[N, 4] y) {
         shape = Shape(x)
         ramp = ConstantOfShape<value = float[1] {2.0}>(shape)
         half = Sqrt(ramp)
         y = Mul(x, half)
     }"""
+    )
     found, x = session(text), draw(3, 4)
     wanted = x * np.float32(2) ** 0.5
     results = []
@@ -338,7 +341,9 @@ def test_quantised_convolutions_without_float64_are_exact():
     x, w = (draw(*shape, dtype="uint8", low=200, high=255) for shape in ((1, 40, 4, 4), (2, 40, 3, 3)))
     found = session(text)
     assert {node.provider for node in found.explain().nodes} == {NAME}
-    np.testing.assert_array_equal(found.run(None, {"x": x, "w": w})[0], session(text, CPU).run(None, {"x": x, "w": w})[0])
+    np.testing.assert_array_equal(
+        found.run(None, {"x": x, "w": w})[0], session(text, CPU).run(None, {"x": x, "w": w})[0]
+    )
 
 
 def test_an_index_out_of_range_is_an_error():
@@ -422,7 +427,9 @@ def test_what_has_no_value_decides_no_shape():
 
 
 def test_a_write_to_a_result_leaves_the_model_as_it_is():
-    fn = function("g (float[3] x) => (float[3] y, float[3] z) <float[3] w = {1, 2, 3}> { y = Identity(w)  z = Add(x, w) }")
+    fn = function(
+        "g (float[3] x) => (float[3] y, float[3] z) <float[3] w = {1, 2, 3}> { y = Identity(w)  z = Add(x, w) }"
+    )
     y, _ = fn(mx.zeros(3))
     y[0] = 100
     assert [v.tolist() for v in fn(mx.zeros(3))] == [[1, 2, 3], [1, 2, 3]]
