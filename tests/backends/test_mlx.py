@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from functools import partial
 
@@ -399,8 +400,8 @@ def test_the_gradient_of_a_model(digit):
     assert float(mx.sum(grad * mx.array(direction))) == pytest.approx(slope, rel=0.05, abs=1e-4)
 
 
-def test_a_compiled_function_needs_no_values():
-    """Only looked at: to compile what MLX makes of it takes a C++ compiler on a CPU."""
+def test_a_function_is_traced(digit):
+    """By mx.vmap, and by mx.compile: only what computes its result takes a C++ compiler on a CPU."""
     cube, seen = function(CUBE), []
 
     def look(x):
@@ -408,13 +409,18 @@ def test_a_compiled_function_needs_no_values():
         seen.append(create(NAME).tracer.traced(y))
         return y
 
-    mx.disable_compile()
-    try:
-        mx.compile(look)(mx.ones(3))
-    finally:
-        mx.enable_compile()
     assert mx.vmap(look)(mx.ones((2, 3))).shape == (2, 3)
-    assert seen == [False, True]
+    assert mx.compile(look)(mx.ones(3)).shape == (3,)
+    assert mx.grad(lambda x: look(x).sum())(mx.ones(3)).tolist() == [3, 3, 3]
+    assert seen == [True, True, False]
+    fn, scans, wanted = digit
+    assert mx.compile(fn)(mx.array(scans)).shape == wanted.shape
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile runs g++ on a CPU")
+def test_a_compiled_function():
+    cube, x = mx.compile(function(CUBE)), mx.array([1.0, 2.0, 3.0])
+    assert cube(x).tolist() == cube(x).tolist() == [1, 8, 27]
 
 
 def test_what_has_no_value_decides_no_shape():
