@@ -332,12 +332,15 @@ def test_a_lazy_library_settles_what_a_session_keeps():
         def settle(self, arrays):
             settled.extend(arrays)
 
-    text = HEAD + """g (float[N] x) => (float[N] y) {
+    text = (
+        HEAD
+        + """g (float[N] x) => (float[N] y) {
         shape = Shape(x)
         twos = ConstantOfShape <value = float[1] {2.0}> (shape)
         roots = Sqrt(twos)
         y = Mul(x, roots)
     }"""
+    )
     program = pipeline.build(graph(text), [Lazy(), create(CPU)]).program
     for _ in range(SEEN + 2):
         (y,) = program([create(STRICT).from_numpy(np.ones(3, np.float32))])
