@@ -156,6 +156,13 @@ def jax(session: nox.Session) -> None:
 
 
 @nox.session
+def mlx(session: nox.Session) -> None:
+    """What MLX can change, and the ONNX backend suite on it: a quarter of an hour on a Linux CPU, so not by default."""
+    tests = ["tests/backends/test_mlx.py", "tests/test_overrides.py", "tests/test_traceable.py", "tests/ops"]
+    library(session, tests, "mlx", "MLXExecutionProvider")
+
+
+@nox.session
 def jax_ops(session: nox.Session) -> None:
     """All tests of operators on JAX, every program compiled: half an hour and more, so not by default."""
     session.install("-e", ".[all,jax]", *group("test"))

@@ -420,7 +420,7 @@ def runner(where, fn, args, keywords):
         wait = cupy.cuda.get_current_stream().synchronize
 
     def run():
-        fn(where.xp, *args, **keywords)
+        where.settle(_leaves((fn(where.xp, *args, **keywords),)))
         wait()
 
     return run

@@ -18,6 +18,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -29,7 +30,11 @@ from benchmarks.models import _Net
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "benchmarks" / "PROVIDERS.md"
 QUIET = 1.0  # a load above this, and the figures are called preliminary
-LIBRARIES = {"TorchExecutionProvider": "torch", "JAXExecutionProvider": "jax", "CPUExecutionProvider": "numpy"}
+ALL = {
+    "TorchExecutionProvider": "torch", "JAXExecutionProvider": "jax", "MLXExecutionProvider": "mlx",
+    "CPUExecutionProvider": "numpy",
+}  # fmt: skip
+LIBRARIES = {provider: library for provider, library in ALL.items() if find_spec(library)}
 
 
 def mlp(net):

@@ -42,6 +42,7 @@ ENGINES: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
     "Torch": ("ortlite", TORCH, {}, {}),
     "Torch, compiled": ("ortlite", TORCH, {"compile": "1"}, {}),
     "JAX": ("ortlite", "JAXExecutionProvider", {}, {}),
+    "MLX": ("ortlite", "MLXExecutionProvider", {}, {}),
 }
 SECONDS = 2.0  # of repetitions in a process
 LIMIT = 600  # seconds a process may take

@@ -240,6 +240,8 @@ class Program:
 
     def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
+        for place in self.plan.providers:
+            place.settle([*values.values()])
         baked = self.shared.budget.take(values)
         function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
         entry = _Entry(function, baked, kernels or {})

@@ -33,6 +33,7 @@ OPTIONAL = {
     "bit_view": "bit_view(x, dtype): the same bytes seen as another dtype of the same width",
     "linalg": "the standard's linear algebra extension",
     "fft": "the standard's Fourier extension",
+    "float64": "the standard's dtype, in which some kernels compute whatever they are given",
 }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from ortlite import errors
-from ortlite.dtypes import DType
+from ortlite.dtypes import DType, by_code
 from ortlite.graph import GRADIENT, Graph, Node, TensorType, Type, in_order
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
@@ -144,7 +144,7 @@ def _place(
     cpu = len(providers) - 1
     if pin is None and _is_host_node(node, kernel, types, known):
         return Placement(cpu, kernel, host=True)
-    dtypes = _dtypes_of(node, types)
+    dtypes = _dtypes_of(node, types, kernel)
     reasons: list[str] = []
     for index, provider in enumerate(providers):
         if pin not in {None, provider.name}:
@@ -177,11 +177,16 @@ def _lacking(graph: Graph, provider: ExecutionProvider) -> Iterator[str | None]:
     """For every node of a graph, why the provider does not run it."""
     for node in graph.walk():
         kernel = registry.lookup(node.domain, node.op_type, node.opset)
-        yield provider.supports(kernel, _dtypes_of(node, graph.types)) if kernel else None
+        yield provider.supports(kernel, _dtypes_of(node, graph.types, kernel)) if kernel else None
 
 
-def _dtypes_of(node: Node, types: Mapping[str, Type]) -> list[DType]:
-    return [dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))]
+def _dtypes_of(node: Node, types: Mapping[str, Type], kernel: Kernel) -> list[DType]:
+    """Those of a node's inputs and outputs, and those that its attributes ask for."""
+    asked = [node.attributes.get(name) for name, param in kernel.attributes.items() if param.kind == "DType"]
+    return [
+        *(dtype for name in (*node.reads(), *node.outputs) for dtype in _dtypes(types.get(name))),
+        *(by_code(code) for code in asked if isinstance(code, int) and code),
+    ]
 
 
 def _dtypes(type_: Type | None) -> list[DType]:

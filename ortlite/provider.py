@@ -191,7 +191,8 @@ class ExecutionProvider:
             return f"{kernel.op_type} works on Python objects, which only NumPy holds"
         if missing := [d.name for d in dtypes if d is not None and d.name not in self.storage]:
             return f"{self.library} has no {', '.join(sorted(set(missing)))}"
-        if lacking := [name for name in kernel.needs if not hasattr(self.xp, name)]:
+        needs = kernel.needs(dtypes) if callable(kernel.needs) else kernel.needs
+        if lacking := [name for name in needs if not hasattr(self.xp, name)]:
             return f"{self.library} has no {', '.join(lacking)}"
         return None
 
@@ -249,6 +250,12 @@ class ExecutionProvider:
 
     def synchronize(self) -> None:
         """Wait for what the device is still computing, on whatever stream: who reads memory by its address cannot."""
+
+    def settle(self, arrays: Sequence[Any]) -> None:
+        """Compute what the library has put off of these arrays: they outlive the run, and other threads will read them.
+
+        There may be others than this library's among them.
+        """
 
     def pointer(self, array: Any) -> int | None:
         """The address of an array's first element; None where the library does not tell."""

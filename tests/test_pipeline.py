@@ -13,6 +13,7 @@ from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
 from ortlite.plan import Call, Host, Transfer, plan
 from ortlite.provider import create
+from ortlite_strict import StrictExecutionProvider
 
 CPU = "CPUExecutionProvider"
 STRICT = "StrictExecutionProvider"
@@ -321,3 +322,27 @@ def test_a_plan_does_not_change_when_it_runs():
     from ortlite.plan import Transfer
 
     assert {field.name for field in fields(Transfer)}.isdisjoint({"stats"})
+
+
+def test_a_lazy_library_settles_what_a_session_keeps():
+    """Constants that follow from shapes are computed before later runs, perhaps of other threads, read them."""
+    settled = []
+
+    class Lazy(StrictExecutionProvider):
+        def settle(self, arrays):
+            settled.extend(arrays)
+
+    text = (
+        HEAD
+        + """g (float[N] x) => (float[N] y) {
+        shape = Shape(x)
+        twos = ConstantOfShape <value = float[1] {2.0}> (shape)
+        roots = Sqrt(twos)
+        y = Mul(x, roots)
+    }"""
+    )
+    program = pipeline.build(graph(text), [Lazy(), create(CPU)]).program
+    for _ in range(SEEN + 2):
+        (y,) = program([create(STRICT).from_numpy(np.ones(3, np.float32))])
+    np.testing.assert_allclose(np.from_dlpack(y), [2**0.5] * 3, rtol=1e-6)
+    assert 1.414214 in {round(float(v), 6) for array in settled for v in np.from_dlpack(array)}

@@ -117,6 +117,7 @@ def test_a_provider_says_its_rank(installed):
             listed = ortlite.get_available_providers()
         assert "its rank is an int or None, not 2.5" in str(caught[0].message), caught
         ours = ["CUDAExecutionProvider", "CuPyExecutionProvider", "TorchExecutionProvider", "JAXExecutionProvider"]
+        ours.append("MLXExecutionProvider")
         assert [n for n in listed if n not in ours] == ["zzz", "aaa", "bbb", "silent", "CPUExecutionProvider"], listed
         assert "StrictExecutionProvider" not in listed
         every = ortlite.get_all_providers()

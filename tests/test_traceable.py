@@ -6,24 +6,29 @@ Each computes what it computes on NumPy. Under jax.jit its `Array` inputs have n
 from __future__ import annotations
 
 import importlib.util
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from itertools import islice
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, parser
 
 from conformance.dtypes import MADE, Example, examples, instance, pairs
 from ortlite import dtypes
 from ortlite.graph import TensorType
-from ortlite.namespace import or_default
+from ortlite.load import load
+from ortlite.namespace import build, or_default
 from ortlite.ops import registry
+from ortlite.partition import partition
 from ortlite.provider import CPU, create
 from ortlite.schema import plain
+from ortlite_strict import StrictExecutionProvider
 
 STRICT, JAX = "StrictExecutionProvider", "JAXExecutionProvider"
 EACH = 3  # examples of an operator, the first in float64 where its schema allows that
@@ -166,9 +171,9 @@ def moved(value: Any, move: Callable[[Any], Any]) -> Any:
     return tuple(moved(item, move) for item in value) if isinstance(value, list | tuple) else move(value)
 
 
-def run(call: Call, name: str = CPU, move: Callable[[Any], Any] | None = None, jit: bool = False) -> Any:
-    """The call's results on a provider, as NumPy arrays."""
-    provider, kernel = create(name), call.kernel
+def run(call: Call, name: Any = CPU, move: Callable[[Any], Any] | None = None, jit: bool = False) -> Any:
+    """The call's results on a provider (or that of a name), as NumPy arrays."""
+    provider, kernel = create(name) if isinstance(name, str) else name, call.kernel
     override = provider.overrides.get((kernel.domain, kernel.op_type, kernel.since))
     if override is not None:
         kernel = replace(kernel, fn=wraps(kernel.fn)(or_default(override, kernel.fn)))
@@ -242,6 +247,59 @@ def test_on_strict(key):
         pytest.skip(lacking)
     for call, wanted in zip(calls()[key], expected(key), strict=True):
         compare(call, run(call, STRICT), wanted)
+
+
+class Single(StrictExecutionProvider):
+    """array-api-strict as a library without double precision."""
+
+    storage = StrictExecutionProvider.storage - {"float64", "complex128"}
+
+    @cached_property
+    def xp(self):
+        lacking = {"float64", "complex128"}
+        library = types.SimpleNamespace(**{k: v for k, v in vars(array_api_strict).items() if k not in lacking})
+        library.__name__ = "single"
+        return build(library, {name: getattr(array_api_strict, name) for name in self.storage}, {})
+
+
+def named(call: Call, wanted: Any) -> list[dtypes.DType]:
+    """The dtypes that a node of this call would have: of its inputs and outputs, and those that attributes ask for."""
+    arrays = [leaf for leaf in _leaves([*call.values, wanted]) if hasattr(leaf, "dtype")]
+    asked = [value for _, value in call.attributes if isinstance(value, dtypes.DType)]
+    return [*(dtypes.of_numpy(leaf.dtype) for leaf in arrays), *asked]
+
+
+@pytest.mark.parametrize("key", OPERATORS)
+def test_without_double_precision(key):
+    """What a provider without float64 does not refuse computes without it."""
+    single = Single()
+    for call, wanted in zip(calls()[key], expected(key), strict=True):
+        if not single.supports(call.kernel, named(call, wanted)):
+            compare(call, run(call, single), wanted)
+
+
+def test_what_needs_double_precision_is_refused_with_a_reason():
+    single = Single()
+    integers, floats = dtypes.by_name("int32"), dtypes.by_name("float32")
+    for name, dtype in (("ReduceL2", integers), ("Erf", integers), ("Gemm", integers), ("Shrink", integers)):
+        kernel = registry.lookup("", name, 18)
+        assert single.supports(kernel, [dtype, dtype]) == "array_api_strict has no float64"
+        assert single.supports(kernel, [floats, floats]) is None
+    power = registry.lookup("", "Pow", 15)
+    assert single.supports(power, [integers, floats, integers]) == "array_api_strict has no float64"
+    assert single.supports(power, [integers, integers, integers]) is None
+    trees = registry.lookup("ai.onnx.ml", "TreeEnsembleRegressor", 3)
+    assert single.supports(trees, [floats, floats]) == "array_api_strict has no float64"
+
+
+def test_a_dtype_that_an_attribute_asks_for_counts():
+    """Here the dtype of no input and no output."""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[2, 3] x, float[3] s) => (float[2, 3] y)
+        {{ y = LayerNormalization<stash_type = {DOUBLE.code}>(x, s) }}"""
+    model = load(parser.parse_model(text).SerializeToString())
+    placed = partition(model.graph, [Single(), create(CPU)]).placements
+    assert [p.provider for p in placed] == [1]
+    assert placed[0].reasons == ("StrictExecutionProvider: array_api_strict has no float64",)
 
 
 @pytest.mark.parametrize("key", OPERATORS)

@@ -246,4 +246,8 @@ def _outside(value: Any, owners: set[int]) -> Any:
 def on_device(value: Any) -> OrtValue:
     """A result where it was computed, as an OrtValue; a copy, for it may be the model's or the caller's memory."""
     library = library_of(value)
-    return OrtValue.of(to_outside([value])[0]) if library is None else OrtValue.from_dlpack(library.copy(value))
+    if library is None:
+        return OrtValue.of(to_outside([value])[0])
+    copy = library.copy(value)
+    library.settle([copy])
+    return OrtValue.from_dlpack(copy)

@@ -6,7 +6,7 @@ from math import pi, prod, sqrt
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Text
-from ortlite.ops.helpers import along, folded_axes, normal_axis, one_of, require_broadcast
+from ortlite.ops.helpers import along, folded_axes, normal_axis, one_of, require_broadcast, wide_integers
 from ortlite.ops.registry import op
 
 
@@ -132,7 +132,7 @@ def swiglu(xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0) -> Array:
     return swish(xp, A, alpha=alpha) * B
 
 
-@op("Shrink", since=9)
+@op("Shrink", since=9, needs=wide_integers)
 def shrink(xp: Namespace, input: Array, *, bias: Float = 0.0, lambd: Float = 0.5) -> Array:
     """`input` + `bias` below -`lambd`, `input` - `bias` above `lambd`, else 0; integers are truncated."""
     x = input if xp.isdtype(input.dtype, "real floating") else xp.astype(input, xp.float64)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from math import prod
 from typing import Any
 
+from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Int, Text
-from ortlite.ops.helpers import aligned, normal_axis, one_of
+from ortlite.ops.helpers import aligned, normal_axis, one_of, wide_integers
 from ortlite.ops.registry import op
 
 
@@ -72,7 +74,7 @@ def log(xp: Namespace, input: Array) -> Array:
     return xp.log(input)
 
 
-@op("Erf", since=9)
+@op("Erf", since=9, needs=wide_integers)
 def erf(xp: Namespace, input: Array) -> Array:
     """The error function; an integer's is truncated to an integer."""
     if xp.isdtype(input.dtype, "real floating"):
@@ -232,7 +234,13 @@ def mod(xp: Namespace, A: Array, B: Array, *, fmod: Flag = 0) -> Array:
     return xp.fmod(A, B) if fmod else xp.remainder(A, B)
 
 
-@op("Pow", since=7)
+def _powers_of_integers(dtypes: Sequence[DType | None]) -> tuple[str, ...]:
+    """Integers to other than integer powers are computed in float64."""
+    kinds = [dtype.kind in "iu" for dtype in dtypes[:2] if dtype is not None]
+    return ("float64",) if kinds[:1] == [True] and not all(kinds) else ()
+
+
+@op("Pow", since=7, needs=_powers_of_integers)
 def pow_(xp: Namespace, X: Array, Y: Array) -> Array:
     """`X` to the power `Y`, broadcast, in the dtype of `X`.
 
@@ -251,7 +259,7 @@ def pow_(xp: Namespace, X: Array, Y: Array) -> Array:
     return xp.astype(xp.pow(xp.astype(X, wide), xp.astype(Y, wide)), X.dtype)
 
 
-@op("Pow")
+@op("Pow", needs=_powers_of_integers)
 def pow_1(xp: Namespace, X: Array, Y: Array, *, axis: Int | None = None, broadcast: Flag = 0) -> Array:
     """`X` to the power `Y`; below opset 7 `Y` is broadcast only on request, from `axis` on."""
     return pow_(xp, X, aligned(xp, X, Y, axis, broadcast))

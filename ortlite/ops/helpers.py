@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
 
@@ -18,8 +19,14 @@ __all__ = [
     "require_broadcast",
     "require_lengths",
     "require_shape",
+    "wide_integers",
     "wrapped",
 ]
+
+
+def wide_integers(dtypes: Sequence[DType | None]) -> tuple[str, ...]:
+    """The `needs` of a kernel that computes in float64 where its first input is of integers."""
+    return ("float64",) if dtypes and dtypes[0] is not None and dtypes[0].kind in "iu" else ()
 
 
 def one_of(name: str, value: object, *allowed: object) -> None:

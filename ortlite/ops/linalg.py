@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Text
-from ortlite.ops.helpers import require_broadcast
+from ortlite.ops.helpers import require_broadcast, wide_integers
 from ortlite.ops.registry import op
 
 
@@ -19,7 +19,7 @@ def matmul(xp: Namespace, A: Array, B: Array) -> Array:
     return matrix_product(xp, A, B)
 
 
-@op("Gemm", since=7)
+@op("Gemm", since=7, needs=wide_integers)
 def gemm(
     xp: Namespace,
     A: Array,
@@ -53,7 +53,7 @@ def _scaled(xp: Namespace, x: Array, factor: float) -> Array:
     return x * factor if xp.isdtype(x.dtype, "real floating") else xp.astype(xp.astype(x, xp.float64) * factor, x.dtype)
 
 
-@op("Gemm")
+@op("Gemm", needs=wide_integers)
 def gemm_1(
     xp: Namespace,
     A: Array,

@@ -149,7 +149,7 @@ def layer_normalization(
     if B is not None:
         require_broadcast("B", B, X.shape)
     stash = xp.float32 if stash_type is None else xp.dtype(stash_type)
-    x = X if X.dtype == xp.float64 else xp.astype(X, stash)
+    x = X if xp.dtype_name(X.dtype) == "float64" else xp.astype(X, stash)
     mean = xp.mean(x, axis=axes, keepdims=True)
     centred = x - mean
     inverse = 1.0 / xp.sqrt(xp.mean(xp.square(centred), axis=axes, keepdims=True) + epsilon)
@@ -170,7 +170,11 @@ def rms_normalization(
     """Divide by the root of the mean square over all axes from `axis` on, and scale elementwise."""
     axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
     require_broadcast("scale", scale, X.shape)
-    x = X if X.dtype == xp.float64 else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    x = (
+        X
+        if xp.dtype_name(X.dtype) == "float64"
+        else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    )
     y = x / xp.sqrt(xp.mean(xp.square(x), axis=axes, keepdims=True) + epsilon)
     return xp.astype(y, scale.dtype) * scale
 
@@ -181,7 +185,7 @@ def _grouped(xp: Namespace, X: Array, groups: int, epsilon: float, stash: DType 
     if groups < 1 or c % groups:
         raise ValueError(f"{c} channels cannot be divided into {groups} groups")
     x = xp.reshape(X, (n, groups, c // groups, prod(X.shape[2:])))
-    x = x if X.dtype == xp.float64 else xp.astype(x, xp.float32 if stash is None else xp.dtype(stash))
+    x = x if xp.dtype_name(X.dtype) == "float64" else xp.astype(x, xp.float32 if stash is None else xp.dtype(stash))
     mean, var = _moments(xp, x, (2, 3), keepdims=True)
     return (x - mean) / xp.sqrt(var + epsilon)
 

@@ -227,7 +227,7 @@ def _convolution(
     strides, dilations, padding = fitting_windows(
         x.shape, w.shape, group, kernel_shape, strides, dilations, pads, auto_pad
     )
-    exact = xp.float32 if prod(w.shape[1:]) <= FLOAT32_EXACT else xp.float64
+    exact = xp.float32 if prod(w.shape[1:]) <= FLOAT32_EXACT else getattr(xp, "float64", xp.int32)
     left = centred(xp, x, None if x_zero is None else xp.reshape(x_zero, ()))
     right = centred(xp, w, None if w_zero is None else broadcast_scale(xp, w_zero, w, 0))
     y = xp.conv(

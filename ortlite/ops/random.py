@@ -92,7 +92,7 @@ def bernoulli(
     return xp.astype(hits, _computing(xp, dtype, input))
 
 
-@op("Multinomial", since=7, types=attribute_dtype("dtype", "int32"))
+@op("Multinomial", since=7, types=attribute_dtype("dtype", "int32"), needs=("float64",))
 def multinomial(
     xp: Namespace,
     input: Array,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Ints
-from ortlite.ops.helpers import folded_axes
+from ortlite.ops.helpers import folded_axes, wide_integers
 from ortlite.ops.registry import op
 
 Fold = Callable[[Namespace, Array, tuple[int, ...], bool], Array]
@@ -148,7 +148,7 @@ def reduce_l1(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _sum, xp.abs if signed else None)
 
 
-@op("ReduceL2")
+@op("ReduceL2", needs=wide_integers)
 def reduce_l2(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
@@ -164,7 +164,7 @@ def reduce_sum_square(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _sum, xp.square)
 
 
-@op("ReduceLogSum")
+@op("ReduceLogSum", needs=wide_integers)
 def reduce_log_sum(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:
@@ -172,7 +172,7 @@ def reduce_log_sum(
     return _reduced(xp, data, _over(axes, noop_with_empty_axes), keepdims, _log_sum)
 
 
-@op("ReduceLogSumExp")
+@op("ReduceLogSumExp", needs=wide_integers)
 def reduce_log_sum_exp(
     xp: Namespace, data: Array, axes: Ints | None = None, *, keepdims: Flag = 1, noop_with_empty_axes: Flag = 0
 ) -> Array:

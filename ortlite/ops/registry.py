@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from ortlite.dtypes import DType
 from ortlite.forks import renewed_after_fork
 from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
@@ -32,6 +33,7 @@ from ortlite.ops.types import Rule
 __all__ = ["ENTRY_POINTS", "Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Needs: TypeAlias = tuple[str, ...] | Callable[[Sequence[DType | None]], tuple[str, ...]]
 INJECTED = frozenset({"memo", "n_outputs", "rng"})
 EMPTY = inspect.Parameter.empty
 ENTRY_POINTS = "ortlite.operators"
@@ -75,7 +77,7 @@ class Kernel:
     maps) and only runs on NumPy. `any_dtype`: takes narrow dtypes as they are stored instead of widened to
     float32 (it only moves elements, or converts them itself). `data_dependent_shape`: the shape of an output depends on
     the values of an array. `views`: a result may share memory with an argument. `needs`: names of the namespace that
-    have no default body.
+    have no default body, or a function of the dtypes of a node's inputs and outputs that gives them.
     The types of the outputs, where no type variable of a schema tells them: `types` is a rule of `ortlite.ops.types`;
     `results`, for domains that onnx has no schema of, says per output the input whose dtype it has, the attribute that
     names its dtype, a dtype's name, or "" when none of these says it. `override`: what a provider runs in place of
@@ -90,7 +92,7 @@ class Kernel:
     any_dtype: bool = False
     data_dependent_shape: bool = False
     views: bool = False
-    needs: tuple[str, ...] = ()
+    needs: Needs = ()
     results: tuple[str, ...] = ()
     types: Rule | None = None
     override: Callable[..., Any] | None = None
@@ -223,7 +225,7 @@ def op(
     any_dtype: bool = False,
     data_dependent_shape: bool = False,
     views: bool = False,
-    needs: tuple[str, ...] = (),
+    needs: Needs = (),
     results: tuple[str, ...] = (),
     types: Rule | None = None,
 ) -> Callable[[F], F]:

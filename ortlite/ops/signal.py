@@ -13,7 +13,7 @@ from ortlite.ops.types import attribute_dtype
 
 def _complex(xp: Namespace, x: Array) -> Array:
     """Pairs, or single real parts, as complex numbers; the last axis goes."""
-    dtype = xp.complex128 if x.dtype == xp.float64 else xp.complex64
+    dtype = xp.complex128 if xp.dtype_name(x.dtype) == "float64" else xp.complex64
     real = xp.astype(x[..., 0], dtype)
     return real if x.shape[-1] == 1 else real + xp.astype(x[..., 1], dtype) * 1j
 
@@ -119,25 +119,25 @@ def _cosines(xp: Namespace, size: int, periodic: int, weights: tuple[float, ...]
     return xp.astype(y, xp.float32 if dtype is None else xp.dtype(dtype))
 
 
-@op("HannWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+@op("HannWindow", since=17, types=attribute_dtype("output_datatype", "float32"), needs=("float64",))
 def hann_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Half a raised cosine of `size` samples; `periodic` leaves out the last sample of a symmetric one."""
     return _cosines(xp, size, periodic, (0.5, -0.5), output_datatype)
 
 
-@op("HammingWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+@op("HammingWindow", since=17, types=attribute_dtype("output_datatype", "float32"), needs=("float64",))
 def hamming_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Hamming's window with the weights 25/46 and 21/46."""
     return _cosines(xp, size, periodic, (25 / 46, -21 / 46), output_datatype)
 
 
-@op("BlackmanWindow", since=17, types=attribute_dtype("output_datatype", "float32"))
+@op("BlackmanWindow", since=17, types=attribute_dtype("output_datatype", "float32"), needs=("float64",))
 def blackman_window(xp: Namespace, size: Int, *, output_datatype: DType | None = None, periodic: Flag = 1) -> Array:
     """Blackman's window with the weights 0.42, 0.5 and 0.08."""
     return _cosines(xp, size, periodic, (0.42, -0.5, 0.08), output_datatype)
 
 
-@op("MelWeightMatrix", since=17, types=attribute_dtype("output_datatype", "float32"))
+@op("MelWeightMatrix", since=17, types=attribute_dtype("output_datatype", "float32"), needs=("float64",))
 def mel_weight_matrix(
     xp: Namespace,
     num_mel_bins: Int,

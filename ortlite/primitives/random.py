@@ -25,7 +25,7 @@ def _generator(seed: int) -> np.random.RandomState:
 def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
     """Floats of `dtype` (float32 or float64), uniform on [0, 1)."""
     draws = _generator(seed).random_sample(tuple(shape))
-    if dtype == xp.float64:
+    if xp.dtype_name(dtype) == "float64":
         return xp.asarray(draws, dtype=dtype)
     draws *= 2.0**24
     np.floor(draws, out=draws)  # 24 bits, cut: rounding could give 1
@@ -35,4 +35,4 @@ def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -
 def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
     """Floats of `dtype` (float32 or float64), normal with mean 0 and variance 1."""
     draws = _generator(seed).standard_normal(tuple(shape))
-    return xp.asarray(draws if dtype == xp.float64 else draws.astype(np.float32), dtype=dtype)
+    return xp.asarray(draws if xp.dtype_name(dtype) == "float64" else draws.astype(np.float32), dtype=dtype)

@@ -222,6 +222,8 @@ def _called(bound: Bound, slot: int) -> str:
 
 def _settle(bound: Bound, made: Sequence[Any]) -> None:
     """Wait until a step's results are there, where its library computes while Python goes on."""
+    if isinstance(bound.step, Call):
+        bound.step.provider.settle(made)
     for value in made:
         if hasattr(value, "block_until_ready"):
             value.block_until_ready()

@@ -186,7 +186,11 @@ def simplified_layer_normalization(
     """`X` over its root mean square (axes from `axis` on), scaled; in ai.onnx, where onnxruntime has it."""
     axes = tuple(range(normal_axis(axis, X.ndim), X.ndim))
     require_broadcast("scale", scale, X.shape)
-    x = X if X.dtype == xp.float64 else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    x = (
+        X
+        if xp.dtype_name(X.dtype) == "float64"
+        else xp.astype(X, xp.float32 if stash_type is None else xp.dtype(stash_type))
+    )
     inverse = 1.0 / xp.sqrt(xp.mean(xp.square(x), axis=axes, keepdims=True) + epsilon)
     return xp.astype(x * inverse, scale.dtype) * scale, xp.astype(inverse, xp.float32)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Float, Floats, Int, Ints, Text
-from ortlite.ops.helpers import one_of
+from ortlite.ops.helpers import one_of, wide_integers
 from ortlite.ops.memo import Memo, vector
 from ortlite.ops.ml._scores import number
 from ortlite.ops.registry import op
@@ -28,7 +28,7 @@ def array_feature_extractor(xp: Namespace, X: Array, Y: Array) -> Array:
     return xp.expand_dims(chosen, axis=0) if X.ndim == 1 else chosen
 
 
-@op("Binarizer", domain=ML)
+@op("Binarizer", domain=ML, needs=wide_integers)
 def binarizer(xp: Namespace, X: Array, *, threshold: Float = 0.0) -> Array:
     """1 where `X` is above `threshold`, else 0."""
     return xp.astype(number(xp, X) > threshold, X.dtype)
@@ -75,7 +75,7 @@ def imputer(
     return xp.where(missing, xp.broadcast_to(xp.asarray(values, dtype=X.dtype), X.shape), X)
 
 
-@op("Normalizer", domain=ML)
+@op("Normalizer", domain=ML, needs=wide_integers)
 def normalizer(xp: Namespace, X: Array, *, norm: Text = "MAX") -> Array:
     """Each row (last axis) over its largest element, its sum of absolute values (L1) or its length (L2), in float32."""
     x = number(xp, X)
@@ -91,7 +91,7 @@ def normalizer(xp: Namespace, X: Array, *, norm: Text = "MAX") -> Array:
     return xp.astype(x / xp.where(size == 0, xp.ones_like(size), size), xp.float32)
 
 
-@op("Scaler", domain=ML, views=True)
+@op("Scaler", domain=ML, views=True, needs=wide_integers)
 def scaler(
     xp: Namespace, X: Array, *, offset: Floats | None = None, scale: Floats | None = None, memo: Memo = None
 ) -> Array:

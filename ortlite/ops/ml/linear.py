@@ -36,7 +36,7 @@ def _linear(
     return scores + vector(xp, memo, "intercepts", intercepts, dtype) if intercepts else scores
 
 
-@op("LinearRegressor", domain=ML)
+@op("LinearRegressor", domain=ML, needs=("float64",))
 def linear_regressor(
     xp: Namespace,
     X: Array,
@@ -52,7 +52,7 @@ def linear_regressor(
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
-@op("LinearClassifier", domain=ML, types=class_labels)
+@op("LinearClassifier", domain=ML, types=class_labels, needs=("float64",))
 def linear_classifier(
     xp: Namespace,
     X: Array,

@@ -59,7 +59,7 @@ def _checked_params(params: Sequence[float] | None) -> None:
         raise ValueError(f"kernel_params are gamma, coef0 and degree, not {len(params)} numbers")
 
 
-@op("SVMRegressor", domain=ML)
+@op("SVMRegressor", domain=ML, needs=("float64",))
 def svm_regressor(
     xp: Namespace,
     X: Array,
@@ -149,7 +149,7 @@ def _coupled(xp: Namespace, pair: Array, classes: int) -> Array:
     return xp.while_loop(sweep, max(SWEEPS, classes), True, (even,))[0][0]
 
 
-@op("SVMClassifier", domain=ML, types=class_labels)
+@op("SVMClassifier", domain=ML, types=class_labels, needs=("float64",))
 def svm_classifier(
     xp: Namespace,
     X: Array,

@@ -21,7 +21,7 @@ TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 MODES = ("LEQ", "LT", "GTE", "GT", "EQ", "NEQ", "MEMBER")
 
 
-@op("TreeEnsembleRegressor", domain=ML)
+@op("TreeEnsembleRegressor", domain=ML, needs=("float64",))
 def tree_ensemble_regressor(
     xp: Namespace,
     X: Array,
@@ -65,7 +65,7 @@ def tree_ensemble_regressor(
     return xp.astype(transform(xp, scores, post_transform), xp.float32)
 
 
-@op("TreeEnsembleClassifier", domain=ML, types=class_labels)
+@op("TreeEnsembleClassifier", domain=ML, types=class_labels, needs=("float64",))
 def tree_ensemble_classifier(
     xp: Namespace,
     X: Array,
@@ -135,7 +135,7 @@ def _binary(xp: Namespace, score: Array, voted: int, positive: bool, post_transf
     return transform(xp, pair, post_transform) if post_transform == "PROBIT" else pair
 
 
-@op("TreeEnsemble", since=5, domain=ML)
+@op("TreeEnsemble", since=5, domain=ML, needs=("float64",))
 def tree_ensemble(
     xp: Namespace,
     X: Array,
