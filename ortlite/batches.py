@@ -26,6 +26,7 @@ from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.errors import Fail, InvalidArgument, NoSuchFile, OrtError
 from ortlite.forks import renewed_after_fork
+from ortlite.limits import Limits, applied, current
 
 if TYPE_CHECKING:
     from ortlite.api.options import SessionOptions
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
     from ortlite.graph import Graph, Model
 
-__all__ = ["ROWS", "Job", "Port", "Source", "rows_of"]
+__all__ = ["ROWS", "Job", "Port", "Source", "processors", "rows_of"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | InferenceSession"
 Dims: TypeAlias = "tuple[int | str | None, ...]"
@@ -81,6 +82,7 @@ class Job:
     constants: Mapping[str, Any]
     size: int
     fixed: bool
+    limits: Limits
     token: str
 
     @staticmethod
@@ -109,15 +111,31 @@ class Job:
         called = source if isinstance(source, str) else "the model"
         constants = dict(constants or {})
         inputs, made = _ports(called, loaded, constants, outputs)
+        constants = {name: _constant(called, name, loaded, value) for name, value in constants.items()}
         size, fixed = _size(called, inputs, batch_size)
         digest, files = _stamp(source, options)
-        what = (digest, files, options, chosen, sorted(keywords.items()), constants, [p.name for p in made], size)
-        token = hashlib.sha256(pickle.dumps(what)).hexdigest()
+        limits = current()
+        made_by = digest, files, options, chosen, sorted(keywords.items()), limits
+        run_by = constants, [port.name for port in made], size
+        token = hashlib.sha256(pickle.dumps((made_by, run_by))).hexdigest()
         shared = ""
-        if share and isinstance(source, str) and not files and plain(options):
+        if share and isinstance(source, str) and not files and plain(options) and not limits.own_files:
             shared = _shared(source, digest)
         return Job(
-            called, source, shared, digest, options, chosen, keywords, inputs, made, constants, size, fixed, token
+            called,
+            source,
+            shared,
+            digest,
+            options,
+            chosen,
+            keywords,
+            inputs,
+            made,
+            constants,
+            size,
+            fixed,
+            limits,
+            token,
         )
 
     def __dask_tokenize__(self) -> str:
@@ -155,36 +173,36 @@ class Job:
                 raise NoSuchFile(f"{source} is not on this machine: a model's path must be there on every worker's")
             elif _digest(source) != self.digest:
                 raise Fail(f"{source} is another model than when this work was described")
-        return rebuild(source, options, self.providers or [], self.keywords)
+        with applied(self.limits):
+            return rebuild(source, options, self.providers or [], self.keywords)
 
-    def run(self, columns: Mapping[str, Any], threads: int = 0) -> dict[str, np.ndarray]:
+    def run(self, columns: Mapping[str, Any], threads: int = 0, first: int | None = None) -> dict[str, np.ndarray]:
         """The outputs for rows: `columns` has an array, or a list of rows, for each of `inputs`, all of one length.
 
         The rows of a model of fixed batch size are filled up to it by repeating the last one; what comes of these is
-        left out. Raises InvalidArgument for columns that do not fit, Fail for outputs that have no row for each row,
-        and what a run raises, with the model and the rows before it.
+        left out. `first` is what errors call the first row. Raises InvalidArgument for columns that do not fit, Fail
+        for outputs that have no row for each row, and what a run raises, with the model and the rows before it.
         """
         feed = self.fitted(columns)
         count = len(next(iter(feed.values())))
         session = self.session(threads)
         if not count:
             return self._nothing(session, feed)
-        parts = [
-            self._once(session, feed, start, min(start + self.size, count)) for start in range(0, count, self.size)
-        ]
-        return {
-            port.name: _joined(self.called, port, [part[i] for part in parts]) for i, port in enumerate(self.outputs)
-        }
+        starts = range(0, count, self.size)
+        parts = [self._once(session, feed, start, min(start + self.size, count), first) for start in starts]
+        made = zip(self.outputs, zip(*parts, strict=True), strict=True)
+        return {port.name: _joined(self.called, port, column) for port, column in made}
 
     def _once(
-        self, session: InferenceSession, feed: Mapping[str, np.ndarray], start: int, stop: int
+        self, session: InferenceSession, feed: Mapping[str, np.ndarray], start: int, stop: int, first: int | None
     ) -> list[np.ndarray]:
         count = stop - start
         given: dict[str, Any] = {name: column[start:stop] for name, column in feed.items()}
         fed = self.size if self.fixed else count
         if fed != count:
             given = {name: np.concatenate([a, np.repeat(a[-1:], fed - count, axis=0)]) for name, a in given.items()}
-        where = f"{self.called}, rows {start} to {stop - 1} of a block"
+        begin, block = (start, " of a block") if first is None else (first + start, "")
+        where = f"{self.called}, rows {begin} to {begin + count - 1}{block}"
         try:
             results = session.run([port.name for port in self.outputs], given | dict(self.constants))
         except OrtError as error:
@@ -207,7 +225,7 @@ class Job:
             one[port.name] = (
                 np.full((1, *row), "", object) if port.dtype.kind == "S" else np.zeros((1, *row), feed[port.name].dtype)
             )
-        made = self._once(session, one, 0, 1)
+        made = self._once(session, one, 0, 1, None)
         return {port.name: result[:0] for port, result in zip(self.outputs, made, strict=True)}
 
     def fitted(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -260,6 +278,11 @@ class Job:
             rest = [sizes.get(d) if isinstance(d, str) else d for d in dims[1:]]
             shapes[port.name] = (given[self.inputs[0].name][0], *rest)
         return shapes
+
+
+def processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Here:
@@ -334,6 +357,19 @@ def _ports(
             )
         ports.append(Port(name, type_.dtype, type_.shape))
     return tuple(ports[: len(fed)]), tuple(ports[len(fed) :])
+
+
+def _constant(called: str, name: str, model: Model, value: Any) -> Any:
+    """A constant in the dtype of its input."""
+    from ortlite.graph import TensorType
+
+    type_ = model.graph.types.get(name)
+    if type(type_) is not TensorType:
+        return value
+    array = np.asarray(value)
+    if type_.dtype.kind == "S":
+        array = array.astype(object)
+    return _converted(called, Port(name, type_.dtype, type_.shape), array)
 
 
 def _other(graph: Graph, name: str) -> str:
