@@ -242,7 +242,7 @@ class Job:
             raise InvalidArgument(f"{self.called}: the columns have different numbers of rows: {lengths}")
         return feed
 
-    def shapes(self, given: Sequence[Mapping[str, Sequence[int]]]) -> list[dict[str, tuple[int | None, ...]]]:
+    def shapes(self, given: Sequence[Mapping[str, Sequence[int | None]]]) -> list[dict[str, tuple[int | None, ...]]]:
         """The shapes of the outputs, for each of several sets of input shapes, without running anything.
 
         None is a dimension that nothing says before a run. The first one is the number of rows, whatever is declared.
@@ -258,11 +258,11 @@ class Job:
         graph = replace(graph, inputs=inputs, constants=constants, outputs=tuple(port.name for port in self.outputs))
         return [self._shapes(graph, shapes) for shapes in given]
 
-    def _shapes(self, graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[str, tuple[int | None, ...]]:
+    def _shapes(self, graph: Graph, given: Mapping[str, Sequence[int | None]]) -> dict[str, tuple[int | None, ...]]:
         from ortlite.api.description import output_types
         from ortlite.graph import TensorType
 
-        sizes: dict[str, int] = {}
+        sizes: dict[str, int | None] = {}
         types = dict(graph.types)
         for port in self.inputs:
             shape = tuple(given[port.name])
@@ -458,13 +458,13 @@ def _converted(called: str, port: Port, array: np.ndarray) -> np.ndarray:
     return array.astype(wanted)
 
 
-def _fits(row: Sequence[int], wanted: Dims | None) -> bool:
+def _fits(row: Sequence[int | None], wanted: Dims | None) -> bool:
     return wanted is None or (
-        len(row) == len(wanted) and all(w == n for n, w in zip(row, wanted, strict=True) if isinstance(w, int))
+        len(row) == len(wanted) and all(n in {w, None} for n, w in zip(row, wanted, strict=True) if isinstance(w, int))
     )
 
 
-def _check_row(called: str, port: Port, row: Sequence[int]) -> None:
+def _check_row(called: str, port: Port, row: Sequence[int | None]) -> None:
     if not _fits(row, port.row):
         raise InvalidArgument(f"{called}: rows of shape {list(row)} do not fit input {port}, whose first axis is rows")
 
