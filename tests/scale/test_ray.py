@@ -41,7 +41,7 @@ def test_columns(digits):
     made = two(columns)
     assert list(made) == ["key", "y", "twice"]
     np.testing.assert_array_equal(made["y"], [[3, 3, 3], [6, 6, 6]])
-    with pytest.raises(InvalidArgument, match="there is no column n among p"):
+    with pytest.raises(InvalidArgument, match="there is no column n, q, r among p"):
         two({"p": [1]})
     with pytest.raises(InvalidArgument, match="has an output y, and so is a column called"):
         two(columns | {"y": np.zeros(2)})
