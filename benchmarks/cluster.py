@@ -85,7 +85,9 @@ def processes(engine: str, model: str, workers: int, x: np.ndarray, batch: int) 
             from ortlite.tools import offline
 
             offline.RUNS = block // batch
-            with progress.listening(lambda what, done, total: moments.append((time.perf_counter(), done))):
+            with progress.listening(
+                lambda what, done, total: moments.append((time.perf_counter(), done)) if what == "running" else None
+            ):
                 job = Job.of(model, batch_size=batch)
                 offline.run_files(job, [str(path)], Path(folder, "y.npy"), workers=workers)
             return since(moments, len(x))

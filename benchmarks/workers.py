@@ -77,11 +77,8 @@ def table(kept: list[dict]) -> str:
         except PackageNotFoundError:
             continue
     rounds = sorted({each["rounds"] for each in kept})
-    lines += [
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(names)}; "
-        f"medians of {' or '.join(map(str, rounds))} rounds.",
-    ]
+    where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(names)}"
+    lines += ["", f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {' or '.join(map(str, rounds))} rounds."]
     return "\n".join(lines)
 
 
