@@ -93,13 +93,14 @@ def run_files(
     workers = max(1, min(workers, -(-reader.count // size)))
     written: dict[str, tuple[str, tuple[int, ...]]] = {}
     done = 0
+    progress.say("running", done, reader.count)
     team = _Team(job, reader, workers, size)
     with _replacing(output) as partial, tables.writer(output, partial, reader.count, size) as write:
         with closing(team.results() if workers > 1 else _alone(job, reader, size)) as results:
             for block, outputs in results:
-                progress.say("running", done, reader.count)
                 write(done, outputs, reader.carried(block))
                 done += len(next(iter(outputs.values())))
+                progress.say("running", done, reader.count)
                 written = {name: (str(a.dtype), (reader.count, *a.shape[1:])) for name, a in outputs.items()}
         if not reader.count:
             outputs = job.run({port.name: [] for port in job.inputs})
@@ -107,7 +108,6 @@ def run_files(
             written = {name: (str(a.dtype), a.shape) for name, a in outputs.items()}
         elif done != reader.count:
             raise RuntimeError(f"{', '.join(given)}: {done} rows came, of {reader.count}")
-    progress.say("running", done, reader.count)
     return Done(done, written, workers, team.died)
 
 
@@ -168,7 +168,24 @@ class _Team:
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         arguments = self.job, self.reader, max(1, processors() // self.workers)
-        return ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=arguments)
+        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=arguments)
+        with _deaf():
+            for _ in range(self.workers):
+                pool.submit(int)  # each starts a process
+        return pool
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that start within are not ended by Ctrl-C, not even before they are ready."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _has_result(future: Future[Any]) -> bool:
