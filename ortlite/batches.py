@@ -174,7 +174,8 @@ class Job:
             elif _digest(source) != self.digest:
                 raise Fail(f"{source} is another model than when this work was described")
         with applied(self.limits):
-            return rebuild(source, options, self.providers or [], self.keywords)
+            made: InferenceSession = rebuild(source, options, self.providers or [], self.keywords)
+        return made
 
     def run(self, columns: Mapping[str, Any], threads: int = 0, first: int | None = None) -> dict[str, np.ndarray]:
         """The outputs for rows: `columns` has an array, or a list of rows, for each of `inputs`, all of one length.

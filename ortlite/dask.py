@@ -191,22 +191,22 @@ def _output_chunks(job: Job, arrays: Mapping[str, da.Array], chunks: Mapping[int
                 f"{job.called}: output {port} has no axis {deep[0]}, along which an input has several chunks: rechunk "
                 f"it to one ({{{deep[0]}: -1}})"
             )
-        sizes = [(_size(n),) for n in first]
-        sizes[0] = tuple(chunks[0])
+        of_axes: list[Sizes] = [(_size(n),) for n in first]
+        of_axes[0] = chunks[0]
         for k in chunks:
             if k == 0:
                 continue
             along = []
             for size in chunks[k]:
-                shape = found[place[k, size]][port.name]
-                if shape[1:k] + shape[k + 1 :] != first[1:k] + first[k + 1 :]:
+                there = found[place[k, size]][port.name]
+                if there[1:k] + there[k + 1 :] != first[1:k] + first[k + 1 :]:
                     raise InvalidArgument(
                         f"{job.called}: a block's size along axis {k} decides more than that axis of output {port}: "
                         f"rechunk the input to one chunk ({{{k}: -1}})"
                     )
-                along.append(np.nan if _known(size) is None else _size(shape[k]))
-            sizes[k] = tuple(along)
-        made[port.name] = sizes
+                along.append(np.nan if _known(size) is None else _size(there[k]))
+            of_axes[k] = tuple(along)
+        made[port.name] = of_axes
     return made
 
 

@@ -90,7 +90,8 @@ def udf(
 
     # The hints choose the iterator form; as text they would be looked for in Spark's modules.
     taken = Iterator[pd.Series] if len(names) == 1 else Iterator[tuple[pd.Series, ...]]
-    columns.__annotations__ = {"batches": taken, "return": Iterator[pd.DataFrame if several else pd.Series]}
+    given_back = Iterator[pd.DataFrame] if several else Iterator[pd.Series]
+    columns.__annotations__ = {"batches": taken, "return": given_back}
     columns.__name__ = columns.__qualname__ = "ortlite"
     wrap: Callable[..., Any] = pandas_udf
     return wrap(columns, returnType=returned)

@@ -131,6 +131,7 @@ def demo() -> None:
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     model: Path,
     files: tuple[str, ...],
     shapes: tuple[str, ...],

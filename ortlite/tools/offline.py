@@ -50,7 +50,9 @@ class Done:
 class Reader(Protocol):
     """Rows in files; pickled to the workers."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """How many."""
 
     def blocks(self, size: int) -> Iterator[Block]:
         """All rows, `size` at a time."""
@@ -297,7 +299,7 @@ class Arrays:
                     )
                 keys = [""]
             places[port.name] = [(str(path), key) for key in keys]
-        lengths = {f"{path} {key}".strip(): len(_array(path, key)) for at in places.values() for path, key in at}
+        lengths = {f"{path} {key}".strip(): _array(path, key).shape[0] for at in places.values() for path, key in at}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"different numbers of rows: {lengths}")
         return Arrays(places, next(iter(lengths.values())))

@@ -74,7 +74,7 @@ def test_columns_of_a_table(tmp_path):
 def test_zarr(digits, tmp_path, workers):
     zarr = pytest.importorskip("zarr")
     x = many(2300)
-    zarr.save_array(tmp_path / "x.zarr", x, chunks=(500, 1, 8, 8))
+    zarr.create_array(tmp_path / "x.zarr", data=x, chunks=(500, 1, 8, 8))
     status, said = invoke(digits, "--input", tmp_path / "x.zarr", "--output", tmp_path / "y.zarr", "--workers", workers)
     assert status == 0, said
     made = zarr.open_group(tmp_path / "y.zarr", mode="r")
