@@ -248,6 +248,6 @@ def main(system: str, engine: str, model: str, workers: int, rows: int, batch: i
 
 
 if __name__ == "__main__":
-    from benchmarks import cluster  # workers import what runs in them by that name
+    from benchmarks import cluster  # noqa: PLW0406  (workers import what runs in them by that name)
 
     cluster.main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))

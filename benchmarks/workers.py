@@ -56,6 +56,7 @@ def row(system: str, path: Path, workers: int, rows: int, batch: int, rounds: in
 
 
 def table(kept: list[dict]) -> str:
+    figure = lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"  # noqa: E731
     head = ["system", "model", "workers", "rows/s", "by hand, onnxruntime", "MB a worker, PSS (RSS)", "onnxruntime"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---:|---:|---:|---:|---:|"]
     order = list(NAMES)
@@ -66,8 +67,8 @@ def table(kept: list[dict]) -> str:
             NAMES[each["system"]],
             each["model"],
             str(each["workers"]),
-            f"{ours['rows']:,.0f}",
-            f"{peer['rows']:,.0f}",
+            figure(ours["rows"]),
+            figure(peer["rows"]),
         ]
         lines.append(f"| {' | '.join(cells + memory)} |")
     names = []
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="of digits; of ResNet-50 a thousandth")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ortlite-benchmarks")
+    parser.add_argument("--only-write", action="store_true", help="measure nothing, write what is kept")
     parser.add_argument("--write", action="store_true", help="put the table into docs/scaling.md")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def main() -> None:
     digits.write_bytes(model_bytes())
     kept = {(r["system"], r["model"], r["workers"]): r for r in (json.loads(KEPT.read_text()) if KEPT.exists() else [])}
     with working("measuring"):
-        for system in args.systems:
+        for system in () if args.only_write else args.systems:
             for model in args.models:
                 if model == "resnet50" and system != "run":  # the same for all: what a worker has in memory
                     continue
@@ -108,7 +110,7 @@ def main() -> None:
                     KEPT.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
     text = table(list(kept.values()))
     print(text)
-    if args.write:
+    if args.write or args.only_write:
         before, rest = PAGE.read_text().split(MARKS[0])
         PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
