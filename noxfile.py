@@ -187,6 +187,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """Dask, Ray and Spark (which needs Java: `apt install openjdk-17-jre-headless`) on clusters of this machine."""
+    session.install("-e", ".[all,files,dask,ray,spark]", *group("test"), env=CONSTRAINED)
+    session.run("pytest", "tests/scale", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel; install it in a clean environment, away from the checkout; run the demo there."""
     session.install("build")

@@ -127,7 +127,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names of _HOME are str)
 
 
-_MODULES = {"backend", "capi", "datasets"}
+_MODULES = {"backend", "capi", "dask", "datasets", "ray", "spark"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ortlite import dtypes, schema
+from ortlite.errors import InvalidProtobuf
 from ortlite.graph import (
     GRADIENT,
     Graph,
@@ -28,7 +30,7 @@ from ortlite.graph import (
 from ortlite.load.peek import all_graphs
 from ortlite.ops import registry
 
-__all__ = ["inferred_shapes", "output_shapes", "relocate", "to_proto", "write"]
+__all__ = ["inferred_shapes", "output_shapes", "relocate", "to_proto", "write", "write_apart"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
 NO_VERSION = 2**63 - 1  # of a model whose file says none
@@ -69,6 +71,17 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = 
         return
     Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
     onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
+
+
+def write_apart(source: str | os.PathLike[str], path: Path) -> None:
+    """Write a copy of a model whose weights lie in a file of their own, in a new folder. Raises InvalidProtobuf."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(Path(source).read_bytes())
+    except DecodeError:
+        raise InvalidProtobuf(f"{source}: Protobuf parsing failed.") from None
+    path.parent.mkdir()
+    write(proto, path, f"{path.name}.data")
 
 
 def relocate(proto: onnx.ModelProto, place: Callable[[TensorProto], tuple[str, int, int] | None]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ortlite.graph import Graph, Model
 
-__all__ = ["configured", "loaded", "optimized_proto", "write_optimized"]
+__all__ = ["configured", "external_folder", "loaded", "optimized_proto", "plain", "write_optimized"]
 
 FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
 FIELDS |= {"enable_profiling"}  # what the model's own configuration may set
@@ -34,12 +34,23 @@ def loaded(source: str | bytes, options: SessionOptions) -> Model:
         {name: value.numpy() for name, value in options._external.items()},
         options._files,
     )
-    folder = options._entries.get("session.model_external_initializers_file_folder_path")
+    folder = external_folder(options)
     called = "bytes" if isinstance(source, bytes) else source
     with typed(f"Load model from {called} failed"), registry.local(options._operators):
         format_ = options._entries.get("session.load_model_format", "")
         model = load.load(source, external_data=folder, given=given, format_=format_)
     return replace(model, graph=_with_dimensions(model, options))
+
+
+def external_folder(options: SessionOptions | None) -> str | None:
+    """Where the options say that weights lie which are not in the model's file."""
+    entries = {} if options is None else options._entries
+    return entries.get("session.model_external_initializers_file_folder_path")
+
+
+def plain(options: SessionOptions | None) -> bool:
+    """Whether a model is read as its file says: with no entries, and no files or values in the place of its own."""
+    return options is None or not (options._entries or options._files or options._initializers or options._external)
 
 
 def _with_dimensions(model: Model, options: SessionOptions) -> Graph:

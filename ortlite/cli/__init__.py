@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,19 +119,62 @@ def demo() -> None:
 )
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Timed runs after the first.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run all rows of --input, and write a .npy, .zarr, .parquet or a folder of .npy files.",
+)
+@click.option("--workers", type=click.IntRange(1), help="With --output: processes that share the rows.  [default: 1]")
+@click.option("--batch", type=click.IntRange(1), help="With --output: rows in one run.  [default: 64]")
+@click.option("--take", multiple=True, metavar="NAME", help="With --output: an output, or another value; repeatable.")
+@click.option("--columns", multiple=True, metavar="INPUT=A,B", help="With --output: columns that make an input.")
+@click.option(
+    "--constant", "constants", multiple=True, metavar="INPUT=0.5", help="With --output: has no rows; or .npy."
+)
+@click.option("--mean", default="", metavar="R,G,B", help="With --output: taken from images whose values are 0 to 1.")
+@click.option("--std", default="", metavar="R,G,B", help="With --output: images are divided by it after that.")
 @limited
+@click.pass_context
 def run(
+    ctx: click.Context,
+    /,
     model: Path,
     files: tuple[str, ...],
     shapes: tuple[str, ...],
     providers: tuple[str, ...],
     runs: int,
     save: Path | None,
+    output: Path | None,
+    **offline: Any,
 ) -> None:
-    """Run MODEL on the given inputs; inputs that are not given are made up."""
+    """Run MODEL on the given inputs; inputs that are not given are made up.
+
+    With --output, run it on all rows of a file instead, in batches: --input is a .parquet, .zarr or .npy or a folder of
+    images, or INPUT=FILE for each of several inputs. The output has its name only once it is complete. A .parquet that
+    is written has the columns, too, that the model did not read.
+    """
     from ortlite.cli import report
 
     out = console()
+    given_with = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if output is not None:
+        if wrong := given_with & {"runs", "save", "shapes"}:
+            raise click.UsageError(
+                f"--{', --'.join(sorted(wrong))}: not together with --output".replace("shapes", "shape")
+            )
+        if not files:
+            raise click.UsageError("--output is for rows of a file: say which by --input")
+        from ortlite.cli import offline as batches
+
+        with working("running"):
+            done = batches.run_rows(model, files, output, providers, **offline)
+        batches.show(out, output, done)
+        return
+    if wrong := given_with & offline.keys():
+        raise click.UsageError(
+            f"--{', --'.join(sorted(wrong))}: only together with --output".replace("constants", "constant")
+        )
     with working("running"):
         result = report.run_model(model, pairs(files), pairs(shapes), providers, runs)
     report.show(out, result)

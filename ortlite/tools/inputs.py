@@ -12,7 +12,7 @@ from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["gather", "make_up", "parse_shapes", "provider_name", "read"]
+__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_name", "read"]
 
 
 def provider_name(given: str) -> str:
@@ -114,7 +114,7 @@ def read(arg: NodeArg, path: Path) -> np.ndarray:
                 raise ValueError(f"{path} holds {', '.join(names)}, none of them called {arg.name!r}")
             array = archive[arg.name if arg.name in names else names[0]]
     elif suffix == ".png":
-        array = _picture(arg, path, dtype)
+        array = picture(arg.name, arg.shape, path, dtype)
     else:
         raise ValueError(f"{path} is no .npy, .npz or .png file")
     native = dtypes.to_numpy(dtype)
@@ -131,16 +131,18 @@ def _loaded(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _picture(arg: NodeArg, path: Path, dtype: DType) -> np.ndarray:
-    """A picture as (1, channels, height, width) or (1, height, width, channels), whichever the input's shape says."""
+def picture(name: str, shape: Sequence[Any], path: Path, dtype: DType) -> np.ndarray:
+    """A picture as (1, channels, height, width) or (1, height, width, channels), whichever the input's shape says.
+
+    Without the 1 where the shape has three dimensions, and without channels where it has two.
+    """
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ValueError("reading pictures needs Pillow: pip install 'ortlite[image]'") from None
 
-    shape = arg.shape
     if len(shape) not in {2, 3, 4}:
-        raise ValueError(f"input {arg.name!r} of shape {shape} is not a picture")
+        raise ValueError(f"input {name!r} of shape {shape} is not a picture")
     bare = shape[1:] if len(shape) == 4 else shape
     last = len(bare) == 3 and bare[2] in {1, 3, 4} and bare[0] not in {1, 3, 4}
     height, width, channels = (*bare, 1) if len(bare) == 2 else bare if last else (*bare[1:], bare[0])
