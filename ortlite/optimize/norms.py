@@ -1,4 +1,6 @@
-"""Layer normalisation, with and without the mean, recovered from means, roots and quotients."""
+"""Layer normalisation, with and without the mean, recovered from means, roots and quotients; that of groups of channels
+from that of one channel between two reshapes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.shapes import Shape
 from ortlite.optimize.view import View
 
-__all__ = ["apart", "layer_norm", "match_apart", "match_layer_norm", "match_rms_norm", "match_skip", "rms_norm", "skip"]
+__all__ = [
+    "apart", "group_norm", "layer_norm", "match_apart", "match_group_norm", "match_layer_norm", "match_rms_norm",
+    "match_skip", "rms_norm", "skip",
+]  # fmt: skip
 
 EPSILON = 0.1  # nobody adds more to a variance
 FLOAT = dtypes.by_name("float32")
@@ -246,6 +251,59 @@ def apart(view: View, node: Node, found: _Norm) -> New:
     """LayerNormalization, in the place of the last sum."""
     new = layer_norm(view, node, found)
     return New(new.nodes, new.constants)
+
+
+def _channels(view: View, name: str, shape: Shape) -> np.ndarray | None:
+    """A constant that broadcasts along the channels of an image, as a vector."""
+    value = view.constant(name)
+    wanted = (shape[1],) + (1,) * (len(shape) - 2)
+    return value.reshape(-1) if value is not None and value.shape in {wanted, (1, *wanted)} else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """What is normalised by groups of channels, scale and shift of each channel, the nodes behind."""
+
+    x: str
+    count: int
+    scale: np.ndarray
+    shift: np.ndarray
+    tail: tuple[Node, ...]
+
+
+def match_group_norm(view: View, node: Node) -> _Groups | None:
+    """Groups of channels as channels, normalised, and as channels again, with scale and shift, as torch exports it."""
+    before, after = view.made_by(node.inputs[0], "Reshape"), view.only_reader(node.outputs[0], "Reshape")
+    mul = None if after is None else view.only_reader(after.outputs[0], "Mul")
+    add = None if mul is None else view.only_reader(mul.outputs[0], "Add")
+    if before is None or after is None or mul is None or add is None or view.dtype(node.outputs[0]) != FLOAT:
+        return None
+    x = before.inputs[0]
+    shape, inner = view.shape(x), view.shape(node.inputs[0])
+    if shape is None or inner is None or len(shape) < 3 or len(inner) != 3 or view.shape(after.outputs[0]) != shape:
+        return None
+    groups, channels = inner[1], shape[1]
+    if inner[0] != shape[0] or not isinstance(groups, int) or not isinstance(channels, int):
+        return None
+    ones, zeros = map(view.constant, node.inputs[1:3])
+    if groups < 1 or channels % groups or ones is None or zeros is None or (ones != 1).any() or zeros.any():
+        return None
+    scale, shift = (
+        _channels(view, n.inputs[1 - n.inputs.index(value)], shape)
+        for n, value in ((mul, after.outputs[0]), (add, mul.outputs[0]))
+    )
+    return None if scale is None or shift is None else _Groups(x, groups, scale, shift, (after, mul, add))
+
+
+def group_norm(view: View, node: Node, found: _Groups) -> New:
+    """GroupNormalization, which ONNX has with a scale for each channel from opset 21 on."""
+    outputs = found.tail[-1].outputs
+    names = [view.names.fresh(f"{outputs[0]}/{word}") for word in ("scale", "bias")]
+    attributes = {"num_groups": found.count, "epsilon": node.attributes.get("epsilon", 1e-5)}
+    new = copy(
+        node, "GroupNormalization", [found.x, *names], outputs=outputs, attributes=attributes, opset=max(node.opset, 21)
+    )  # fmt: skip
+    return New((new,), dict(zip(names, (found.scale, found.shift), strict=True)), found.tail)
 
 
 def match_rms_norm(view: View, node: Node) -> _Norm | None:

@@ -54,6 +54,7 @@ ROOTS = ("Div", "Mul")
 FUSING: tuple[Rule, ...] = (
     Rule("LayerNormFusionL2", EXTENDED, ROOTS, norms.match_layer_norm, norms.layer_norm),
     Rule("LayerNormFusionL2", EXTENDED, ("Add",), norms.match_apart, norms.apart),
+    Rule("GroupNormFusion", EXTENDED, ("InstanceNormalization",), norms.match_group_norm, norms.group_norm),
     Rule("SimplifiedLayerNormFusion", EXTENDED, ROOTS, norms.match_rms_norm, norms.rms_norm),
     Rule("GeluFusionL2", EXTENDED, ROOTS, activations.match_gelu, activations.gelu),
     Rule("FastGeluFusion", EXTENDED, ROOTS, activations.match_tanh_gelu, activations.tanh_gelu),

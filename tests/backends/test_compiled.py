@@ -202,9 +202,11 @@ def test_normalisations_of_odd_numbers():
     agree(("", "RMSNormalization", 23), [x, np.ones(3, F)])
 
 
-@pytest.mark.parametrize("spatial", [(), (5,), (4, 6), (3, 2, 2)])
-def test_normalisations_of_channels(spatial):
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("spatial", [(), (5,), (4, 6), (3, 2, 2), (30, 5)])
+def test_normalisations_of_channels(spatial, last):
     x = floats(2, 6, *spatial) * 3 + 1
+    x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1) if last else x
     agree(("", "InstanceNormalization", 1), [x, floats(6), floats(6)], rtol=1e-4, atol=1e-4)
     for groups in (1, 2, 3):
         agree(("", "GroupNormalization", 21), [x, floats(6), floats(6)], {"num_groups": groups}, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
@@ -269,3 +269,53 @@ def test_names_of_passes():
     assert operators(proto, disabled=["SkipLayerNormFusion"]) == {"Add": 1, "LayerNormalization": 1}
     assert "ReduceMean" in operators(proto, disabled=["LayerNormFusionL2"])
     assert "ReduceMean" in operators(proto, level=1)
+
+
+def group_norm(w, x, shape, groups, turned=False, ones=1.0):
+    """As torch exports it: groups as channels, and the factors of channels behind."""
+    spatial = (1,) * (len(shape) - 2)
+    w.constants |= {
+        "grouped": np.array([shape[0], groups, -1], np.int64),
+        "shape": np.array(shape, np.int64),
+        "ones": np.full(groups, ones, w.dtype),
+        "zeros": np.zeros(groups, w.dtype),
+        "scale": values((shape[1], *spatial), w.dtype, 3),
+        "shift": values((1, shape[1], *spatial), w.dtype, 4),
+    }
+    y = w("InstanceNormalization", w("Reshape", x, "grouped"), "ones", "zeros", epsilon=1e-3)
+    y = w("Reshape", y, "shape")
+    y = w("Mul", *(("scale", y) if turned else (y, "scale")))
+    return w("Add", *(("shift", y) if turned else (y, "shift")))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    st.sampled_from([13, 18, 20, 21]),
+    st.booleans(),
+)
+def test_groups_of_channels(n, groups, each, spatial, opset, turned):
+    assume(each > 1 or len(spatial) > 1)  # else the reshapes do nothing
+    w = Writer()
+    shape = (n, groups * each, *spatial)
+    x = values(shape, np.float32, 1)
+    y = group_norm(w, "x", shape, groups, turned)
+    assert agree(w.model({"x": x}, y, opset=opset), {"x": x}, 1e-4, 1e-4) == {"GroupNormalization": 1}
+
+
+def test_groups_of_something_else_stay():
+    x = values((2, 4, 3), np.float32, 1)
+    w = Writer()
+    y = group_norm(w, "x", x.shape, 2, ones=2.0)
+    assert "InstanceNormalization" in agree(w.model({"x": x}, y), {"x": x})
+    w = Writer()
+    y = group_norm(w, "x", x.shape, 2)
+    w.constants["shape"] = np.array([2, 3, 4], np.int64)  # no channels any more
+    w.constants |= {"scale": values((3, 1), np.float32, 3), "shift": values((3, 1), np.float32, 4)}
+    assert "InstanceNormalization" in agree(w.model({"x": x}, y), {"x": x})
+    w = Writer()
+    y = group_norm(w, "x", x.shape, 2)
+    assert "InstanceNormalization" in agree(w.model({"x": x}, y, ["t2"]), {"x": x})  # the normalised values are wanted

@@ -18,6 +18,8 @@ from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 ELEMENT = 1e-9  # seconds
+PIXELS = 64  # whose sums are added up in the precision of the image
+IMAGE = 1 << 18  # elements of an image with channels last up to which one thread is better than another layout
 F = np.float32
 
 
@@ -367,6 +369,44 @@ def skip_simplified_layer_normalization(
     return found[0].reshape(input.shape), np.zeros_like(inverses), inverses, total.reshape(input.shape)
 
 
+@loops(FREE)
+def normalise_pixels(x, groups, scale, shift, epsilon, y, start, stop):
+    """Images [start, stop) of x (N, pixels, C), normalised by groups of channels."""
+    pixels, channels = x.shape[1], x.shape[2]
+    each = channels // groups
+    sums, part = np.empty(channels, np.float64), np.empty(channels, x.dtype)
+    mean, factor = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    for image in range(start, stop):
+        for moment in range(2):
+            sums[:] = 0
+            for first in range(0, pixels, PIXELS):
+                part[:] = 0
+                for p in range(first, min(first + PIXELS, pixels)):
+                    row = x[image, p]
+                    if moment == 0:
+                        for c in range(part.size):
+                            part[c] += row[c]
+                    else:
+                        for c in range(part.size):
+                            part[c] += (row[c] - mean[c]) * (row[c] - mean[c])
+                for c in range(part.size):
+                    sums[c] += part[c]
+            for g in range(groups):
+                s = 0.0
+                for c in range(g * each, (g + 1) * each):
+                    s += sums[c]
+                s /= each * pixels
+                for c in range(g * each, (g + 1) * each):
+                    if moment == 0:
+                        mean[c] = s
+                    else:
+                        factor[c] = scale[c] / np.sqrt(s + epsilon)
+        for p in range(pixels):
+            row, to = x[image, p], y[image, p]
+            for c in range(to.size):
+                to[c] = (row[c] - mean[c]) * factor[c] + shift[c]
+
+
 def _grouped(xp: Any, x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
     """Groups of channels normalised; scale and shift one a channel."""
     if x.dtype.char not in "fd" or x.ndim < 2 or not x.size or scale.dtype != x.dtype or shift.dtype != x.dtype:
@@ -376,6 +416,13 @@ def _grouped(xp: Any, x: Any, groups: int, scale: Any, shift: Any, epsilon: floa
         return NotImplemented
     rows = x.shape[0] * groups
     width = x.size // rows
+    last = np.moveaxis(x, 1, -1)
+    if last.flags.c_contiguous and not x.flags.c_contiguous and x.size <= IMAGE * x.shape[0]:
+        pixels = own(last).reshape(x.shape[0], -1, channels)
+        z = np.empty_like(pixels)
+        factors = owned(scale, derived), owned(shift, derived)
+        share(xp, normalise_pixels, (pixels, groups, *factors, float(epsilon), z), len(z), x.size * ELEMENT)
+        return np.moveaxis(z.reshape(last.shape), -1, 1)
     x2 = own(x).reshape(rows, width)
     y = np.empty_like(x2)
     per = x.size // x.shape[0] // channels
@@ -394,8 +441,9 @@ def _image(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 
 
 def _images(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
-    for arguments, _ in _image(dtype, attributes):
-        yield arguments, {"num_groups": 2}
+    for (x, *factors), _ in _image(dtype, attributes):
+        yield (x, *factors), {"num_groups": 2}
+        yield (np.ascontiguousarray(x.transpose(0, 2, 1)).transpose(0, 2, 1), *factors), {"num_groups": 2}
 
 
 @override("InstanceNormalization", examples=_image, dtypes=FLOATS)
