@@ -88,7 +88,9 @@ def build(
         whole = fn is DEFAULTS.get(name, fn) or getattr(fn, "complete", False)
         xp.__dict__[name] = partial(fn if whole else or_default(fn, DEFAULTS[name]), xp)
 
-    by_native = {native: name for name, native in dtypes.items()}
+    # JAX's `jnp.float32`, by which kernels call a dtype, is not the dtype of its arrays
+    called = {getattr(library, name): name for name in dtypes if hasattr(library, name)}
+    by_native = called | {native: name for name, native in dtypes.items()}
 
     def dtype(logical: DType | str) -> Any:
         name = by_name(logical).name if isinstance(logical, str) else logical.name

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import ortlite
@@ -75,13 +74,6 @@ def test_the_readmes_first_command_finds_operators_with_and_without_schema(insta
     assert code == 0, said
     for name in ("test_every_version_runs[ai.onnx-ThresholdedRelu-10]", "says_what_it_is[com.toy-Twice-1]"):
         assert f"{name} PASSED" in said
-
-
-def test_the_readmes_check_of_an_operator():
-    (block,) = re.findall(r"```python\n(from opcheck.*?)```", README, re.DOTALL)
-    names = {"np": np}
-    exec(block, names)
-    names["test_thresholded_relu_keeps_what_is_above_alpha"]()
 
 
 @pytest.mark.parametrize("text", [True, False])
