@@ -12,6 +12,7 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 
 from ortlite.cache import folder
 
@@ -40,7 +41,8 @@ def prune(where: Path, most: int = MOST, left: int = LEFT) -> None:
             stat = path.stat()
         except OSError:  # another process has removed it
             continue
-        found.append((stat.st_mtime, stat.st_size, path))
+        if S_ISREG(stat.st_mode):  # XLA has folders of its own there
+            found.append((stat.st_mtime, stat.st_size, path))
     total = sum(size for _, size, _ in found)
     if total <= most:
         return

@@ -69,6 +69,12 @@ def _has_past(rest: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
     return any(x is not None for x in (*rest[1:3], given.get("past_key"), given.get("past_value")))
 
 
+def _has_float_mask(rest: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
+    """Whether what is added to the scores would be rounded: float32's lowest number becomes -inf in a short type."""
+    mask = rest[0] if rest else given.get("attn_mask")
+    return mask is not None and mask.dtype != torch.bool
+
+
 def short(fn: Callable[..., Any], cut: Callable[[Any], Any]) -> Callable[..., Any]:
     """A function of two tensors or more, computed of what `cut` leaves of those of float32."""
 
@@ -85,7 +91,8 @@ def short(fn: Callable[..., Any], cut: Callable[[Any], Any]) -> Callable[..., An
 
 def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
     """The provider's, those that multiply in the short type."""
-    cut = cutting(dtype, computes(dtype, device))
+    there = computes(dtype, device)
+    cut = cutting(dtype, there)
 
     def namespace(xp: Namespace) -> Namespace:
         names = ("matmul", "conv", "conv_transpose", "einsum")
@@ -178,7 +185,8 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
 
     @wraps(ops.attention)
     def attention(xp: Namespace, Q: Any, K: Any, V: Any, *rest: Any, n_outputs: int = 1, **given: Any) -> Any:
-        if n_outputs == 1 and _single(Q, K, V) and not _has_past(rest, given):
+        kept = _has_past(rest, given) or (there and _has_float_mask(rest, given))
+        if n_outputs == 1 and _single(Q, K, V) and not kept:
             y = ops.attention(xp, cut(Q), cut(K), cut(V), *rest, n_outputs=1, **given)
             if y is not NotImplemented:
                 return (y[0].to(torch.float32), *y[1:])

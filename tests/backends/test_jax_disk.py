@@ -67,3 +67,12 @@ def test_the_oldest_files_go(tmp_path):
     assert len(files(tmp_path)) == 5
     disk.prune(tmp_path, most=400, left=300)
     assert sorted(path.name for path in files(tmp_path)) == ["0", "1", "2"]
+
+
+def test_folders_of_others_stay(tmp_path):
+    """XLA keeps what it has tuned for a GPU in a folder there."""
+    (tmp_path / "tuned").mkdir()
+    os.utime(tmp_path / "tuned", (1, 1))
+    (tmp_path / "old").write_bytes(bytes(100))
+    disk.prune(tmp_path, most=50, left=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from ortlite_numpy import threads
+from ortlite_numpy.compiled.team import load, pause, store
+
+LOOKS = 1 << 20  # a tenth of a second at most
 
 
 @pytest.fixture
@@ -97,6 +101,49 @@ def test_a_forked_child_has_threads_of_its_own(waiting):
 def test_a_compiled_kernel_does_all_its_ranges(kernel, most, count, parts):
     threads.wake(1.0, most)  # so that helpers take part, if they are soon enough
     assert all(computed(kernel, count, most, parts) for _ in range(20))
+
+
+def meet(at, looks, start, stop):
+    """Say that the range has begun, and look whether the other one does; of two ranges."""
+    for i in range(start, stop):
+        store(at + 8 * i, 1)
+        looked = 0
+        while looked < looks and load(at + 8 * (1 - i)) == 0:
+            looked += 1
+            pause()
+        store(at + 16 + 8 * i, 1 if looked < looks else 0)
+
+
+def test_a_helper_that_looks_out_takes_part(monkeypatch):
+    """Two ranges wait for each other, which one thread cannot do. The helper here is the test's own."""
+    pytest.importorskip("numba")
+    from ortlite_numpy.compiled import jit, team
+
+    monkeypatch.setattr(jit, "_cache_class", lambda: None)
+    rows, found, ended = np.zeros((2, threads.ROW // 8), np.int64), np.zeros(4, np.int64), threading.Event()
+    rows[0, threads.HELPERS // 8] = 1
+    here = rows.ctypes.data
+    both = jit.Loops(meet, jit.EXACT).shared
+    both(here, 1, 1, 0, found.ctypes.data, LOOKS)  # compiles it
+    team.for_work(here + threads.ROW, 0)
+
+    def serve():
+        while not ended.is_set():
+            team.for_work(here + threads.ROW, 0)
+
+    helper = threading.Thread(target=serve)
+    helper.start()
+    try:
+        for _ in range(100):  # it may not look just then
+            found[:] = 0
+            both(here, 2, 2, 2, found.ctypes.data, LOOKS)
+            if found[2:].all():
+                break
+    finally:
+        ended.set()
+        helper.join()
+    assert found.tolist() == [1, 1, 1, 1]
+    assert rows[1, threads.STATE // 8] == 0
 
 
 def test_many_callers_of_compiled_kernels_share_the_helpers(kernel):

@@ -116,6 +116,17 @@ def weights():
     return {"A": floats(1, 600, 500) / 25, "B": floats(2, 500, 300) / 20}
 
 
+def test_a_mask_is_added_in_float32(monkeypatch):
+    """Also where the processor computes in bfloat16, in which float32's lowest number would become -inf."""
+    monkeypatch.setattr(precision, "computes", lambda dtype, device: True)
+    q, k, v = (torch.from_numpy(floats(seed, 1, 2, 4, 8)) for seed in range(3))
+    mask = torch.zeros(4, 4)
+    mask[2] = torch.finfo(torch.float32).min
+    attention = precision.overrides(torch.bfloat16, torch.device("cpu"))["", "Attention", 23]
+    y = attention(SHORT.xp, q, k, v, mask)[0]
+    assert torch.allclose(y[:, :, 2], v.mean(2), atol=0.02)
+
+
 def test_a_session_says_so_and_answers_the_same_in_every_way(monkeypatch):
     cut, made = precision.cutting(torch.bfloat16, precision.computes(torch.bfloat16, SHORT.device)), []
     short = session(NET, **weights())
