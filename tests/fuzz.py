@@ -288,8 +288,9 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
     # A mean of nothing is "undefined": onnxruntime's is 0, ours NaN.
     "ReduceMean": lambda _, x: bool(x) and x[0] is not None and x[0].size == 0,
     # "If axes is not provided" all go; onnxruntime takes axes that are given, and none, for not provided.
-    "Squeeze": lambda a, x: ("axes" in a and not a["axes"].ints)
-    or (len(x) > 1 and x[1] is not None and x[1].size == 0),
+    "Squeeze": lambda a, x: (
+        ("axes" in a and not a["axes"].ints) or (len(x) > 1 and x[1] is not None and x[1].size == 0)
+    ),
 }
 
 

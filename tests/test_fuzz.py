@@ -30,8 +30,8 @@ def test_mutants_are_the_same_every_time():
 SCAN = "g (float[2] s, float[3,2] x) => (y, z) {{ y, z = Scan <num_scan_inputs = 1, body = {}> (s, x) }}"
 BODY = "b (float[2] s, float[2] r) => (float[2] t, float[2] {}) {{ t = Add(s, r) o = Identity(t) }}"
 CALLS = [  # a text, what it is fed, what makes it peculiar instead
-    ("g (x) => (y) <int64[2] n = {2, 3}> { y = Reshape(x, n) }", {}, "g (x) => (y) <int64[2] n = {2, 3}, "
-     "int64[2] n = {3, 2}> { y = Reshape(x, n) }"),
+    ("g (x) => (y) <int64[2] n = {2, 3}> { y = Reshape(x, n) }", {},
+     "g (x) => (y) <int64[2] n = {2, 3}, int64[2] n = {3, 2}> { y = Reshape(x, n) }"),
     (SCAN.format(BODY.format("o")), {}, SCAN.format(BODY.format("t"))),
     ("g (t, s) => (y) { y = AffineGrid <align_corners = 1> (t, s) }", {"s": [1, 1, 2, 3]}, {"s": [1, 1, 2, 1]}),
     ("g (x) => (y) { y = NonZero(x) }", {"x": [1]}, {"x": 1}),
@@ -39,8 +39,8 @@ CALLS = [  # a text, what it is fed, what makes it peculiar instead
     ("g (a, s, z, b, t, w, u, v) => (y) { y = QLinearMatMul(a, s, z, b, t, w, u, v) }", {"u": 1.0}, {"u": 0.0}),
     ("g (x, a) => (y) { y = ReduceMean(x, a) }", {"x": [[1.0]], "a": [0]}, {"x": [[]], "a": [0]}),
     ("g (x, a) => (y) { y = Squeeze(x, a) }", {"a": [0]}, {"a": []}),
-    ("g (x) => (y) { a = Constant <value = int64[1] {0}> () y = Squeeze(x, a) }", {}, "g (x) => (y) "
-     "{ a = Constant <value = int64[0] {}> () y = Squeeze(x, a) }"),
+    ("g (x) => (y) { a = Constant <value = int64[1] {0}> () y = Squeeze(x, a) }", {},
+     "g (x) => (y) { a = Constant <value = int64[0] {}> () y = Squeeze(x, a) }"),
 ]  # fmt: skip
 
 
