@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
 from time import perf_counter
@@ -23,20 +24,9 @@ import numpy as np
 from ortlite_numpy.record import Ended, recording
 
 __all__ = [
-    "DONE",
-    "GIVEN",
-    "HELPERS",
-    "ROW",
-    "STATE",
-    "TEAM",
-    "YIELD",
-    "Waiting",
-    "available",
-    "pays",
-    "split",
-    "wait_by",
-    "wake",
-]
+    "DONE", "GIVEN", "HELPERS", "ROW", "STATE", "TEAM", "YIELD", "Waiting", "available", "limit", "pays", "split",
+    "wait_by", "wake",
+]  # fmt: skip
 
 WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
 SOON_AWAKE = 5e-4  # that must be woken, but will look out for what comes after this,
@@ -87,6 +77,12 @@ def available() -> int:
         return max(1, min(processors, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup, or one without a quota
         return max(1, processors)
+
+
+@cache
+def limit() -> int:
+    """How many threads work together at most, as it was when this was first asked: one helper there always may be."""
+    return min(max(2, available()), len(_team))
 
 
 def pays(seconds: float) -> bool:
@@ -225,7 +221,7 @@ class _Helper:
 def _made_another() -> _Helper | None:
     """A new helper, if the process may keep another thread busy."""
     with _lock:
-        if len(_helpers) >= min(max(1, available() - 1), len(_team) - 1):
+        if len(_helpers) + 1 >= limit():
             return None
         helper = _Helper(len(_helpers) + 1)
         _helpers.append(helper)
@@ -245,6 +241,7 @@ def wake(seconds: float, most: int) -> None:
     if now > _until:
         _missed = 0.0
     _until = now + seconds + LATELY
+    most = min(most, limit())
     wanted = _helpers[: most - 1]
     if len(wanted) == most - 1 and all(helper.awake for helper in wanted):
         return
@@ -261,6 +258,7 @@ def wake(seconds: float, most: int) -> None:
 
 def _forget() -> None:
     global _lock  # noqa: PLW0603
+    limit.cache_clear()
     _lock = threading.Lock()
     _helpers.clear()  # a forked child has none of these threads
     _idle.clear()

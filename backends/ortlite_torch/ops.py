@@ -171,7 +171,7 @@ def attention(
         or nonpad_kv_seqlen is not None
         or max(left_window_size, right_window_size) >= 0
         or (causal and (past or attn_mask is not None))
-        or (attn_mask is not None and attn_mask.shape[-1] not in {1, keys})
+        or (attn_mask is not None and attn_mask.shape[-1] != keys)
         or (softmax_precision is not None and xp.dtype(softmax_precision) != q.dtype)
         or not q.dtype == k.dtype == v.dtype
         or q.shape[1] % k.shape[1]
@@ -302,6 +302,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "GroupNormalization", 21): group_normalization,
     ("", "BatchNormalization", 14): batch_normalization,
     ("", "Attention", 23): attention,
+    ("", "Attention", 24): attention,
     ("", "GridSample", 16): grid_sample,
     ("", "GridSample", 20): grid_sample,
     ("", "Resize", 11): resize,

@@ -26,6 +26,7 @@ MS = "com.microsoft"
 # Kernels that multiply what was computed: matmul, conv and their like of the namespace become short in them.
 INNER: tuple[tuple[str, str, int], ...] = (
     ("", "Attention", 23),
+    ("", "Attention", 24),
     ("", "ConvTranspose", 1),
     ("", "Einsum", 12),
     (MS, "FusedGemm", 1),
@@ -181,23 +182,24 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
         y = y if Z is None else y + Z
         return onednn.ACTIVATIONS[activation](y, *(params or ()))
 
-    by_kernel = inner(("", "Attention", 23))
+    def attends(by_kernel: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(ops.attention)
+        def attention(xp: Namespace, Q: Any, K: Any, V: Any, *rest: Any, n_outputs: int = 1, **given: Any) -> Any:
+            kept = _has_past(rest, given) or (there and _has_float_mask(rest, given))
+            if n_outputs == 1 and _single(Q, K, V) and not kept:
+                y = ops.attention(xp, cut(Q), cut(K), cut(V), *rest, n_outputs=1, **given)
+                if y is not NotImplemented:
+                    return (y[0].to(torch.float32), *y[1:])
+            return by_kernel(xp, Q, K, V, *rest, n_outputs=n_outputs, **given)
 
-    @wraps(ops.attention)
-    def attention(xp: Namespace, Q: Any, K: Any, V: Any, *rest: Any, n_outputs: int = 1, **given: Any) -> Any:
-        kept = _has_past(rest, given) or (there and _has_float_mask(rest, given))
-        if n_outputs == 1 and _single(Q, K, V) and not kept:
-            y = ops.attention(xp, cut(Q), cut(K), cut(V), *rest, n_outputs=1, **given)
-            if y is not NotImplemented:
-                return (y[0].to(torch.float32), *y[1:])
-        return by_kernel(xp, Q, K, V, *rest, n_outputs=n_outputs, **given)
+        return attention
 
     ours = {key: inner(key) for key in INNER} | {
         ("", "MatMul", 1): matmul,
         ("", "Gemm", 7): gemm,
         ("", "Conv", 1): conv,
         (MS, "FusedConv", 1): fused_conv,
-        ("", "Attention", 23): attention,
+        **{key: attends(inner(key)) for key in INNER if key[1] == "Attention"},
     }
     for fn in ours.values():
         fn.__module__ = __name__  # as explain() shows it

@@ -84,7 +84,7 @@ def _visible(
 def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None) -> tuple[Array, Array | None]:
     """Scores plus a float mask, -inf where a boolean mask or `seen` is false; and which keys are hidden by either.
 
-    Masks may be too short.
+    A mask too short for the keys hides those that it does not reach.
     """
     minus_inf = xp.asarray(float("-inf"), dtype=scores.dtype)
     hidden = None
@@ -93,7 +93,7 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
         if xp.isdtype(mask.dtype, "integral"):  # which have no -inf
             mask = xp.astype(mask, scores.dtype)
         missing = scores.shape[-1] - mask.shape[-1]
-        if missing > 0 and mask.shape[-1] != 1:
+        if missing > 0:
             widths = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
             mask = xp.pad(mask, widths, "constant", False if boolean else float("-inf"))
         hidden = ~mask if boolean else mask == float("-inf")
@@ -104,7 +104,7 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
     return scores, hidden
 
 
-@op("Attention", since=23, views=True)
+@op("Attention", since=24, views=True)
 def attention(
     xp: Namespace,
     Q: Array,
@@ -130,7 +130,8 @@ def attention(
 
     Tensors are (batch, heads, sequence, size), or (batch, sequence, heads · size) with the numbers of heads given. Also
     returns keys and values with the past in front, and the scores at the stage that `qk_matmul_output_mode` names.
-    A query that may see no key gets zeros. Raises ValueError for shapes and heads that do not fit.
+    A mask shorter than the keys, of one too, hides the rest; a query that may see no key gets zeros. Raises ValueError
+    for shapes and heads that do not fit.
     """
     q, k, v = split_heads(xp, Q, q_num_heads), split_heads(xp, K, kv_num_heads), split_heads(xp, V, kv_num_heads)
     if past_key is not None and past_value is not None:
@@ -151,6 +152,54 @@ def attention(
     y = by_key_heads(xp, xp.astype(weights, v.dtype), v)
     y = xp.astype(merge_heads(xp, y) if Q.ndim == 3 else y, Q.dtype)
     return y, k, v, (raw, capped, scores, weights)[qk_matmul_output_mode] if n_outputs > 3 else None
+
+
+@op("Attention", since=23, views=True)
+def attention_23(
+    xp: Namespace,
+    Q: Array,
+    K: Array,
+    V: Array,
+    attn_mask: Array | None = None,
+    past_key: Array | None = None,
+    past_value: Array | None = None,
+    nonpad_kv_seqlen: Array | None = None,
+    *,
+    is_causal: Flag = 0,
+    kv_num_heads: Int | None = None,
+    left_window_size: Int = -1,
+    q_num_heads: Int | None = None,
+    qk_matmul_output_mode: Int = 0,
+    right_window_size: Int = -1,
+    scale: Float | None = None,
+    softcap: Float = 0.0,
+    softmax_precision: DType | None = None,
+    n_outputs: Int = 1,
+) -> tuple[Array, Array, Array, Array | None]:
+    """Attention whose mask of one key is for all keys, and not for the first alone."""
+    if attn_mask is not None and attn_mask.shape[-1] == 1:
+        keys = K.shape[-2] + (0 if past_key is None else past_key.shape[-2])
+        attn_mask = xp.broadcast_to(attn_mask, (*attn_mask.shape[:-1], keys))
+    return attention(
+        xp,
+        Q,
+        K,
+        V,
+        attn_mask,
+        past_key,
+        past_value,
+        nonpad_kv_seqlen,
+        is_causal=is_causal,
+        kv_num_heads=kv_num_heads,
+        left_window_size=left_window_size,
+        q_num_heads=q_num_heads,
+        qk_matmul_output_mode=qk_matmul_output_mode,
+        right_window_size=right_window_size,
+        scale=scale,
+        softcap=softcap,
+        softmax_precision=softmax_precision,
+        n_outputs=n_outputs,
+    )
 
 
 @op("FlexAttention", domain="ai.onnx.preview", any_dtype=True)

@@ -276,7 +276,7 @@ def _zero(view: View, node: Node) -> np.ndarray:
 
 
 def attention(view: View, node: Node, found: _Attention) -> New:
-    """Attention of opset 23."""
+    """Attention of the node's opset, of 23 where a mask may be for all keys at once: later ones pad such a mask."""
     nodes: list[Node] = []
     constants: dict[str, np.ndarray] = {}
 
@@ -306,7 +306,10 @@ def attention(view: View, node: Node, found: _Attention) -> New:
     y = view.names.fresh(f"{node.outputs[0]}/attended") if found.guarded else node.outputs[0]
     inputs = [q, k, v, *([mask] if mask else [])]
     attributes = {"scale": found.scale}
-    nodes.append(copy(node, "Attention", inputs, outputs=(y,), opset=max(node.opset, 23), attributes=attributes))
+    own, weights = view.shape(mask) if mask else None, view.shape(node.inputs[0])
+    certain = not mask or (own is not None and weights is not None and own[-1] == weights[-1])
+    opset = max(node.opset, 23) if certain else 23
+    nodes.append(copy(node, "Attention", inputs, outputs=(y,), opset=opset, attributes=attributes))
     if found.guarded:
         made, more = _guard(view, node, y, found.v)
         nodes += made

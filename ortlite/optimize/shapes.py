@@ -56,7 +56,7 @@ class Facts:
         """Take in what nodes, in topological order, say of their outputs."""
         for node in nodes:
             rule = RULES.get(node.op_type)
-            if rule is None or node.domain not in DOMAINS:
+            if rule is None or node.domain not in DOMAINS or not any(node.outputs[:1]):  # its first output has no name
                 continue
             try:
                 found = rule(self, node)

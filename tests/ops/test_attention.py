@@ -52,6 +52,20 @@ def test_masks():
     check("Attention", Q, K, V, seen[:, :5].copy(), expected=by_definition(Q, K, V, short), **NEAR)
 
 
+@pytest.mark.parametrize("opset", [23, 24, 25])
+def test_a_mask_of_one_key_is_for_all_keys_in_opset_23_and_for_the_first_later(opset):
+    near = NEAR | {"opset": opset}
+    shown = np.broadcast_to(True, (5, 7)) if opset == 23 else np.pad(np.ones((5, 1), bool), ((0, 0), (0, 6)))
+    for shape in [(5, 1), (1, 1), (2, 4, 5, 1)]:
+        check("Attention", Q, K, V, np.ones(shape, bool), expected=by_definition(Q, K, V, shown), **near)
+        check("Attention", Q, K, V, np.ones(shape, np.float32), expected=by_definition(Q, K, V, shown), **near)
+    past_k, past_v = floats(2, 2, 3, 8), floats(2, 2, 3, 6)
+    k, v = np.concatenate([past_k, K], 2), np.concatenate([past_v, V], 2)
+    shown = np.pad(np.ones((5, 1), bool), ((0, 0), (0, 9)), "edge" if opset == 23 else "constant")
+    check("Attention", Q, K, V, np.ones((5, 1), bool), past_k, past_v, outputs=3,
+          expected=[by_definition(Q, k, v, shown), k, v], **near)  # fmt: skip
+
+
 def test_only_a_mask_hides():
     """Scores that overflow to -inf, alone or on top of the lowest mask, have NaN as in a Softmax, and so has NaN."""
     q, k = np.full_like(Q, -1e20), np.full_like(K, 1e15)

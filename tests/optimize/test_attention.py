@@ -298,6 +298,16 @@ def test_the_whole_way_from_projections():
     assert found == {"MatMul": 3, "Reshape": 4, "Transpose": 4, "Attention": 1}
 
 
+@pytest.mark.parametrize("last", [1, "m"])
+def test_a_mask_of_one_key_is_for_all_keys_in_every_opset(last):
+    w = Writer()
+    feed = feed_of() | {"mask": values((2, 1, 4, 1), seed=3)}
+    y = attended(w, "q", turned(w, "k", "swap", None), "v", "mask")
+    dims = {"mask": [2, 1, 4, last]} | ({} if last == 1 else {"k": [2, 3, "n", 8], "v": [2, 3, "n", 6]})
+    found = agree(w.model(feed, y, opset=25, dims=dims), feed)
+    assert found["Attention"] == 1
+
+
 def test_names_of_passes():
     w = Writer()
     feed = feed_of()

@@ -109,3 +109,12 @@ def test_symbols_stand_for_one_number(data):
         for a, x in zip(shape, got, strict=True):
             assert all(x == y for b, y in zip(shape, got, strict=True) if a == b)
             assert not isinstance(a, int) or a == x
+
+
+def test_outputs_without_a_name():
+    """Such a node says nothing of any value: "" is what an absent input is called too."""
+    nodes = [node("Shape", ["x"], [""]), node("ArgMax", ["x"], []), node("Clip", ["x", "", ""], ["y"])]
+    graph = load.load(model(nodes, {"x": np.zeros((4, 8), np.float32)}, ["y"]).SerializeToString()).graph
+    facts = learn(graph, graph.constants)
+    assert facts.shapes == {"x": (4, 8), "y": (4, 8)}
+    assert not facts.values

@@ -81,7 +81,7 @@ def _mask(mask: Any, heads: int, group: int, queries: int, keys: int) -> Any:
     return mask.reshape(mask.shape[0], heads // group, -1, keys)
 
 
-@override("Attention", since=23, examples=_examples)
+@override(("", "Attention", 23), ("", "Attention", 24), examples=_examples)
 def attention(
     xp: Any,
     Q: Any,

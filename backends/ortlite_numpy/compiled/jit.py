@@ -74,7 +74,8 @@ class Loops:
             source = f"def shared(team_, most_, parts_, count_, {given}):\n"
             source += f" run_(team_, most_, parts_, count_, entry_(kernel_, ({given})), placed_(({given})))\n"
             scope: dict[str, Any] = {"kernel_": self, "run_": team.run, "entry_": team.entry, "placed_": team.placed}
-            exec(source, scope)  # noqa: S102  (numba takes no *args without a price)
+            # numba keeps what it compiles under the name of the file, too, and takes no *args without a price
+            exec(compile(source, code.co_filename, "exec"), scope)  # noqa: S102
             fn = scope["shared"]
             fn.__module__, fn.__qualname__ = self.python.__module__, f"{self.python.__qualname__}_shared"
             self._shared = Loops(fn, self.liberties)
@@ -199,7 +200,7 @@ def directory() -> Path:
     import numba
 
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(threads.__file__)]:  # whose places are compiled in
         sources.update(path.read_bytes())
     return cache_of_user.folder(f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}")
 
@@ -274,17 +275,12 @@ class _Locator:
         return "0"
 
 
-@cache
-def _available() -> int:
-    return threads.available()
-
-
 def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: float) -> None:
     """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`.
 
     On the calling thread, and on as many as the namespace of the provider says (`xp.threads`; all there are without).
     """
-    most = min(getattr(xp, "threads", 0) or _available(), count)
+    most = min(getattr(xp, "threads", 0) or threads.limit(), threads.limit(), count)
     shared = kernel.shared
     if most < 2 or seconds < HANDED:
         shared(threads.TEAM, 1, 1, count, *args)
