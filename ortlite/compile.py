@@ -3,7 +3,7 @@
 A Program runs in two ways. *Interpreted*, by the loop of run.py, and after some runs by the same steps written out as
 code: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
-Python function. A program's first one is made when a signature comes up the second time; the first time already where
+Python function. A program's first one is made when a signature comes up twice in a row; the first time already where
 a library compiles and can tell shapes without a run. To make one takes as long as several runs, so others are made
 where they are likely to be repaid, and in no more than a share of the time of all runs; while the cache is full, a
 signature must come up often before it takes the place of another (`Signatures`). Changing shapes thus cost little
@@ -42,6 +42,7 @@ KEPT = 16  # specialised functions a program keeps
 SEEN = 256  # signatures it counts
 OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 PATIENCE = 16  # times that a signature comes up before it takes the place of another
+UNKNOWN = 100  # runs before the first function, where no two alike follow one another: it takes as long as several
 SHARE = 0.08  # of the time of a program's other runs that its session may spend on specialising
 
 
@@ -94,11 +95,12 @@ class _Entry:
 class Signatures:
     """The specialised functions of a program by signature, and how often other signatures came up.
 
-    At most `KEPT` functions. The first signature that comes up a second time gets one; the others when their runs have
-    taken as long as it takes to make one, and the session has spent no more than `SHARE` of the time of this program's
-    runs. While all places are taken, a signature must come up `PATIENCE` times, and twice as often as the function that
-    was used least; uses are counted from new whenever `SEEN` signatures without a function have come up. A program that
-    sees more signatures than it can keep thus goes on with those it has, and interprets the others.
+    At most `KEPT` functions. The first signature that comes up twice in a row gets one, or after `UNKNOWN` runs the
+    first that comes up again; the others when their runs have taken as long as it takes to make one, and the
+    session has spent no more than `SHARE` of the time of this program's runs. While all places are taken, a
+    signature must come up `PATIENCE` times, and twice as often as the function that was used least; uses are
+    counted from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures
+    than it can keep thus goes on with those it has, and interprets the others.
     """
 
     budget: Budget
@@ -107,6 +109,7 @@ class Signatures:
     misses: int = 0
     runs: int = 0  # of signatures without a function, and the seconds that they took
     seconds: float = 0.0
+    before: Any = None  # the signature without a function that came up last
     cost: float | None = None  # seconds that the last function took to make
 
     def ran(self, seconds: float) -> None:
@@ -119,9 +122,11 @@ class Signatures:
         self.cost = seconds
         self.budget.spent += seconds
 
-    def repaid(self, count: int) -> bool:
+    def repaid(self, count: int, in_a_row: bool) -> bool:
         """Whether a function for a signature that came up so often is likely to save what it costs."""
-        if self.cost is None or not self.runs:
+        if self.cost is None:
+            return in_a_row or self.runs >= UNKNOWN
+        if not self.runs:
             return True
         alike = count * self.seconds / self.runs >= self.cost
         return alike and self.budget.spent + self.cost <= SHARE * self.seconds
@@ -135,6 +140,7 @@ class Signatures:
 
     def wants(self, key: Any, *, at_once: bool = False) -> bool:
         """Count a signature that has no function; whether it should get one now. `at_once`: the first time already."""
+        in_a_row, self.before = key == self.before, key
         self.misses += 1
         if self.misses > SEEN:
             self.misses = 1
@@ -146,9 +152,9 @@ class Signatures:
         if len(self.entries) < KEPT:
             while len(self.seen) > SEEN:
                 self.seen.pop(next(iter(self.seen)))
-            return at_once or (count > 1 and self.repaid(count))
+            return at_once or (count > 1 and self.repaid(count, in_a_row))
         rare = min(entry.hits for entry in list(self.entries.values()))
-        return count >= PATIENCE and count > 2 * rare and self.repaid(count)
+        return count >= PATIENCE and count > 2 * rare and (self.cost is None or self.repaid(count, in_a_row))
 
     def keep(self, key: Any, entry: _Entry) -> _Entry:
         """Keep what there is of a signature, in the place of what is used least if there is no other."""

@@ -323,6 +323,14 @@ def test_a_signature_whose_runs_took_as_long_as_a_function_gets_one(monkeypatch)
     assert clock.functions == 2  # two runs of a second are less than 5 s
 
 
+def test_a_short_session_of_growing_lengths_makes_no_function(monkeypatch):
+    clock = Clock(monkeypatch, 5.0)
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    for size in [*range(40)] * 2:
+        program([np.ones(size, np.float32)])
+    assert clock.functions == 0
+
+
 def test_growing_lengths_give_what_a_fresh_program_gives():
     model = graph(HEAD + GROWING)
     kept = pipeline.build(model, [create(CPU)]).program
