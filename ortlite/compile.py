@@ -3,9 +3,11 @@
 A Program runs in two ways. *Interpreted*, by the loop of run.py, and after some runs by the same steps written out as
 code: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
-Python function. A signature is specialised when it comes up the second time; the first time already where a library
-compiles and can tell shapes without a run. While the cache is full, a signature must come up often before it takes
-the place of another (`Signatures`), so that changing shapes cost no more than interpreting them.
+Python function. A program's first one is made when a signature comes up twice in a row; the first time already where
+a library compiles and can tell shapes without a run. To make one takes as long as several runs, so others are made
+where they are likely to be repaid, and in no more than a share of the time of all runs; while the cache is full, a
+signature must come up often before it takes the place of another (`Signatures`). Changing shapes thus cost little
+more than interpreting them, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,13 +42,16 @@ KEPT = 16  # specialised functions a program keeps
 SEEN = 256  # signatures it counts
 OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 PATIENCE = 16  # times that a signature comes up before it takes the place of another
+UNKNOWN = 100  # runs before the first function, where no two alike follow one another: it takes as long as several
+SHARE = 0.08  # of the time of a program's other runs that its session may spend on specialising
 
 
 @dataclass(slots=True)
 class Budget:
-    """Bytes that baked values may still take. One for all programs of a session."""
+    """Bytes that baked values may still take, and seconds spent on specialising. One for all programs of a session."""
 
     left: int = BAKED_BYTES
+    spent: float = 0.0
 
     def take(self, values: Mapping[int, Any]) -> dict[int, Any]:
         """Those of `values` that fit, the smallest first."""
@@ -89,16 +95,41 @@ class _Entry:
 class Signatures:
     """The specialised functions of a program by signature, and how often other signatures came up.
 
-    At most `KEPT` functions. A signature gets one when it comes up the second time, or the first. While all places are
-    taken, it must come up `PATIENCE` times, and twice as often as the function that was used least; uses are counted
-    from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures than it can
-    keep thus goes on with those it has, and interprets the others.
+    At most `KEPT` functions. The first signature that comes up twice in a row gets one, or after `UNKNOWN` runs the
+    first that comes up again; the others when their runs have taken as long as it takes to make one, and the
+    session has spent no more than `SHARE` of the time of this program's runs. While all places are taken, a
+    signature must come up `PATIENCE` times, and twice as often as the function that was used least; uses are
+    counted from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures
+    than it can keep thus goes on with those it has, and interprets the others.
     """
 
     budget: Budget
     entries: dict[Any, _Entry] = field(default_factory=dict)
     seen: dict[Any, int] = field(default_factory=dict)
     misses: int = 0
+    runs: int = 0  # of signatures without a function, and the seconds that they took
+    seconds: float = 0.0
+    before: Any = None  # the signature without a function that came up last
+    cost: float | None = None  # seconds that the last function took to make
+
+    def ran(self, seconds: float) -> None:
+        """Count a run of a signature without a function."""
+        self.runs += 1
+        self.seconds += seconds
+
+    def made(self, seconds: float) -> None:
+        """Count a function, and the seconds that it took to make beside its run."""
+        self.cost = seconds
+        self.budget.spent += seconds
+
+    def repaid(self, count: int, in_a_row: bool) -> bool:
+        """Whether a function for a signature that came up so often is likely to save what it costs."""
+        if self.cost is None:
+            return in_a_row or self.runs >= UNKNOWN
+        if not self.runs:
+            return True
+        alike = count * self.seconds / self.runs >= self.cost
+        return alike and self.budget.spent + self.cost <= SHARE * self.seconds
 
     def get(self, key: Any) -> _Entry | None:
         """What there is of a signature."""
@@ -109,6 +140,7 @@ class Signatures:
 
     def wants(self, key: Any, *, at_once: bool = False) -> bool:
         """Count a signature that has no function; whether it should get one now. `at_once`: the first time already."""
+        in_a_row, self.before = key == self.before, key
         self.misses += 1
         if self.misses > SEEN:
             self.misses = 1
@@ -120,8 +152,9 @@ class Signatures:
         if len(self.entries) < KEPT:
             while len(self.seen) > SEEN:
                 self.seen.pop(next(iter(self.seen)))
-            return at_once or count > 1
-        return count >= PATIENCE and count > 2 * min(entry.hits for entry in list(self.entries.values()))
+            return at_once or (count > 1 and self.repaid(count, in_a_row))
+        rare = min(entry.hits for entry in list(self.entries.values()))
+        return count >= PATIENCE and count > 2 * rare and (self.cost is None or self.repaid(count, in_a_row))
 
     def keep(self, key: Any, entry: _Entry) -> _Entry:
         """Keep what there is of a signature, in the place of what is used least if there is no other."""
@@ -199,9 +232,13 @@ class Program:
             return entry.function(*inputs)
         with self._lock:
             wanted = self._signatures.wants(key, at_once=self.compiles)
-        if not wanted:
-            return self._unspecialised(inputs)
-        return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+        if wanted:
+            return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+        began = perf_counter()
+        outputs = self._unspecialised(inputs)
+        with self._lock:
+            self._signatures.ran(perf_counter() - began)
+        return outputs
 
     def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
@@ -232,10 +269,15 @@ class Program:
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}
         decided = not (self.shared.differentiable and any(place.tracer for place in self.plan.providers))
-        watch = specialise.recorder(static, values, kernels if decided else None, self.plan.constants.keys(), shapes)
+        spent: list[float] = []
+        watch = specialise.recorder(
+            static, values, kernels if decided else None, self.plan.constants.keys(), shapes, spent
+        )
         outputs = run.interpret(self.plan, self.steps, given, watch)
+        began = perf_counter()
         with self._lock:
             self._keep(key, values, kernels)
+            self._signatures.made(sum(spent) + perf_counter() - began)
         return outputs
 
     def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:

@@ -7,7 +7,8 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite import load, pipeline
+from ortlite import compile as compile_
+from ortlite import load, pipeline, run, specialise
 from ortlite.compile import KEPT, SEEN, Budget, Shared
 from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
@@ -182,6 +183,14 @@ def test_specialised_programs_bake_shapes_in():
     assert fast.source.__code__.co_consts.count((6,)) == 1
 
 
+@pytest.fixture
+def no_time(monkeypatch):
+    """Nothing takes time: what is specialised depends on how often a signature comes up alone."""
+    monkeypatch.setattr(compile_, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(specialise, "perf_counter", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("no_time")
 def test_a_program_specialises_on_the_values_of_host_inputs():
     program = pipeline.build(
         graph(HEAD + "g (float[N] x, int64[K] s) => (float[?, ?] y) { y = Reshape(x, s) }"), [create(CPU)]
@@ -204,8 +213,6 @@ def test_a_data_dependent_shape_is_not_baked_in():
 
 def specialisations(monkeypatch):
     """Counts the functions that are generated from here on."""
-    from ortlite import specialise
-
     made = []
     generate = specialise.generate
     monkeypatch.setattr(specialise, "generate", lambda *args: made.append(1) or generate(*args))
@@ -227,6 +234,7 @@ def test_the_cache_of_signatures_does_not_thrash(sizes, order, monkeypatch):
     assert len(made) <= 2 * KEPT
 
 
+@pytest.mark.usefixtures("no_time")
 def test_new_shapes_take_the_place_of_those_that_come_no_more(monkeypatch):
     made = specialisations(monkeypatch)
     program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
@@ -239,6 +247,104 @@ def test_new_shapes_take_the_place_of_those_that_come_no_more(monkeypatch):
     assert len(made) == 3 * KEPT + 1  # and one for all that have none
 
 
+class Clock:
+    """Interpreting takes 1 s a run, and making a function `cost`; the time is what was spent on both."""
+
+    def __init__(self, monkeypatch, cost):
+        self.now, self.spent, self.functions = 0.0, 0.0, 0
+        interpret, generate, any_shape = run.interpret, specialise.generate, compile_.Program._unspecialised
+
+        def running(*args):
+            self.now += 1.0
+            return interpret(*args)
+
+        def for_any_shape(program, inputs):
+            began = self.now
+            results = any_shape(program, inputs)
+            self.now = began + 1.0  # by the loop or by code
+            return results
+
+        def making(plan, steps, values, *rest):
+            if rest:  # not the function for all shapes
+                self.now, self.spent, self.functions = self.now + cost, self.spent + cost, self.functions + 1
+            return generate(plan, steps, values, *rest)
+
+        monkeypatch.setattr(run, "interpret", running)
+        monkeypatch.setattr(specialise, "generate", making)
+        monkeypatch.setattr(compile_.Program, "_unspecialised", for_any_shape)
+        for module in (compile_, specialise):
+            monkeypatch.setattr(module, "perf_counter", lambda: self.now)
+
+
+GROWING = """
+g (float[1, N] x, float[1, M] past) => (float[1, K] present, float[1] total) {
+    present = Concat<axis = 1>(past, x)
+    axes = Constant<value = int64[1] {1}>()
+    total = ReduceSum<keepdims = 0>(present, axes)
+}
+"""
+ORDERS = {
+    "growing": lambda n: [*range(n)] * 6,
+    "twice each": lambda n: [size for size in range(n) for _ in range(2)],
+    "up and down": lambda n: [*range(n), *reversed(range(n))] * 3,
+    "random": lambda n: np.random.default_rng(0).integers(0, n, 6 * n).tolist(),
+    "a few": lambda n: [*range(3)] * n,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("cost", [0.5, 5.0, 50.0])
+def test_specialising_takes_no_more_than_its_share_of_the_time(order, cost, monkeypatch):
+    clock = Clock(monkeypatch, cost)
+    program = pipeline.build(graph(HEAD + GROWING), [create(CPU)]).program
+    for size in ORDERS[order](64):
+        past = np.arange(size, dtype=np.float32)[None]
+        present, total = program([np.ones((1, 1), np.float32), past])
+        np.testing.assert_array_equal(present, np.append(past, np.float32(1))[None])
+        assert total.tolist() == [past.sum() + 1]
+        assert clock.spent <= cost + compile_.SHARE * clock.now  # the first function is made before anything is known
+    assert clock.functions >= 1
+    if cost == 50.0:
+        assert clock.functions == 1  # 384 runs of a second do not pay for another
+
+
+def test_a_signature_whose_runs_took_as_long_as_a_function_gets_one(monkeypatch):
+    clock = Clock(monkeypatch, 5.0)
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    program([np.ones(1, np.float32)])
+    program([np.ones(1, np.float32)])
+    assert clock.functions == 1  # at once: most programs have one signature
+    for _ in range(200):
+        program([np.ones(2, np.float32)])
+    assert clock.functions == 2
+    assert program._signatures.runs == 1 + 124  # 125 s of runs pay for two functions of 5 s at 0.08
+    program([np.ones(3, np.float32)])
+    program([np.ones(3, np.float32)])
+    assert clock.functions == 2  # two runs of a second are less than 5 s
+
+
+def test_a_short_session_of_growing_lengths_makes_no_function(monkeypatch):
+    clock = Clock(monkeypatch, 5.0)
+    program = pipeline.build(graph(HEAD + "g (float[N] x) => (float[N] y) { y = Neg(x) }"), [create(CPU)]).program
+    for size in [*range(40)] * 2:
+        program([np.ones(size, np.float32)])
+    assert clock.functions == 0
+
+
+def test_growing_lengths_give_what_a_fresh_program_gives():
+    model = graph(HEAD + GROWING)
+    kept = pipeline.build(model, [create(CPU)]).program
+    for _ in range(3):
+        past = np.zeros((1, 0), np.float32)
+        for step in range(40):
+            feed = [np.full((1, 1 + step % 2), step / 7, np.float32), past]
+            found = kept(feed)
+            for array, wanted in zip(found, pipeline.build(model, [create(CPU)]).program(feed), strict=True):
+                np.testing.assert_array_equal(array, wanted)
+            past = found[0]
+
+
+@pytest.mark.usefixtures("no_time")
 def test_baked_values_keep_within_the_budget_of_a_session():
     text = HEAD + "g (float[N] x) => (float[?] y) { s = Shape(x)  c = ConstantOfShape(s)  y = Neg(c) }"
     budget = Budget(50_000)

@@ -7,9 +7,10 @@ sum of its weights' sizes times the largest element that meets them, which is 25
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops import quant
@@ -138,6 +139,40 @@ def qgemm(
     if total is NotImplemented:
         return NotImplemented
     return contrib.finished(xp, total, A, a_scale, b_scale, C, y_scale, y_zero_point, alpha)
+
+
+@cache
+def on(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
+    """`fn` in a namespace, the same object each time, by which `derived` knows what was made."""
+    return partial(fn, xp)
+
+
+def matmul_nbits(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    scales: Any,
+    zero_points: Any = None,
+    g_idx: Any = None,
+    bias: Any = None,
+    *,
+    K: int,
+    N: int,
+    accuracy_level: int = 0,
+    bits: int = 4,
+    block_size: int,
+    weight_prepacked: int = 0,
+    derived: Any = at_once,
+) -> Any:
+    """Weights that are constants become floats once."""
+    if weight_prepacked or A.dtype.char not in "ef" or A.shape[-1] != K or not lasting(derived, B):
+        return NotImplemented
+    require_shape("bias", bias, N)
+    w = derived(on(contrib.blockwise_weights, xp), B, scales, zero_points, g_idx, K, N, bits, block_size)
+    y = products.product(A.astype(np.float32, copy=False), w.T, xp.threads)
+    if bias is not None:
+        y += bias.astype(np.float32, copy=False)
+    return y.astype(A.dtype, copy=False)
 
 
 def centred_weights(w: Any, zero: Any) -> Any:
@@ -351,6 +386,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "ConvInteger", 10): conv_integer,
     ("", "QLinearConv", 10): qlinear_conv,
     ("com.microsoft", "QGemm", 1): qgemm,
+    ("com.microsoft", "MatMulNBits", 1): matmul_nbits,
     ("com.microsoft", "MatMulIntegerToFloat", 1): matmul_integer_to_float,
     ("com.microsoft", "DynamicQuantizeMatMul", 1): dynamic_quantize_matmul,
 }

@@ -7,6 +7,7 @@ import pytest
 
 from ortlite.derived import Derived
 from ortlite.ops import registry
+from ortlite.ops.contrib import quant as contrib
 from ortlite.provider import create
 from ortlite_numpy.quant import OVERRIDES
 
@@ -175,3 +176,37 @@ def test_qgemm(turned, quantised, columns):
     assert y.dtype == wanted.dtype
     np.testing.assert_array_equal(y, wanted)
     assert OVERRIDES[MS, "QGemm", 1](XP, a.T, *given[1:], transA=1, transB=turned) is NotImplemented
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("form", ["plain", "packed zeros", "float zeros", "places"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_packed_weights_become_floats_once(bits, form, dtype, monkeypatch):
+    draw = np.random.default_rng(bits)
+    k, n, block = 40, 6, 16
+    blocks = -(-k // block)
+    b = draw.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8)
+    scales = draw.random((n, blocks), np.float32).astype(dtype)
+    zeros = {
+        "packed zeros": draw.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8),
+        "float zeros": draw.random((n, blocks), np.float32).astype(dtype),
+    }.get(form)
+    places = draw.integers(0, blocks, k).astype(np.int32) if form == "places" else None
+    bias, given = draw.random(n, np.float32).astype(dtype), {"K": k, "N": n, "bits": bits, "block_size": block}
+    made = []
+    real = contrib.unpacked
+    monkeypatch.setattr(contrib, "unpacked", lambda *args: made.append(1) or real(*args))
+    derived, override = Derived([b, scales, zeros, places]), OVERRIDES[MS, "MatMulNBits", 1]
+    for rows in (1, 2, 3):  # as a cache grows
+        a = draw.random((2, rows, k), np.float32).astype(dtype)
+        y = override(XP, a, b, scales, zeros, places, bias, **given, derived=derived)
+        if rows == 1:
+            count = len(made)
+        assert len(made) == count
+        exact = contrib.blockwise_weights(XP, b, scales, zeros, places, k, n, bits, block).astype(np.float64)
+        near = 1e-5 if dtype == np.float32 else 1e-3
+        np.testing.assert_allclose(y, a.astype(np.float64) @ exact.T + bias, rtol=near, atol=10 * near)
+        count = len(made)
+        assert y.dtype == dtype
+    assert derived.nbytes == 4 * n * k
+    assert override(XP, a, b.copy(), scales, zeros, places, bias, **given, derived=derived) is NotImplemented

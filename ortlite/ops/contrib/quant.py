@@ -407,6 +407,35 @@ def unpacked(xp: Namespace, x: Array, bits: int) -> Array:
     return xp.astype(xp.reshape(parts, (*x.shape[:-1], x.shape[-1] * count)), xp.float32)
 
 
+def blockwise_weights(
+    xp: Namespace,
+    B: Array,
+    scales: Array,
+    zero_points: Array | None,
+    g_idx: Array | None,
+    K: int,
+    N: int,
+    bits: int,
+    block_size: int,
+) -> Array:
+    """The weights (N, K) of MatMulNBits as floats."""
+    blocks = -(-K // block_size)
+    require_shape("g_idx", g_idx, K)
+    w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
+    scale = xp.reshape(wide(xp, scales), (N, blocks))
+    if zero_points is None:
+        zero = xp.full((N, blocks), float(2 ** (bits - 1)), dtype=xp.float32)
+    elif dtype_of(xp, zero_points).kind == "u":
+        zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
+    else:
+        zero = xp.reshape(wide(xp, zero_points), (N, blocks))
+    require_shape("the unpacked zero_points", zero, N, blocks)
+    if g_idx is not None:
+        scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
+        return (w[:, :K] - zero) * scale
+    return xp.reshape((xp.reshape(w, (N, blocks, block_size)) - zero[..., None]) * scale[..., None], (N, -1))[:, :K]
+
+
 @op("MatMulNBits", domain=MS, any_dtype=True)
 def matmul_nbits(
     xp: Namespace,
@@ -433,23 +462,8 @@ def matmul_nbits(
         raise ValueError("weight_prepacked weights are in a layout of onnxruntime's own")
     if A.shape[-1] != K:
         raise ValueError(f"A {list(A.shape)} has no last axis of K {K}")
-    blocks = -(-K // block_size)
-    require_shape("g_idx", g_idx, K)
     require_shape("bias", bias, N)
-    w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
-    scale = xp.reshape(wide(xp, scales), (N, blocks))
-    if zero_points is None:
-        zero = xp.full((N, blocks), float(2 ** (bits - 1)), dtype=xp.float32)
-    elif dtype_of(xp, zero_points).kind == "u":
-        zero = unpacked(xp, xp.reshape(zero_points, (N, -1)), bits)[:, :blocks]
-    else:
-        zero = xp.reshape(wide(xp, zero_points), (N, blocks))
-    require_shape("the unpacked zero_points", zero, N, blocks)
-    if g_idx is not None:
-        scale, zero = (xp.take(v, xp.astype(g_idx, xp.int64), axis=1) for v in (scale, zero))
-        w = (w[:, :K] - zero) * scale
-    else:
-        w = xp.reshape((xp.reshape(w, (N, blocks, block_size)) - zero[..., None]) * scale[..., None], (N, -1))[:, :K]
+    w = blockwise_weights(xp, B, scales, zero_points, g_idx, K, N, bits, block_size)
     y = linalg.matrix_product(xp, wide(xp, A), w.T)
     y = y if bias is None else y + wide(xp, bias)
     return xp.astype(y, A.dtype)
