@@ -279,7 +279,10 @@ PREPARED = "for weights that are prepared once, which a single call does not sho
 REASONS = {
     **{("numpy", name): THREADS for name in ("Softplus-1", "Mish-18", "Elu-1", "Selu-6", "Celu-12", "Tanh-1")},
     **{("numpy", name): THREADS for name in ("MatMul-1", "Gemm-7", "FusedMatMul-1")},
-    **{("numpy", name): PREPARED for name in ("Conv-1", "FusedConv-1", "ConvInteger-10", "QLinearConv-10")},
+    **{
+        ("numpy", name): PREPARED
+        for name in ("Conv-1", "FusedConv-1", "ConvInteger-10", "QLinearConv-10", "MatMulNBits-1")
+    },
     **{("torch", name): PREPARED for name in ("Conv-1", "FusedConv-1", "MatMul-1", "Gemm-7")},
     ("torch", "max_pool"): SLICES,
     ("torch", "sum_pool"): SLICES,
