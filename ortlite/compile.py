@@ -233,12 +233,23 @@ class Program:
         with self._lock:
             wanted = self._signatures.wants(key, at_once=self.compiles)
         if wanted:
-            return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+            return self._made(key, inputs)
         began = perf_counter()
         outputs = self._unspecialised(inputs)
         with self._lock:
             self._signatures.ran(perf_counter() - began)
         return outputs
+
+    def specialise(self, inputs: Sequence[Any]) -> None:
+        """Run so that the signature of these inputs has a function, repaid or not, and is the last one."""
+        key = self.signature(inputs) if self.specialises else None
+        if key is not None and self._signatures.get(key) is None:
+            self._made(key, inputs)
+        self(inputs)
+
+    def _made(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """A run in which a signature gets its function."""
+        return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
 
     def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""

@@ -207,8 +207,7 @@ def of(
     Runs the model several times. Resets the peak that tracemalloc knows, where that is tracing. What threads of ours
     keep for the next run (scratch memory) counts the first time that one needs it.
     """
-    for _ in range(2):
-        program(inputs)
+    program.specialise(inputs)
     plan, pieces = program.pieces(inputs)
     tracing = tracemalloc.is_tracing()
     if not tracing:
