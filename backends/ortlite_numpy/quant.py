@@ -7,7 +7,6 @@ sum of its weights' sizes times the largest element that meets them, which is 25
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
 from typing import Any
 
 from ortlite.derived import at_once, lasting
@@ -16,6 +15,7 @@ from ortlite.ops import conv as kernels
 from ortlite.ops import quant
 from ortlite.ops.contrib import quant as contrib
 from ortlite.ops.helpers import require_shape
+from ortlite.provider import CPU, create
 from ortlite_numpy import conv, products
 from ortlite_numpy.record import numpy as np
 
@@ -141,10 +141,9 @@ def qgemm(
     return contrib.finished(xp, total, A, a_scale, b_scale, C, y_scale, y_zero_point, alpha)
 
 
-@cache
-def on(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
-    """`fn` in a namespace, the same object each time, by which `derived` knows what was made."""
-    return partial(fn, xp)
+def blockwise_weights(*args: Any) -> Any:
+    """The kernel's, under one name by which `derived` knows what was made."""
+    return contrib.blockwise_weights(create(CPU).xp, *args)
 
 
 def matmul_nbits(
@@ -168,7 +167,7 @@ def matmul_nbits(
     if weight_prepacked or A.dtype.char not in "ef" or A.shape[-1] != K or not lasting(derived, B):
         return NotImplemented
     require_shape("bias", bias, N)
-    w = derived(on(contrib.blockwise_weights, xp), B, scales, zero_points, g_idx, K, N, bits, block_size)
+    w = derived(blockwise_weights, B, scales, zero_points, g_idx, K, N, bits, block_size)
     y = products.product(A.astype(np.float32, copy=False), w.T, xp.threads)
     if bias is not None:
         y += bias.astype(np.float32, copy=False)

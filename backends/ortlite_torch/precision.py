@@ -8,7 +8,7 @@ float32: the answer has bfloat16's error, and takes as long as without the optio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
     there = computes(dtype, device)
     cut = cutting(dtype, there)
 
+    @lru_cache(maxsize=1)  # every call of every kernel asks
     def namespace(xp: Namespace) -> Namespace:
         names = ("matmul", "conv", "conv_transpose", "einsum")
         return Namespace(xp.library, {**vars(xp), **{name: short(getattr(xp, name), cut) for name in names}})

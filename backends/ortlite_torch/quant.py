@@ -7,6 +7,7 @@ of its weights' sizes times 255, the largest that an 8-bit number less its zero 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ def _matmul(a: Any, b: Any, dtype: Any) -> Any:
     return total
 
 
+@cache
 def _for_bytes(xp: Namespace) -> Namespace:
     return Namespace(xp.library, {**vars(xp), "integer_matmul": _matmul})
 
