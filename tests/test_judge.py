@@ -73,9 +73,12 @@ def in_two_blocks(xp, X, W, B=None, **given):
 
 
 def in_two_orders(xp, X, W, B=None, **given):
-    """The last channels differ by a rounding, as where they are added up in another order: vector lanes end before."""
+    """The last channels differ by roundings, as where they are added up in another order: vector lanes end before.
+
+    By eight: BLAS's own order makes one or two of either sign, which depends on the processor.
+    """
     y = np.copy(conv.conv(xp, X, W, B, **given))
-    y[:, -3:] = np.nextafter(y[:, -3:], np.float32(np.inf))
+    y[:, -3:] *= np.float32(1 + 2.0**-20)
     return y
 
 
