@@ -15,7 +15,7 @@ from ortlite import dtypes
 from ortlite.namespace import Namespace, build
 from ortlite.provider import CPU, ExecutionProvider
 from ortlite_numpy import threads
-from ortlite_numpy.blas import one_thread
+from ortlite_numpy.blas import begin, end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +37,10 @@ class _Run:
 
     def __enter__(self) -> None:
         self.errors = _ignore()
-        one_thread.__enter__()
+        begin()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        one_thread.__exit__(kind, error, trace)
+        end()
         _put_back(self.errors)
 
 

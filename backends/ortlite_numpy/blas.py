@@ -8,6 +8,7 @@ everything stays as it is.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -15,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ortlite.forks import renewed_after_fork
-
-__all__ = ["one_thread"]
+__all__ = ["begin", "end"]
 
 NAMES = [f"{head}openblas_{{}}_num_threads{tail}" for head in ("scipy_", "") for tail in ("64_", "")]
 
@@ -41,32 +40,46 @@ def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     return None
 
 
-class _OneThread:
-    """Entered by any number of runs at once: the first sets the number, the last puts it back."""
+def _one_thread() -> tuple[Callable[[], None], Callable[[], None]]:
+    """What a run calls when it begins, and when it ends.
 
-    lock: threading.Lock
+    Of those that run at once, the first sets the number and the last puts it back. These are called in every run, and
+    take half the time of methods.
+    """
+    lock = threading.Lock()
+    inside = before = 0
+    get: Callable[[], int] | None = None
+    put: Callable[[int], None]
 
-    def __init__(self) -> None:
-        renewed_after_fork(self, "lock", threading.Lock)
-        self.inside = self.before = 0
-        self.functions: tuple[Callable[[], int], Callable[[int], None]] | None = None
+    def begin() -> None:
+        nonlocal inside, before, get, put
+        if get is None:
+            get, put = _functions() or (lambda: 1, lambda _: None)
+        with lock:
+            inside += 1
+            if inside == 1:
+                before = get()
+                if before > 1:
+                    put(1)
 
-    def __enter__(self) -> None:
-        functions = self.functions
-        if functions is None:
-            functions = self.functions = _functions() or (lambda: 1, lambda _: None)
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                count = self.before = functions[0]()
-                if count > 1:
-                    functions[1](1)
+    def end() -> None:
+        nonlocal inside
+        with lock:
+            if inside == 1 and before > 1:
+                put(before)
+            inside -= inside > 0  # not those of a run that forked itself, in the child
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0 and self.before > 1 and self.functions is not None:
-                self.functions[1](self.before)
+    def forked() -> None:
+        """The runs of the parent's other threads do not end in the child, where nobody holds the lock."""
+        nonlocal lock, inside
+        lock = threading.Lock()
+        if inside and before > 1:
+            put(before)
+        inside = 0
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forked)
+    return begin, end
 
 
-one_thread = _OneThread()
+begin, end = _one_thread()

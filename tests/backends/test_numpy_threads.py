@@ -92,3 +92,23 @@ def test_products_are_those_of_numpy(shape, workers, monkeypatch):
         out = np.full((rows, columns), np.nan)
         assert products.multiply(left, b, out, workers) is out
         np.testing.assert_allclose(out, a @ b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.skipif(blas._functions() is None or not hasattr(os, "fork"), reason="no OpenBLAS, or no fork, here")
+def test_a_child_forked_in_the_middle_of_a_run_has_the_callers_number():
+    count, put = blas._functions()
+    before = count()
+    try:
+        put(2)
+        with create("CPUExecutionProvider").context():
+            child = os.fork()
+            if child == 0:
+                found = [count()]
+                with create("CPUExecutionProvider").context():
+                    found.append(count())
+                found.append(count())
+                os._exit(int(found != [2, 1, 2]))
+        assert os.waitpid(child, 0)[1] == 0
+        assert count() == 2
+    finally:
+        put(before)
