@@ -16,7 +16,7 @@ import runpy
 import sys
 from collections.abc import Iterable
 from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from types import ModuleType
@@ -31,9 +31,12 @@ __all__ = ["install_as_onnxruntime", "main"]
 NAME = "onnxruntime"
 CHILDREN = Path(__file__).with_name("children")  # holds the sitecustomize.py of child processes
 MODULES = (
-    "backend", "backend.backend", "backend.backend_rep", "capi", "capi._pybind_state",
-    "capi.onnxruntime_inference_collection", "capi.onnxruntime_pybind11_state", "datasets",
+    "backend", "backend.backend", "backend.backend_rep", "capi", "capi._ld_preload", "capi._pybind_state",
+    "capi.build_and_package_info", "capi.onnxruntime_inference_collection", "capi.onnxruntime_pybind11_state",
+    "capi.onnxruntime_validation", "datasets",
 )  # fmt: skip
+# Plain Python of the real package, where it is installed, in a package that is ours.
+REAL = ("capi.convert_npz_to_onnx_adapter", "capi.onnxruntime_collect_build_info")
 
 
 class _OnnxRuntime(ModuleType):
@@ -59,6 +62,8 @@ class _Finder(DistributionFinder):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         inner = name.removeprefix(f"{NAME}.")
+        if inner in REAL:
+            return PathFinder.find_spec(name, [f"{place}/capi" for place in sys.modules[NAME].__path__])
         if inner == name or inner not in MODULES:
             return None
         return ModuleSpec(name, _Loader(), is_package=inner in {"backend", "capi", "datasets"})

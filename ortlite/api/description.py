@@ -36,21 +36,29 @@ class Described:
     _providers: list[str]
     _provider_options: dict[str, dict[str, str]]
     _output_types: Mapping[str, Type | None] | None
+    _args: dict[str, list[NodeArg]]  # by kind; the same lists in every call, as onnxruntime's
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""
-        graph = self._whole.graph
-        return _args([name for name in graph.inputs if name not in graph.overridable], graph.types)
+        if "inputs" not in self._args:
+            graph = self._whole.graph
+            names = [name for name in graph.inputs if name not in graph.overridable]
+            self._args["inputs"] = _args(names, graph.types)
+        return self._args["inputs"]
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs, in the file's order: their shapes are what the file declares and what follows from the nodes."""
-        if self._output_types is None:
-            self._output_types = output_types(self.model.graph)
-        return _args(self.model.graph.outputs, self._output_types)
+        if "outputs" not in self._args:
+            if self._output_types is None:
+                self._output_types = output_types(self.model.graph)
+            self._args["outputs"] = _args(self.model.graph.outputs, self._output_types)
+        return self._args["outputs"]
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """Inputs with a default value, which may be fed."""
-        return _args(self._whole.graph.overridable, self._whole.graph.types)
+        if "overridable" not in self._args:
+            self._args["overridable"] = _args(self._whole.graph.overridable, self._whole.graph.types)
+        return self._args["overridable"]
 
     def get_modelmeta(self) -> ModelMetadata:
         """What the file says about itself."""

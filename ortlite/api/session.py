@@ -49,6 +49,7 @@ SWITCHES = {
     "session.disable_quant_qdq": {"QDQSelectorActionTransformer", "ReluQuantRewrite", "DoubleQDQPairsRemover"},
     "session.disable_double_qdq_remover": {"DoubleQDQPairsRemover"},
 }
+AFFINITIES = "session.intra_op_thread_affinities"
 LISTED = 20  # nodes that a message names
 PARTIALS = 16  # programs for parts of the model that a session keeps
 
@@ -100,7 +101,7 @@ class InferenceSession(Described, Asynchronous):
             raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
         if providers and not hasattr(providers, "__iter__"):
             raise TypeError(f"'providers' should be a sequence, not {type(providers).__name__}")
-        _warn_of_ignored(kwargs)
+        _warn_of_ignored(kwargs, sess_options)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
         self._sess_options_initial = self._sess_options
         self._limits: Limits = both(self._sess_options.limits, current())
@@ -210,6 +211,7 @@ class InferenceSession(Described, Asynchronous):
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
         self._output_types = None  # until somebody asks
+        self._args = {}
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
@@ -349,9 +351,11 @@ class InferenceSession(Described, Asynchronous):
             if self._profiler is None:
                 return self._run(output_names, feed, taps, on_device, limits)
             return self._profiled(output_names, feed, taps, on_device, limits)
-        except EPFail:
+        except EPFail as error:
             if not self._may_fall_back:
                 raise
+            banner = f"EP Error: {error} using {self._providers}. Falling back to {[CPU]} and retrying."
+            logs.emit(logs.WARNING, banner)
             self.set_providers([CPU])
             self._enable_fallback = False
             return self._run(output_names, feed, taps, on_device, limits)
@@ -554,9 +558,15 @@ def _one(taps: Any) -> bool:
     return isinstance(taps, str | re.Pattern)
 
 
-def _warn_of_ignored(keywords: Mapping[str, Any]) -> None:
+def _warn_of_ignored(keywords: Mapping[str, Any], options: SessionOptions | None) -> None:
     """Say what was asked for and has no effect."""
     for name in keywords.keys() - {"enable_fallback", "read_config_from_model", "disabled_optimizers"}:
         near = get_close_matches(name, ["providers", "provider_options", "sess_options", "fallback", "placement"], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         warnings.warn(f"InferenceSession has no argument {name!r}: it is ignored.{hint}", UserWarning, stacklevel=3)
+    if options is not None and options._entries.get(AFFINITIES):
+        warnings.warn(
+            f"{AFFINITIES} has no effect: say which processors the process may use (taskset, os.sched_setaffinity).",
+            UserWarning,
+            stacklevel=3,
+        )

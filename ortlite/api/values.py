@@ -29,23 +29,25 @@ DTYPE = "Unexpected input data type"
 
 @dataclass(frozen=True, slots=True)
 class NodeArg:
-    """An input or output of a model. A dimension in `shape` is an int, a symbolic name, or None."""
+    """An input or output of a model."""
 
     name: str
     type: str
-    shape: list[int | str | None]
+    _shape: tuple[int | str | None, ...]
+
+    @property
+    def shape(self) -> list[int | str | None]:
+        """The dimensions, each an int, a symbolic name, or None: a new list, which callers may change."""
+        return [*self._shape]
 
     @classmethod
     def of(cls, name: str, type_: Type | None) -> NodeArg:
         """The description of value `name` of `type_`."""
         tensor = type_.element if isinstance(type_, OptionalType) else type_
         shape = tensor.shape if isinstance(tensor, TensorType) else None
-        return cls(name, "" if type_ is None else type_.ort, list(shape or ()))
+        return cls(name, "" if type_ is None else type_.ort, tuple(shape or ()))
 
-    def __hash__(self) -> int:
-        return hash((self.name, self.type))  # a shape is a list
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape})"
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"_pybind_state", "onnxruntime_inference_collection", "onnxruntime_pybind11_state"}
+_MODULES = {
+    "_ld_preload", "_pybind_state", "build_and_package_info", "onnxruntime_inference_collection",
+    "onnxruntime_pybind11_state", "onnxruntime_validation",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """`import onnxruntime` means ortlite."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -135,3 +136,18 @@ def test_the_irises():
     labels, scores = session.run(None, {"float_input": petals})
     assert labels.tolist() == [0, 1, 2]
     assert [max(row, key=row.get) for row in scores] == [0, 1, 2]
+
+
+def test_every_module_of_the_real_one_is_there():
+    """But for its tools, which are imported from it."""
+    real = pytest.importorskip("onnxruntime")
+    walked = pkgutil.walk_packages(real.__path__, "onnxruntime.", onerror=lambda _: None)
+    tools = ("tools", "quantization", "transformers")
+    names = [m.name for m in walked if m.name.split(".")[1] not in tools and "libonnxruntime" not in m.name]
+    assert "onnxruntime.capi.onnxruntime_validation" in names
+    tried = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    said = "from onnxruntime.capi.onnxruntime_validation import *; check_distro_info(); print(check_training_module())"
+    code = f"import ortlite; ortlite.install_as_onnxruntime(); {tried}; {said}"
+    from onnxruntime.capi import onnxruntime_validation
+
+    assert python("-c", code, *names)[0] == str(onnxruntime_validation.check_training_module())

@@ -280,3 +280,24 @@ for times in ("1", "2"):
 def test_a_cell_that_defines_an_operator_may_be_run_again():
     found = subprocess.run([sys.executable, "-c", CELLS], capture_output=True, text=True, check=False)
     assert found.stdout.split("\n")[:2] == ["[3.0, 3.0]", "[6.0, 6.0]"], found.stderr
+
+
+def test_thread_affinities_are_not_ignored_without_a_word(mul):
+    options = ortlite.SessionOptions()
+    options.add_session_config_entry("session.intra_op_thread_affinities", "1")
+    with pytest.warns(UserWarning, match="sched_setaffinity"):
+        ortlite.InferenceSession(mul, options)
+
+
+def test_a_provider_that_fails_in_a_run_is_told_of(session, capfd, monkeypatch):
+    run = session._run
+
+    def fails_once(*arguments):
+        monkeypatch.setattr(session, "_run", run)
+        raise errors.EPFail("no device")
+
+    monkeypatch.setattr(session, "_run", fails_once)
+    assert session.run(["Y"], {"X": X})[0].shape == (3, 2)
+    said = capfd.readouterr().err
+    assert "no device" in said
+    assert "Falling back to ['CPUExecutionProvider']" in said

@@ -527,6 +527,16 @@ def test_what_a_session_says_is_hashed_and_written_to(ort, mul):
     assert (meta.version, hash(meta)) == (7, hash(meta))
 
 
+def test_descriptions_are_the_same_objects_in_every_call_and_their_shapes_new_lists(ort, mul):
+    session = make(ort, mul)
+    assert session.get_inputs() is session.get_inputs()
+    assert session.get_outputs() is session.get_outputs()
+    (given,) = session.get_inputs()
+    shape = given.shape
+    shape[0] = "changed"
+    assert given.shape == [3, 2]
+
+
 def test_objects_are_text_by_str(ort):
     source = model([helper.make_node("Identity", ["x"], ["y"])], [("x", 8, [None])], [("y", 8, [None])])
     (y,) = make(ort, source).run(None, {"x": np.array(["a", b"b", 1, None, 2.5, True], object)})

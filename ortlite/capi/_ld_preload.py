@@ -1,0 +1,1 @@
+"""Where onnxruntime loads libraries in advance. There are none."""
