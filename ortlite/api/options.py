@@ -31,25 +31,25 @@ MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
 class _Options:
     """Typed fields with defaults. An unknown name is an AttributeError, a wrong type a TypeError."""
 
-    FIELDS: ClassVar[dict[str, Any]]
-    KIND: ClassVar[str]
+    _FIELDS: ClassVar[dict[str, Any]]
+    _KIND: ClassVar[str]
 
     def __init__(self) -> None:
-        self.__dict__.update(self.FIELDS)
+        self.__dict__.update(self._FIELDS)
         self.__dict__["_entries"] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self.FIELDS:
+        if name not in self._FIELDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        wanted = type(self.FIELDS[name])
+        wanted = type(self._FIELDS[name])
         self.__dict__[name] = _converted(value, wanted, f"{type(self).__name__}.{name}")
 
     def __reduce__(self) -> Any:
-        fields = {n: v for n, v in self.__dict__.items() if n not in self.FIELDS or v != self.FIELDS[n]}
+        fields = {n: v for n, v in self.__dict__.items() if n not in self._FIELDS or v != self._FIELDS[n]}
         return _again, (type(self), fields)
 
     def __repr__(self) -> str:
-        changed = {n: v for n, v in self.__dict__.items() if n in self.FIELDS and v != self.FIELDS[n]}
+        changed = {n: v for n, v in self.__dict__.items() if n in self._FIELDS and v != self._FIELDS[n]}
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
     def _add(self, key: str, value: str) -> None:
@@ -69,7 +69,7 @@ class _Options:
         try:
             return str(self._entries[key])
         except KeyError:
-            raise RuntimeError(f"{self.KIND} does not have configuration with key: {key}") from None
+            raise RuntimeError(f"{self._KIND} does not have configuration with key: {key}") from None
 
     _entries: dict[str, str]
 
@@ -94,8 +94,8 @@ class SessionOptions(_Options):
 
     """
 
-    KIND = "SessionOptions"
-    FIELDS: ClassVar[dict[str, Any]] = {
+    _KIND = "SessionOptions"
+    _FIELDS: ClassVar[dict[str, Any]] = {
         "enable_cpu_mem_arena": True,
         "enable_mem_pattern": True,
         "enable_mem_reuse": True,
@@ -294,8 +294,8 @@ class RunOptions(_Options):
 
     """
 
-    KIND = "RunOptions"
-    FIELDS: ClassVar[dict[str, Any]] = {
+    _KIND = "RunOptions"
+    _FIELDS: ClassVar[dict[str, Any]] = {
         "limits": DEFAULTS,
         "log_severity_level": -1,
         "log_verbosity_level": 0,

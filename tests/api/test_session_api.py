@@ -551,3 +551,13 @@ def test_exceptions_are_made_without_a_text(C):
 def test_a_callback_is_a_function(ort, mul):
     with pytest.raises(TypeError):
         make(ort, mul).run_async(None, {"X": X}, "callback", None)
+
+
+@pytest.mark.parametrize("kind", ["SessionOptions", "RunOptions"])
+def test_programs_copy_options_name_by_name(ort, kind):
+    given, copied = getattr(ort, kind)(), getattr(ort, kind)()
+    given.logid = "first"
+    for name in dir(given):
+        if not name.startswith("_") and not callable(getattr(given, name)):
+            setattr(copied, name, getattr(given, name))
+    assert copied.logid == "first"
