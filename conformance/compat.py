@@ -23,6 +23,7 @@ MODULES = ("", "backend", "capi.onnxruntime_pybind11_state", "capi.onnxruntime_i
 # What is not simply the same: name -> status, why. A class stands for its members that are not listed themselves.
 STATUS = {
     "InferenceSession": (BETTER, "also pickled, copied, awaited; any value asked for or fed; time limits; placement"),
+    "InferenceSession.enable_fallback": (SAME, "that a provider failed is logged as a warning, not printed on stdout"),
     "InferenceSession.run": (BETTER, "taps, timeout, arrays of any library with DLPack"),
     "InferenceSession.run_async": (SAME, "`run_async_` is the same for asyncio"),
     "InferenceSession.release_captured_graph": (IGNORED, "no graphs are captured"),
@@ -90,6 +91,7 @@ CONFIG = {
     "session.save_model_format": "ORT is refused: such models are read, not written",
     "optimization.disable_specified_optimizers": SAME,
     "ortlite.check_types": "ortlite's own: every output's dtype is checked",
+    "session.intra_op_thread_affinities": "no effect, with a warning: say it of the process",
     "any other": IGNORED,
 }
 HEAD = """# onnxruntime's Python names
@@ -146,7 +148,7 @@ def _attributes(owner: type) -> set[str]:
     annotated = {name for kind in inspect.getmro(owner) for name in inspect.get_annotations(kind)}
     set_there = getattr(owner.__init__, "__code__", None)
     delegated = vars(ortlite.InferenceSession) if "__getattr__" in vars(owner) else ()
-    return {*getattr(owner, "FIELDS", ()), *annotated, *(set_there.co_names if set_there else ()), *delegated}
+    return {*getattr(owner, "_FIELDS", ()), *annotated, *(set_there.co_names if set_there else ()), *delegated}
 
 
 def page() -> str:

@@ -88,7 +88,7 @@ def configured(options: SessionOptions, model: Model) -> SessionOptions:
     for name in wanted.keys() & FIELDS:
         if type(wanted[name]) is not int:
             raise RuntimeError(f"{name} option in the model file must be an integer, not {wanted[name]!r}")
-        setattr(options, name, type(SessionOptions.FIELDS[name])(wanted[name]))
+        setattr(options, name, type(SessionOptions._FIELDS[name])(wanted[name]))
     return options
 
 
