@@ -144,7 +144,8 @@ def dask(engine: str, model: str, workers: int, x: np.ndarray, batch: int) -> tu
 
 
 def ray(engine: str, model: str, workers: int, x: np.ndarray, batch: int) -> tuple[float, int]:
-    os.environ["RAY_worker_niceness"] = "0"  # by itself Ray gives its workers 15, which loses to any other process
+    # By itself Ray gives its workers 15, which loses to any other process; its variables are spelled like this.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     import ray as ray_
 
     ray_.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False, object_store_memory=2**30)

@@ -77,11 +77,12 @@ def table(kept: list[dict]) -> str:
             names.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    rounds = sorted({each["rounds"] for each in kept})
+    several = [each["rounds"] for each in kept]
+    rounds = "–".join(map(str, sorted({min(several), max(several)})))
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(names)}"
     lines += [
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {'–'.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {rounds} rounds.",
     ]
     return "\n".join(lines)
 
