@@ -1,6 +1,6 @@
 """Rows a second and memory of workers: `ortlite run`, Dask, Ray and Spark, beside onnxruntime written by hand.
 
-    python -m benchmarks.workers [--systems run dask ray spark] [--rows N] [--rounds N] [--write]
+    python -m benchmarks.workers [--systems run dask ray spark] [--workers 1 2] [--rows N] [--rounds N] [--write]
 
 Every figure comes from a process of its own, with a cluster of its own on this machine; engines take turns, and the
 median over rounds counts. Results are kept in workers.json, one system after the other; `--write` puts all that it has
@@ -77,9 +77,13 @@ def table(kept: list[dict]) -> str:
             names.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    rounds = sorted({each["rounds"] for each in kept})
+    several = [each["rounds"] for each in kept]
+    rounds = "–".join(map(str, sorted({min(several), max(several)})))
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(names)}"
-    lines += ["", f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {' or '.join(map(str, rounds))} rounds."]
+    lines += [
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {rounds} rounds.",
+    ]
     return "\n".join(lines)
 
 
@@ -87,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workers", description=__doc__.split("\n")[0])
     parser.add_argument("--systems", nargs="*", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--models", nargs="*", default=["digits", "resnet50"], choices=["digits", "resnet50"])
+    parser.add_argument("--workers", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rows", type=int, default=200_000, help="of digits; of ResNet-50 a thousandth")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ortlite-benchmarks")
@@ -104,7 +109,7 @@ def main() -> None:
                     continue
                 path, batch = (digits, 256) if model == "digits" else (build("resnet50", args.folder), 8)
                 rows = args.rows if model == "digits" else max(64, args.rows // 1000)
-                for workers in (1, 2):
+                for workers in args.workers:
                     found = row(system, path, workers, rows, batch, args.rounds)
                     kept[system, path.stem, workers] = found
                     KEPT.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
