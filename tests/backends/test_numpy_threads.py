@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_a_child_forked_in_the_middle_of_a_run_has_the_callers_number():
     before = count()
     try:
         put(2)
-        with create("CPUExecutionProvider").context():
+        with create("CPUExecutionProvider").context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other libraries of this process warn of what may become of theirs
             child = os.fork()
             if child == 0:
                 found = [count()]
