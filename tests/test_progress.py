@@ -130,7 +130,8 @@ bars.SILENT = 0
 known = bench._process
 def process(task, result):
     print("ready", flush=True)
-    time.sleep(60)
+    for _ in range(600):  # a signal that comes just before a sleep begins does not shorten it
+        time.sleep(0.1)
 bench._process = process
 sys.argv = ["ortlite", "bench", {str(tmp_path / "model.onnx")!r}, "--rounds", "1"]
 main()
