@@ -7,7 +7,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops.helpers import normal_axis, one_of
-from ortlite_torch import fused, onednn, products, quant, recurrent
+from ortlite_torch import fused, indexing, onednn, products, quant, recurrent
 from ortlite_torch.primitives import differentiated
 from ortlite_torch.record import opaque
 from ortlite_torch.threads import fit, norm_work
@@ -194,9 +194,10 @@ def _honest_here(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale
     """The same, after a look at the values: where all are finite and the scores not large, torch is right."""
     factor = q.shape[3] ** -0.5 if scale is None else abs(scale)
     limits = torch.finfo(torch.promote_types(q.dtype, torch.float32))
-    largest = [float(torch.linalg.vector_norm(x, float("inf"))) for x in (q, k, v, y)]
-    reach = largest[0] * largest[1] * q.shape[3] * factor
-    if reach < limits.max * limits.eps / 8 and largest[2] < float("inf") and largest[3] < float("inf"):
+    # no score is larger than the lengths of all queries and of all keys, multiplied
+    reach = factor * float(torch.linalg.vector_norm(q)) * float(torch.linalg.vector_norm(k))
+    sums = float(y.sum()) + (0.0 if mask is None else float(v.sum()))  # of which one NaN or infinity makes another
+    if reach < limits.max * limits.eps / 8 and isfinite(sums):
         return y
     return _honest(xp, y, q, k, v, mask, scale)
 
@@ -307,6 +308,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "GridSample", 20): grid_sample,
     ("", "Resize", 11): resize,
     **fused.OVERRIDES,
+    **indexing.OVERRIDES,
     **onednn.OVERRIDES,
     **products.OVERRIDES,
     **quant.OVERRIDES,
