@@ -80,10 +80,7 @@ def table(kept: list[dict]) -> str:
     several = [each["rounds"] for each in kept]
     rounds = "–".join(map(str, sorted({min(several), max(several)})))
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(names)}"
-    lines += [
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {rounds} rounds.",
-    ]
+    lines += ["", f"{datetime.now(UTC):%Y-%m-%d}, {where}; medians of {rounds} rounds."]
     return "\n".join(lines)
 
 

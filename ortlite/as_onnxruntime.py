@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import ortlite
+from ortlite import capi
 from ortlite.api.environment import API_VERSION
 from ortlite.errors import OrtError
 
@@ -31,9 +32,7 @@ __all__ = ["install_as_onnxruntime", "main"]
 NAME = "onnxruntime"
 CHILDREN = Path(__file__).with_name("children")  # holds the sitecustomize.py of child processes
 MODULES = (
-    "backend", "backend.backend", "backend.backend_rep", "capi", "capi._ld_preload", "capi._pybind_state",
-    "capi.build_and_package_info", "capi.onnxruntime_inference_collection", "capi.onnxruntime_pybind11_state",
-    "capi.onnxruntime_validation", "datasets",
+    "backend", "backend.backend", "backend.backend_rep", "capi", *(f"capi.{name}" for name in capi.MODULES), "datasets",
 )  # fmt: skip
 # Plain Python of the real package, where it is installed, in a package that is ours.
 REAL = ("capi.convert_npz_to_onnx_adapter", "capi.onnxruntime_collect_build_info")

@@ -1,4 +1,4 @@
-"""Locks that a forked child can take, whatever the parent's other threads held when it was forked."""
+"""What a forked child does anew: it has none of the parent's other threads, nor what they held."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["renewed_after_fork"]
+__all__ = ["in_child", "renewed_after_fork"]
 
 _owners: weakref.WeakKeyDictionary[Any, tuple[str, Callable[[], Any]]] = weakref.WeakKeyDictionary()
+
+
+def in_child(function: Callable[[], object]) -> None:
+    """Call `function` in every child, in the order of these calls. Where nothing can be forked, it is never called."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
 
 
 def renewed_after_fork(owner: Any, attribute: str, make: Callable[[], Any]) -> None:
@@ -23,5 +29,4 @@ def _renew() -> None:
         setattr(owner, attribute, make())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+in_child(_renew)

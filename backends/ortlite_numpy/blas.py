@@ -8,13 +8,14 @@ everything stays as it is.
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from ortlite.forks import in_child
 
 __all__ = ["begin", "end"]
 
@@ -77,8 +78,7 @@ def _one_thread() -> tuple[Callable[[], None], Callable[[], None]]:
             put(before)
         inside = 0
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forked)
+    in_child(forked)
     return begin, end
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ortlite.forks import in_child
 from ortlite_numpy.record import Ended, recording
 
 __all__ = [
@@ -265,5 +266,4 @@ def _forget() -> None:
     _team[0, HELPERS // 8] = 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)

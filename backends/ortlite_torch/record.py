@@ -165,7 +165,7 @@ class Tape:
             repeats = args[1] if len(args) > 1 else keywords.get("repeats")
             if isinstance(repeats, Tensor):
                 raise Ended
-        depends = any(map(self.depends, args)) or any(map(self.depends, keywords.values()))
+        depends = self.depends([*args, *keywords.values()])
         if name in {"__getitem__", "__setitem__"}:
             return self.item(fn, args, depends)
         if _writes(name) or keywords.get("out") is not None:
@@ -192,7 +192,7 @@ class Tape:
         with _unseen():
             value = fn(*args, **keywords)
         if value is None:
-            if any(map(self.depends, args)) or any(map(self.depends, keywords.values())):
+            if self.depends([*args, *keywords.values()]):
                 self.lines.append(("", self.source(fn, args, keywords)))
             return None  # a check of constants that has passed holds for all runs
         return self.result(self.source(fn, args, keywords), value)

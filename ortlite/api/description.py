@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,30 +35,29 @@ class Described:
     _options: SessionOptions
     _providers: list[str]
     _provider_options: dict[str, dict[str, str]]
-    _output_types: Mapping[str, Type | None] | None
-    _args: dict[str, list[NodeArg]]  # by kind; the same lists in every call, as onnxruntime's
+    _descriptions: dict[str, list[NodeArg]]  # by kind; the same lists in every call, as onnxruntime's
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""
-        if "inputs" not in self._args:
-            graph = self._whole.graph
-            names = [name for name in graph.inputs if name not in graph.overridable]
-            self._args["inputs"] = _args(names, graph.types)
-        return self._args["inputs"]
+        graph = self._whole.graph
+        return self._described(
+            "inputs", lambda: _args([n for n in graph.inputs if n not in graph.overridable], graph.types)
+        )
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs, in the file's order: their shapes are what the file declares and what follows from the nodes."""
-        if "outputs" not in self._args:
-            if self._output_types is None:
-                self._output_types = output_types(self.model.graph)
-            self._args["outputs"] = _args(self.model.graph.outputs, self._output_types)
-        return self._args["outputs"]
+        graph = self.model.graph
+        return self._described("outputs", lambda: _args(graph.outputs, output_types(graph)))
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """Inputs with a default value, which may be fed."""
-        if "overridable" not in self._args:
-            self._args["overridable"] = _args(self._whole.graph.overridable, self._whole.graph.types)
-        return self._args["overridable"]
+        graph = self._whole.graph
+        return self._described("overridable", lambda: _args(graph.overridable, graph.types))
+
+    def _described(self, kind: str, make: Callable[[], list[NodeArg]]) -> list[NodeArg]:
+        if kind not in self._descriptions:
+            self._descriptions[kind] = make()
+        return self._descriptions[kind]
 
     def get_modelmeta(self) -> ModelMetadata:
         """What the file says about itself."""

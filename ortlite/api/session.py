@@ -101,8 +101,8 @@ class InferenceSession(Described, Asynchronous):
             raise TypeError(f"sess_options is an ortlite.SessionOptions, not {type(sess_options)}")
         if providers and not hasattr(providers, "__iter__"):
             raise TypeError(f"'providers' should be a sequence, not {type(providers).__name__}")
-        _warn_of_ignored(kwargs, sess_options)
         self._sess_options = SessionOptions() if sess_options is None else sess_options
+        _warn_of_ignored(kwargs, self._sess_options)
         self._sess_options_initial = self._sess_options
         self._limits: Limits = both(self._sess_options.limits, current())
         self._fallback = fallback or ("error" if self._no_cpu else "allow")
@@ -210,8 +210,7 @@ class InferenceSession(Described, Asynchronous):
         asked = dict(zip(names, given, strict=True))
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
-        self._output_types = None  # until somebody asks
-        self._args = {}
+        self._descriptions = {}  # until somebody asks
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
@@ -558,13 +557,13 @@ def _one(taps: Any) -> bool:
     return isinstance(taps, str | re.Pattern)
 
 
-def _warn_of_ignored(keywords: Mapping[str, Any], options: SessionOptions | None) -> None:
+def _warn_of_ignored(keywords: Mapping[str, Any], options: SessionOptions) -> None:
     """Say what was asked for and has no effect."""
     for name in keywords.keys() - {"enable_fallback", "read_config_from_model", "disabled_optimizers"}:
         near = get_close_matches(name, ["providers", "provider_options", "sess_options", "fallback", "placement"], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         warnings.warn(f"InferenceSession has no argument {name!r}: it is ignored.{hint}", UserWarning, stacklevel=3)
-    if options is not None and options._entries.get(AFFINITIES):
+    if options._entries.get(AFFINITIES):
         warnings.warn(
             f"{AFFINITIES} has no effect: say which processors the process may use (taskset, os.sched_setaffinity).",
             UserWarning,
