@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.limits import Limits, beyond, both, current
-from ortlite.load import files, functions, graph, nchwc, ort_format, shapes
+from ortlite.load import files, functions, graph, nchwc, ort_format, shapes, wire
 from ortlite.load.order import graphs_of
 from ortlite.load.peek import all_graphs
 from ortlite.load.tensors import HERE, Given, Tensors, text
@@ -60,10 +60,10 @@ def load(
     room = None if limits.model_bytes is None else limits.model_bytes - len(data)
     tensors = Tensors(folder, given or Given(), limits=limits, room=room)
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
-        proto = ort_format.read(data)
-        tensors.files[HERE] = np.frombuffer(data, np.uint8)
+        proto, tensors.copies = ort_format.read(data), False
     else:
-        proto = _parse(data, name)
+        proto = _parse(wire.without_large_tensors(data), name)
+    tensors.files[HERE] = np.frombuffer(data, np.uint8)
     _check_nodes(proto, limits)
     file = graph.File(tensors)
     try:
@@ -126,7 +126,7 @@ def _prose(value: str | bytes) -> str:
 
 
 def _read(path: Path, limits: Limits) -> bytes | memoryview:
-    """A file's bytes, mapped: protobuf copies what it keeps, so that a copy before would double the memory."""
+    """A file's bytes, mapped: each tensor is copied from there, so that a copy before would double the memory."""
     failed = _failed(str(path))
     try:
         with files.opened(path) as descriptor:

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ortlite.limits import Limits, beyond
 
-__all__ = ["below", "contents", "opened"]
+__all__ = ["below", "contents", "copied", "opened"]
 
 # A pipe is opened without waiting for who writes to it; a link at the end of a path is not followed.
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+STEP = 2**24  # bytes that are copied at once
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -107,3 +110,20 @@ def contents(descriptor: int, limits: Limits, allowed: int | None, what: str) ->
                 raise ValueError(f"the file has {size} bytes, and only {at} can be read")
             at += count
     return data.toreadonly()
+
+
+def copied(data: np.ndarray, start: int, length: int) -> np.ndarray:
+    """`length` of the bytes from `contents`, in memory of their own.
+
+    Pages of a mapped file are given back as soon as they are copied: the process never holds the bytes twice.
+    """
+    values = np.empty(length, np.uint8)
+    base: object = data.base
+    mapped = base.obj if isinstance(base, memoryview) else None
+    for at in range(0, length, STEP):
+        stop = min(at + STEP, length)
+        values[at:stop] = data[start + at : start + stop]
+        if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
+            page = (start + at) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, page, start + stop - page)
+    return values

@@ -25,7 +25,7 @@ __all__ = ["DENSE_BYTES", "DENSE_RATIO", "HERE", "Given", "Tensors", "dtype_of",
 DENSE_BYTES = 2**26
 DENSE_RATIO = 1000
 
-HERE = ""  # the location of external data that lie in the model's own file, as those of the ORT format do
+HERE = "\0"  # the location, which no file can have, of data that lie in the model's own: those that `wire` leaves there
 
 
 def text(value: str | bytes, what: str) -> str:
@@ -83,7 +83,8 @@ class Given:
 class Tensors:
     """Reads the tensors of one file; those outside it lie in `folder` and are memory-mapped.
 
-    `room`: bytes outside the file that its tensors may still refer to; None: any number.
+    `room`: bytes outside the file that its tensors may still refer to; None: any number. `copies`: of the data in the
+    file itself, which others may write anew while the model is used.
     """
 
     folder: Path
@@ -92,6 +93,7 @@ class Tensors:
     dense: int = DENSE_BYTES  # bytes that sparse tensors may still become
     limits: Limits = field(default_factory=Limits)
     room: int | None = None
+    copies: bool = True
 
     def initializer(self, proto: TensorProto) -> np.ndarray:
         """The values of a graph's tensor, or what the caller gave in its place.
@@ -177,18 +179,20 @@ class Tensors:
                 raise beyond("model_bytes", allowed, found, f"bytes of the model with those outside of it ({location})")
         offset = _natural(tensor.name, entries, "offset", 0)
         given = _natural(tensor.name, entries, "length", length)
+        if location == HERE:
+            _check_length(given, dtype, shape)
         if given != length or offset + length > data.size:
             raise _external_error(
                 tensor.name,
                 f"{location}: {length} bytes from offset {offset} are out of bounds or can not be read in full "
                 f"(length says {given}, the file has {data.size} bytes).",
             )
-        raw = data[offset : offset + length]
         if dtype.bits < 8:
-            whole = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes())
-            return numpy_helper.to_array(whole)
-        if offset % (dtype.bits // 8):
-            raw = raw.copy()  # unaligned data would be slow in every product that reads it
+            packed = data[offset : offset + length].tobytes()
+            return numpy_helper.to_array(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=packed))
+        # unaligned data would be slow in every product that reads it
+        copied = offset % (dtype.bits // 8) or (location == HERE and self.copies)
+        raw = files.copied(data, offset, length) if copied else data[offset : offset + length]
         return raw.view(dtypes.to_numpy(dtype)).reshape(shape)
 
     def _file(self, tensor: str, location: str) -> np.ndarray:

@@ -106,32 +106,34 @@ def conv_affine(view: View, node: Node, found: _Affine) -> New | None:
     """The convolution with other weights and bias."""
     conv = found.source
     weights = view.constants[conv.inputs[1]]
-    wide = np.asarray(weights, np.float64)
+    spatial = (1,) * (weights.ndim - 2)
     if conv.op_type == "ConvTranspose":  # (in, out / group, …): the groups lie along the first axis
         groups = conv.attributes.get("group", 1)
-        split = wide.reshape(groups, wide.shape[0] // groups, *wide.shape[1:])
-        factor = found.factor.reshape(groups, 1, wide.shape[1], *(1,) * (wide.ndim - 2))
-        wide = (split * factor).reshape(wide.shape)
+        factor = np.repeat(found.factor.reshape(groups, -1), weights.shape[0] // groups, axis=0).reshape(
+            *weights.shape[:2], *spatial
+        )
     else:
-        wide = wide * found.factor.reshape(-1, *(1,) * (wide.ndim - 1))
+        factor = found.factor.reshape(-1, 1, *spatial)
     bias = conv.inputs[2] if len(conv.inputs) > 2 else ""
     old = np.asarray(view.constants[bias], np.float64) if bias else 0.0
-    inputs, constants = _narrowed(view, node, conv, found, wide, old * found.factor + found.offset)
+    inputs, constants = _scaled(view, node, conv, factor, old * found.factor + found.offset)
     if not all(np.isfinite(v).all() for v in constants.values()):
         return None
     return New((copy(node, conv.op_type, inputs, opset=conv.opset, attributes=conv.attributes),), constants)
 
 
-def _narrowed(
-    view: View, node: Node, source: Node, found: _Affine, weights: np.ndarray, bias: np.ndarray
+def _scaled(
+    view: View, node: Node, source: Node, factor: np.ndarray, bias: np.ndarray
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The inputs of the new operator and the constants among them, in the dtype of the old weights."""
-    made = {"weights": weights, "bias": bias}
-    if (found.factor == 1).all():
-        del made["weights"]
-    dtype = view.constants[source.inputs[1]].dtype
+    """The inputs of the new operator, its weights times `factor` (in float64), and the constants among them."""
+    weights = view.constants[source.inputs[1]]
+    made = {}
     with np.errstate(over="ignore"):
-        constants = {view.names.fresh(f"{node.outputs[0]}/{k}"): v.astype(dtype) for k, v in made.items()}
+        if (factor != 1).any():
+            # block by block in NumPy's buffers: the weights never stand in memory in float64
+            made["weights"] = np.multiply(weights, factor, out=np.empty_like(weights), casting="same_kind")
+        made["bias"] = bias.astype(weights.dtype)
+    constants = {view.names.fresh(f"{node.outputs[0]}/{kind}"): value for kind, value in made.items()}
     return [source.inputs[0], *([source.inputs[1]] if len(made) == 1 else []), *constants], constants
 
 
@@ -199,12 +201,10 @@ def _columns(view: View, gemm: Node) -> int | None:
 def gemm_affine(view: View, node: Node, found: _Affine) -> New | None:
     """Gemm with other weights and bias."""
     gemm = found.source
-    weights = view.constants[gemm.inputs[1]]
     factor = found.factor[:, None] if gemm.attributes.get("transB") else found.factor
     bias = gemm.inputs[2] if len(gemm.inputs) > 2 else ""
     old = np.asarray(view.constants[bias], np.float64).reshape(-1) * gemm.attributes.get("beta", 1.0) if bias else 0.0
-    wide = np.asarray(weights, np.float64) * factor
-    inputs, constants = _narrowed(view, node, gemm, found, wide, old * found.factor + found.offset)
+    inputs, constants = _scaled(view, node, gemm, factor, old * found.factor + found.offset)
     if not all(np.isfinite(v).all() for v in constants.values()):
         return None
     attributes = {name: value for name, value in gemm.attributes.items() if name != "beta"}
