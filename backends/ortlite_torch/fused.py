@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
-from ortlite.ops.helpers import normal_axis, require_shape
+from ortlite.ops.helpers import normal_axis, one_of, require_shape
 from ortlite_torch.onednn import inferring
+from ortlite_torch.record import opaque
 from ortlite_torch.threads import fit, norm_work
 
 __all__ = ["OVERRIDES"]
@@ -19,10 +21,27 @@ fused_rms_norm: Any = getattr(torch.ops.aten, "_fused_rms_norm", None)  # newer 
 WIDE = {torch.float32, torch.float64}
 
 
+def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
+    """F.gelu, with infinity where it belongs."""
+    one_of("approximate", approximate, "none", "tanh")
+    if approximate == "tanh" or X.device.type != "cpu":
+        return F.gelu(X, approximate=approximate)
+    if not xp.readable(X):
+        return F.gelu(X) if torch.compiler.is_compiling() else NotImplemented
+    return _gelu_here(X)
+
+
+@opaque
+def _gelu_here(X: Any) -> Any:
+    """The same, after a look at the values: on AVX-512, oneDNN's, which F.gelu takes, makes NaN of infinity."""
+    y = F.gelu(X)
+    return y if isfinite(float(y.detach().sum())) else F.gelu(X.to(torch.float64)).to(X.dtype)
+
+
 def bias_gelu(xp: Namespace, A: Any, B: Any) -> Any:
-    """F.gelu."""
+    """F.gelu of the sum."""
     require_shape("B", B, A.shape[-1])
-    return F.gelu(A + B)
+    return gelu(xp, A + B)
 
 
 def fast_gelu(xp: Namespace, X: Any, bias: Any = None) -> Any:
@@ -95,6 +114,8 @@ def skip_simplified_layer_normalization(
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "RMSNormalization", 23): rms_normalization,
+    ("", "Gelu", 20): gelu,
+    ("com.microsoft", "Gelu", 1): gelu,
     ("com.microsoft", "BiasGelu", 1): bias_gelu,
     ("com.microsoft", "FastGelu", 1): fast_gelu,
     ("com.microsoft", "QuickGelu", 1): quick_gelu,

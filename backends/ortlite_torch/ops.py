@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
-from ortlite.ops.helpers import normal_axis, one_of
+from ortlite.ops.helpers import normal_axis
 from ortlite_torch import fused, indexing, onednn, products, quant, recurrent
 from ortlite_torch.primitives import differentiated
 from ortlite_torch.record import opaque
@@ -61,12 +61,6 @@ def softplus(xp: Namespace, X: Any) -> Any:
 def mish(xp: Namespace, X: Any) -> Any:
     """F.mish."""
     return F.mish(X)
-
-
-def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
-    """F.gelu."""
-    one_of("approximate", approximate, "none", "tanh")
-    return F.gelu(X, approximate=approximate)
 
 
 def swish(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
@@ -294,7 +288,6 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "HardSwish", 14): hard_swish,
     ("", "Softplus", 1): softplus,
     ("", "Mish", 18): mish,
-    ("", "Gelu", 20): gelu,
     ("", "Swish", 24): swish,
     ("", "LogSoftmax", 13): log_softmax,
     ("", "LayerNormalization", 1): layer_normalization,
