@@ -72,13 +72,18 @@ def one():
     return _model(net, "one", [8], net.op("Add", "x", "x"), [8])
 
 
-def heavy():
+def heavy(width=3536):
     """500 MB of weights in ten MatMuls: what loading costs."""
     net = _Net()
     x = "x"
     for _ in range(10):
-        x = net.op("MatMul", x, net.weight(3536, 3536, scale=0.02))
-    return _model(net, "heavy", ["N", 3536], x, ["N", 3536])
+        x = net.op("MatMul", x, net.weight(width, width, scale=0.02))
+    return _model(net, "heavy", ["N", width], x, ["N", width])
+
+
+def light():
+    """The same with hardly any weights."""
+    return heavy(8)
 
 
 def _model(net, name, shape, output, output_shape):
@@ -93,7 +98,7 @@ def _model(net, name, shape, output, output_shape):
     return helper.make_model(graph, opset_imports=OPSETS, ir_version=8)
 
 
-MODELS = {"resnet50": resnet50, "adds": adds, "one": one, "heavy": heavy}
+MODELS = {"resnet50": resnet50, "adds": adds, "one": one, "heavy": heavy, "light": light}
 
 
 def build(name: str, folder: Path, external: bool = False) -> Path:
