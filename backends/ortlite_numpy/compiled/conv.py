@@ -20,7 +20,7 @@ from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
 from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
-from ortlite_numpy.compiled.products import BLOCK, ROWS, multiply_rows
+from ortlite_numpy.compiled.products import multiply_rows
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
@@ -293,14 +293,15 @@ def columns_first(x, kernel, steps, width, start, stop, y):
 
 @loops()
 def multiply_windows(
-    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, unit, start, stop
+    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, unit, tall, deep, block, start, stop
 ):  # fmt: skip
     """A convolution of x without groups, whose windows make N times `height` lines of `width`.
 
     x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of the windows, by `unit`, or where that is 0,
     of the panels `b` of the weights, [start, stop) are computed. Up to `most` windows at once are brought into columns,
     multiplied by the panels, and held between two bounds. y and what is added, z, are flat with channels last; z may be
-    empty. `kernel` and `steps` are as for columns. With channels first, `most` and `unit` are whole lines.
+    empty. `kernel` and `steps` are as for columns, `tall`, `deep` and `block` as for multiply_rows. With channels
+    first, `most` and `unit` are whole lines.
     """
     n, h, w, c = x.shape
     if first:
@@ -330,8 +331,8 @@ def multiply_windows(
             )  # fmt: skip
         else:
             columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
-        begin, end = (0, (rows + ROWS - 1) // ROWS) if unit else (start, stop)
-        multiply_rows(source, apart, step, b, bias, part, m, rows, m, BLOCK, unit != 0, begin, end)
+        begin, end = (0, (rows + tall - 1) // tall) if unit else (start, stop)
+        multiply_rows(source, apart, step, b, bias, part, m, rows, m, tall, deep, block, unit != 0, begin, end)
         if z.size or low > -np.inf or high < np.inf:
             across = rows if right - left < m else 1  # whole rows are one stretch
             length = right - left if right - left < m else rows * m
@@ -563,13 +564,14 @@ def _by_windows(
     y = np.empty((n, *out, m), X.dtype)
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
     low, high = map(X.dtype.type, bounds)
-    whole = width if first else products.ROWS
-    most = max(dense.COLUMNS // b.shape[1] // whole, -(-BLOCK // whole)) * whole
+    tall, deep, block = products.sizes()
+    whole = width if first else tall
+    most = max(dense.COLUMNS // b.shape[1] // whole, -(-block // whole)) * whole
     count = n * prod(out)
     unit = whole if count >= FEW_WINDOWS else 0
     args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, unit)
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
-    share(xp, multiply_windows, args, -(-count // unit) if unit else len(b), seconds)
+    share(xp, multiply_windows, (*args, tall, deep, block), -(-count // unit) if unit else len(b), seconds)
     return dense.channels_first(y)
 
 

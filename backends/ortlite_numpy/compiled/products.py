@@ -1,7 +1,7 @@
 """Products with a constant matrix, whose columns are brought into the order in which they are read, once a session.
 
 A panel is as many columns as two vectors of the processor hold, row by row, so that a product reads one stretch of
-memory. A tile, up to six rows of the result by one panel, stays in registers while the products of some rows of the
+memory. A tile, some rows of the result by one panel, stays in registers while the products of some rows of the
 panel are added up; then it is added to the result. BLAS brings the matrix into order in every call, which for few rows
 takes as long as the product.
 """
@@ -22,10 +22,7 @@ from ortlite_numpy.record import numpy as np
 
 __all__ = ["multiplied", "panels", "times"]
 
-ROWS = 6  # of a tile: with two vectors each, twelve of the sixteen registers that most processors have
 VECTORS = 2
-DEEP = 384  # rows of a panel whose products are added up in registers
-BLOCK = 168  # rows of the left matrix, as deep, that stay in the cache while the panels go by
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
 FEW_ROWS = 2  # for which BLAS reads the matrix as it is
 SMALL = 1 << 17  # multiplications up to which BLAS is as fast
@@ -40,6 +37,16 @@ def vector_bytes() -> int:
 
     has = binding.get_host_cpu_features()
     return 64 if has.get("avx512f") else 32 if has.get("avx") else 16
+
+
+@cache
+def sizes() -> tuple[int, int, int]:
+    """The rows of a tile, the rows of a panel whose products are added up in registers, and the rows of a block.
+
+    Of sixteen registers, two vectors of six rows take twelve; AVX-512 has 32. That much of a panel stays in the nearest
+    cache, and a block, rows of the left matrix, as deep, in the next one while the panels go by.
+    """
+    return (12, 256, 336) if vector_bytes() == 64 else (6, 384, 168)
 
 
 def _tile(
@@ -119,7 +126,7 @@ def _tile(
             builder.branch(end)
 
         end = builder.append_basic_block()
-        blocks = [builder.append_basic_block() for _ in range(ROWS)]
+        blocks = [builder.append_basic_block() for _ in range(sizes()[0])]
         switch = builder.switch(args[0], blocks[-1])
         for rows, block in enumerate(blocks, 1):
             switch.add_case(i64(rows), block)
@@ -154,23 +161,23 @@ def copy_rows(a, at, a_row, a_step, rows, depth, y):
 
 
 @loops()
-def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, block, by_rows, start, stop):
+def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, tall, deep, block, by_rows, start, stop):
     """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
 
-    The matrix and `y` are flat. Of the panels or, `by_rows`, of the rows in steps of ROWS, [start, stop) are computed,
-    in blocks of rows that stay in the cache while the panels go by.
+    The matrix and `y` are flat; `tall`, `deep` and `block` are `sizes`. Of the panels or, `by_rows`, of the rows in
+    steps of `tall`, [start, stop) are computed.
     """
     count, depth, width = b.shape
     flat = b.reshape(b.size)
-    spare = np.empty(ROWS * width, y.dtype)
-    copied = np.empty(min(block, rows) * min(DEEP, depth), y.dtype)
+    spare = np.empty(tall * width, y.dtype)
+    copied = np.empty(min(block, rows) * min(deep, depth), y.dtype)
     begin, end = (0, count) if by_rows else (start, stop)
-    first, last = (start * ROWS, min(stop * ROWS, rows)) if by_rows else (0, rows)
+    first, last = (start * tall, min(stop * tall, rows)) if by_rows else (0, rows)
     while first < last:
         some = min(block, last - first)
-        tiles = (some + ROWS - 1) // ROWS
-        for k in range(0, depth, DEEP):
-            many = min(DEEP, depth - k)
+        tiles = (some + tall - 1) // tall
+        for k in range(0, depth, deep):
+            many = min(deep, depth - k)
             if end - begin < FEW:
                 source, before, apart, step = a, first * a_row + k * a_step, a_row, a_step
             else:  # rows far apart in memory meet in few lines of the cache
@@ -241,12 +248,12 @@ def filled(bias: Any, columns: int, dtype: Any) -> Any:
 def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any, rows: int, columns: int) -> None:
     """`multiply_rows` of all rows, on the threads that are worth it."""
     count, depth, _ = b.shape
-    blocks = -(-rows // BLOCK)
-    block = -(-rows // (blocks * ROWS)) * ROWS
+    tall, deep, most = sizes()
+    block = -(-rows // (-(-rows // most) * tall)) * tall  # all as large
     by_rows = count < FEW
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
-    args = (a, a_row, a_step, b, bias, y, columns, rows, columns, block, by_rows)
-    share(xp, multiply_rows, args, -(-rows // ROWS) if by_rows else count, work)
+    args = (a, a_row, a_step, b, bias, y, columns, rows, columns, tall, deep, block, by_rows)
+    share(xp, multiply_rows, args, -(-rows // tall) if by_rows else count, work)
 
 
 def times(xp: Any, b: Any, columns: int) -> Any:
