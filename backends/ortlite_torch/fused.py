@@ -115,7 +115,6 @@ def skip_simplified_layer_normalization(
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "RMSNormalization", 23): rms_normalization,
     ("", "Gelu", 20): gelu,
-    ("com.microsoft", "Gelu", 1): gelu,
     ("com.microsoft", "BiasGelu", 1): bias_gelu,
     ("com.microsoft", "FastGelu", 1): fast_gelu,
     ("com.microsoft", "QuickGelu", 1): quick_gelu,
