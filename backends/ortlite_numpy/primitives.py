@@ -15,10 +15,8 @@ from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
-from ortlite_numpy.standard import library
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
-_clip = library().__dict__["clip"]  # knows what to do with bounds of another dtype
 MANY = 8  # arrays from which on stacking them is worth a look at all
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
@@ -36,18 +34,6 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
         return low.view(dtype)
     sign = 2 ** (target.bits - 1)
     return ((low.astype(np.int8) ^ sign) - sign).astype(dtype)
-
-
-def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """NumPy's own, which is fast with both bounds only; the compatibility layer knows what to do with foreign ones."""
-    low, high = min, max
-    if x.dtype.kind == "f":
-        low, high = -np.inf if min is None else min, np.inf if max is None else max
-    try:
-        result: np.ndarray = np.clip(x, low, high)
-    except OverflowError:  # a Python int that the dtype does not hold
-        return _clip(x, min, max)
-    return result if result.dtype == x.dtype else _clip(x, min, max)
 
 
 @complete
@@ -233,7 +219,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 
-NAMES: dict[str, Any] = {"clip": clip, "stack": stack, "tile": tile}
+NAMES: dict[str, Any] = {"stack": stack, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (

@@ -1,45 +1,44 @@
-"""NumPy's names of the Array API standard, without what makes array_api_compat slow: 0.1 s to import, a wrapper a call.
+"""NumPy's names of the Array API standard, without array_api_compat, which takes 0.1 s to import and a wrapper a call.
 
-From 2.1 on NumPy has the standard's functions itself, but for a few, which the compatibility layer gives when they are
-first called.
+From 2.1 on NumPy has the standard's functions itself. What differs is here: `clip` keeps the dtype whatever its bounds
+are, `argsort` and `sort` know `descending`, and what orders numbers takes those of ml_dtypes as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ortlite import dtypes
 from ortlite_numpy.record import numpy, recording
 
-__all__ = ["library"]
+__all__ = ["argsort", "clip", "library", "sort", "take_along_axis"]
 
 NAMES = (
     "abs acos acosh add all any arange argmax argmin asin asinh atan atan2 atanh bitwise_and bitwise_invert "
     "bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor bool broadcast_arrays broadcast_shapes broadcast_to "
     "can_cast ceil complex128 complex64 concat conj copysign cos cosh cumulative_prod cumulative_sum diff divide e "
-    "empty empty_like equal exp expand_dims expm1 eye fft finfo flip float32 float64 floor floor_divide full "
-    "full_like greater greater_equal hypot iinfo imag inf int16 int32 int64 int8 isfinite isinf isnan less less_equal "
-    "linalg linspace log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul "
+    "empty empty_like equal exp expand_dims expm1 eye fft finfo flip float32 float64 floor floor_divide from_dlpack "
+    "full full_like greater greater_equal hypot iinfo imag inf int16 int32 int64 int8 isfinite isin isinf isnan less "
+    "less_equal linalg linspace log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul "
     "matrix_transpose max maximum mean meshgrid min minimum moveaxis multiply nan negative newaxis nextafter nonzero "
     "not_equal ones ones_like permute_dims pi positive pow prod real reciprocal remainder repeat reshape result_type "
     "roll round searchsorted sign signbit sin sinh sqrt square squeeze stack std subtract sum take tan tanh tensordot "
-    "tril triu trunc uint16 uint32 uint64 uint8 unstack var vecdot where zeros zeros_like"
+    "tril triu trunc uint16 uint32 uint64 uint8 unique_all unique_counts unique_inverse unique_values unstack var "
+    "vecdot where zeros zeros_like"
 ).split()
-LACKING = (
-    "argsort clip count_nonzero from_dlpack isin sort take_along_axis unique_all unique_counts unique_inverse "
-    "unique_values"
-).split()
+_REGISTERED = 2  # what numpy.dtype.isbuiltin is for a dtype of ml_dtypes
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
-    """NumPy's own where nothing else is asked for."""
+    """NumPy's own; where a kernel is being recorded, the record's."""
     if device is None and copy is None:
         return numpy.asarray(obj, dtype) if recording() else np.asarray(obj, dtype)
-    return _compat().asarray(obj, dtype=dtype, device=device, copy=copy)
+    return np.asarray(obj, dtype=dtype, device=device, copy=copy)
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
@@ -47,25 +46,97 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     return x.astype(dtype, copy=copy)
 
 
-def _compat() -> Any:
-    import array_api_compat.numpy
+@cache
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and the largest integer of a dtype."""
+    logical = dtypes.of_numpy(dtype)
+    if logical.kind == "u":
+        return 0, (1 << logical.bits) - 1
+    return -(1 << logical.bits - 1), (1 << logical.bits - 1) - 1
 
-    return array_api_compat.numpy
+
+def _bound(bound: Any, dtype: np.dtype[Any], inwards: Any) -> Any:
+    """A bound for numbers of `dtype`, float or integer: as one of them that leaves the same numbers inside."""
+    kind = type(bound)
+    if kind is int or kind is float:
+        if dtype.kind == "f":
+            return float(bound)
+        least, largest = _limits(dtype)
+        if kind is float and not math.isinf(bound):
+            bound = int(inwards(bound))
+        return min(max(bound, least), largest)
+    bound = numpy.asarray(bound)
+    if bound.dtype == dtype:
+        return bound
+    bound = _wide(bound)
+    if dtype.kind != "f" and bound.dtype.kind != "b":
+        least, largest = _limits(dtype)
+        if bound.dtype.kind == "f":
+            bound = inwards(bound)
+            lowest, highest = (bound.dtype.type(limit) for limit in (least, largest))
+            if int(highest) > largest:  # 2**63 - 1 is no float
+                highest = np.nextafter(highest, bound.dtype.type(0))
+            bound = np.clip(bound, lowest, highest)
+        elif not np.can_cast(bound.dtype, dtype):
+            own = _limits(bound.dtype)
+            bound = np.clip(bound, max(least, own[0]), min(largest, own[1]))
+    return bound.astype(dtype)
 
 
-def _later(name: str) -> Callable[..., Any]:
-    def call(*args: Any, **keywords: Any) -> Any:
-        return getattr(_compat(), name)(*args, **keywords)
+def _wide(x: Any) -> Any:
+    """Numbers of ml_dtypes, whose NaN NumPy does not sort and whose small integers it does not compare, as NumPy's."""
+    if x.dtype.isbuiltin != _REGISTERED:
+        return x
+    return x.astype(np.float32 if dtypes.of_numpy(x.dtype).kind == "f" else np.int16)
 
-    call.__name__ = name
-    return call
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """The numbers of `x`, moved between the bounds, in the dtype of `x`; NaN where `x` or a bound is.
+
+    A bound may be of another dtype, also beyond what that of `x` holds.
+    """
+    if x.dtype.isbuiltin == _REGISTERED:
+        y = clip(_wide(x), min, max)
+        return (y if y.dtype.kind == "f" else np.clip(y, *_limits(x.dtype))).astype(x.dtype)
+    low = None if min is None else _bound(min, x.dtype, np.ceil)
+    high = None if max is None else _bound(max, x.dtype, np.floor)
+    if low is None:
+        return x.copy("K") if high is None else np.minimum(x, high)
+    return np.maximum(x, low) if high is None else np.clip(x, low, high)
+
+
+def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """The places of the numbers in order; equal ones keep theirs. NaN are last, descending they are first."""
+    x = _wide(x)
+    kind: Any = "stable" if stable else None
+    if not descending:
+        return np.argsort(x, axis=axis, kind=kind)
+    last = x.shape[axis] - 1
+    return last - np.flip(np.argsort(np.flip(x, axis=axis), axis=axis, kind=kind), axis=axis)
+
+
+def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """The numbers in order. NaN are last, descending they are first."""
+    y = np.sort(_wide(x), axis=axis, kind="stable" if stable else None)
+    return (np.flip(y, axis=axis) if descending else y).astype(x.dtype, copy=False)
+
+
+def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+    """NumPy's own, which has no default axis before 2.3."""
+    return np.take_along_axis(x, indices, axis)
+
+
+def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """NumPy's own, as an array."""
+    return numpy.asarray(np.count_nonzero(x, axis=axis, keepdims=keepdims))
 
 
 @cache
 def library() -> ModuleType:
     """The standard's namespace."""
     made = ModuleType("numpy")
-    made.__dict__.update({name: getattr(np, name) for name in NAMES}, asarray=asarray, astype=astype)
-    made.__dict__.update({name: _later(name) for name in LACKING})
+    made.__dict__.update({name: getattr(np, name) for name in NAMES})
+    own = (asarray, astype, clip, argsort, sort, take_along_axis, count_nonzero)
+    made.__dict__.update({fn.__name__: fn for fn in own})
     made.__dict__["isdtype"] = cache(np.isdtype)  # what a dtype is takes NumPy 2 µs to say
     return made
