@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import ROOT, compile_sources
 from benchmarks.models import build
 from ortlite.cli.bars import working
 from ortlite.progress import say
 
-ROOT = Path(__file__).parent.parent
 MARKS = ("<!-- numbers: python -m benchmarks --write -->", "<!-- end of numbers -->")
 
 
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    compile_sources()
     with working("benchmarks"):
         text = table(args.folder, args.runs)
     print(text)

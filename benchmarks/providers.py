@@ -19,15 +19,14 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import geometric_mean
 
 import numpy as np
 from onnx import TensorProto, helper
 
+from benchmarks import ROOT, compile_sources
 from benchmarks.models import _Net
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "benchmarks" / "PROVIDERS.md"
 QUIET = 1.0  # a load above this, and the figures are called preliminary
 ALL = {
@@ -145,6 +144,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*args.measure)))
         return
+    compile_sources()
     text = page(args.processes)
     print(text)
     if args.write:

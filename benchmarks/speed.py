@@ -28,6 +28,7 @@ from time import perf_counter
 import numpy as np
 from rich.progress import Progress
 
+from benchmarks import compile_sources
 from benchmarks.architectures import FOLDER
 from benchmarks.worker import peak_mb
 
@@ -47,10 +48,18 @@ ENGINES: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
 SECONDS = 2.0  # of repetitions in a process
 LIMIT = 600  # seconds a process may take
 Row = dict[str, float]
+TITLES = {
+    "create": "making a process's first session",
+    "again": "making one more",
+    "first": "the first run",
+    "start": "from the start of a process to its first answer",
+    "memory": "peak memory",
+}
 
 
 def one(path: Path, engine: str, batch: int, threads: int) -> Row | None:
-    """What a worker finds: times in ms of creating a session, of the first run and of later ones, and peak memory.
+    """What a worker finds: times in ms of creating the process's first session and one more, of the first run and of
+    later ones, and peak memory.
 
     None where the model's batch is not open. Raises AssertionError for a wrong answer.
     """
@@ -86,12 +95,43 @@ def one(path: Path, engine: str, batch: int, threads: int) -> Row | None:
         before = perf_counter()
         session.run(None, feed)
         times.append(perf_counter() - before)
+    memory = peak_mb()
+    del session  # what sessions of one file share goes with the last
+    restart = perf_counter()
+    library.InferenceSession(path, options, providers=[(provider, settings)])
     return {
         "run": statistics.median(times) * 1e3,
         "create": (created - start) * 1e3,
+        "again": (perf_counter() - restart) * 1e3,
         "first": (answered - begun) * 1e3,
-        "memory": peak_mb(),
+        "memory": memory,
     }
+
+
+START = """
+import importlib, json, sys
+import numpy as np
+module, path, provider, settings, threads = json.loads(sys.argv[1])
+library = importlib.import_module(module)
+options = library.SessionOptions()
+options.intra_op_num_threads = threads
+session = library.InferenceSession(path, options, providers=[(provider, settings)])
+values = np.load(path.removesuffix("onnx") + "npz")
+session.run(None, {arg.name: values[f"in_{arg.name}"] for arg in session.get_inputs()})
+print("answered", flush=True)
+"""
+
+
+def cold_start(path: Path, engine: str, threads: int, variables: dict[str, str]) -> float:
+    """Milliseconds from the start of a process, which imports nothing else, to its first answer."""
+    module, provider, settings, _ = ENGINES[engine]
+    given = json.dumps([module, str(path), provider, settings, threads])
+    start = perf_counter()
+    command = [sys.executable, "-c", START, given]
+    with subprocess.Popen(command, cwd=HERE.parent, env=variables, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        return (perf_counter() - start) * 1e3
 
 
 def measure(path: Path, engine: str, batch: int, threads: int) -> Row | str | None:
@@ -99,16 +139,17 @@ def measure(path: Path, engine: str, batch: int, threads: int) -> Row | str | No
     command = [sys.executable, "-m", "benchmarks.speed", str(path), "--worker", engine, "--batches", str(batch)]
     command += ["--threads", str(threads)]
     kept = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables = {**os.environ, **kept, **ENGINES[engine][3]}
     try:
         done = subprocess.run(
-            command, cwd=HERE.parent, text=True, capture_output=True, timeout=LIMIT, check=False,
-            env={**os.environ, **kept, **ENGINES[engine][3]},
-        )  # fmt: skip
+            command, cwd=HERE.parent, text=True, capture_output=True, timeout=LIMIT, check=False, env=variables
+        )
     except subprocess.TimeoutExpired:
         return f"over {LIMIT} s"
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    row = json.loads(done.stdout.strip().splitlines()[-1])
+    return row | {"start": cold_start(path, engine, threads, variables)} if row and batch == 1 else row
 
 
 def gather(
@@ -179,7 +220,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads:
         lines.append(f"| **{title}** | | | {' | '.join(f'**{pick(ratios(entries, e)):.2f}**' for e in ours)} |")
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
     lines += [f"| | {' | '.join(ours)} |", f"|---|{'---:|' * len(ours)}"]
-    for key, title in (("create", "making the session"), ("first", "the first run"), ("memory", "peak memory")):
+    for key, title in TITLES.items():
         lines.append(f"| {title} | {' | '.join(f'{geometric_mean(ratios(entries, e, key, 1)):.2f}' for e in ours)} |")
     problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
     lines += ["", *problems, ""] if problems else [""]
@@ -249,6 +290,7 @@ def main() -> None:
     paths = args.models or sorted(path for path in FOLDER.glob("*.onnx") if path.with_suffix(".npz").exists())
     if not paths:
         parser.error(f"no models in {FOLDER}: python -m benchmarks.architectures makes them")
+    compile_sources()
     engines = list(dict.fromkeys([PEER, *args.engines]))
     entries = gather(paths, engines, args.batches, args.rounds, args.threads)
     text = table(entries, engines, args.rounds, args.threads)
