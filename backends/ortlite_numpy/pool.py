@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from ortlite.namespace import Namespace
@@ -14,7 +15,8 @@ from ortlite_numpy.threads import split
 
 __all__ = ["PRIMITIVES"]
 
-BLOCK = 1 << 15  # elements of the input that a block of windows shows
+BLOCK = 1 << 17  # elements of the input that a block of windows shows: calls of NumPy cost more than half a megabyte
+WHOLE = 1 << 10  # elements of an image up to which it is reduced at once, wherever its channels are
 COST = 3e-10  # seconds an element takes at each place of the windows along an axis
 
 
@@ -61,11 +63,13 @@ def _pool(
 ) -> Any:
     """All windows combined by `ufunc`; NotImplemented for large ones, which the default body doubles."""
     out = output_shape(x.shape[2:], size, strides, dilations, pads)
+    if 0 in {*x.shape, *out}:
+        return NotImplemented
+    if set(out) == {1} and (x.flags.c_contiguous or prod(size) <= WHOLE):
+        return NotImplemented  # channels first are rows to the default body, and it has less to do before small ones
     for k, count, n in zip(size, out, x.shape[2:], strict=True):
         if count > 1 and k * count > 2 * k.bit_length() * n:
             return NotImplemented
-    if 0 in {*x.shape, *out} or (set(out) == {1} and x.flags.c_contiguous):
-        return NotImplemented  # whole images with channels first are rows to the default body
     y = empty_as(x, (*x.shape[:2], *out))
     images, result = channels_last(x), channels_last(y)
     along = list(zip(size, strides, dilations, (lo for lo, _ in pads), strict=True))
