@@ -147,7 +147,7 @@ def _pointwise(images: Any, times: Times, y: Any, threads: int, finish: Finish |
             finish(result[start:stop], None if other is None else other[start:stop])
 
     def block(start: int, stop: int) -> None:
-        count = max(round((stop - start) / max(ROWS, COLUMNS // max(c, m))), 1)
+        count = max(round((stop - start) / max(ROWS, COLUMNS // max(c, m))), 1) if finish is not None else 1
         for i, j in pairwise(start + (stop - start) * part // count for part in range(count + 1)):
             times(a[i:j], result[i:j], 1)
             finished(i, j)

@@ -15,6 +15,7 @@ from ortlite_numpy.threads import split
 __all__ = ["OVERRIDES", "PRIMITIVES"]
 
 FLOAT32 = np.dtype(np.float32)
+LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COST = 3e-9  # seconds an element takes in the passes of a softmax or a normalisation
 
 
@@ -222,29 +223,64 @@ def instance_normalization(xp: Namespace, input: Any, scale: Any, B: Any, *, eps
     return y.reshape(input.shape)
 
 
+def group_normalization(
+    xp: Namespace, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, stash_type: Any = None
+) -> Any:
+    """As InstanceNormalization, of some channels at a time."""
+    require_shape("scale", scale, X.shape[1])
+    require_shape("bias", bias, X.shape[1])
+    (n, c), dtype = X.shape[:2], X.dtype
+    if X.ndim < 3 or X.size == 0 or dtype not in FLOATS or not dtype == scale.dtype == bias.dtype:
+        return NotImplemented
+    if num_groups < 1 or c % num_groups or (stash_type is not None and xp.dtype(stash_type) != dtype):
+        return NotImplemented
+    alike = c // num_groups
+    last = X.transpose(0, *range(2, X.ndim), 1)
+    if last.flags.c_contiguous and not X.flags.c_contiguous:
+        y = np.empty_like(last)
+        shape = (n, last.size // (n * c), c)
+        _by_column(last.reshape(shape), scale, bias, epsilon, xp.threads, y.reshape(shape), alike)
+        return y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1))
+    rows = np.ascontiguousarray(X).reshape(n * num_groups, -1)
+    y = normalised(rows, None, None, epsilon, xp.threads)[0].reshape(n, c, -1)
+    y *= scale.reshape(-1, 1)
+    y += bias.reshape(-1, 1)
+    return y.reshape(X.shape)
+
+
 def _column(v: Any, repeats: int) -> Any:
     """One element a row: of every channel of every example."""
     return np.tile(v, repeats).reshape(-1, 1)
 
 
-def _by_column(images: Any, scale: Any, bias: Any, epsilon: float, threads: int, y: Any) -> None:
-    """`images` (N, positions, C), every channel normalised over its positions. Sums of blocks are added up."""
-    _, count, c = images.shape
-    step = max(ROWS // 8 // c, 1)  # short sums of short sums are exact enough
+def _by_column(images: Any, scale: Any, bias: Any, epsilon: float, threads: int, y: Any, alike: int = 1) -> None:
+    """`images` (N, positions, C), each `alike` channels normalised over all positions. Sums of blocks are added up."""
+    n, count, c = images.shape
+    few = -(-LINE // c)  # positions that make a long line; where they do not divide them all, each is its own
+    side = count if count <= few else next((t for t in range(few, min(8 * few, count) + 1) if count % t == 0), 1)
+    lines, results = images.reshape(n, -1, side * c), y.reshape(n, -1, side * c)
+    step = max(ROWS // (side * c), 1)  # short sums of short sums are exact enough
+
+    def average(sums: Any) -> Any:
+        totals = np.add.reduce(sums.reshape(side, c), axis=0)
+        if alike > 1:
+            totals = np.repeat(np.add.reduce(totals.reshape(-1, alike), axis=1), alike)
+        return totals / totals.dtype.type(count * alike)
 
     def some(start: int, stop: int) -> None:
-        for image, out in zip(images[start:stop], y[start:stop], strict=True):
-            blocks = [slice(i, i + step) for i in range(0, count, step)]
-            mean = sum(np.add.reduce(image[block], axis=0) for block in blocks) / image.dtype.type(count)
+        for image, out in zip(lines[start:stop], results[start:stop], strict=True):
+            blocks = [slice(i, i + step) for i in range(0, image.shape[0], step)]
+            mean = np.tile(average(sum(np.add.reduce(image[block], axis=0) for block in blocks)), side)
             for block in blocks:
                 np.subtract(image[block], mean, out=out[block])
             squares = sum(np.einsum("ij,ij->j", out[block], out[block]) for block in blocks)
-            factor = scale / np.sqrt(squares / image.dtype.type(count) + image.dtype.type(epsilon))
+            factor = np.tile(scale / np.sqrt(average(squares) + image.dtype.type(epsilon)), side)
+            offset = np.tile(bias, side)
             for block in blocks:
                 out[block] *= factor
-                out[block] += bias
+                out[block] += offset
 
-    split(some, images.shape[0], COST * images.size, threads)
+    split(some, n, COST * images.size, threads)
 
 
 def batch_normalization(
@@ -298,6 +334,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "LayerNormalization", 1): layer_normalization,
     ("", "LayerNormalization", 17): layer_normalization,
     ("", "InstanceNormalization", 1): instance_normalization,
+    ("", "GroupNormalization", 21): group_normalization,
     ("", "BatchNormalization", 7): batch_normalization_7,
     ("", "BatchNormalization", 14): batch_normalization,
     ("", "RMSNormalization", 23): rms_normalization,
