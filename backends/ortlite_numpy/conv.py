@@ -44,6 +44,7 @@ THIN = 12  # elements in a row of a window up to which they are copied by place,
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
+BYTES = 1e10  # bytes a second that a product of few channels reads and writes
 
 
 def channels_last(x: Any) -> Any:
@@ -153,8 +154,9 @@ def _pointwise(images: Any, times: Times, y: Any, threads: int, finish: Finish |
             finished(i, j)
 
     cost = products.seconds(rows, c, m, y.itemsize)
+    moved = y.itemsize * rows * (c + m) / BYTES + (TOUCHED * result.size if finish is not None else 0)
     if threads < 2 or not pays(cost) or not products.by_columns(rows, m):
-        split(block, rows, cost, threads)
+        split(block, rows, cost + moved, threads)
     else:
         times(a, result, threads)
         split(finished, rows, TOUCHED * result.size, threads)
