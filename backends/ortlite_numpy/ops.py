@@ -11,7 +11,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import one_of
-from ortlite_numpy import conv, elementwise, norm, products, quant, recurrent
+from ortlite_numpy import attention, conv, elementwise, norm, products, quant, recurrent
 from ortlite_numpy.record import numpy as np
 
 
@@ -56,6 +56,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "Gather", 1): gather,
     ("", "LRN", 1): lrn,
     ("", "Softsign", 1): softsign,
+    **attention.OVERRIDES,
     **conv.OVERRIDES,
     **elementwise.OVERRIDES,
     **norm.OVERRIDES,
