@@ -112,6 +112,16 @@ def _same(a: Any, b: Any, provider: ExecutionProvider) -> bool:
     return (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides) and a.tobytes() == b.tobytes()
 
 
+def _leading(lines: Sequence[tuple[str, str]], read: set[str]) -> list[tuple[str, str]]:
+    """The lines of a recording that lead to the results that somebody reads."""
+    kept: list[tuple[str, str]] = []
+    for target, text in reversed(lines):
+        if not target or target in read:
+            kept.append((target, text))
+            read |= set(TOKEN.findall(text))
+    return kept[::-1]
+
+
 def lines(
     found: Inlined, bound: Bound, variable: Callable[[int], str], scope: dict[str, Any]
 ) -> tuple[str | None, list[str]]:
@@ -124,20 +134,21 @@ def lines(
     assert recording.results is not None
     prefix = f"q{next(slot for slot in bound.outputs if slot is not None)}_"
     wanted = [(slot, name) for slot, name in zip(bound.outputs, recording.results, strict=False) if slot is not None]
+    steps = _leading(recording.lines, {name for _, name in wanted})
     names = {f"{prefix}v{slot}": variable(slot) for slot in slots.values()}
     for slot, name in wanted:
         if name.startswith(f"{prefix}t") and name not in names:
             names[name] = f"v{slot}"
     last: dict[str, int] = {}
-    for number, (target, text) in enumerate(recording.lines):
+    for number, (target, text) in enumerate(steps):
         for name in (target, *TOKEN.findall(text)):
             last[name] = number
     for _, name in wanted:
-        last[name] = len(recording.lines)
+        last[name] = len(steps)
     spare: list[str] = []
     count = 0
     result: list[str] = []
-    for number, (target, text) in enumerate(recording.lines):
+    for number, (target, text) in enumerate(steps):
         used = {name for name in TOKEN.findall(text) if name.startswith(f"{prefix}t")}
         line = TOKEN.sub(lambda match: names[match[0]], text)
         spare += [names[name] for name in used if last[name] == number and names[name].startswith("r")]

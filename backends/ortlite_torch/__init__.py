@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -40,6 +40,14 @@ AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
 SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}  # views that every torch knows how to make
 log = logging.getLogger("ortlite")
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
+
+
+@cache
+def _plain() -> frozenset[Any]:
+    """The dtypes that NumPy takes as they are."""
+    import torch
+
+    return frozenset({torch.bool, torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.uint8})
 
 
 class _Tracer(Tracer):
@@ -222,6 +230,13 @@ class TorchExecutionProvider(ExecutionProvider):
 
         if array.requires_grad and torch.is_grad_enabled():
             raise ValueError("no gradient flows through NumPy: call under torch.no_grad(), or keep the node on torch")
+        if array.dtype in _plain() and array.is_cpu:
+            try:
+                plain: np.ndarray = array.detach().numpy()
+            except RuntimeError:  # of what is to be negated yet, and of what has no memory
+                pass
+            else:
+                return plain
         array = array.detach().cpu().resolve_conj().resolve_neg()
         name = str(array.dtype).removeprefix("torch.")
         if name in AS_BITS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ortlite_torch.threads import fit, norm_work
 
 __all__ = ["OVERRIDES"]
 
-fused_rms_norm: Any = getattr(torch.ops.aten, "_fused_rms_norm", None)  # newer versions of torch have it
+NATIVE = 1 << 15  # elements of which torch's own Gelu takes no longer than oneDNN's and a look at its values
 WIDE = {torch.float32, torch.float64}
 
 
@@ -28,6 +28,9 @@ def gelu(xp: Namespace, X: Any, *, approximate: str = "none") -> Any:
         return F.gelu(X, approximate=approximate)
     if not xp.readable(X):
         return F.gelu(X) if torch.compiler.is_compiling() else NotImplemented
+    few = X.dtype == torch.float32 and prod(X.shape) <= NATIVE
+    if few and X.ndim > 1 and min(X.shape[-2:]) > 1 and X.is_contiguous():
+        return F.gelu(X.mT).mT  # of another layout torch does not ask oneDNN, which takes longer to start than to end
     return _gelu_here(X)
 
 
@@ -79,15 +82,19 @@ def rms_normalization(
     fits = X.dtype == scale.dtype and X.dtype in {stash, torch.float64} and tuple(scale.shape) == shape
     if not fits or 0 in X.shape:
         return NotImplemented
-    return fit(F.rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
+    found = _root_mean_square(X, scale, axis, epsilon)
+    return fit(F.rms_norm, norm_work(X), X)(X, shape, scale, epsilon) if found is NotImplemented else found[0]
 
 
 def _root_mean_square(X: Any, scale: Any, axis: int, epsilon: float) -> Any:
-    """`X` over its root mean square, scaled, and 1 / that root; else NotImplemented."""
-    shape = tuple(X.shape[normal_axis(axis, X.ndim) :])
-    if fused_rms_norm is None or not inferring(X, scale) or tuple(scale.shape) != shape or 0 in X.shape:
+    """`X` over its root mean square, scaled, and 1 / that root; else NotImplemented. torch's own makes more calls."""
+    axis = normal_axis(axis, X.ndim)
+    shape = tuple(X.shape[axis:])
+    if not inferring(X, scale) or tuple(scale.shape) != shape or 0 in X.shape:
         return NotImplemented
-    return fit(fused_rms_norm, norm_work(X), X)(X, shape, scale, epsilon)
+    length = torch.linalg.vector_norm(X, 2, tuple(range(axis, X.ndim)), True)
+    inverse = torch.addcmul(torch.tensor(epsilon), length, length, value=1 / prod(shape)).rsqrt_()
+    return (X * inverse).mul_(scale), inverse
 
 
 def simplified_layer_normalization(

@@ -6,6 +6,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import isfinite, prod
 from typing import Any
@@ -179,27 +180,40 @@ def attention(
     mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
     attends = fit(F.scaled_dot_product_attention, 4 * prod(q.shape) * keys, q)
     y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale)
+    y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
 
 
 @opaque
-def _honest_here(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
+def _honest_here(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None, causal: bool) -> Any:
     """The same, after a look at the values: where all are finite and the scores not large, torch is right."""
     factor = q.shape[3] ** -0.5 if scale is None else abs(scale)
     limits = torch.finfo(torch.promote_types(q.dtype, torch.float32))
     # no score is larger than the lengths of all queries and of all keys, multiplied
-    reach = factor * float(torch.linalg.vector_norm(q)) * float(torch.linalg.vector_norm(k))
-    sums = float(y.sum()) + (0.0 if mask is None else float(v.sum()))  # of which one NaN or infinity makes another
+    reach = factor * _length(q) * _length(k)
+    sums = float(y.sum()) + (
+        0.0 if mask is None and not causal else float(v.sum())
+    )  # of which one NaN or infinity makes another
     if reach < limits.max * limits.eps / 8 and isfinite(sums):
         return y
-    return _honest(xp, y, q, k, v, mask, scale)
+    return _honest(xp, y, q, k, v, mask, scale, causal)
 
 
-def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
+def _length(x: Any) -> float:
+    """The Euclidean norm, or infinity where the squares overflow. torch's is slow where memory has gaps."""
+    dense = x if x.is_contiguous() else x.transpose(1, 2)
+    if dense.is_contiguous() and x.dtype in fused.WIDE:
+        flat = dense.reshape(-1)
+        return math.sqrt(float(torch.dot(flat, flat)))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return math.sqrt(float((x * x).sum(dtype=wide)))
+
+
+def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None, causal: bool) -> Any:
     """Attention with NaN back in the rows of which torch makes zeros or leaves out keys.
 
-    Its kernel takes a row of NaN, or one of scores that overflow to -inf, for one from which the mask hides all.
+    Its kernel takes a row of NaN, or one of scores that overflow to -inf, for one from which the mask hides all; and
+    it does not read values that causality hides, of which 0 times NaN or infinity makes NaN.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     limits = torch.finfo(wide)
@@ -209,6 +223,10 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
     far = reach >= limits.max * limits.eps / 8  # enough for the lowest number in a mask to overflow
     empty = ((y == 0) | y.isnan()).all(-1, keepdim=True)
     y = torch.where((far & empty) | reach.isnan(), torch.nan, y)
+    if causal:  # and there is no mask
+        later = F.pad((~v.isfinite()).flip(2).cumsum(2).flip(2)[:, :, 1:], (0, 0, 0, q.shape[2]))
+        unseen = later[:, :, : q.shape[2]].repeat_interleave(q.shape[1] // v.shape[1], 1)
+        y = torch.where(unseen > 0, torch.nan, y)
     if mask is None:
         return y
     hidden = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)

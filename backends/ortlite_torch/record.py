@@ -177,7 +177,7 @@ class Tape:
         value = fn(*args, **keywords)
         if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout):
             return value
-        if not depends and isinstance(value, Tensor) and value.nbytes <= SMALL:
+        if not depends and isinstance(value, Tensor) and (value.nbytes <= SMALL or _views(value, args)):
             return value  # a constant, unless somebody writes to it
         if isinstance(value, Tensor) and args and isinstance(args[0], Tensor) and fn in SAME:
             before = args[0]
@@ -261,6 +261,12 @@ class Tape:
 
 MASKS = {torch.bool, torch.uint8}
 WORD = re.compile(r"\w+")
+
+
+def _views(value: Any, args: Sequence[Any]) -> bool:
+    """Whether a tensor has the memory of the first argument."""
+    before = args[0] if args and isinstance(args[0], Tensor) else None
+    return before is not None and value.untyped_storage().data_ptr() == before.untyped_storage().data_ptr()
 
 
 def _state(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Norms by the root mean square on torch, by its fused operator in sessions."""
+"""Norms by the root mean square and Gelu on torch, as sessions take them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch")
 fused = pytest.importorskip("ortlite_torch.fused")
 TORCH = create("TorchExecutionProvider")
 SIMPLE, SKIP = ("", "SimplifiedLayerNormalization", 1), ("com.microsoft", "SkipSimplifiedLayerNormalization", 1)
-pytestmark = pytest.mark.skipif(fused.fused_rms_norm is None, reason="this torch has no fused norm")
 
 
 def floats(seed, *shape):
@@ -44,6 +43,25 @@ def test_alone(shape, axis):
 def test_of_a_sum(bias):
     args = [floats(i, 2, 3, 40) for i in range(2)] + [floats(2, 40)]
     check(*both(SKIP, *args, *([floats(3, 40)] if bias else []), epsilon=1e-6))
+
+
+def test_squares_that_overflow():
+    x = torch.tensor([[3e38, 1.0], [torch.inf, 1.0], [torch.nan, 1.0], [0.0, 0.0], [1e-30, 1e-30]])
+    with TORCH.context():
+        y, _ = TORCH.overrides[SIMPLE](TORCH.xp, x, torch.ones(2), epsilon=1e-6)
+    np.testing.assert_array_equal(y[:4], [[0, 0], [np.nan, 0], [np.nan, np.nan], [0, 0]])
+
+
+@pytest.mark.parametrize("shape", [(40, 25), (2, 3, 5), (1, 30), (30,), (3, 1, 30), (200, 200)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_gelu_of_few_and_of_many(shape, turned):
+    x = floats(0, *shape) * 4
+    x.view(-1)[:4] = torch.tensor([torch.inf, torch.nan, -30.0, 1e38])
+    x = x.mT if turned and x.ndim > 1 else x
+    with TORCH.context():
+        y = TORCH.overrides["", "Gelu", 20](TORCH.xp, x)
+    wanted = torch.nn.functional.gelu(x.double())
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_left_to_the_kernel():

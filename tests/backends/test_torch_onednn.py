@@ -61,6 +61,25 @@ def test_it_convolves_as_the_kernel_does(attributes, activation):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [{}, {"strides": [2, 2]}, {"pads": [0, 0, 0, 0]}])
+def test_images_of_one_place_are_rows_of_a_product(more, monkeypatch):
+    given = weights()
+    for size in (3, 1):
+        given["W"] = given["W"][..., :size, :size].copy()
+        both = sessions(model(given, ("Relu",), **more))
+        x = R.standard_normal((2, 4, size, size)).astype(np.float32)
+        for _ in range(3):
+            ours, theirs = (session.run(None, {"X": x})[0] for session in both)
+            assert ours.shape == (2, 8, 1, 1)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+            x[0, 0, 0, 0] = np.nan
+    monkeypatch.setattr(onednn, "convolution", None)
+    image, kernel = torch.ones(1, 4, 3, 3), torch.ones(8, 4, 3, 3)
+    with torch.no_grad():
+        y = onednn.packed_convolution(image, kernel, None, (1, None, None, None, None, "NOTSET"), onednn.at_once)
+    assert torch.equal(y, torch.full((1, 8, 1, 1), 36.0))
+
+
 def test_what_is_added_and_nan():
     both = sessions(model(weights(), ("Relu",), more=True, pads=[1, 1, 1, 1]))
     x, z = R.standard_normal((1, 4, 6, 6)).astype(np.float32), R.standard_normal((1, 8, 6, 6)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Products of TorchExecutionProvider with constant matrices, and its recurrent networks: packed once by oneDNN."""
+"""Products of TorchExecutionProvider with constant matrices, and recurrent networks: packed once by MKL or oneDNN."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from onnx import parser
 
 import ortlite
+from ortlite.derived import Derived
 
 torch = pytest.importorskip("torch")
 products = pytest.importorskip("ortlite_torch.products")
@@ -38,25 +39,31 @@ def onnx_tensor(array, name):
 def packs(monkeypatch):
     """How often a matrix was packed."""
     found = []
-    pack = products.packed
 
-    def packed(B, *rest):
-        found.append(tuple(B.shape))
-        return pack(B, *rest)
+    def noted(name):
+        pack = getattr(products, name)
 
-    monkeypatch.setattr(products, "packed", packed)
+        def packed(B, *rest):
+            found.append((name, *B.shape, *rest[1:2]))
+            return pack(B, *rest)
+
+        monkeypatch.setattr(products, name, packed)
+
+    noted("packed")
+    noted("packed_by_mkl")
     return found
 
 
 @pytest.mark.skipif(not products.PACKS, reason="torch has no oneDNN here")
 def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
     both = sessions("g (float[B,M,512] x) => (float[B,M,600] y) { y = MatMul(x, W) }", W=floats(512, 600))
-    for shape in [(1, 1), (2, 3), (1, 40), (0, 4), (3, 1), (1, 1)] * 3:
+    for shape in [(1, 1), (2, 3), (1, 40), (0, 4), (3, 1), (2, 5), (1, 16), (1, 8), (1, 17), (1, 1)] * 3:
         x = floats(*shape, 512)
         x[..., :1, 0] = np.nan if shape == (2, 3) else 1
         ours, theirs = (session.run(None, {"x": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert packs == [(512, 600)]
+    few = [("packed_by_mkl", 512, 600, size) for size in (8, 16)] if products.BY_MKL else []
+    assert sorted(packs) == [("packed", 512, 600, None), *few]
 
 
 def test_a_matrix_that_is_computed_is_not_packed(packs):
@@ -66,6 +73,25 @@ def test_a_matrix_that_is_computed_is_not_packed(packs):
         ours, theirs = (session.run(None, feed)[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert packs == []
+
+
+@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+@pytest.mark.parametrize("rows", [2, 3, 8, 9, 16])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_few_rows_by_mkl(rows, turned, biased, packs):
+    W, bias, a = floats(700, 512), floats(512), floats(1, rows, 700)
+    a[0, 0, 3], a[0, 1, 4] = np.nan, np.inf
+    given = torch.from_numpy(np.ascontiguousarray(W.T) if turned else W)
+    kept = Derived([given])
+    with torch.no_grad():
+        y = products.packed_product(
+            torch.from_numpy(a), given, torch.from_numpy(bias) if biased else None, turned, kept
+        )
+    assert [name for name, *_ in packs] == ["packed_by_mkl"]
+    with np.errstate(invalid="ignore"):
+        wanted = a.astype(float) @ W + (bias if biased else 0)
+    np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("bias", [None, (), (1,), (640,), (1, 640), (5, 1), (5, 640)])

@@ -140,6 +140,30 @@ def test_a_session_goes_by_recordings_and_minds_layouts():
         ours.run(None, {"x": x, "i": np.array([0, 2])})
 
 
+def test_a_result_that_nobody_reads_is_not_computed():
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>\n'
+        "g (float[2,3] x, float[3] s) => (float[2,3] y) {"
+        " y, m, i, t = com.microsoft.SkipSimplifiedLayerNormalization(x, x, s) }"
+    )
+    model.graph.node[0].output[1] = ""
+    ours = ortlite.InferenceSession(model.SerializeToString(), providers=["TorchExecutionProvider"])
+    feed = {"x": np.ones((2, 3), np.float32), "s": np.ones(3, np.float32)}
+    for _ in range(3):
+        np.testing.assert_allclose(ours.run(None, feed)[0], 1, rtol=1e-6)
+    (entry,) = ours._whole.stages.program._signatures.entries.values()
+    ((recording, _),) = entry.kernels.values()
+    zeros = [name for name, value in recording.scope.items() if value is torch.zeros_like]
+    assert zeros  # the kernel makes the mean, which nobody reads
+    assert not set(zeros) & set(entry.function.source.__code__.co_names)
+
+
+def test_a_view_of_a_constant_is_a_constant():
+    w = torch.zeros(300, 300)
+    found, _ = played(lambda xp, x: x + w.T[:2, :3], X)
+    assert len(found.lines) == 1
+
+
 @pytest.mark.parametrize("rows", [(np.nan, 0, 1), (np.inf, 1, 2), (0, 1, 2), (1e38, 1e38, 1)])
 def test_attention_sees_values_that_torch_takes_for_masked(rows):
     text = (
@@ -158,6 +182,28 @@ def test_attention_sees_values_that_torch_takes_for_masked(rows):
             for given in (plain, feed, feed, feed):
                 ours, theirs = (s.run(None, given)[0] for s in both)
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(2, 3), (2, 700), (3, 3), (40, 700), (600, 700), (5, 2)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
+    text = (
+        f"g (float[1,2,{queries},4] q, float[1,1,{keys},4] k, float[1,1,{keys},4] v) => (float[1,2,{queries},4] y) {{"
+        " y = Attention <is_causal = 1> (q, k, v) }"
+    )
+    source = parser.parse_model('<ir_version: 10, opset_import: ["": 23]>\n' + text)
+    ours = ortlite.InferenceSession(source.SerializeToString(), providers=["TorchExecutionProvider"])
+    feed = {
+        name: R.standard_normal((1, 1 + (name == "q"), n, 4)).astype(np.float32)
+        for name, n in zip("qkv", (queries, keys, keys), strict=True)
+    }
+    feed["v"][0, 0, keys // 2, 1] = feed["v"][0, 0, -1, 2] = bad
+    scores = np.where(np.tri(queries, keys, dtype=bool), feed["q"] @ feed["k"].swapaxes(2, 3) / 2, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        wanted = weights / weights.sum(-1, keepdims=True) @ feed["v"]
+    for _ in range(3):
+        np.testing.assert_allclose(ours.run(None, feed)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_function_that_ran_without_derivatives_has_them():
