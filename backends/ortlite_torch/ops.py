@@ -6,9 +6,8 @@ under differentiation: torch's own have no second derivatives and none forwards.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from math import isfinite, prod
+from math import isfinite, prod, sqrt
 from typing import Any
 
 import torch
@@ -191,9 +190,8 @@ def _honest_here(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale
     limits = torch.finfo(torch.promote_types(q.dtype, torch.float32))
     # no score is larger than the lengths of all queries and of all keys, multiplied
     reach = factor * _length(q) * _length(k)
-    sums = float(y.sum()) + (
-        0.0 if mask is None and not causal else float(v.sum())
-    )  # of which one NaN or infinity makes another
+    hides = causal or mask is not None
+    sums = float(y.sum()) + (float(v.sum()) if hides else 0.0)  # of which one NaN or infinity makes another
     if reach < limits.max * limits.eps / 8 and isfinite(sums):
         return y
     return _honest(xp, y, q, k, v, mask, scale, causal)
@@ -204,9 +202,9 @@ def _length(x: Any) -> float:
     dense = x if x.is_contiguous() else x.transpose(1, 2)
     if dense.is_contiguous() and x.dtype in fused.WIDE:
         flat = dense.reshape(-1)
-        return math.sqrt(float(torch.dot(flat, flat)))
+        return sqrt(float(torch.dot(flat, flat)))
     wide = torch.promote_types(x.dtype, torch.float32)
-    return math.sqrt(float((x * x).sum(dtype=wide)))
+    return sqrt(float((x * x).sum(dtype=wide)))
 
 
 def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: float | None, causal: bool) -> Any:
