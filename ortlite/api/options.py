@@ -384,10 +384,10 @@ def checked(run_options: Any) -> RunOptions | None:
 
 
 def adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:
-    """The feed, with the parameters of the adapters that the options name."""
+    """The feed, with the parameters of the adapters that the options name: these win over what is fed."""
     if run_options is None or not run_options._adapters:
         return feed
-    added: dict[str, Any] = {}
+    fed = dict(feed)
     for adapter in run_options._adapters:
-        added |= adapter.parameters
-    return added | dict(feed)
+        fed |= adapter.parameters
+    return fed

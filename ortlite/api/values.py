@@ -198,6 +198,8 @@ def check_shape(name: str, array: Any, declared: TensorType) -> None:
 def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a dict, not {type(value).__name__}.")
+    if not value:  # its operators take the dtype from the values
+        raise RuntimeError(f"Size of dictionary is empty, unable to run the prediction (input {name!r}).")
     wanted: Any = str if type_.key.kind == "S" else int | np.integer
     for key in value:
         if not isinstance(key, wanted):
@@ -208,6 +210,8 @@ def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
     wrong = str if held is not str else int | float | np.number
     whole = type_.value.dtype.kind in "iub"
     for item in value.values():
+        if item is None:  # float32(None) is NaN
+            raise RuntimeError(f"A value of the map {name!r} is None, and {type_.value.ort} is wanted.")
         if isinstance(item, wrong) or (whole and not isinstance(item, int | np.integer)):
             raise InvalidArgument(f"{DTYPE}. Actual: (map of {type(item).__name__}) , expected: ({type_.ort})")
     return {(key if isinstance(key, str) else int(key)): held(item) for key, item in value.items()}
