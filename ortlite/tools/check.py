@@ -56,7 +56,8 @@ class Check(Shown):
         where = ", ".join(self.providers)
         if self:
             return f"{self.name} runs on {where}"
-        return f"{self.name}: {len(self.findings)} findings for {where}"
+        count = len(self.findings)
+        return f"{self.name}: {count} finding{'s' if count > 1 else ''} for {where}"
 
     def tables(self) -> list[Table]:
         """The findings, if there are any."""
@@ -76,7 +77,7 @@ def check(model: Source, providers: str | Sequence[str] = (CPU,)) -> Check:
         >>> bool(ortlite.check(model_bytes(), "CPU"))
         True
         >>> print(ortlite.check(b"no model"))  # doctest: +ELLIPSIS
-        model: 1 findings for CPUExecutionProvider
+        model: 1 finding for CPUExecutionProvider
         findings:
           finding        provider  node  operator  why
           does not load                            ...

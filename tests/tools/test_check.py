@@ -27,6 +27,12 @@ def test_a_model_that_runs(name):
     assert str(found).startswith("model runs on")
 
 
+def test_the_heading_counts_in_english():
+    two = TEXTS.replace("w = Relu(v)", "w = StringConcat(y, x)").replace("float[N] w", "string[N] w")
+    assert "1 finding for" in ortlite.check(model(TEXTS), "Strict").heading()
+    assert "2 findings for" in ortlite.check(model(two), "Strict").heading()
+
+
 def test_nodes_that_fall_back_are_told_with_the_reason():
     found = ortlite.check(model(TEXTS), ["CPU", "Strict"])
     assert not found
