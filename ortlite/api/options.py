@@ -377,9 +377,11 @@ def _again(kind: type[_Options], fields: dict[str, Any]) -> _Options:
 
 
 def checked(run_options: Any) -> RunOptions | None:
-    """The options of a run. Raises TypeError for what are none."""
+    """The options of a run. Raises TypeError for what are none, Fail for a severity that there is not."""
     if not isinstance(run_options, RunOptions | None):
         raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
+    if run_options is not None and not -1 <= run_options.log_severity_level <= logs.FATAL:
+        raise Fail(f"Invalid run log severity level: {run_options.log_severity_level} is none of -1 to {logs.FATAL}")
     return run_options
 
 

@@ -388,8 +388,8 @@ class InferenceSession(Described, Asynchronous):
 
     def _wanted(self, output_names: Any, feed: Any) -> tuple[str, ...]:
         """The names of the outputs that are asked for. Raises TypeError for what are no names, or no feeds."""
-        if isinstance(output_names, str) and output_names:
-            raise TypeError("output_names is a sequence of names, not a str")
+        if isinstance(output_names, str | Mapping) and output_names:
+            raise TypeError(f"output_names is a sequence of names, not {output_names!r}")
         wanted = tuple(output_names or self._whole.graph.outputs)
         if not all(isinstance(name, str) for name in wanted):
             raise TypeError(f"output_names is a sequence of str, not {output_names!r}")
@@ -456,7 +456,7 @@ class InferenceSession(Described, Asynchronous):
 
         return IOBinding(self)
 
-    def _partial(self, feed: Mapping[str, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
+    def _partial(self, feed: Mapping[Any, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own."""
         whole = self._whole.graph
         own = feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs)
@@ -472,6 +472,9 @@ class InferenceSession(Described, Asynchronous):
             if name not in made and name not in graph.inputs:
                 raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
         for name in feed:
+            if not isinstance(name, str):
+                self._whole.feed.check_present(feed)
+                raise TypeError(f"the names of inputs are str, not {name!r}")
             if name not in made and name not in graph.inputs:
                 if feed[name] is None:  # is not looked at
                     return self._partial({other: feed[other] for other in feed if other != name}, outputs, on_device)

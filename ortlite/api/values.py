@@ -196,23 +196,32 @@ def check_shape(name: str, array: Any, declared: TensorType) -> None:
 
 
 def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
+    """A dict as onnxruntime takes it: its first key says of what type all are."""
+    if isinstance(value, np.ndarray):
+        raise InvalidArgument(f"input with name: {name!r} expected to be of type: {type_.ort} but received a tensor")
     if not isinstance(value, dict):
         raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a dict, not {type(value).__name__}.")
     if not value:  # its operators take the dtype from the values
         raise RuntimeError(f"Size of dictionary is empty, unable to run the prediction (input {name!r}).")
-    wanted: Any = str if type_.key.kind == "S" else int | np.integer
+    text = type_.key.kind == "S"
+    first = next(iter(value))
+    if isinstance(first, int | np.integer if text else str):
+        actual = "int64" if text else "string"
+        raise InvalidArgument(f"{DTYPE}. Actual: ((map({actual},…))) , expected: (({type_.ort})) for input {name!r}")
+    wanted: Any = str if text else int | np.integer
+    c_type = "std::string" if text else f"C type {type_.key.ort}_t"
     for key in value:
-        if not isinstance(key, wanted):
-            kind = "std::string" if type_.key.kind == "S" else f"C type {type_.key.ort}_t"
-            raise RuntimeError(f"Unexpected key type  {type(key)}, it cannot be linked to {kind} (input {name!r})")
+        if not isinstance(key, wanted) or (not text and not -(2**63) <= key < 2**63):
+            raise RuntimeError(f"Unexpected key type  {type(key)}, it cannot be linked to {c_type} (input {name!r})")
     assert isinstance(type_.value, TensorType)  # ONNX's maps hold no others
     held = str if type_.value.dtype.kind == "S" else dtypes.to_numpy(type_.value.dtype).type
-    wrong = str if held is not str else int | float | np.number
     whole = type_.value.dtype.kind in "iub"
     for item in value.values():
-        if item is None:  # float32(None) is NaN
-            raise RuntimeError(f"A value of the map {name!r} is None, and {type_.value.ort} is wanted.")
-        if isinstance(item, wrong) or (whole and not isinstance(item, int | np.integer)):
+        if isinstance(item, str) != (held is str) or item is None:  # float32(None) is NaN
+            raise RuntimeError(
+                f"Unexpected value type  {type(item)}, it cannot be linked to {type_.value.ort} for input {name!r}."
+            )
+        if whole and not isinstance(item, int | np.integer):
             raise InvalidArgument(f"{DTYPE}. Actual: (map of {type(item).__name__}) , expected: ({type_.ort})")
     return {(key if isinstance(key, str) else int(key)): held(item) for key, item in value.items()}
 

@@ -9,20 +9,66 @@ from tests.api.conftest import W, model
 F = TensorProto.FLOAT
 
 
-@pytest.mark.parametrize("fed", [{}, {"a": None}], ids=["empty", "None"])
-def test_maps_without_values_are_refused(ort, fed):
-    kind = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(F, []))
-    node = helper.make_node("DictVectorizer", ["m"], ["y"], domain="ai.onnx.ml", string_vocabulary=["a", "b"])
+def vectorizer(ort, key, **vocabulary):
+    """A session whose input is a map from `key` to floats."""
+    kind = helper.make_map_type_proto(key, helper.make_tensor_type_proto(F, []))
+    node = helper.make_node("DictVectorizer", ["m"], ["y"], domain="ai.onnx.ml", **vocabulary)
     graph = helper.make_graph(
         [node], "g", [helper.make_value_info("m", kind)], [helper.make_tensor_value_info("y", F, None)]
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     source = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("fed", "error"),
+    [
+        ({}, "RuntimeError"), ({"a": None}, "RuntimeError"), ({"a": "1"}, "RuntimeError"), ([1.0], "RuntimeError"),
+        ({1: 1.0}, "InvalidArgument"), (np.ones(2, np.float32), "InvalidArgument"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_maps_that_do_not_fit(ort, fed, error):
+    session = vectorizer(ort, TensorProto.STRING, string_vocabulary=["a", "b"])
     (row,) = session.run(None, {"m": {"b": 2.0}})
     assert row.dtype == np.float32
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Exception, match=r"\w") as caught:
         session.run(None, {"m": fed})
+    assert type(caught.value).__name__ == error
+
+
+@pytest.mark.parametrize(
+    ("fed", "error"),
+    [({"a": 1.0}, "InvalidArgument"), ({1: 1.0, "a": 1.0}, "RuntimeError"), ({2**70: 1.0}, "RuntimeError")],
+    ids=repr,
+)
+def test_maps_of_integers_that_do_not_fit(ort, fed, error):
+    session = vectorizer(ort, TensorProto.INT64, int64_vocabulary=[1, 2])
+    assert session.run(None, {"m": {2: 2.0}})[0].tolist() == [[0, 2]]
+    with pytest.raises(Exception, match=r"\w") as caught:
+        session.run(None, {"m": fed})
+    assert type(caught.value).__name__ == error
+
+
+def test_names_that_are_none(ort):
+    source = model([helper.make_node("Neg", ["X"], ["Y"])], [("X", F, [3, 2])], [("Y", F, [3, 2])])
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    with pytest.raises(TypeError):
+        session.run(None, {"X": W, 1: W})
+    with pytest.raises(TypeError):
+        session.run({"Y": 1}, {"X": W})
+
+
+@pytest.mark.parametrize("level", [-2, 5])
+def test_severities_of_a_run_that_there_are_not(ort, level):
+    source = model([helper.make_node("Neg", ["X"], ["Y"])], [("X", F, [3, 2])], [("Y", F, [3, 2])])
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    options = ort.RunOptions()
+    options.log_severity_level = level
+    with pytest.raises(Exception, match="severity") as caught:
+        session.run(None, {"X": W}, options)
+    assert type(caught.value).__name__ == "Fail"
 
 
 def test_parameters_of_an_adapter_win_over_the_feed(ort, tmp_path):
