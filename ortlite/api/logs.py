@@ -52,7 +52,7 @@ def set_default_logger_callback(callback: Callback | None, severity: int = WARNI
 
 
 def _checked(severity: int) -> int:
-    if isinstance(severity, bool) or not isinstance(severity, int):
+    if not isinstance(severity, int):
         raise TypeError(f"a severity is an int, not {type(severity).__name__}")
     if not VERBOSE <= severity <= FATAL:
         raise RuntimeError(f"Invalid log severity {severity}: it is one of 0 to 4")

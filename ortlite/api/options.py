@@ -164,12 +164,12 @@ class SessionOptions(_Options):
         return self._get(key)
 
     def add_free_dimension_override_by_name(self, name: str, value: int) -> None:
-        """Fix the symbolic dimension `name` of every input to `value`."""
-        self._dimensions_by_name[_name(name)] = _dimension(value)
+        """Fix the symbolic dimension `name` of every input to `value`; the first that is given holds."""
+        self._dimensions_by_name.setdefault(_name(name), _dimension(value))
 
     def add_free_dimension_override_by_denotation(self, denotation: str, value: int) -> None:
-        """Fix every dimension of inputs whose denotation in the file is `denotation`, e.g. "DATA_BATCH"."""
-        self._dimensions_by_denotation[_name(denotation)] = _dimension(value)
+        """Fix every dimension of inputs whose denotation in the file is `denotation`, e.g. "DATA_BATCH", as well."""
+        self._dimensions_by_denotation.setdefault(_name(denotation), _dimension(value))
 
     def add_initializer(self, name: str, ort_value: OrtValue) -> None:
         """Use a tensor in the place of the initializer `name`; without effect where the model has none of that name.

@@ -85,3 +85,12 @@ def test_parameters_of_an_adapter_win_over_the_feed(ort, tmp_path):
     session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {"X": W, "W": W}, options)
     np.testing.assert_array_equal(got, W * 101)
+
+
+def test_the_first_override_of_a_dimension_holds(ort):
+    source = model([helper.make_node("Neg", ["X"], ["Y"])], [("X", F, ["N", 2])], [("Y", F, ["N", 2])])
+    options = ort.SessionOptions()
+    for size in (3, 7):
+        options.add_free_dimension_override_by_name("N", size)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [3, 2]
