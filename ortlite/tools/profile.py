@@ -123,7 +123,7 @@ class Profile(Shown):
         """The model and its times."""
         return (
             f"{self.name}: {self.stepwise_ms:.3f} ms step by step, {self.run_ms:.3f} ms without measuring "
-            f"(medians of {self.runs} runs)"
+            f"({f'medians of {self.runs} runs' if self.runs > 1 else 'one run'})"
         )
 
     def tables(self) -> list[Table]:
