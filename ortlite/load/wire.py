@@ -7,6 +7,7 @@ refers to them as to a file's, by the location `HERE`. What else stands there is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -41,74 +42,67 @@ def without_large_tensors(data: bytes | memoryview) -> bytes | memoryview:
     return data if found is None else b"".join(found)
 
 
+def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each field of the message at `data[at:end]`: its tag, where it, its content and the next begin, its number."""
+    while at < end:
+        start, value = at, 0
+        tag, begin = _varint(data, at)
+        wire = tag & 7
+        if wire == VARINT:
+            value, at = _varint(data, begin)
+        elif wire == BYTES:
+            size, begin = _varint(data, begin)
+            at = begin + size
+        elif wire in FIXED:
+            at = begin + FIXED[wire]
+        else:
+            raise _Unusual
+        if at > end:
+            raise _Unusual
+        yield tag, start, begin, at, value
+
+
 def _message(data: memoryview, at: int, end: int, kind: Any, depth: int) -> list[bytes | memoryview] | None:
     """The pieces of the message at `data[at:end]` without large tensors in it; None where it has none."""
     if not depth:
         raise _Unusual
     pieces: list[bytes | memoryview] = []
     kept, seen = at, set()
-    while at < end:
-        start = at
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            at = _varint(data, at)[1]
-        elif wire == BYTES:
-            size, begin = _varint(data, at)
-            at = begin + size
-            field = kind.fields_by_number.get(number) if size >= LARGE else None
-            if field is None or field.message_type is None:
-                continue
-            if at > end or (field.has_presence and number in seen):  # not repeated: protobuf merges the two
-                raise _Unusual
-            seen.add(number)
-            read = _tensor(data, begin, at) if field.message_type is TENSOR else None
-            read = read or _message(data, begin, at, field.message_type, depth - 1)
-            if read is not None:
-                length = _encoded(sum(map(len, read)))
-                pieces += [data[kept:start], _encoded(tag), length, *read]
-                kept = at
-        elif wire in FIXED:
-            at += FIXED[wire]
-        else:
+    for tag, start, begin, stop, _ in _fields(data, at, end):
+        large = tag & 7 == BYTES and stop - begin >= LARGE
+        field = kind.fields_by_number.get(tag >> 3) if large else None
+        if field is None or field.message_type is None:
+            continue
+        if field.has_presence and tag in seen:  # not repeated: protobuf merges the two
             raise _Unusual
-    if at != end:
-        raise _Unusual
+        seen.add(tag)
+        read = _tensor(data, begin, stop) if field.message_type is TENSOR else None
+        read = read or _message(data, begin, stop, field.message_type, depth - 1)
+        if read is not None:
+            length = _encoded(sum(map(len, read)))
+            pieces += [data[kept:start], _encoded(tag), length, *read]
+            kept = stop
     return [*pieces, data[kept:end]] if pieces else None
 
 
 def _tensor(data: memoryview, at: int, end: int) -> list[bytes | memoryview] | None:
     """The pieces of a TensorProto that refers to its raw data; None where it has little or other data."""
     raw: tuple[int, int, int] | None = None
-    first = at
-    while at < end:
-        start = at
-        tag, at = _varint(data, at)
+    for tag, start, begin, stop, value in _fields(data, at, end):
         number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            value, at = _varint(data, at)
-            if number == DATA_LOCATION or (number == DATA_TYPE and value == onnx.TensorProto.STRING):
-                return None
-        elif wire == BYTES:
-            size, begin = _varint(data, at)
-            at = begin + size
-            if number == EXTERNAL_DATA or (number == RAW_DATA and raw is not None):
-                return None
-            if number == RAW_DATA:
-                raw = start, begin, at
-        elif wire in FIXED:
-            at += FIXED[wire]
-        else:
-            raise _Unusual
-    if at != end:
-        raise _Unusual
+        if wire == VARINT and (number == DATA_LOCATION or (number == DATA_TYPE and value == onnx.TensorProto.STRING)):
+            return None
+        if wire == BYTES and (number == EXTERNAL_DATA or (number == RAW_DATA and raw is not None)):
+            return None
+        if wire == BYTES and number == RAW_DATA:
+            raw = start, begin, stop
     if raw is None or raw[2] - raw[1] < LARGE:
         return None
     start, begin, stop = raw
     place = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
     for key, said in ("location", HERE), ("offset", begin), ("length", stop - begin):
         place.external_data.add(key=key, value=str(said))
-    return [data[first:start], data[stop:end], place.SerializeToString()]
+    return [data[at:start], data[stop:end], place.SerializeToString()]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
