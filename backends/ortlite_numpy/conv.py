@@ -25,6 +25,7 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
+from ortlite_numpy.elementwise import LINE
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
@@ -41,7 +42,6 @@ SMALL = 1 << 16  # elements of a block that is multiplied and added place by pla
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
-LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
 BYTES = 1e10  # bytes a second that a product of few channels reads and writes

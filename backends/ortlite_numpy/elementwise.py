@@ -26,6 +26,7 @@ Fill: TypeAlias = Callable[..., None]  # fill(out, x, *others): writes the block
 
 BLOCK = 1 << 15  # elements that several passes find in the cache
 ROWS = 1 << 16  # of a block of rows: every row costs a pass a little more
+LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
-from ortlite_numpy.elementwise import FLOATS, ROWS, rowwise
+from ortlite_numpy.elementwise import FLOATS, LINE, ROWS, rowwise
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["OVERRIDES", "PRIMITIVES"]
 
 FLOAT32 = np.dtype(np.float32)
-LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 COST = 3e-9  # seconds an element takes in the passes of a softmax or a normalisation
 
 
