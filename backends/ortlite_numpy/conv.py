@@ -25,7 +25,7 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
-from ortlite_numpy.elementwise import LINE
+from ortlite_numpy.elementwise import LINE, swish_fill
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
@@ -472,6 +472,8 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
             np.maximum(block, 0, out=block)
         elif activation == "Clip":
             np.clip(block, *map(block.dtype.type, params), out=block)
+        elif activation == "QuickGelu":
+            swish_fill(params[0])(block, block)
         elif activation:
             block[...] = fused.activated(xp, block, activation, params)
 

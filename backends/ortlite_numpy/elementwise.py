@@ -20,7 +20,7 @@ from ortlite_numpy.layout import inverse, order_of
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
-__all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise"]
+__all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise", "swish_fill"]
 
 Fill: TypeAlias = Callable[..., None]  # fill(out, x, *others): writes the block `out`
 
@@ -157,7 +157,9 @@ def sigmoid_fill(out: Any, x: Any) -> None:
     np.reciprocal(out, out=out)
 
 
-def _swish_fill(alpha: float) -> Fill:
+def swish_fill(alpha: float) -> Fill:
+    """X / (1 + e^(-`alpha` · X)); `out` and `x` may be one block."""
+
     def fill(out: Any, x: Any) -> None:
         y = np.multiply(x, x.dtype.type(-alpha))
         np.exp(y, out=y)
@@ -237,7 +239,7 @@ def swish(xp: Namespace, X: Any, *, alpha: float = 1.0) -> Any:
     """X / (1 + e^(-alpha · X))."""
     if X.dtype not in FLOATS:
         return NotImplemented
-    return blockwise(_swish_fill(alpha), X, 3e-9, xp.threads)
+    return blockwise(swish_fill(alpha), X, 3e-9, xp.threads)
 
 
 def quick_gelu(xp: Namespace, X: Any, *, alpha: float = 1.702) -> Any:

@@ -163,6 +163,8 @@ ACTIVATIONS: dict[str, Any] = {
     "Tanh": torch.tanh_,
     "LeakyRelu": lambda y, alpha=0.01: F.leaky_relu_(y, alpha),
     "Clip": lambda y, low, high: y.clamp_(low, high),
+    "HardSwish": lambda y: F.hardswish(y, inplace=True),
+    "QuickGelu": lambda y, alpha: F.silu(y, inplace=True) if alpha == 1 else y.mul_(torch.sigmoid(alpha * y)),
 }
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {

@@ -195,7 +195,7 @@ class ModelCompiler:
         options.optimized_model_filepath = ""
         session = InferenceSession(self._source, options, enable_fallback=0)
         with typed("writing the model"):
-            return optimized_proto(session.model, session.stages.model, int(self._level))
+            return optimized_proto(session.model, int(self._level))
 
     def _into_file(self, path: Path, opened: ExitStack) -> Place:
         """Large initializers go to a file, which is made when the first comes."""

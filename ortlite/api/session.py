@@ -195,7 +195,7 @@ class InferenceSession(Described, Asynchronous):
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
             self._judge_fallback(whole.stages)
         if options.optimized_model_filepath:
-            write_optimized(options, model, whole.stages.model, disabled, self._placement)
+            write_optimized(options, model, disabled, self._placement)
         if profiler is not None:
             profiler.add("Session", "session_initialization", since)
             weakref.finalize(self, profiler.write)

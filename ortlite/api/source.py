@@ -93,22 +93,25 @@ def configured(options: SessionOptions, model: Model) -> SessionOptions:
 
 
 def optimized_proto(
-    model: Model, optimized: Model, level: int, disabled: Collection[str] = (), pinned: Collection[str] = ()
+    model: Model, level: int, disabled: Collection[str] = (), pinned: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """A model after the passes, as protobuf; without operators newer than its own where they do not go together."""
+    """A model after the passes, as protobuf; without operators newer than its own where they do not go together.
+
+    Passes for this runtime alone are left out: the file is for others, too.
+    """
     from ortlite import save
-    from ortlite.optimize import NEWER, optimize
+    from ortlite.optimize import HERE, NEWER, optimize
+
+    def proto(without: Collection[str]) -> onnx.ModelProto:
+        return save.to_proto(replace(model, graph=optimize(model.graph, level, {*disabled, *without}, pinned)))
 
     try:
-        return save.to_proto(optimized)
+        return proto(HERE)
     except ValueError:
-        graph = optimize(model.graph, level, {*disabled, *NEWER}, pinned)
-        return save.to_proto(replace(model, graph=graph))
+        return proto(HERE | NEWER)
 
 
-def write_optimized(
-    options: SessionOptions, model: Model, optimized: Model, disabled: Collection[str], pinned: Collection[str]
-) -> None:
+def write_optimized(options: SessionOptions, model: Model, disabled: Collection[str], pinned: Collection[str]) -> None:
     """Write a model after the passes to where the options say. Raises InvalidArgument where that is not possible."""
     from ortlite import save
 
@@ -118,7 +121,7 @@ def write_optimized(
     external = entries.get("session.optimized_model_external_initializers_file_name", "")
     least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
     with typed(f"writing the optimized model to {path}"):
-        proto = optimized_proto(model, optimized, int(options.graph_optimization_level), disabled, pinned)
+        proto = optimized_proto(model, int(options.graph_optimization_level), disabled, pinned)
         try:
             save.write(proto, path, external, least)
         except OSError as error:

@@ -19,11 +19,11 @@ from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
-from ortlite.optimize.table import BEFORE_FOLDING, NEWER, PHASES
+from ortlite.optimize.table import BEFORE_FOLDING, HERE, NEWER, PHASES
 from ortlite.progress import each
 from ortlite.stopping import current
 
-__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
+__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "HERE", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
 
 DISABLED, BASIC, EXTENDED, LAYOUT, ALL = 0, 1, 2, 3, 99
 log = logging.getLogger("ortlite")

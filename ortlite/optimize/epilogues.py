@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, tuple[tuple[str, float], ...]] = {
     "LeakyRelu": (("alpha", 0.01),),
     "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
 }
+# And those that it knows here alone: onnxruntime would refuse a file with them.
+HERE: dict[str, tuple[tuple[str, float], ...]] = {"QuickGelu": (("alpha", 1.702),), "HardSwish": ()}
 
 
 def match_conv_activation(view: View, node: Node) -> tuple[Node, tuple[float, ...]] | None:
@@ -33,7 +35,8 @@ def match_conv_activation(view: View, node: Node) -> tuple[Node, tuple[float, ..
     if conv is None or conv.attributes.get("activation"):
         return None
     if node.op_type != "Clip":
-        return conv, tuple(node.attributes.get(name, default) for name, default in ACTIVATIONS[node.op_type])
+        params = (ACTIVATIONS | HERE)[node.op_type]
+        return conv, tuple(node.attributes.get(name, default) for name, default in params)
     bounds = _bounds(view, node)
     return None if bounds is None else (conv, bounds)
 

@@ -1,5 +1,5 @@
 """Layer normalisation, with and without the mean, recovered from means, roots and quotients; that of groups of channels
-from that of one channel between two reshapes.
+from that of one channel between two reshapes; and the mean of each channel.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ortlite.optimize.shapes import Shape
 from ortlite.optimize.view import View
 
 __all__ = [
-    "apart", "group_norm", "layer_norm", "match_apart", "match_group_norm", "match_layer_norm", "match_rms_norm",
-    "match_skip", "rms_norm", "skip",
+    "apart", "global_pool", "group_norm", "layer_norm", "match_apart", "match_global_pool", "match_group_norm",
+    "match_layer_norm", "match_rms_norm", "match_skip", "rms_norm", "skip",
 ]  # fmt: skip
 
 EPSILON = 0.1  # nobody adds more to a variance
@@ -46,6 +46,19 @@ def _mean(view: View, name: str) -> tuple[str, tuple[int, ...]] | None:
         constant = view.constant(node.inputs[1])
         axes = None if constant is None else constant.reshape(-1).tolist()
     return (node.inputs[0], tuple(axes)) if axes else None
+
+
+def match_global_pool(view: View, node: Node) -> str | None:
+    """The mean of each channel of an image, in the dtype in which onnxruntime has GlobalAveragePool everywhere."""
+    found, rank = _mean(view, node.outputs[0]), view.rank(node.inputs[0])
+    if found is None or rank is None or rank < 4 or view.dtype(node.inputs[0]) != FLOAT:
+        return None
+    return found[0] if {axis % rank for axis in found[1]} == {*range(2, rank)} else None
+
+
+def global_pool(view: View, node: Node, x: str) -> New:
+    """GlobalAveragePool, which needs no axes."""
+    return New((copy(node, "GlobalAveragePool", [x]),))
 
 
 def _square(view: View, name: str) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ortlite.optimize import activations, attention, epilogues, noop, norms, quantised, rotary, weights
 from ortlite.optimize.rule import MS, Rule
 
-__all__ = ["BEFORE_FOLDING", "NEWER", "PHASES"]
+__all__ = ["BEFORE_FOLDING", "HERE", "NEWER", "PHASES"]
 
-BASIC, EXTENDED = 1, 2
+BASIC, EXTENDED, LAYOUT = 1, 2, 3
 
 Q = ("QuantizeLinear",)
 BYTES: tuple[Rule, ...] = (
@@ -69,9 +69,12 @@ FUSING: tuple[Rule, ...] = (
 EPILOGUES: tuple[Rule, ...] = (
     Rule("BiasGeluFusion", EXTENDED, ("Gelu",), activations.match_bias_gelu, activations.bias_gelu),
     Rule("BiasGeluFusion", EXTENDED, ("Gelu", "FastGelu"), activations.match_bias_gelu, activations.bias_gelu, MS),
+    Rule("GlobalAveragePoolFusion", EXTENDED, ("ReduceMean",), norms.match_global_pool, norms.global_pool),
     Rule("ConvAddActivationFusion", EXTENDED, ("Add",), epilogues.match_conv_sum, epilogues.conv_sum),
     Rule("ConvActivationFusion", EXTENDED, (*epilogues.ACTIVATIONS, "Clip"), epilogues.match_conv_activation,
          epilogues.conv_activation),
+    Rule("ConvSwishFusion", LAYOUT, ("QuickGelu",), epilogues.match_conv_activation, epilogues.conv_activation, MS),
+    Rule("ConvSwishFusion", LAYOUT, ("HardSwish",), epilogues.match_conv_activation, epilogues.conv_activation),
     Rule("MatmulTransposeFusion", EXTENDED, ("MatMul",), epilogues.match_transpose, epilogues.transpose),
     Rule("MatmulTransposeFusion", EXTENDED, ("FusedMatMul",), epilogues.match_transpose, epilogues.transpose, MS),
     Rule("MatMulScaleFusion", EXTENDED, ("Mul", "Div"), epilogues.match_scale, epilogues.scale),
@@ -79,5 +82,7 @@ EPILOGUES: tuple[Rule, ...] = (
 
 # Those whose results are operators of a newer opset than the graph's may be.
 NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion", "RotaryEmbeddingFusion"})
+# Those whose results no other runtime knows: they are not for files.
+HERE = frozenset({"ConvSwishFusion"})
 BEFORE_FOLDING = (BYTES,)  # which would make floats of quantised weights
 PHASES = ((*NOOPS, *CLEANING), FUSING, EPILOGUES)

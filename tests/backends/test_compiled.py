@@ -105,6 +105,20 @@ def test_activations(domain, op, since, attributes):
     assert y.strides == image.strides, "the layout of memory is kept"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 48, 14, 14), (1, 5, 3000), (3, 8, 12, 9, 8)])
+def test_images_times_one_number_a_channel(shape, dtype):
+    x = np.moveaxis(floats(shape[0], *shape[2:], shape[1]).astype(dtype), -1, 1)
+    scale = floats(*shape[:2], *(1,) * (len(shape) - 2)).astype(dtype)
+    for inputs in ([x, scale], [scale, x]):
+        (y,) = agree(("", "Mul", 7), inputs, rtol=0, atol=0)
+        assert y.strides == x.strides
+    key = ("", "Mul", 7)
+    for a, b in ((np.ascontiguousarray(x), scale), (x, scale[:1]), (x, scale[0, 0, 0]), (x, x), (x[:, :, ::2], scale)):
+        if (a.shape, b.shape) != (x.shape, scale.shape) or a.flags.c_contiguous:
+            assert compiled.OVERRIDES[key](None, a, b) is NotImplemented
+
+
 @pytest.mark.parametrize("op", ["BiasGelu", "FastGelu"])
 def test_biased_activations(op):
     for x, bias in ((floats(7, 33), floats(33)), (floats(2, 3, 8)[:, ::2], floats(8))):
@@ -322,8 +336,11 @@ def test_convolutions_of_lines(layout):
 
 @pytest.mark.parametrize(
     ("activation", "params"),
-    [("Relu", ()), ("Clip", (-0.5, 0.7)), ("Sigmoid", ()), ("Tanh", ()), ("HardSigmoid", (0.2, 0.5))],
-)
+    [
+        ("Relu", ()), ("Clip", (-0.5, 0.7)), ("Sigmoid", ()), ("Tanh", ()), ("HardSigmoid", (0.2, 0.5)),
+        ("LeakyRelu", (0.1,)), ("QuickGelu", (1.702,)), ("HardSwish", ()),
+    ],
+)  # fmt: skip
 def test_convolutions_with_activations(activation, params):
     attributes = {"group": 8, "activation": activation, "activation_params": params, "pads": (1, 1, 1, 1)}
     for layout in (np.ascontiguousarray, last):
@@ -336,7 +353,7 @@ def test_convolutions_with_activations(activation, params):
     [
         ("", (), np.float32), ("Relu", (), np.float64), ("Clip", (-0.5, 0.7), np.float32), ("Sigmoid", (), np.float32),
         ("Tanh", (), np.float32), ("HardSigmoid", (0.2, 0.5), np.float32), ("LeakyRelu", (0.1,), np.float32),
-        ("HardSigmoid", (0.3,), np.float32),
+        ("HardSigmoid", (0.3,), np.float32), ("QuickGelu", (1.0,), np.float32), ("HardSwish", (), np.float32),
     ],
 )  # fmt: skip
 def test_products_of_convolutions_are_finished_block_by_block(activation, params, dtype):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ortlite.optimize import HERE
 from tests.optimize.models import agree, operators
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 from tests.optimize.test_weights import convolved
@@ -17,7 +18,7 @@ ACTIVATIONS = {
 
 
 def activated(w, y, name):
-    return w("Clip", y, 0.0, 6.0) if name == "Clip" else w(name, y, **ACTIVATIONS[name])
+    return w("Clip", y, 0.0, 6.0) if name == "Clip" else w(name, y, **ACTIVATIONS.get(name, {}))
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,8 +43,20 @@ def test_a_convolution_with_what_follows(activation, residual, bias, rank, opset
     assert agree(w.model(feed, y, opset=opset), feed, 1e-4, 1e-4) == {fused: 1}
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([1.0, 0.7]), st.booleans(), st.sampled_from([1, 4]), st.sampled_from(PROVIDERS))
+def test_swish_and_its_kin_within_this_process(alpha, hard, group, provider):
+    w = Writer()
+    y = convolved(w, group=group)
+    y = w("HardSwish", y) if hard else w("Mul", y, w("Sigmoid", y if alpha == 1 else w("Mul", y, alpha)))
+    feed = {"x": values((2, 4, 5, 5)), "z": values((2, 4, 4, 4), seed=5)}
+    made = agree(w.model(feed, y), feed, 1e-4, 1e-4, [provider])
+    assert made == {"FusedConv": 1}
+    assert operators(w.model(feed, y), disabled=HERE) == {"Conv": 1, "HardSwish" if hard else "QuickGelu": 1}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("activation", [*ACTIVATIONS, "Clip"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, "Clip", "HardSwish"])
 def test_nan_and_infinities(activation, provider):
     w = Writer()
     x = values((1, 4, 5, 5))

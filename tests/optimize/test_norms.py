@@ -319,3 +319,14 @@ def test_groups_of_something_else_stay():
     w = Writer()
     y = group_norm(w, "x", x.shape, 2)
     assert "InstanceNormalization" in agree(w.model({"x": x}, y, ["t2"]), {"x": x})  # the normalised values are wanted
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([(2, 3), (-1, -2), (1, 2), (3,), (2, 3, -1)]), st.integers(4, 5), st.sampled_from([13, 18]))
+def test_the_mean_of_a_channel(axes, rank, opset):
+    w = Writer()
+    x = values((2, 3, 4, 5, 2)[:rank])
+    pooled = {axis % rank for axis in axes} == {*range(2, rank)}
+    y = mean(w, "x", sorted({axis % rank for axis in axes}), opset)
+    made = agree(w.model({"x": x}, y, opset=opset), {"x": x})
+    assert made == {"GlobalAveragePool" if pooled else "ReduceMean": 1}

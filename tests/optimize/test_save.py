@@ -53,6 +53,10 @@ def small_transformer(w):
     return w("Add", total, w("MatMul", tanh_pow(w, w("Add", w("MatMul", n, "w1"), "b1")), "w2"))
 
 
+def swished(w, y):
+    return w("Mul", y, w("Sigmoid", y))
+
+
 def cnn(w):
     y = w("Relu", normalised(w, convolved(w), 4))
     return w("Mul", y, w("Sigmoid", w("Clip", y, -1.0, 1.0)))
@@ -66,6 +70,8 @@ CASES = {
     "transformer": (small_transformer, (2, 5, 12), "Attention"),
     "cnn": (cnn, (2, 4, 5, 5), "FusedConv"),
     "llama": (llama_norm, (2, 5, 12), "SimplifiedLayerNormalization"),
+    "swish": (lambda w: swished(w, convolved(w)), (2, 4, 5, 5), "QuickGelu"),  # which no FusedConv knows elsewhere
+    "pool": (lambda w: w("Relu", mean(w, convolved(w), [2, 3], 20)), (2, 4, 5, 5), "GlobalAveragePool"),
     "gelu": (lambda w: gelu_of(w, "x"), (3, 4), "Gelu"),
     "mish": (lambda w: w("Mul", "x", w("Tanh", w("Softplus", "x"))), (3, 4), "Mish"),
 }

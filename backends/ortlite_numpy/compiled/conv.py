@@ -17,9 +17,8 @@ from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
-from ortlite_numpy.compiled.elementwise import EACH, EACH_BY, mapped
-from ortlite_numpy.compiled.functions import hard_sigmoid, held, sigmoid, tanh
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
+from ortlite_numpy.compiled.functions import hard_sigmoid, hard_swish, held, sigmoid, swish, tanh
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.products import multiply_rows
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import aside
@@ -92,18 +91,44 @@ def add_products(x, places, w, rows, count, y):
         k += 1
 
 
-@loops()
-def hold(y, low, high):
-    """Hold the elements of y between two bounds, in place: of two arrays, LLVM must first know that they are apart."""
-    for i in range(y.size):
-        y[i] = held(y[i], low, high)
+HELD, SIGMOID, TANH, LEAKY, HARD_SIGMOID, SWISH, HARD_SWISH = range(7)
+KINDS = {
+    "": HELD, "Relu": HELD, "Clip": HELD, "Sigmoid": SIGMOID, "Tanh": TANH, "LeakyRelu": LEAKY,
+    "HardSigmoid": HARD_SIGMOID, "QuickGelu": SWISH, "HardSwish": HARD_SWISH,
+}  # fmt: skip
 
 
 @loops()
-def channels_first(x, w, bias, steps, groups, low, high, y, start, stop):
+def activate(y, kind, alpha, beta):
+    """An activation with its parameters, in place: of two arrays, LLVM must first know that they are apart."""
+    if kind == HELD:
+        for i in range(y.size):
+            y[i] = held(y[i], alpha, beta)
+    elif kind == SIGMOID:
+        for i in range(y.size):
+            y[i] = sigmoid(y[i])
+    elif kind == TANH:
+        for i in range(y.size):
+            y[i] = tanh(y[i])
+    elif kind == LEAKY:
+        for i in range(y.size):
+            y[i] = y[i] * alpha if y[i] < 0 else y[i]
+    elif kind == HARD_SIGMOID:
+        for i in range(y.size):
+            y[i] = hard_sigmoid(y[i], alpha, beta)
+    elif kind == SWISH:
+        for i in range(y.size):
+            y[i] = swish(y[i], alpha, beta)
+    else:
+        for i in range(y.size):
+            y[i] = hard_swish(y[i])
+
+
+@loops()
+def channels_first(x, w, bias, steps, groups, kind, alpha, beta, y, start, stop):
     """Groups [start, stop), counted through all images: x (N · C, H, W), w (M, C / groups, kh, kw), y (N · M, oh, ow).
 
-    `steps` are strides, dilations and the pads before, each for rows and columns.
+    `steps` are strides, dilations and the pads before, each for rows and columns; the activation is as for `activate`.
     """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
     height, width = x.shape[1], x.shape[2]
@@ -153,19 +178,20 @@ def channels_first(x, w, bias, steps, groups, low, high, y, start, stop):
             for i in range(oh * wide):
                 total[i] = shift
             add_scaled(parts, places, weights, count, total, oh * wide - (wide - ow))
+            activate(total, kind, alpha, beta)
             plane = y[item * out + m]
             for r in range(oh):
                 for j in range(ow):
-                    plane[r, j] = held(total[r * wide + j], low, high)
+                    plane[r, j] = total[r * wide + j]
 
 
 @loops()
-def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
+def channels_last(x, w, bias, steps, size, kind, alpha, beta, y, start, stop):
     """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C).
 
     w (kh · kw, pixels · C) and bias repeat what there is for a pixel: with a stride of 1, that many pixels side by side
-    are one stretch. `size` are the heights of the images before and after, and that of w and its width; `steps` are as
-    for channels first.
+    are one stretch. `size` are the heights of the images before and after, and that of w and its width; `steps` and the
+    activation are as for channels first.
     """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
     height, oh, kh, kw = size[0], size[1], size[2], size[3]
@@ -203,7 +229,7 @@ def channels_last(x, w, bias, steps, size, low, high, y, start, stop):
             for c in range(stretch.size):
                 stretch[c] = bias[c]
             add_products(flat, places, w, rows, count, stretch)
-            hold(stretch, low, high)
+            activate(stretch, kind, alpha, beta)
             j += many
 
 
@@ -293,15 +319,15 @@ def columns_first(x, kernel, steps, width, start, stop, y):
 
 @loops()
 def multiply_windows(
-    x, first, kernel, steps, b, bias, z, low, high, y, height, width, most, unit, tall, deep, block, start, stop
+    x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, height, width, most, unit, tall, deep, block, start, stop
 ):  # fmt: skip
     """A convolution of x without groups, whose windows make N times `height` lines of `width`.
 
     x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of the windows, by `unit`, or where that is 0,
     of the panels `b` of the weights, [start, stop) are computed. Up to `most` windows at once are brought into columns,
-    multiplied by the panels, and held between two bounds. y and what is added, z, are flat with channels last; z may be
-    empty. `kernel` and `steps` are as for columns, `tall`, `deep` and `block` as for multiply_rows. With channels
-    first, `most` and `unit` are whole lines.
+    multiplied by the panels, and activated. y and what is added, z, are flat with channels last; z may be empty.
+    `kernel` and `steps` are as for columns, `tall`, `deep` and `block` as for multiply_rows. With channels first,
+    `most` and `unit` are whole lines.
     """
     n, h, w, c = x.shape
     if first:
@@ -333,7 +359,7 @@ def multiply_windows(
             columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
         begin, end = (0, (rows + tall - 1) // tall) if unit else (start, stop)
         multiply_rows(source, apart, step, b, bias, part, m, rows, m, tall, deep, block, unit != 0, begin, end)
-        if z.size or low > -np.inf or high < np.inf:
+        if z.size or kind != HELD or alpha > -np.inf or beta < np.inf:
             across = rows if right - left < m else 1  # whole rows are one stretch
             length = right - left if right - left < m else rows * m
             for r in range(across):
@@ -341,9 +367,8 @@ def multiply_windows(
                 if z.size:
                     other = z[to + r * m + left : to + r * m + left + length]
                     for j in range(row.size):
-                        row[j] = held(row[j] + other[j], low, high)
-                else:
-                    hold(row, low, high)
+                        row[j] += other[j]
+                activate(row, kind, alpha, beta)
         window += rows
 
 
@@ -374,47 +399,18 @@ def _two(numbers: Sequence[int], default: int) -> Sequence[int]:
     return [*numbers, default][:2]
 
 
-def function(x: Any, a: Any = None, b: Any = None) -> Any:
-    """Stands for the activation in the kernel below."""
-
-
 @loops()
-def finish_rows(y, bias, z, a, b):
-    """Rows of y, in place: function(y + bias + z, a, b). Where nothing is added, z has no rows."""
+def finish_rows(y, bias, z, kind, alpha, beta):
+    """Rows of y, in place: activation(y + bias + z). Where nothing is added, z has no rows."""
     for r in range(y.shape[0]):
         row = y[r]
+        for i in range(row.size):
+            row[i] += bias[i]
         if z.shape[0]:
             other = z[r]
             for i in range(row.size):
-                row[i] = function(row[i] + bias[i] + other[i], a, b)
-        else:
-            for i in range(row.size):
-                row[i] = function(row[i] + bias[i], a, b)
-
-
-@loops()
-def logistic(x, _, __):
-    """Sigmoid, without parameters."""
-    return sigmoid(x)
-
-
-@loops()
-def tangent(x, _, __):
-    """Tanh, without parameters."""
-    return tanh(x)
-
-
-@loops()
-def leaky(x, slope, _):
-    """x, below 0 times `slope`."""
-    return x * slope if x < 0 else x
-
-
-ACTIVATIONS = {
-    "": held, "Relu": held, "Clip": held, "Sigmoid": logistic, "Tanh": tangent, "HardSigmoid": hard_sigmoid,
-    "LeakyRelu": leaky,
-}  # fmt: skip
-FINISH = {fn: with_names(finish_rows, f"finish_{fn.python.__name__}", function=fn) for fn in {*ACTIVATIONS.values()}}
+                row[i] += other[i]
+        activate(row, kind, alpha, beta)
 
 
 def lines(W: Any, pixels: int) -> Any:
@@ -422,22 +418,13 @@ def lines(W: Any, pixels: int) -> Any:
     return np.tile(np.ascontiguousarray(W.reshape(W.shape[0], -1).T), (1, pixels))
 
 
-def _bounds(activation: str, params: Sequence[float]) -> tuple[float, float] | None:
-    """Between which numbers an activation holds what comes out; None where it does something else."""
-    if activation == "Relu":
-        return 0.0, np.inf
-    if activation == "Clip":
-        return (params[0], params[1]) if len(params) == 2 else None
-    return (-np.inf, np.inf)
-
-
-def _activated(xp: Any, y: Any, activation: str, params: Sequence[float]) -> Any:
-    """What the kernels do not do on their way."""
-    if activation in {"", "Relu", "Clip"}:
-        return y
-    if activation in {"Sigmoid", "Tanh"}:
-        return mapped(xp, EACH[activation.lower()], y)
-    return mapped(xp, EACH_BY["hard_sigmoid"], y, *map(float, params))
+def _activation(name: str, params: Sequence[float], dtype: Any) -> tuple[int, Any, Any] | None:
+    """What the kernels know an activation by; None where they do not have it in this dtype."""
+    kind = KINDS.get(name)
+    if kind is None or (kind != HELD and dtype.char != "f") or (name == "Clip" and len(params) != 2):
+        return None
+    given = {"": (-np.inf, np.inf), "Relu": (0.0, np.inf)}.get(name, (*params, 0.0, 0.0)[:2])
+    return kind, *map(dtype.type, given)
 
 
 @lru_cache(maxsize=512)
@@ -465,14 +452,12 @@ def convolved(
     per = W.shape[1]
     if per > FEW and group > 1:
         return NotImplemented
-    bounds = _bounds(activation, params)
-    if bounds is None or (activation not in {"", "Relu", "Clip"} and X.dtype.char != "f"):
-        return NotImplemented
-    if activation not in {"", "Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"}:
+    activated = _activation(activation, params, X.dtype)
+    if activated is None:
         return NotImplemented
     n, m = X.shape[0], W.shape[0]
-    given = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
-    out, steps, work = placed(X.shape, W.shape, auto_pad, group, *given)
+    windows = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
+    out, steps, work = placed(X.shape, W.shape, auto_pad, group, *windows)
     if group == 1 and (work > SMALL or (prod(out) < SHORT and W.size > MANY)):
         return NotImplemented
     if not work or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
@@ -480,7 +465,6 @@ def convolved(
     one = rank == 3
     shape = (n, m, 1, *out) if one else (n, m, *out)
     bias = np.zeros(m, X.dtype) if B is None else owned(B, derived)
-    low, high = map(X.dtype.type, bounds)
     if per == 1 and group == m and X.shape[1] > 7:
         x = X[:, :, None, :] if one else X
         x = x.transpose(0, 2, 3, 1)
@@ -493,19 +477,18 @@ def convolved(
             height, width = x.shape[1], x.shape[2]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
             size = np.array([height, shape[2], *kernel], np.int64)
-            args = (x.reshape(n * height, width, m), weights, bias, steps, size, low, high, y)
+            args = (x.reshape(n * height, width, m), weights, bias, steps, size, *activated, y)
             share(xp, channels_last, args, n * shape[2], work * MULTIPLY)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
-            return _activated(xp, y[:, :, 0, :] if one else y, activation, params)
+            return y[:, :, 0, :] if one else y
     x = own(X)
     w = owned(W, derived)
     w = w.reshape(m, per, 1, -1) if one else w
     y = np.empty((n * m, shape[2], shape[3]), X.dtype)
     spatial = (1, X.shape[2]) if one else X.shape[2:]
-    share(
-        xp, channels_first, (x.reshape(-1, *spatial), w, bias, steps, group, low, high, y), n * group, work * MULTIPLY
-    )
-    return _activated(xp, y.reshape(n, m, *out), activation, params)
+    given = (x.reshape(-1, *spatial), w, bias, steps, group, *activated, y)
+    share(xp, channels_first, given, n * group, work * MULTIPLY)
+    return y.reshape(n, m, *out)
 
 
 def finished(
@@ -516,22 +499,19 @@ def finished(
     given = [v for v in (B, Z) if v is not None]
     if X.dtype.char not in "fd" or any(v.dtype != X.dtype for v in (W, *given)):
         return NotImplemented
-    bounds = _bounds(activation, params)
-    meant = ACTIVATIONS.get(activation)
-    if bounds is None or meant is None or (X.dtype.char == "d" and meant is not held):
+    activated = _activation(activation, params, X.dtype)
+    if activated is None:
         return NotImplemented
     kept = group == 1 and lasting(derived, W)
-    if kept and meant is held:
-        y = _by_windows(xp, X, W, B, Z, bounds, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
+    if kept:
+        y = _by_windows(xp, X, W, B, Z, activated, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
         if y is not NotImplemented:
             return y
-    kernel = FINISH[meant]
-    a, b = map(X.dtype.type, bounds if meant is held else params)
     bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
     nothing = np.empty((0, 0), X.dtype)
 
     def finish(block: Any, other: Any) -> None:
-        kernel(block, bias, nothing if other is None else own(other), a, b)
+        finish_rows(block, bias, nothing if other is None else own(other), *activated)
 
     threads = getattr(xp, "threads", 1)
     times = products.times(xp, derived(weight_panels, W), W.shape[0]) if kept else None
@@ -544,7 +524,7 @@ def finished(
 
 
 def _by_windows(
-    xp: Any, X: Any, W: Any, B: Any, Z: Any, bounds: tuple[float, float], windows: tuple[Any, ...], derived: Any
+    xp: Any, X: Any, W: Any, B: Any, Z: Any, activated: tuple[int, Any, Any], windows: tuple[Any, ...], derived: Any
 ) -> Any:
     """All of a convolution without groups by one kernel. Of few windows, threads share out the weights."""
     n, m, one = X.shape[0], W.shape[0], X.ndim == 3
@@ -563,13 +543,12 @@ def _by_windows(
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
     y = np.empty((n, *out, m), X.dtype)
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
-    low, high = map(X.dtype.type, bounds)
     tall, deep, block = products.sizes()
     whole = width if first else tall
     most = max(dense.COLUMNS // b.shape[1] // whole, -(-block // whole)) * whole
     count = n * prod(out)
     unit = whole if count >= FEW_WINDOWS else 0
-    args = (own(x), first, kernel, steps, b, bias, z, low, high, y.reshape(-1), height, width, most, unit)
+    args = (own(x), first, kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width, most, unit)
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
     share(xp, multiply_windows, (*args, tall, deep, block), -(-count // unit) if unit else len(b), seconds)
     return dense.channels_first(y)
@@ -640,8 +619,6 @@ def fused_conv(
 ) -> Any:
     """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
     params = tuple(activation_params or ())
-    if activation not in {"", "Relu", "Clip"}:
-        params = (*params, 0.0, 0.0)[:2]
     given = (activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
     y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
     return finished(xp, X, W, B, Z, *given) if y is NotImplemented else y

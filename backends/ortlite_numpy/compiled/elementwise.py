@@ -8,12 +8,13 @@ from typing import Any
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
-from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MANY = 512  # elements from which on our hyperbolic tangent is faster than NumPy's
 ELEMENT = 1.2e-9  # seconds
+PIXELS = 1 << 13  # elements of images from which on a kernel for their channels pays
 F = np.float32
 
 
@@ -46,6 +47,15 @@ def each_biased(x, bias, y, start, stop):
         part, result = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
         for i in range(n):
             result[i] = function(part[i] + bias[i])
+
+
+@loops()
+def scale_channels(x, scale, pixels, y, start, stop):
+    """Pixels [start, stop) of x (N · pixels, C) times what `scale` (N, C) has for the channels of their image."""
+    for r in range(start, stop):
+        row, factors, result = x[r], scale[r // pixels], y[r]
+        for c in range(result.size):
+            result[c] = row[c] * factors[c]
 
 
 def _kernels(kernel: Loops, *names: str) -> dict[str, Loops]:
@@ -95,6 +105,29 @@ def _gelus(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
         yield (np.linspace(-3, 3, 4, dtype=dtype),), {"approximate": how}
     if attributes and "approximate" not in attributes:
         yield (np.linspace(-3, 3, 4, dtype=dtype),), {}
+
+
+def _channels(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    yield (np.zeros((1, 8, 8, 1024), dtype).transpose(0, 3, 1, 2), np.zeros((1, 1024, 1, 1), dtype)), {}
+
+
+@override("Mul", since=7, examples=_channels, dtypes=FLOATS)
+def mul(xp: Any, A: Any, B: Any) -> Any:
+    """Of images with channels last and one number a channel, for which NumPy makes a loop of every pixel."""
+    x, scale = (A, B) if A.size >= B.size else (B, A)
+    if x.size < PIXELS or x.ndim < 3 or x.dtype.char not in "fd" or scale.dtype != x.dtype or x.flags.c_contiguous:
+        return NotImplemented
+    n, channels = x.shape[:2]
+    if scale.shape != (n, channels, *(1,) * (x.ndim - 2)) or x.shape == scale.shape:
+        return NotImplemented
+    last = np.moveaxis(x, 1, -1)
+    if not last.flags.c_contiguous:
+        return NotImplemented
+    y = np.empty(last.shape, x.dtype)
+    rows = x.size // channels
+    args = (own(last).reshape(rows, channels), own(scale).reshape(n, channels), rows // n, y.reshape(rows, channels))
+    share(xp, scale_channels, args, rows, x.size * ELEMENT / 2)
+    return np.moveaxis(y, -1, 1)
 
 
 @override("Sigmoid", examples=_one)

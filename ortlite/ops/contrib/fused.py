@@ -38,14 +38,18 @@ def fused_conv(
     return activated(xp, y if Z is None else y + Z, activation, activation_params or ())
 
 
-def activated(xp: Namespace, y: Array, activation: str, params: Sequence[float]) -> Array:
+def activated(xp: Namespace, y: Array, name: str, params: Sequence[float]) -> Array:
     """`y` through the activation of that name, "" for none."""
-    if activation == "Clip":
+    if name == "Clip":
         return xp.clip(y, *params)
-    if not activation:
+    if not name:
         return y
+    if name == "QuickGelu":
+        return activation.swish(xp, y, alpha=params[0])
+    if name == "HardSwish":
+        return activation.hard_swish(xp, y)
     a, b = (*params, 0.0, 0.0)[:2]
-    return recurrent.activation(xp, activation, a, b)(y)
+    return recurrent.activation(xp, name, a, b)(y)
 
 
 @op("FusedMatMul", domain=MS)
