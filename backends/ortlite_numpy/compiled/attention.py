@@ -9,9 +9,8 @@ import numpy as np
 
 from ortlite.ops import attention as attend
 from ortlite_numpy import products
-from ortlite_numpy.compiled.functions import exp, larger
-from ortlite_numpy.compiled.jit import loops, own
-from ortlite_numpy.compiled.rows import total
+from ortlite_numpy.compiled.jit import loops, own, wide
+from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.conv import scratch
 from ortlite_numpy.threads import split
@@ -32,35 +31,38 @@ def weigh(scores, mask, first, queries, before):
     Row r is query (first + r) % `queries`, which sees `before` + 1 keys more than its number. A mask has as many rows
     as there are queries, or in all, or one, or none.
     """
+    wide()
     keys = scores.shape[1]
+    flat = scores.reshape(scores.size)
     nothing = F(-np.inf)
-    for r in range(scores.shape[0]):
-        seen = min(keys, (first + r) % queries + before + 1)
-        row, rest = scores[r, :seen], scores[r, seen:]
-        if mask.shape[0]:
-            added = mask[(first + r) % mask.shape[0], :seen]
+    some = max(TOGETHER // keys, 1)
+    for begin in range(0, scores.shape[0], some):
+        end = min(begin + some, scores.shape[0])
+        for r in range(begin, end):
+            row = scores[r, : min(keys, (first + r) % queries + before + 1)]
+            if mask.shape[0]:
+                added = mask[(first + r) % mask.shape[0], : row.size]
+                for i in range(row.size):
+                    row[i] += added[i]
+            top = highest(row)
+            hidden = False
+            if mask.shape[0] and not top > nothing:
+                added = mask[(first + r) % mask.shape[0], : row.size]
+                hidden = True
+                for i in range(added.size):
+                    hidden = hidden and added[i] == nothing
             for i in range(row.size):
-                row[i] += added[i]
-        top = row[0]
-        for i in range(row.size):
-            top = larger(top, row[i])
-        hidden = False
-        if mask.shape[0] and not top > nothing:
-            added = mask[(first + r) % mask.shape[0], :seen]
-            hidden = True
-            for i in range(added.size):
-                hidden = hidden and added[i] == nothing
-        if hidden:
-            for i in range(row.size):
-                row[i] = 0
-        else:
-            for i in range(row.size):
-                row[i] = exp(row[i] - top)
-            scale = F(1) / total(row)
+                row[i] = nothing if hidden else row[i] - top
+        exponentials(flat[begin * keys : end * keys])
+        for r in range(begin, end):
+            seen = min(keys, (first + r) % queries + before + 1)
+            row, rest = scores[r, :seen], scores[r, seen:]
+            s = total(row)
+            scale = F(0) if s == 0 else F(1) / s  # where the mask hides all
             for i in range(row.size):
                 row[i] *= scale
-        for i in range(rest.size):
-            rest[i] = 0
+            for i in range(rest.size):
+                rest[i] = 0
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:

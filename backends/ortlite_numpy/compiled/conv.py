@@ -18,7 +18,7 @@ from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
 from ortlite_numpy.compiled.functions import hard_sigmoid, hard_swish, held, sigmoid, swish, tanh
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, wide
 from ortlite_numpy.compiled.products import multiply_rows
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import aside
@@ -101,6 +101,7 @@ KINDS = {
 @loops()
 def activate(y, kind, alpha, beta):
     """An activation with its parameters, in place: of two arrays, LLVM must first know that they are apart."""
+    wide()
     if kind == HELD:
         for i in range(y.size):
             y[i] = held(y[i], alpha, beta)

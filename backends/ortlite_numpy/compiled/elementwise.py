@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
-from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, with_names
+from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, wide, with_names
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -25,6 +25,7 @@ def function(x: Any, a: Any = None, b: Any = None) -> Any:
 @loops()
 def each(x, y, start, stop):
     """Y = function(x). (The indices are those of parts: numbers that may be negative would cost a test each.)"""
+    wide()
     part, result = x[start:stop], y[start:stop]
     for i in range(result.size):
         result[i] = function(part[i])
@@ -33,6 +34,7 @@ def each(x, y, start, stop):
 @loops()
 def each_by(x, y, a, b, start, stop):
     """Y = function(x, a, b)."""
+    wide()
     p, q = F(a), F(b)
     part, result = x[start:stop], y[start:stop]
     for i in range(result.size):
@@ -42,6 +44,7 @@ def each_by(x, y, a, b, start, stop):
 @loops()
 def each_biased(x, bias, y, start, stop):
     """Y = function(x + bias) for rows [start, stop) as long as the bias."""
+    wide()
     n = bias.size
     for r in range(start, stop):
         part, result = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]

@@ -31,7 +31,7 @@ from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
     "EXACT", "FREE", "Emitted", "Loops", "directory", "installed", "kept", "loops", "of_two_floats", "own", "owned",
-    "share", "with_names",
+    "share", "wide", "with_names",
 ]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
@@ -119,6 +119,20 @@ class Emitted(Loops):
 
                 self.run = intrinsic(self.python)
             return self.run
+
+
+def _wide(typing: Any) -> Any:
+    from numba import types
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # an attribute of LLVM's that llvmlite has no name for
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), code
+
+
+wide = Emitted(_wide)  # said in a function: that its loops may take vectors of 512 bits, which LLVM by itself avoids
 
 
 def of_two_floats(name: str) -> Emitted:
