@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
@@ -326,6 +328,24 @@ def test_convolutions_of_many_channels(windows, layout):
     agree(("", "Conv", 1), [x, w], windows, rtol=2e-5, atol=1e-4)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.sampled_from([1, 2]), st.sampled_from([1, 3, 17, 90]), st.sampled_from([5, 40]))
+def test_convolutions_by_lines(data, rank, c, m):
+    """Whole lines of windows, parts of long ones, and what is copied, with and without borders and gaps."""
+    each = lambda low, high: data.draw(st.tuples(*[st.integers(low, high)] * rank))  # noqa: E731
+    kernel, strides, before, behind = each(1, 4), each(1, 3), each(0, 2), each(0, 2)
+    dilations = data.draw(st.sampled_from([(1,) * rank, each(1, 3)]))
+    width = data.draw(st.sampled_from([13, 25, 33, 600]))
+    x = floats(data.draw(st.integers(1, 2)), c, *(10, width)[2 - rank :])
+    if data.draw(st.booleans()):
+        x = np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1)
+    windows = {"strides": strides, "dilations": dilations, "pads": before + behind}
+    inputs = [x, floats(m, c, *kernel), floats(m)]
+    (plain,) = agree((MS, "FusedConv", 1), inputs, windows, rtol=2e-5, atol=2e-4)
+    attributes = windows | data.draw(st.sampled_from([{"activation": "Relu"}, {"activation": "Sigmoid"}, {}]))
+    agree((MS, "FusedConv", 1), [*inputs, floats(*plain.shape)], attributes, rtol=2e-5, atol=2e-4)
+
+
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])
 def test_convolutions_of_lines(layout):
     for group, m in ((10, 10), (5, 10), (1, 4)):
@@ -411,15 +431,15 @@ def test_quantising(kind):
 
     x = floats(3, 4, 5) * 200
     x.flat[:7] = np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.5, 1.5
-    for given in (x, x[:, ::2], np.swapaxes(x, 0, 2)):
+    for y in (x, x[:, ::2], np.swapaxes(x, 0, 2)):
         exact = {"rtol": 0, "atol": 0}
-        agree_as_float32(("", "QuantizeLinear", 10), [given, np.array(0.37, F), zeros()])
-        agree_as_float32(("", "QuantizeLinear", 10), [np.round(given[:, 1:]), np.array([2], F), zeros(1)])
+        agree_as_float32(("", "QuantizeLinear", 10), [y, np.array(0.37, F), zeros()])
+        agree_as_float32(("", "QuantizeLinear", 10), [np.round(y[:, 1:]), np.array([2], F), zeros(1)])
         for axis in range(-3, 3):
-            n = given.shape[axis]
-            inputs = [given, RNG.uniform(0.1, 2, n).astype(F), zeros(n)]
+            n = y.shape[axis]
+            inputs = [y, RNG.uniform(0.1, 2, n).astype(F), zeros(n)]
             agree_as_float32(("", "QuantizeLinear", 10), inputs, {"axis": axis})
-            agree(("", "DequantizeLinear", 10), [zeros(*given.shape), *inputs[1:]], {"axis": axis}, **exact)
+            agree(("", "DequantizeLinear", 10), [zeros(*y.shape), *inputs[1:]], {"axis": axis}, **exact)
         agree(("", "DequantizeLinear", 10), [zeros(4, 6)[:, ::2], np.array(0.3, F), zeros()], **exact)
         agree(("", "DequantizeLinear", 10), [zeros(7), np.array([0.3], F)], **exact)
     nan = registry.call(

@@ -17,10 +17,17 @@ from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
-from ortlite_numpy.compiled.functions import hard_sigmoid, hard_swish, held, sigmoid, swish, tanh
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, wide
-from ortlite_numpy.compiled.products import multiply_rows
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.compiled.windows import (
+    HELD,
+    KINDS,
+    activate,
+    columns_first,
+    columns_last,
+    multiply_lines,
+    multiply_windows,
+)
 from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
 
@@ -30,6 +37,8 @@ SMALL = 1.5e6  # multiplications up to which a convolution without groups is com
 SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
 FEW = 16  # channels of a group
 FEW_WINDOWS = 96  # below which all threads had better not read all weights
+FEW_COLUMNS = 10  # windows of a line below which they are better copied side by side
+LINES, TILES = 16, 14  # with fewer lines, a line is shared out, so many tiles at a time
 TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
 STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
 
@@ -89,40 +98,6 @@ def add_products(x, places, w, rows, count, y):
         for i in range(n):
             y[i] += a[i] * s[i]
         k += 1
-
-
-HELD, SIGMOID, TANH, LEAKY, HARD_SIGMOID, SWISH, HARD_SWISH = range(7)
-KINDS = {
-    "": HELD, "Relu": HELD, "Clip": HELD, "Sigmoid": SIGMOID, "Tanh": TANH, "LeakyRelu": LEAKY,
-    "HardSigmoid": HARD_SIGMOID, "QuickGelu": SWISH, "HardSwish": HARD_SWISH,
-}  # fmt: skip
-
-
-@loops()
-def activate(y, kind, alpha, beta):
-    """An activation with its parameters, in place: of two arrays, LLVM must first know that they are apart."""
-    wide()
-    if kind == HELD:
-        for i in range(y.size):
-            y[i] = held(y[i], alpha, beta)
-    elif kind == SIGMOID:
-        for i in range(y.size):
-            y[i] = sigmoid(y[i])
-    elif kind == TANH:
-        for i in range(y.size):
-            y[i] = tanh(y[i])
-    elif kind == LEAKY:
-        for i in range(y.size):
-            y[i] = y[i] * alpha if y[i] < 0 else y[i]
-    elif kind == HARD_SIGMOID:
-        for i in range(y.size):
-            y[i] = hard_sigmoid(y[i], alpha, beta)
-    elif kind == SWISH:
-        for i in range(y.size):
-            y[i] = swish(y[i], alpha, beta)
-    else:
-        for i in range(y.size):
-            y[i] = hard_swish(y[i])
 
 
 @loops()
@@ -232,145 +207,6 @@ def channels_last(x, w, bias, steps, size, kind, alpha, beta, y, start, stop):
             add_products(flat, places, w, rows, count, stretch)
             activate(stretch, kind, alpha, beta)
             j += many
-
-
-@loops()
-def copy_run(x, at, y, to, n):
-    """N elements of x to y."""
-    part, result = x[at : at + n], y[to : to + n]
-    for i in range(n):
-        result[i] = part[i]
-
-
-@loops()
-def clear_run(y, to, n):
-    """N zeros to y."""
-    result = y[to : to + n]
-    for i in range(n):
-        result[i] = 0
-
-
-@loops()
-def columns_last(x, kernel, steps, width, start, stop, y):
-    """What windows [start, stop), lines of `width`, show of each image (N, H, W, C): y (windows, kh · kw · C).
-
-    `kernel` is (kh, kw), `steps` as for channels first.
-    """
-    sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    n, h, w, c = x.shape
-    kh, kw = kernel[0], kernel[1]
-    flat, out = x.reshape(x.size), y.reshape(y.size)
-    to = 0
-    for image in range(n):
-        for window in range(start, stop):
-            i, q = window // width, window % width * sw - left
-            b0, b1 = 0, kw
-            while b0 < kw and q + b0 * dw < 0:
-                b0 += 1
-            while b1 > b0 and q + (b1 - 1) * dw >= w:
-                b1 -= 1
-            for a in range(kh):
-                r = i * sh + a * dh - top
-                if r < 0 or r >= h:
-                    clear_run(out, to, kw * c)
-                else:
-                    at = ((image * h + r) * w + q) * c
-                    clear_run(out, to, b0 * c)
-                    if dw == 1:
-                        copy_run(flat, at + b0 * c, out, to + b0 * c, (b1 - b0) * c)
-                    else:
-                        for b in range(b0, b1):
-                            copy_run(flat, at + b * dw * c, out, to + b * c, c)
-                    clear_run(out, to + b1 * c, (kw - b1) * c)
-                to += kw * c
-
-
-@loops()
-def columns_first(x, kernel, steps, width, start, stop, y):
-    """The same of images (N, C, H, W), lines [start, stop) of windows side by side: y (kh · kw · C, windows)."""
-    sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    n, c, h, w = x.shape
-    kh, kw = kernel[0], kernel[1]
-    for place in range(kh * kw * c):
-        a, b, channel = place // (kw * c), place // c % kw, place % c
-        row = y[place]
-        q = b * dw - left
-        first = min(max((sw - 1 - q) // sw, 0), width)  # the first window that sees the image here, and the end
-        last = max(min((w - 1 - q) // sw + 1, width), first)
-        to = 0
-        for image in range(n):
-            plane = x[image, channel]
-            for i in range(start, stop):
-                r = i * sh + a * dh - top
-                if r < 0 or r >= h:
-                    clear_run(row, to, width)
-                else:
-                    clear_run(row, to, first)
-                    line, result = plane[r], row[to + first : to + last]
-                    if sw == 1:
-                        part = line[q + first : q + last]
-                        for j in range(result.size):
-                            result[j] = part[j]
-                    else:
-                        for j in range(result.size):
-                            result[j] = line[q + (first + j) * sw]
-                    clear_run(row, to + last, width - last)
-                to += width
-
-
-@loops()
-def multiply_windows(
-    x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, height, width, most, unit, tall, deep, block, start, stop
-):  # fmt: skip
-    """A convolution of x without groups, whose windows make N times `height` lines of `width`.
-
-    x is (N, H, W, C), or (N, C, H, W) where it has its channels `first`. Of the windows, by `unit`, or where that is 0,
-    of the panels `b` of the weights, [start, stop) are computed. Up to `most` windows at once are brought into columns,
-    multiplied by the panels, and activated. y and what is added, z, are flat with channels last; z may be empty.
-    `kernel` and `steps` are as for columns, `tall`, `deep` and `block` as for multiply_rows. With channels first,
-    `most` and `unit` are whole lines.
-    """
-    n, h, w, c = x.shape
-    if first:
-        c, h, w = h, w, c
-    depth, each = b.shape[1], height * width
-    m = y.size // (n * each)
-    plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
-    flat = x.reshape(x.size)
-    cols = np.empty(0 if plain else min(most, each) * depth, x.dtype)
-    window, after, left, right = 0, n * each, start * b.shape[2], min(stop * b.shape[2], m)
-    if unit:
-        window, after, left, right = start * unit, min(stop * unit, after), 0, m
-    while window < after:
-        image, at = window // each, window % each
-        rows = min(most, after - window, each - at)
-        to = window * m
-        part = y[to : to + rows * m]
-        source, apart, step = cols[: rows * depth], depth, 1
-        if plain and not first:
-            source = flat[window * c : (window + rows) * c]
-        elif plain:
-            source, apart, step = flat[image * c * each + at : (image + 1) * c * each], 1, each
-        elif first:
-            apart, step, i = 1, rows, at // width
-            columns_first(
-                x[image : image + 1], kernel, steps, width, i, i + rows // width, source.reshape((depth, rows))
-            )  # fmt: skip
-        else:
-            columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
-        begin, end = (0, (rows + tall - 1) // tall) if unit else (start, stop)
-        multiply_rows(source, apart, step, b, bias, part, m, rows, m, tall, deep, block, unit != 0, begin, end)
-        if z.size or kind != HELD or alpha > -np.inf or beta < np.inf:
-            across = rows if right - left < m else 1  # whole rows are one stretch
-            length = right - left if right - left < m else rows * m
-            for r in range(across):
-                row = part[r * m + left : r * m + left + length]
-                if z.size:
-                    other = z[to + r * m + left : to + r * m + left + length]
-                    for j in range(row.size):
-                        row[j] += other[j]
-                activate(row, kind, alpha, beta)
-        window += rows
 
 
 def columns(
@@ -528,30 +364,41 @@ def _by_windows(
     xp: Any, X: Any, W: Any, B: Any, Z: Any, activated: tuple[int, Any, Any], windows: tuple[Any, ...], derived: Any
 ) -> Any:
     """All of a convolution without groups by one kernel. Of few windows, threads share out the weights."""
-    n, m, one = X.shape[0], W.shape[0], X.ndim == 3
+    n, c = X.shape[:2]
+    m, one = W.shape[0], X.ndim == 3
     auto_pad, group, *given = windows
-    kernel = np.array([*W.shape[2:], 1][:2], np.int64)
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *(None if v is None else tuple(v) for v in given))
     if X.ndim > 4 or not work or (B is not None and B.shape != (m,)):
         return NotImplemented
-    height, width = (out[0], 1) if one else out
-    first = X.flags.c_contiguous and X.shape[1] < TURNED  # many are read faster side by side
+    height, width = (1, *out)[-2:]
+    kh, kw = (1, *W.shape[2:])[-2:]
+    sh, sw, dh, dw = steps[:4].tolist()
+    plain = prod(W.shape[2:]) == 1 and out == X.shape[2:] and c >= TURNED
+    by_lines = (dw == 1 or kw == 1) and width >= FEW_COLUMNS and not plain
+    first = by_lines and X.flags.c_contiguous and c < TURNED  # many are read faster side by side
     x = X if first else dense.channels_last(X)
-    if one:  # lines of one window each: what is the width for others is the height
-        x, steps = x[..., None] if first else x[:, :, None], steps[[1, 0, 3, 2, 5, 4]]
+    if one:
+        x = x[:, :, None] if first else x[:, None]
     z = np.empty(0, X.dtype)
     if Z is not None:
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
     y = np.empty((n, *out, m), X.dtype)
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
     tall, deep, block = products.sizes()
-    whole = width if first else tall
-    most = max(dense.COLUMNS // b.shape[1] // whole, -(-block // whole)) * whole
-    count = n * prod(out)
-    unit = whole if count >= FEW_WINDOWS else 0
-    args = (own(x), first, kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width, most, unit)
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
-    share(xp, multiply_windows, (*args, tall, deep, block), -(-count // unit) if unit else len(b), seconds)
+    kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < FEW_WINDOWS
+    args = (kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width)
+    if by_lines:
+        cut = tall * TILES if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS) else width
+        rows = dense.COLUMNS // (((cut - 1) * sw + kw) * c)  # of the image around the lines that are computed at once
+        most = min(max((rows - (kh - 1) * dh - 1) // sh + 1, 1), height)
+        count = len(b) if by_panels else n * height * -(-width // cut)
+        share(xp, multiply_lines, (own(x), first, *args, cut, most, by_panels, tall, deep), count, seconds)
+    else:
+        most = max(dense.COLUMNS // b.shape[1] // tall, -(-block // tall)) * tall
+        count = len(b) if by_panels else -(-n * prod(out) // tall)
+        unit = 0 if by_panels else tall
+        share(xp, multiply_windows, (own(x), *args, most, unit, tall, deep, block), count, seconds)
     return dense.channels_first(y)
 
 
@@ -573,9 +420,11 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 @lru_cache
 def _products(dtype: Any, activation: str, params: tuple[float, ...]) -> None:
     """Make what convolutions need that are products: where something is added, a small one is."""
-    x, w, z = np.zeros((1, 2, 3, 3), dtype), np.zeros((2, 2, 2, 2), dtype), np.zeros((1, 2, 2, 2), dtype)
-    for layout in (x, np.zeros((1, 3, 3, 2), dtype).transpose(0, 3, 1, 2)):
-        fused_conv(None, layout, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
+    w = np.zeros((2, 2, 2, 2), dtype)
+    for width in (2, FEW_COLUMNS):
+        z = np.zeros((1, 2, 2, width), dtype)
+        for x in (np.zeros((1, 2, 3, width + 1), dtype), np.zeros((1, 3, width + 1, 2), dtype).transpose(0, 3, 1, 2)):
+            fused_conv(None, x, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)

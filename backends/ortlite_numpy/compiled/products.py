@@ -50,13 +50,14 @@ def sizes() -> tuple[int, int, int]:
 
 
 def _tile(
-    typing: Any, n: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any,
-    depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
+    typing: Any, n: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, a_part: Any,
+    parts: Any, b: Any, b_at: Any, depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
 ) -> Any:  # fmt: skip
-    """Of `n` rows, each as wide as a panel: y[r] = given[r] + the sum over k < `depth` of a[r, k] · b[k].
+    """Of `n` rows, each as wide as a panel: y[r] = given[r] + the sum over k of a[r, k] · b[k].
 
-    The arrays are flat; `_at` is the element to begin with, `_row` how far rows are apart, `a_step` elements of one of
-    `a`. What lies `ahead` of a row of the panel is fetched into the cache on the way.
+    The arrays are flat; `_at` is the element to begin with, `_row` how far rows are apart. A row of `a` has `parts`,
+    `a_part` apart, of `depth` elements that are `a_step` apart. What lies `ahead` of a row of the panel is fetched into
+    the cache on the way.
     """
     from llvmlite import ir
     from numba import types
@@ -82,8 +83,8 @@ def _tile(
             return value
 
         vector = ir.VectorType(context.get_data_type(y.dtype), lanes)
-        results, left, panel, start = map(pointer, (1, 4, 8, 12))
-        y_row, a_row, a_step, depth, ahead, given_row = (args[i] for i in (3, 6, 7, 10, 11, 14))
+        results, left, panel, start = map(pointer, (1, 4, 10, 14))
+        y_row, a_row, a_step, a_part, parts, depth, ahead, given_row = (args[i] for i in (3, 6, 7, 8, 9, 12, 13, 16))
         name = f"llvm.fmuladd.v{lanes}f{bits}"
         fma = builder.module.globals.get(name) or ir.Function(
             builder.module, ir.FunctionType(vector, [vector] * 3), name
@@ -94,12 +95,17 @@ def _tile(
         def write(rows: int, end: Any) -> None:
             """The code for so many rows."""
             lines = [further(left, r, a_row) for r in range(rows)]
-            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            zero = ir.Constant(vector, None)
+            before, outer, loop, next_part, after = (builder.block, *(builder.append_basic_block() for _ in range(4)))
+            builder.branch(outer)
+            builder.position_at_end(outer)
+            part, first, row_of_panel = builder.phi(i64), builder.phi(i64), builder.phi(i64)
+            so_far = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
             builder.branch(loop)
             builder.position_at_end(loop)
-            k, along = builder.phi(i64), builder.phi(i64)
+            k, along, at = builder.phi(i64), builder.phi(i64), builder.phi(i64)
             sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            read = builder.mul(k, i64(VECTORS * lanes))
+            read = builder.mul(at, i64(VECTORS * lanes))
             right = [load(vector_at(panel, builder.add(read, i64(v * lanes)))) for v in range(VECTORS)]
             next_panel = builder.bitcast(builder.gep(panel, [builder.add(read, ahead)]), i8.as_pointer())
             builder.call(fetch, [next_panel, i32(0), i32(2), i32(1)])
@@ -109,19 +115,32 @@ def _tile(
                 many = builder.insert_element(ir.Constant(vector, ir.Undefined), one, i32(0))
                 many = builder.shuffle_vector(many, many, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
                 totals.append([builder.call(fma, [many, x, s]) for x, s in zip(right, old, strict=True)])
-            following = builder.add(k, i64(1))
-            steps = [(k, i64(0), following), (along, i64(0), builder.add(along, a_step))]
-            for old, new in zip(sums, totals, strict=True):
-                steps += [(s, ir.Constant(vector, None), t) for s, t in zip(old, new, strict=True)]
-            for phi, first, then in steps:
-                phi.add_incoming(first, before)
+            following, next_row = builder.add(k, i64(1)), builder.add(at, i64(1))
+            inner = [(k, i64(0), following), (along, first, builder.add(along, a_step)), (at, row_of_panel, next_row)]
+            for old, begun, new in zip(sums, so_far, totals, strict=True):
+                inner += zip(old, begun, new, strict=True)
+            for phi, begun, then in inner:
+                phi.add_incoming(begun, outer)
                 phi.add_incoming(then, loop)
-            builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+            builder.cbranch(builder.icmp_signed("<", following, depth), loop, next_part)
+            builder.position_at_end(next_part)
+            one_more = builder.add(part, i64(1))
+            around = [
+                (part, i64(0), one_more),
+                (first, i64(0), builder.add(first, a_part)),
+                (row_of_panel, i64(0), next_row),
+            ]
+            for old, new in zip(so_far, totals, strict=True):
+                around += [(s, zero, t) for s, t in zip(old, new, strict=True)]
+            for phi, begun, then in around:
+                phi.add_incoming(begun, before)
+                phi.add_incoming(then, next_part)
+            builder.cbranch(builder.icmp_signed("<", one_more, parts), outer, after)
             builder.position_at_end(after)
             for r, total in enumerate(totals):
-                to, so_far = further(results, r, y_row), further(start, r, given_row)
+                to, given_row_at = further(results, r, y_row), further(start, r, given_row)
                 for v, value in enumerate(total):
-                    whole = builder.fadd(value, load(vector_at(so_far, i64(v * lanes))))
+                    whole = builder.fadd(value, load(vector_at(given_row_at, i64(v * lanes))))
                     builder.store(whole, vector_at(to, i64(v * lanes))).align = bits // 8
             builder.branch(end)
 
@@ -136,7 +155,7 @@ def _tile(
         return context.get_dummy_value()
 
     i = types.int64
-    return types.none(i, y, i, i, a, i, i, i, b, i, i, i, given, i, i), code
+    return types.none(i, y, i, i, a, i, i, i, i, i, b, i, i, i, given, i, i), code
 
 
 tile = Emitted(_tile)
@@ -193,15 +212,17 @@ def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, tall, deep
                         for r in range(n):
                             for c in range(columns - column):
                                 spare[r * width + c] = bias[column + c] if k == 0 else y[to + r * y_row + c]
-                        tile(n, spare, 0, width, source, left, apart, step, flat, right, many, 0, spare, 0, width)
+                        tile(
+                            n, spare, 0, width, source, left, apart, step, 0, 1, flat, right, many, 0, spare, 0, width
+                        )  # fmt: skip
                         for r in range(n):
                             for c in range(columns - column):
                                 y[to + r * y_row + c] = spare[r * width + c]
                     else:
                         given, at, row_apart = (bias, column, 0) if k == 0 else (y, to, y_row)
                         tile(
-                            n, y, to, y_row, source, left, apart, step, flat, right, many, depth * width, given, at,
-                            row_apart,
+                            n, y, to, y_row, source, left, apart, step, 0, 1, flat, right, many, depth * width, given,
+                            at, row_apart,
                         )  # fmt: skip
                     row += n
         first += some
