@@ -109,7 +109,9 @@ def _same(a: Any, b: Any, provider: ExecutionProvider) -> bool:
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
         a, b = provider.to_numpy(a), provider.to_numpy(b)
-    return (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides) and a.tobytes() == b.tobytes()
+    if (a.dtype, a.shape) != (b.dtype, b.shape) or a.tobytes() != b.tobytes():
+        return False
+    return all(x == y or n == 1 for x, y, n in zip(a.strides, b.strides, a.shape, strict=True))
 
 
 def _leading(lines: Sequence[tuple[str, str]], read: set[str]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import pytest
 from onnx import parser
 
 import ortlite
+from ortlite import inline
 from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
@@ -103,6 +104,14 @@ def test_a_recording_has_the_calls_alone():
 )
 def test_what_values_decide_is_not_recorded(fn):
     assert recorded(fn, data(4))[0] is None
+
+
+def test_a_layout_is_that_of_axes_with_more_than_one_place():
+    provider, x = create(CPU), data(1, 3, 4)
+    same = np.broadcast_to(x, x.shape)
+    assert same.strides != x.strides
+    assert inline._same(same, x, provider)
+    assert not inline._same(np.asfortranarray(x), x, provider)
 
 
 def test_an_argument_that_is_written_to_is_not_recorded():

@@ -101,9 +101,10 @@ def _tile(
             builder.position_at_end(outer)
             part, first, row_of_panel = builder.phi(i64), builder.phi(i64), builder.phi(i64)
             so_far = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
+            end_of_part = builder.add(row_of_panel, depth)
             builder.branch(loop)
             builder.position_at_end(loop)
-            k, along, at = builder.phi(i64), builder.phi(i64), builder.phi(i64)
+            along, at = builder.phi(i64), builder.phi(i64)
             sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
             read = builder.mul(at, i64(VECTORS * lanes))
             right = [load(vector_at(panel, builder.add(read, i64(v * lanes)))) for v in range(VECTORS)]
@@ -115,14 +116,14 @@ def _tile(
                 many = builder.insert_element(ir.Constant(vector, ir.Undefined), one, i32(0))
                 many = builder.shuffle_vector(many, many, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
                 totals.append([builder.call(fma, [many, x, s]) for x, s in zip(right, old, strict=True)])
-            following, next_row = builder.add(k, i64(1)), builder.add(at, i64(1))
-            inner = [(k, i64(0), following), (along, first, builder.add(along, a_step)), (at, row_of_panel, next_row)]
+            next_row = builder.add(at, i64(1))
+            inner = [(along, first, builder.add(along, a_step)), (at, row_of_panel, next_row)]
             for old, begun, new in zip(sums, so_far, totals, strict=True):
                 inner += zip(old, begun, new, strict=True)
             for phi, begun, then in inner:
                 phi.add_incoming(begun, outer)
                 phi.add_incoming(then, loop)
-            builder.cbranch(builder.icmp_signed("<", following, depth), loop, next_part)
+            builder.cbranch(builder.icmp_signed("<", next_row, end_of_part), loop, next_part)
             builder.position_at_end(next_part)
             one_more = builder.add(part, i64(1))
             around = [
@@ -271,7 +272,7 @@ def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any
     count, depth, _ = b.shape
     tall, deep, most = sizes()
     block = -(-rows // (-(-rows // most) * tall)) * tall  # all as large
-    by_rows = count < FEW
+    by_rows = count < FEW and rows > columns  # else each thread had better read some of the panels
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     args = (a, a_row, a_step, b, bias, y, columns, rows, columns, tall, deep, block, by_rows)
     share(xp, multiply_rows, args, -(-rows // tall) if by_rows else count, work)
