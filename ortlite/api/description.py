@@ -120,7 +120,20 @@ class Described:
         return []
 
     def set_tuning_results(self, results: Sequence[Any], *, error_on_invalid: bool = False) -> None:
-        """Accepted: kernels are not tuned."""
+        """Accepted: kernels are not tuned.
+
+        Raises TypeError for what is no list of dicts, KeyError for one without "ep", and with `error_on_invalid`
+        RuntimeError for any: no provider has anything to tune.
+        """
+        if not isinstance(results, Sequence):
+            raise TypeError(f"results is a list of dicts, not {type(results).__name__}")
+        for index, result in enumerate(results):
+            name = dict(result)["ep"]
+            if error_on_invalid:
+                problem = (
+                    "does not support TunableOp." if name in self._providers else "is no provider of this session."
+                )
+                raise RuntimeError(f"Error in execution: Invalid TuningResults (index={index}). {name} {problem}")
 
     @property
     def stages(self) -> Stages:
