@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,8 @@ class Asynchronous:
             raise RuntimeError(f"run_options is an ortlite.RunOptions, not {type(run_options).__name__}")
         for name, value in input_feed.items():
             if name in self._whole.graph.inputs and getattr(getattr(value, "dtype", None), "kind", "") not in KINDS:
-                try:
+                with suppress(OrtError):  # of the right kind, with wrong contents: the callback hears of it
                     to_inside(name, value, self._whole.graph.types.get(name))
-                except OrtError:
-                    pass  # of the right kind, with wrong contents: the callback hears of it
 
         def work() -> None:
             results, problem = [], ""

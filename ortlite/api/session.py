@@ -228,7 +228,7 @@ class InferenceSession(Described, Asynchronous):
 
     def _say(self, severity: int, message: str) -> None:
         level = self._options.log_severity_level
-        logs.emit(severity, message, level=level, logid=self._options.logid, where="ortlite session")
+        logs.emit(severity, message, level=level, logid=self._options.logid)
 
     def _build(
         self,
