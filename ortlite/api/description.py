@@ -35,6 +35,7 @@ class Described:
     _options: SessionOptions
     _providers: list[str]
     _provider_options: dict[str, dict[str, str]]
+    _metadata: ModelMetadata | None
     _descriptions: dict[str, list[NodeArg]]  # by kind; the same lists in every call, as onnxruntime's
 
     def get_inputs(self) -> list[NodeArg]:
@@ -60,13 +61,15 @@ class Described:
         return self._descriptions[kind]
 
     def get_modelmeta(self) -> ModelMetadata:
-        """What the file says about itself."""
+        """What the file says about itself; the same object in every call."""
         from ortlite.api.values import ModelMetadata
 
         m = self._whole.stages.model
-        return ModelMetadata(
-            m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
-        )
+        if self._metadata is None:
+            self._metadata = ModelMetadata(
+                m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
+            )
+        return self._metadata
 
     def get_session_options(self) -> SessionOptions:
         """A copy of the options the session was made with."""

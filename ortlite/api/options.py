@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -414,9 +415,22 @@ def checked(run_options: Any) -> RunOptions | None:
     """The options of a run. Raises TypeError for what are none, Fail for a severity that there is not."""
     if not isinstance(run_options, RunOptions | None):
         raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
-    if run_options is not None and not -1 <= run_options.log_severity_level <= logs.FATAL:
+    if run_options is None:
+        return None
+    if not -1 <= run_options.log_severity_level <= logs.FATAL:
         raise Fail(f"Invalid run log severity level: {run_options.log_severity_level} is none of -1 to {logs.FATAL}")
+    if run_options._entries:
+        _check_entries(run_options._entries)
     return run_options
+
+
+def _check_entries(entries: Mapping[str, str]) -> None:
+    """Raise InvalidArgument for entries of run options that onnxruntime reads, and cannot."""
+    if not re.fullmatch(r"[+-]?\d+", entries.get("gpu_graph_id", "0").strip()):
+        raise InvalidArgument(f"Failed to parse the cuda graph annotation id: {entries['gpu_graph_id']}")
+    for device in filter(None, entries.get("memory.enable_memory_arena_shrinkage", "").split(";")):
+        if not re.fullmatch(r"(cpu|gpu)(:\d+)?", device):
+            raise InvalidArgument(f"Unsupported device specified in the memory arena shrink list: {device}")
 
 
 def adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:

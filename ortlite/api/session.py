@@ -218,7 +218,7 @@ class InferenceSession(Described, Asynchronous):
         asked = dict(zip(names, given, strict=True))
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
-        self._descriptions = {}  # until somebody asks
+        self._descriptions, self._metadata = {}, None  # until somebody asks
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
