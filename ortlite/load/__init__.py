@@ -202,7 +202,7 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
             raise Fail("Missing opset in the model. All ModelProtos MUST have at least one entry of opset_import.")
         opsets[""] = 1
     for domain, newest in _newest().items():
-        if opsets.get(domain, 0) > newest:
+        if newest < opsets.get(domain, 0) < 2**31:  # beyond, no node finds its operator
             raise Fail(
                 f"ONNX Runtime only *guarantees* support for models stamped with official released onnx opset "
                 f"versions. Opset {opsets[domain]} is under development and support for this is limited. "
