@@ -42,10 +42,14 @@ STATUS = {
     "SessionOptions.use_deterministic_compute": (IGNORED, "runs repeat anyway"),
     "SessionOptions.use_per_session_threads": (SAME, "both values are taken, whatever the process has"),
     "SessionOptions.register_custom_ops_library": (NOT, "Fail: write the operator in Python, `@ortlite.op`"),
-    "SessionOptions.set_provider_selection_policy": (IGNORED, "with a warning: name providers"),
-    "SessionOptions.set_provider_selection_policy_delegate": (IGNORED, "with a warning: name providers"),
+    "SessionOptions.set_provider_selection_policy": (SAME, "every policy selects the CPU provider: name others"),
+    "SessionOptions.add_provider": (SAME, "`provider_options` of sessions take more: any values"),
     "SessionOptions.set_ep_context_data_read_func": (IGNORED, "no provider keeps compiled contexts"),
     "SessionOptions.clear_ep_context_data_read_func": (IGNORED, "no provider keeps compiled contexts"),
+    "RunOptions.add_active_adapter": (SAME, "None is refused at once: there the run crashes"),
+    "IOBinding.bind_input": (SAME, "the address 0 is refused at once: there the run crashes"),
+    "InferenceSession.run_with_iobinding": (BETTER, "active LoRA adapters count, which onnxruntime leaves out there"),
+    "InferenceSession.end_profiling": (SAME, "without the counters of onnxruntime's arenas, `mem_…`"),
     "RunOptions.log_severity_level": (IGNORED, "the session's counts"),
     "RunOptions.log_verbosity_level": (IGNORED, "the session's counts"),
     "RunOptions.logid": (IGNORED, "the session's counts"),
@@ -69,6 +73,7 @@ STATUS = {
     "preload_dlls": (IGNORED, "the array libraries load theirs"),
     "enable_telemetry_events": (IGNORED, "nothing is sent"),
     "disable_telemetry_events": (IGNORED, "nothing is sent"),
+    "set_default_logger_callback": (SAME, "the five arguments are of the same kinds; fewer messages, of other texts"),
     "set_default_logger_verbosity": (IGNORED, "messages have no degrees below 0"),
     "get_version_string": (SAME, "of the API; ortlite's own is `ortlite.__version__`"),
 }
@@ -94,6 +99,24 @@ CONFIG = {
     "session.intra_op_thread_affinities": "no effect, with a warning: say it of the process",
     "any other": IGNORED,
 }
+# What is refused on one side alone, on purpose: what, what onnxruntime does, what ortlite does.
+ELSEWHERE = (
+    ("two nodes of one name", "Fail", "loads: names of nodes mean nothing"),
+    ("`value_info` that contradicts what an operator gives", "Fail", "loads: stale after many converters"),
+    ("a value of the graph, or an initializer that is no input, as a feed", "InvalidArgument", "is used"),
+    ("lists, or OrtValues, as the elements of a sequence", "RuntimeError", "are taken"),
+    ("external data of a model in bytes", "Fail without a folder", "looked for in the working directory"),
+    ("a session, options, an OrtValue in pickle, copy, multiprocessing", "TypeError", "work"),
+    ("arrays of bfloat16, StringDType, other byte orders", "refused, or read wrong", "are taken as what they are"),
+    ("`S` arrays without a closing zero", "read past the end", "are decoded exactly"),
+    ("operators and dtypes without a kernel there (Trilu of text, OneHot of floats …)", "NotImplemented", "run"),
+    ("attributes of an ai.onnx.ml operator that do not fit, while a session is made", "Fail", "Fail in the run"),
+    ("a GPU's memory in `memory.enable_memory_arena_shrinkage`", "InvalidArgument on a CPU", "is taken"),
+    ("`update_inplace` with as many elements of another size", "takes bytes for numbers", "RuntimeError"),
+    ("indices of a SparseTensor outside of it", "are kept", "RuntimeError"),
+    ("names that are not UTF-8", "UnicodeDecodeError, or none", "InvalidGraph"),
+    ("errors of kernels, unused initializers", "are logged, too", "are not logged: exceptions say the first"),
+)
 HEAD = """# onnxruntime's Python names
 
 What a program finds that says `import ortlite as onnxruntime`, or `import onnxruntime` under
@@ -165,6 +188,9 @@ def page() -> str:
         lines += [f"## {title}", "", "| name | in ortlite | |", "|---|---|---|", *listed, ""]
     lines += ["## Config entries of SessionOptions", "", "| entry | in ortlite |", "|---|---|"]
     lines += [f"| `{entry}` | {what} |" for entry, what in CONFIG.items()]
+    lines += ["", "## Where one refuses and the other does not", ""]
+    lines += ["| what | onnxruntime | ortlite |", "|---|---|---|"]
+    lines += [f"| {what} | {there} | {here} |" for what, there, here in ELSEWHERE]
     return "\n".join(lines) + "\n"
 
 

@@ -75,6 +75,7 @@ ALL: tuple[DType, ...] = tuple(
 )
 
 NAMES = frozenset(d.name for d in ALL)
+CODES = frozenset(d.code for d in ALL)
 _BY_CODE = {d.code: d for d in ALL}
 _BY_NAME = {d.name: d for d in ALL}
 _BY_ORT_NAME = {d.ort: d for d in ALL}

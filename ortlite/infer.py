@@ -206,7 +206,7 @@ def check_arity(node: Node, schema: Schema, inputs: int, outputs: int) -> None:
 
 
 def check_bodies(node: Node) -> None:
-    """Raise InvalidGraph where a subgraph takes or returns another number of values than its operator gives or wants.
+    """Raise Fail where a subgraph takes or returns another number of values than its operator gives or wants.
 
     A node may leave outputs at the end out; a body has them all.
     """
@@ -216,10 +216,10 @@ def check_bodies(node: Node) -> None:
     counts = {len(graph.outputs) for graph in node.subgraphs.values()}
     for name, graph in node.subgraphs.items():
         if len(graph.inputs) != inputs:
-            raise InvalidGraph(_about(node, f"{name} takes {len(graph.inputs)} inputs and is given {inputs}."))
+            raise Fail(_about(node, f"{name} takes {len(graph.inputs)} inputs and is given {inputs}."))
         if len(graph.outputs) < outputs or len(counts) > 1:
             problem = f"its subgraphs return {sorted(counts)} values; that many, and at least {outputs}, are wanted."
-            raise InvalidGraph(_about(node, problem))
+            raise Fail(_about(node, problem))
 
 
 def _scan_counts(node: Node) -> tuple[int, int]:

@@ -62,9 +62,10 @@ def step(bound: Bound, values: list[Any], on_step: OnStep | None = None) -> None
 
 # Operators of which onnxruntime says InvalidArgument where the values of their inputs, or shapes, are not right.
 REFUSE = frozenset(
-    "ArrayFeatureExtractor BatchNormalization DepthToSpace Det Einsum Expand GRU Gather GatherND Gemm LSTM "
-    "LayerNormalization RNN ScatterElements ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split "
-    "Tile Transpose Trilu".split()
+    "ArrayFeatureExtractor BatchNormalization DepthToSpace Det Einsum Expand EyeLike GRU Gather GatherND Gemm "
+    "InstanceNormalization LSTM LayerNormalization MaxUnpool RNN Range ReverseSequence RoiAlign ScatterElements "
+    "ScatterND SequenceAt SequenceErase SequenceInsert Slice SpaceToDepth Split StringNormalizer Tile Transpose Trilu "
+    "ZipMap".split()
 )
 
 

@@ -172,7 +172,7 @@ def test_a_function_that_calls_itself():
     proto = model(FUNCTIONS)
     proto.functions[1].node[0].op_type, proto.functions[1].node[0].domain = "times", "my"
     proto.functions[1].opset_import.append(helper.make_opsetid("my", 1))
-    with pytest.raises(Fail, match="my::times calls itself"):
+    with pytest.raises(InvalidGraph, match="my::times calls itself"):
         load.load(proto.SerializeToString())
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ortlite.api.options import adapted, checked
+from ortlite.api.options import RunOptions, adapted, checked
+from ortlite.api.values import to_inside
 from ortlite.errors import Fail, InvalidArgument, OrtError
 from ortlite.stopping import stop_of, stoppable
 
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from ortlite.api.feed import Prepared
-    from ortlite.api.options import RunOptions, SessionOptions
+    from ortlite.api.options import SessionOptions
 
 __all__ = ["Asynchronous"]
+
+KINDS = frozenset("biufSUOV")  # of dtypes whose arrays may be inputs: whether they fit, the run finds out
 
 
 class Asynchronous:
@@ -43,7 +47,7 @@ class Asynchronous:
 
         `error` is "" after a run, and otherwise the message, with [] for results; what the callback raises is dropped.
         Raises ValueError here for a missing input, InvalidArgument where intra_op_num_threads is 1, as onnxruntime,
-        TypeError for a callback that is no function.
+        TypeError for a callback that is no function, RuntimeError for what can be no input at all, or no RunOptions.
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is a function, not {type(callback).__name__}")
@@ -51,6 +55,12 @@ class Asynchronous:
             raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")
         self._wanted(output_names, input_feed)
         self._whole.feed.check_present(input_feed)
+        if not isinstance(run_options, RunOptions | None):
+            raise RuntimeError(f"run_options is an ortlite.RunOptions, not {type(run_options).__name__}")
+        for name, value in input_feed.items():
+            if name in self._whole.graph.inputs and getattr(getattr(value, "dtype", None), "kind", "") not in KINDS:
+                with suppress(OrtError):  # of the right kind, with wrong contents: the callback hears of it
+                    to_inside(name, value, self._whole.graph.types.get(name))
 
         def work() -> None:
             results, problem = [], ""

@@ -31,7 +31,10 @@ class SessionIOBinding:
     def __init__(self, session: Any):
         from ortlite.api.session import InferenceSession
 
-        self._session: InferenceSession = session if isinstance(session, InferenceSession) else session._session
+        owner = session if isinstance(session, InferenceSession) else getattr(session, "_session", None)
+        if not isinstance(owner, InferenceSession):
+            raise TypeError(f"a SessionIOBinding is one of a session, not of {type(session).__name__}")
+        self._session = owner
         self._inputs: dict[str, OrtValue] = {}
         self._outputs: dict[str, OrtValue | OrtDevice] = {}
         self._results: list[OrtValue] = []
@@ -41,7 +44,7 @@ class SessionIOBinding:
 
         Raises RuntimeError for a name that the model has not, and for a value that is no array.
         """
-        graph = self._session._whole.graph
+        graph, name = self._session._whole.graph, _name(name)
         if name not in graph.inputs:
             raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list: {', '.join(graph.inputs)}")
         if memory:
@@ -58,12 +61,15 @@ class SessionIOBinding:
     bind_ortvalue_input = bind_input
 
     def bind_output(self, name: str, device: OrtDevice, *memory: Any) -> None:
-        """Bind an output to a device; or to memory there, by element type, shape and address."""
-        self._outputs[name] = _at(device, *memory) if memory else device
+        """Bind an output to a device; or to memory there, by element type, shape and address.
+
+        Raises TypeError for a name that is no str, RuntimeError for the address 0.
+        """
+        self._outputs[_name(name)] = _at(device, *memory) if memory else device
 
     def bind_ortvalue_output(self, name: str, value: OrtValue) -> None:
-        """Bind an output to the memory of an OrtValue."""
-        self._outputs[name] = value._get_c_value()
+        """Bind an output to the memory of an OrtValue. Raises TypeError for a name that is no str."""
+        self._outputs[_name(name)] = value._get_c_value()
 
     def run(self, run_options: RunOptions | None = None, timeout: float | None = None) -> None:
         """Run the session; RuntimeError with whatever goes wrong."""
@@ -216,7 +222,24 @@ def _device_of(bound: OrtValue | OrtDevice) -> OrtDevice:
     return bound if isinstance(bound, OrtDevice) else bound._device
 
 
+def _name(name: Any) -> str:
+    """The name of an input or output; bytes are text, as in onnxruntime. Raises TypeError for what is neither."""
+    if isinstance(name, bytes):
+        return name.decode()
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an input or output is a str, not {type(name).__name__}")
+    return name
+
+
 def _at(device: OrtDevice, element_type: Any, shape: Sequence[int], pointer: int) -> OrtValue:
+    if not isinstance(pointer, int | np.integer):
+        raise TypeError(f"an address is an int, not {type(pointer).__name__}")
+    if any(not isinstance(size, int | np.integer) for size in shape):
+        raise TypeError(f"the sizes of a shape are int, not {list(shape)}")
+    if any(size < 0 for size in shape):
+        raise RuntimeError(f"a tensor has no negative dimensions: {list(shape)}")
+    if not pointer and 0 not in shape:
+        raise RuntimeError(f"the address of {list(shape)} elements is 0")
     return from_pointer(pointer, shape, element_dtype(element_type), device)
 
 

@@ -35,6 +35,7 @@ class Described:
     _options: SessionOptions
     _providers: list[str]
     _provider_options: dict[str, dict[str, str]]
+    _metadata: ModelMetadata | None
     _descriptions: dict[str, list[NodeArg]]  # by kind; the same lists in every call, as onnxruntime's
 
     def get_inputs(self) -> list[NodeArg]:
@@ -60,13 +61,15 @@ class Described:
         return self._descriptions[kind]
 
     def get_modelmeta(self) -> ModelMetadata:
-        """What the file says about itself."""
+        """What the file says about itself; the same object in every call."""
         from ortlite.api.values import ModelMetadata
 
         m = self._whole.stages.model
-        return ModelMetadata(
-            m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
-        )
+        if self._metadata is None:
+            self._metadata = ModelMetadata(
+                m.producer_name, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
+            )
+        return self._metadata
 
     def get_session_options(self) -> SessionOptions:
         """A copy of the options the session was made with."""
@@ -120,7 +123,20 @@ class Described:
         return []
 
     def set_tuning_results(self, results: Sequence[Any], *, error_on_invalid: bool = False) -> None:
-        """Accepted: kernels are not tuned."""
+        """Accepted: kernels are not tuned.
+
+        Raises TypeError for what is no list of dicts, KeyError for one without "ep", and with `error_on_invalid`
+        RuntimeError for any: no provider has anything to tune.
+        """
+        if not isinstance(results, Sequence):
+            raise TypeError(f"results is a list of dicts, not {type(results).__name__}")
+        for index, result in enumerate(results):
+            name = dict(result)["ep"]
+            if error_on_invalid:
+                problem = (
+                    "does not support TunableOp." if name in self._providers else "is no provider of this session."
+                )
+                raise RuntimeError(f"Error in execution: Invalid TuningResults (index={index}). {name} {problem}")
 
     @property
     def stages(self) -> Stages:

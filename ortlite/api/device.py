@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from operator import index
 from typing import Any
 
 from ortlite.api.enums import (
@@ -16,6 +17,7 @@ from ortlite.api.enums import (
     OrtMemoryInfoDeviceType,
     OrtMemType,
 )
+from ortlite.api.names import expect
 
 __all__ = [
     "PROVIDER_OF_DEVICE",
@@ -77,15 +79,16 @@ class OrtDevice:
             numbers = (numbers[0], numbers[1], 0, numbers[2])
         if len(numbers) != 4:
             raise TypeError("OrtDevice takes a device, or the numbers of type, memory, [vendor,] id")
-        kind, memory, vendor, index = map(int, numbers)
-        self._numbers = (kind, memory, vendor, index)
+        kind, memory, vendor, place = map(index, numbers)
+        self._numbers = (kind, memory, vendor, place)
 
     @staticmethod
     def make(ort_device_name: str, device_id: int, vendor_id: int = -1) -> OrtDevice:
         """The device `ort_device_name` ("cpu", "cuda", "dml", "webgpu", "gpu", "cann", "npu") number `device_id`.
 
-        Raises Exception for another name, as onnxruntime does.
+        Raises Exception for another name, as onnxruntime does, TypeError for what is no name, or no number.
         """
+        expect(str, ort_device_name=ort_device_name)
         if ort_device_name not in _DEVICES:
             raise Exception(f"Unsupported device type: {ort_device_name}")  # noqa: TRY002  (the class of onnxruntime's)
         number, vendor = _DEVICES[ort_device_name]
@@ -213,33 +216,36 @@ class OrtMemoryInfo:
 class OrtArenaCfg:
     """Settings of an arena, kept as given: four numbers, or a dict of them by name. They have no effect.
 
-    Sizes are bytes. Raises RuntimeError for another name.
+    The numbers are max_mem, arena_extend_strategy, initial_chunk_size_bytes and max_dead_bytes_per_chunk. Sizes are
+    bytes. Raises TypeError for other numbers of numbers, RuntimeError for another name, or a value that is no int.
     """
 
-    def __init__(
-        self,
-        max_mem: int | Mapping[str, int] = 0,
-        arena_extend_strategy: int = -1,
-        initial_chunk_size_bytes: int = -1,
-        max_dead_bytes_per_chunk: int = -1,
-    ):
+    def __init__(self, *settings: Any):
         self.max_mem = 0
-        self.arena_extend_strategy = arena_extend_strategy
-        self.initial_chunk_size_bytes = initial_chunk_size_bytes
-        self.max_dead_bytes_per_chunk = max_dead_bytes_per_chunk
+        self.arena_extend_strategy = -1
+        self.initial_chunk_size_bytes = -1
+        self.max_dead_bytes_per_chunk = -1
+        if len(settings) == len(self.__dict__):
+            self.__dict__.update(zip(self.__dict__, map(index, settings), strict=True))
+        elif len(settings) != 1 or not isinstance(settings[0], Mapping):
+            raise TypeError(f"OrtArenaCfg takes four numbers or a dict, not {settings!r}")
         self.initial_growth_chunk_size_bytes = -1
         self.max_power_of_two_extend_bytes = -1
-        if not isinstance(max_mem, Mapping):
-            self.max_mem = int(max_mem)
-            return
-        for name, value in max_mem.items():
+        for name, value in settings[0].items() if len(settings) == 1 else ():
             if name not in self.__dict__:
                 raise RuntimeError(f"Invalid OrtArenaCfg option: {name}")
-            setattr(self, name, int(value))
+            if not isinstance(value, int) or (name == "max_mem" and value < 0):
+                raise RuntimeError(f"OrtArenaCfg: {name} cannot be {value!r}")
+            setattr(self, name, value)
 
 
 def create_and_register_allocator(info: OrtMemoryInfo, config: OrtArenaCfg | None) -> None:
-    """Accepted; memory is the array libraries' business."""
+    """Accepted; memory is the array libraries' business. Raises RuntimeError for memory of another device."""
+    if isinstance(info, OrtMemoryInfo) and info.device_type != OrtMemoryInfoDeviceType.CPU:
+        raise RuntimeError(
+            "Error when creating and registering allocator: Only CPU devices are supported. "
+            "Please call CreateAndRegisterAllocatorV2() for other device."
+        )
     _check(info, config)
 
 

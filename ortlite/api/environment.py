@@ -7,6 +7,7 @@ import sys
 
 import ortlite
 from ortlite import provider
+from ortlite.api.names import expect
 from ortlite.errors import Fail
 
 __all__ = [
@@ -46,8 +47,7 @@ def set_seed(seed: int) -> None:
 
     Raises TypeError for what is no int.
     """
-    if not isinstance(seed, int):
-        raise TypeError(f"a seed is an int, not {type(seed).__name__}")
+    expect(int, seed=seed)
     _process["seed"] = int(seed)
 
 
@@ -59,8 +59,9 @@ def seed() -> int | None:
 def set_global_thread_pool_sizes(intra_op_num_threads: int = 0, inter_op_num_threads: int = 0) -> None:
     """Set the threads of sessions with `use_per_session_threads=False` (0: all that this process may use).
 
-    `inter_op_num_threads` has no effect: nodes run one after the other.
+    `inter_op_num_threads` has no effect: nodes run one after the other. Raises TypeError for what is no int.
     """
+    expect(int, intra_op_num_threads=intra_op_num_threads, inter_op_num_threads=inter_op_num_threads)
     _process["threads"] = int(intra_op_num_threads)
 
 
@@ -93,10 +94,11 @@ def print_debug_info() -> None:
 
 
 def register_execution_provider_library(registration_name: str, library_path: str) -> None:
-    """Not possible: such a library is compiled against onnxruntime. Raises Fail.
+    """Not possible: such a library is compiled against onnxruntime. Raises Fail, TypeError for names that are no str.
 
     Providers for ortlite are Python packages with an entry point: see backends/README.md.
     """
+    expect(str, registration_name=registration_name, library_path=library_path)
     raise Fail(
         f"Failed to load library {library_path} with error: it is compiled against onnxruntime; ortlite's providers "
         "are Python packages with an entry point in 'ortlite.providers'"
@@ -105,4 +107,5 @@ def register_execution_provider_library(registration_name: str, library_path: st
 
 def unregister_execution_provider_library(registration_name: str) -> None:
     """Raises Fail: none can be registered."""
+    expect(str, registration_name=registration_name)
     raise Fail(f"Execution provider library: {registration_name} was not registered.")

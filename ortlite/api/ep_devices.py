@@ -13,12 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ortlite.errors import InvalidArgument, InvalidProtobuf
+from ortlite.api.names import expect
+from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf
 from ortlite.provider import CPU
 
 if TYPE_CHECKING:
     from ortlite.api.device import OrtMemoryInfo
     from ortlite.api.enums import OrtCompiledModelCompatibility, OrtDeviceMemoryType, OrtHardwareDeviceType
+    from ortlite.api.options import Select
+    from ortlite.graph import Model
 
 __all__ = [
     "ModelPackage", "ModelPackageComponentContext", "ModelPackageContext", "ModelPackageOptions", "OrtEpAssignedNode",
@@ -31,6 +34,7 @@ ON_GPU = {"CUDAExecutionProvider", "CuPyExecutionProvider"}
 NVIDIA = 0x10DE
 # How processors call their makers: what the maker is called, and its PCI number.
 MAKERS = {"AuthenticAMD": ("AMD", 0x1022), "GenuineIntel": ("Intel", 0x8086), "Apple": ("Apple", 0x106B)}
+MOST_SELECTED = 8  # devices that a delegate may select, as in onnxruntime
 COMPATIBILITY = "ep_compatibility_info."  # before a provider's name: a key of a model's metadata
 NO_PACKAGES = (
     "ortlite has no model packages: give InferenceSession the path of the variant's model, which is in the folder of "
@@ -60,7 +64,14 @@ class OrtEpDevice:
     device: OrtHardwareDevice
 
     def memory_info(self, memory_type: OrtDeviceMemoryType) -> OrtMemoryInfo | None:
-        """The provider's own memory: None, since arrays are where their library puts them."""
+        """The provider's own memory: None, since arrays are where their library puts them.
+
+        Raises TypeError for what is no OrtDeviceMemoryType.
+        """
+        from ortlite.api.enums import OrtDeviceMemoryType
+
+        if not isinstance(memory_type, OrtDeviceMemoryType):
+            raise TypeError(f"memory_type is an OrtDeviceMemoryType, not {type(memory_type).__name__}")
         return None
 
     def create_sync_stream(self) -> OrtSyncStream:
@@ -242,12 +253,43 @@ def get_ep_devices() -> list[OrtEpDevice]:
     return list(_devices())
 
 
+def selected(delegate: Select, model: Model) -> list[str]:
+    """The providers whose devices a delegate of session options selects for a model, in its order.
+
+    Raises Fail with what the delegate raises, and where it selects none, too many, or what are no devices.
+    """
+    metadata = {
+        "producer_name": model.producer_name,
+        "producer_version": "",  # is not kept
+        "domain": model.domain,
+        "model_version": str(model.version),
+        "doc_string": model.description,
+        "graph_name": model.graph.name,
+        "graph_description": model.graph_description,
+        **model.metadata,
+    }
+    try:
+        found = delegate(get_ep_devices(), metadata, {}, MOST_SELECTED)
+    except Exception as error:
+        raise Fail(f"EP selection delegate failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Sequence) or not all(isinstance(device, OrtEpDevice) for device in found):
+        raise Fail(f"EP selection delegate failed: a list of OrtEpDevice is wanted, not {found!r}")
+    if not found:
+        raise Fail("EP selection delegate did not select anything.")
+    if len(found) > MOST_SELECTED:
+        raise Fail(
+            f"EP selection delegate failed: selected too many EP devices ({len(found)}). "
+            f"The limit is {MOST_SELECTED} EP devices."
+        )
+    return list(dict.fromkeys(device.ep_name for device in found))
+
+
 def get_compatibility_info_from_model(model_path: str, ep_type: str) -> str | None:
     """What a compiled model says of its fitness for a provider; None where it says nothing.
 
     Raises RuntimeError for a file that cannot be read.
     """
-    _texts(model_path=model_path, ep_type=ep_type)
+    expect(str, model_path=model_path, ep_type=ep_type)
     if not ep_type:
         raise RuntimeError("Invalid argument provided to GetCompatibilityInfoFromModel.")
     try:
@@ -261,7 +303,7 @@ def get_compatibility_info_from_model(model_path: str, ep_type: str) -> str | No
 
 def get_compatibility_info_from_model_bytes(model_data: Any, ep_type: str) -> str | None:
     """The same, of a model in memory. Raises RuntimeError for what is none, TypeError for what is no buffer."""
-    _texts(ep_type=ep_type)
+    expect(str, ep_type=ep_type)
     data = bytes(memoryview(model_data))
     if not data or not ep_type:
         raise RuntimeError("Invalid argument provided to GetCompatibilityInfoFromModelBytes.")
@@ -277,12 +319,6 @@ def _compatibility(data: bytes, ep_type: str) -> str | None:
         raise RuntimeError(error.text) from None
 
 
-def _texts(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, str):
-            raise TypeError(f"{name} is a str, not {type(value).__name__}")
-
-
 def get_model_compatibility_for_ep_devices(
     ep_devices: Sequence[OrtEpDevice], compatibility_info: str
 ) -> OrtCompiledModelCompatibility:
@@ -292,7 +328,7 @@ def get_model_compatibility_for_ep_devices(
     """
     from ortlite.api.enums import OrtCompiledModelCompatibility
 
-    _texts(compatibility_info=compatibility_info)
+    expect(str, compatibility_info=compatibility_info)
     if not isinstance(ep_devices, Sequence):
         raise TypeError(f"ep_devices is a sequence of OrtEpDevice, not {type(ep_devices).__name__}")
     if not ep_devices:
@@ -310,7 +346,7 @@ def get_hardware_device_ep_incompatibility_details(ep_name: str, device: OrtHard
 
     Raises InvalidArgument for another provider, TypeError for what is no OrtHardwareDevice.
     """
-    _texts(ep_name=ep_name)
+    expect(str, ep_name=ep_name)
     if not isinstance(device, OrtHardwareDevice | None):
         raise TypeError(f"device is an OrtHardwareDevice, not {type(device).__name__}")
     if ep_name not in {known.ep_name for known in _devices()}:

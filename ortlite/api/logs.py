@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from time import perf_counter_ns
 
 __all__ = [
@@ -37,9 +38,9 @@ def set_default_logger_verbosity(verbosity: int) -> None:
 def set_default_logger_callback(callback: Callback | None, severity: int = WARNING) -> None:
     """Send messages to `callback(severity, category, logid, location, message)`; None: to standard error again.
 
-    `severity` is a number from 0 (all) to 4 (fatal); the other four are text. What the callback raises goes to
-    sys.unraisablehook. Raises RuntimeError for what cannot be called, or for a
-    severity that is none.
+    `severity` is a number from 0 (all) to 4 (fatal); the other four are text: `category` is "onnxruntime", `logid` the
+    session's, or "Default" outside of sessions, `location` "file:line function". What the callback raises goes to
+    sys.unraisablehook. Raises RuntimeError for what cannot be called, or for a severity that is none.
     """
     level = _checked(severity)
     if callback is None:
@@ -64,20 +65,40 @@ def wanted(severity: int, level: int = -1) -> bool:
     return severity >= (_default["severity"] if level < 0 else level)
 
 
-def emit(severity: int, message: str, *, level: int = -1, logid: str = "", where: str = "ortlite") -> None:
-    """Write a message, if its severity is wanted."""
+def emit(severity: int, message: str, *, level: int = -1, logid: str = "Default") -> None:
+    """Write a message, if its severity is wanted. `logid` is a session's, or "Default"."""
     if not wanted(severity, level):
         return
-    logid = logid or "Default"
+    where = _where()
     for callback in _callback:
         try:
             callback(severity, CATEGORY, logid, where, message)
         except Exception as error:  # noqa: BLE001  (the caller's function must not end the caller's run)
-            sys.unraisablehook(_Unraisable(error, callback))  # type: ignore[arg-type]
+            _tell(error, callback)
         else:
             return
     stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")
     sys.stderr.write(f"{stamp} [{LETTERS[severity]}:{CATEGORY}:{logid}, {where}] {message}\n")
+
+
+def _where() -> str:
+    """The file, the line and the function that say something: the first ones outside of this file, and of `_say`."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_name == "_say":
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+
+
+def _tell(error: Exception, callback: Callback) -> None:
+    """What a callback raises, for sys.unraisablehook. Python's own hook takes nothing that Python code can make."""
+    unraisable = _Unraisable(error, callback)
+    if sys.unraisablehook is not sys.__unraisablehook__:
+        sys.unraisablehook(unraisable)  # type: ignore[arg-type]
+        return
+    import traceback  # nobody else needs it
+
+    sys.stderr.write(f"{unraisable.err_msg}: {callback!r}\n")
+    traceback.print_exception(error)
 
 
 class _Unraisable:

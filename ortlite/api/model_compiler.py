@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ortlite.api.names import expect
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf, OrtError, typed
 
@@ -43,6 +45,8 @@ class OrtExternalInitializerInfo:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is of {kind.__name__}, not {type(getattr(self, name)).__name__}")
+        if self.byte_size < 0:
+            raise TypeError(f"byte_size is a number of bytes, not {self.byte_size}")
 
 
 GetLocation = Callable[[str, "OrtValue", OrtExternalInitializerInfo | None], OrtExternalInitializerInfo | None]
@@ -101,9 +105,10 @@ class ModelCompiler:
         self._options = sess_options
         self._embed = bool(embed_compiled_data_into_model)
         self._external = os.fspath(external) if external else ""
-        self._least = int(external_initializers_size_threshold)
-        self._flags = int(flags)
-        self._level = GraphOptimizationLevel(graph_optimization_level)
+        expect(GraphOptimizationLevel, graph_optimization_level=graph_optimization_level)
+        self._least = index(external_initializers_size_threshold)
+        self._flags = index(flags)
+        self._level = graph_optimization_level
         self._get_location = get_initializer_location_func
 
     def compile_to_file(self, output_model_path: str | os.PathLike[str] | None = None) -> None:
@@ -130,7 +135,9 @@ class ModelCompiler:
         return self._compiled(Path())
 
     def compile_to_stream(self, write_function: Callable[[bytes], Any]) -> None:
-        """Hand the bytes of the model to a function. What that raises becomes a Fail."""
+        """Hand the bytes of the model to a function. What that raises becomes a Fail; TypeError for no function."""
+        if not callable(write_function):
+            raise TypeError(f"write_function is a function, not {type(write_function).__name__}")
         data = self._compiled(Path())
         try:
             write_function(data)
@@ -146,9 +153,11 @@ class ModelCompiler:
         """Accepted."""
 
     def set_ep_context_binary_information(self, output_directory: str | os.PathLike[str], model_name: str) -> None:
-        """Accepted: no provider writes binary files. Raises InvalidArgument for an empty directory or name."""
+        """Accepted: no provider writes binary files. Raises InvalidArgument for no name, or what is no directory."""
         if not os.fspath(output_directory) or os.fspath(output_directory) == "." or not model_name:
             raise InvalidArgument("output_dir or model_name is empty.")
+        if not Path(output_directory).is_dir():
+            raise InvalidArgument(f"output_dir is not a valid directory: {output_directory}")
 
     def _beside(self) -> Path:
         if isinstance(self._source, bytes):

@@ -10,7 +10,14 @@ from typing import Any
 from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph
 
-__all__ = ["check_placement", "tapped", "unknown"]
+__all__ = ["check_placement", "expect", "tapped", "unknown"]
+
+
+def expect(kind: type, **arguments: object) -> None:
+    """Raise TypeError for an argument that is not of a kind."""
+    for name, value in arguments.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is of type {kind.__name__}, not {type(value).__name__}")
 
 
 def tapped(graph: Graph, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from ortlite.api import logs
 from ortlite.api.enums import (
@@ -16,14 +16,18 @@ from ortlite.api.enums import (
 from ortlite.api.providers import get_all_providers
 from ortlite.errors import Fail, InvalidArgument
 from ortlite.limits import DEFAULTS, Limits
+from ortlite.provider import usable
 
 if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
+    from ortlite.api.ep_devices import OrtEpDevice
     from ortlite.api.ortvalue import OrtValue
 
 __all__ = [
     "ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions", "adapted", "checked",
 ]  # fmt: skip
+
+Select: TypeAlias = Callable[["list[OrtEpDevice]", dict[str, str], dict[str, str], int], "Sequence[OrtEpDevice]"]
 
 MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
 
@@ -52,10 +56,8 @@ class _Options:
         changed = {n: v for n, v in self.__dict__.items() if n in self._FIELDS and v != self._FIELDS[n]}
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
-    def _add(self, key: str, value: str) -> None:
-        for text in (key, value):
-            if not isinstance(text, str):
-                raise TypeError(f"a config entry is a pair of str, not {type(text).__name__}")
+    def _add(self, key: Any, value: Any) -> None:
+        key, value = (_converted(text, str, "a config entry") for text in (key, value))
         if not key or len(key) > MAX_KEY:
             raise RuntimeError(f"Config key is empty or longer than maximum length {MAX_KEY}")
         if key in self._entries:
@@ -66,6 +68,7 @@ class _Options:
         self._entries[key] = value
 
     def _get(self, key: str) -> str:
+        key = _name(key)
         try:
             return str(self._entries[key])
         except KeyError:
@@ -143,6 +146,7 @@ class SessionOptions(_Options):
             _files={},
             _providers=[],
             _operators=[],
+            _select=None,
             _cancelled=False,
         )
 
@@ -153,6 +157,7 @@ class SessionOptions(_Options):
     _files: dict[str, Any]  # the bytes of files of external data
     _providers: list[tuple[str, dict[str, str]]]
     _operators: list[tuple[str, str, int, Callable[..., Any], dict[str, Any]]]
+    _select: Select | None
     _cancelled: bool
 
     def add_session_config_entry(self, key: str, value: str) -> None:
@@ -176,33 +181,41 @@ class SessionOptions(_Options):
 
         The session shares the tensor's memory. Raises RuntimeError for a name that was added before.
         """
-        if name in self._initializers:
+        if _name(name) in self._initializers:
             raise RuntimeError(f"An OrtValue for this name has already been added: {name}")
         self._initializers[name] = _ort_value(ort_value)
 
     def add_external_initializers(self, names: Sequence[str], ort_values: Sequence[OrtValue]) -> None:
         """Use tensors in the place of initializers whose data lie outside the model. Their memory is shared.
 
-        Raises RuntimeError where there are not as many names as tensors, or a name was added before.
+        Raises RuntimeError where there are not as many names as tensors, or a name was added before, TypeError for
+        what are no lists, AttributeError for what is no OrtValue.
         """
+        if not isinstance(names, list) or not isinstance(ort_values, list):
+            raise TypeError("names and ort_values are lists")
         if len(names) != len(ort_values):
             raise RuntimeError("Expecting names and ort_values lists to have equal length")
         for name, value in zip(names, ort_values, strict=True):
-            if name in self._external:
+            if _name(name) in self._external:
                 raise RuntimeError(f"An OrtValue for this name has already been added: {name}")
-            self._external[name] = _ort_value(value)
+            self._external[name] = value._get_c_value()
 
     def add_external_initializers_from_files_in_memory(
         self, names: Sequence[str], buffers: Sequence[Any], lengths: Sequence[int]
     ) -> None:
         """Read external data from bytes, as if files called `names` held them, `lengths` bytes each.
 
-        Raises RuntimeError where there are not as many of each.
+        Raises RuntimeError where there are not as many of each, or a name comes twice, TypeError for names that are no
+        str and lengths that are no sizes.
         """
         if not len(names) == len(buffers) == len(lengths):
             raise RuntimeError("Expecting names, buffers and lengths to have equal length")
         for name, buffer, length in zip(names, buffers, lengths, strict=True):
-            self._files[str(name)] = memoryview(buffer).cast("B")[:length]
+            if not isinstance(length, int) or length < 0:
+                raise TypeError(f"a length is a number of bytes, not {length!r}")
+            if _name(name) in self._files:
+                raise RuntimeError(f"A buffer for this name has already been added: {name}")
+            self._files[name] = memoryview(buffer).cast("B")[:length]
 
     def register_custom_ops_library(self, library: str) -> None:
         """Not possible: such a library holds kernels compiled against onnxruntime. Raises Fail; TypeError for no str.
@@ -226,50 +239,67 @@ class SessionOptions(_Options):
         """
         self._operators.append((domain, op_type, since, kernel, flags))
 
-    def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
+    def add_provider(self, name: str, options: Mapping[str, str]) -> None:
         """Add a provider behind those added before. The argument `providers` of a session goes before these.
 
-        Raises RuntimeError for a name that nobody has.
+        Raises RuntimeError for a name that nobody has, TypeError where the options are no dict from str to str,
+        InvalidArgument for a provider that cannot be used here.
         """
-        if name not in get_all_providers():
+        if not isinstance(options, Mapping):
+            raise TypeError(f"the options of a provider are a dict from str to str, not {type(options).__name__}")
+        given = {_name(key): _name(value) for key, value in options.items()}
+        if _name(name) not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")
-        self._providers.append((name, {str(k): str(v) for k, v in (options or {}).items()}))
+        if name not in usable():
+            raise InvalidArgument(f"Failed to add provider of type '{name}' to SessionOptions: it cannot be used here.")
+        self._providers.append((name, given))
 
-    def add_provider_for_devices(self, devices: Sequence[Any], options: Mapping[str, str] | None = None) -> None:
+    def add_provider_for_devices(self, devices: Sequence[OrtEpDevice], options: Mapping[str, str]) -> None:
         """Add the provider of devices that `get_ep_devices` lists.
 
-        Raises InvalidArgument for devices of several providers, or none.
+        Raises InvalidArgument for devices of several providers, or none, TypeError for what are no devices or options.
         """
+        from ortlite.api.ep_devices import OrtEpDevice
+
+        if not isinstance(devices, Sequence) or not all(isinstance(device, OrtEpDevice) for device in devices):
+            raise TypeError("the devices are a list of OrtEpDevice")
         names = {device.ep_name for device in devices}
-        if len(names) != 1:
+        if isinstance(options, Mapping) and len(names) != 1:
             raise InvalidArgument(f"the devices are those of one provider, not of {sorted(names) or 'none'}")
-        self.add_provider(names.pop(), options)
+        self.add_provider(names.pop() if names else "", options)
 
     def has_providers(self) -> bool:
-        """Whether providers were added."""
-        return bool(self._providers)
+        """Whether providers were added, or are to be selected."""
+        return bool(self._providers) or self._select is not None
 
-    def set_provider_selection_policy(self, policy: Any) -> None:
-        """Accepted, with a UserWarning: without `providers`, nodes run on the CPU provider, whatever the policy.
+    def set_provider_selection_policy(self, policy: OrtExecutionProviderDevicePolicy) -> None:
+        """Select by a policy. The CPU provider is what every policy selects here: name others in `providers`.
 
         Raises TypeError for what is no OrtExecutionProviderDevicePolicy.
         """
         if not isinstance(policy, OrtExecutionProviderDevicePolicy):
             raise TypeError(f"a policy is an OrtExecutionProviderDevicePolicy, not {type(policy).__name__}")
-        warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
+        self.__dict__["_select"] = _first
 
-    def set_provider_selection_policy_delegate(self, delegate: Callable[..., Any]) -> None:
-        """Accepted, with a UserWarning, and never called: name `providers`. Raises TypeError for no function."""
-        if not callable(delegate):
-            raise TypeError("the delegate is a function")
-        warnings.warn("ortlite chooses no providers by policy: name them in `providers`.", UserWarning, stacklevel=2)
+    def set_provider_selection_policy_delegate(self, delegate: Select | None) -> None:
+        """Let a function select the providers of a session that names none.
+
+        It is called as `delegate(devices, model_metadata, runtime_metadata, most)`: a list of OrtEpDevice, two dicts of
+        str, and how many devices it may select, and it returns a list of devices. What it raises, and a selection of
+        none, is Fail where the session is made. None: no selection. Raises TypeError for what is no function.
+        """
+        if delegate is not None and not callable(delegate):
+            raise TypeError(f"the delegate is a function, not {type(delegate).__name__}")
+        self.__dict__["_select"] = delegate
 
     def set_load_cancellation_flag(self, cancelled: bool) -> None:
         """While it is set, sessions that are made with these options raise ModelLoadCanceled."""
-        self.__dict__["_cancelled"] = bool(cancelled)
+        self.__dict__["_cancelled"] = _converted(cancelled, bool, "set_load_cancellation_flag")
 
     def set_ep_context_data_read_func(self, read_func: Callable[..., Any], max_data_size: int) -> None:
-        """Accepted, and never called: no provider here keeps compiled contexts."""
+        """Accepted, and never called: no provider here keeps compiled contexts. Raises TypeError for no function."""
+        if not callable(read_func):
+            raise TypeError(f"read_func is a function, not {type(read_func).__name__}")
 
     def clear_ep_context_data_read_func(self) -> None:
         """Accepted."""
@@ -348,6 +378,11 @@ def _converted(value: Any, wanted: type, field: str) -> Any:
     return value
 
 
+def _first(devices: list[OrtEpDevice], model: dict[str, str], runtime: dict[str, str], most: int) -> list[OrtEpDevice]:
+    """What a policy selects: the CPU provider's device, which is the first."""
+    return devices[:1]
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a name is a str, not {type(value).__name__}")
@@ -380,9 +415,22 @@ def checked(run_options: Any) -> RunOptions | None:
     """The options of a run. Raises TypeError for what are none, Fail for a severity that there is not."""
     if not isinstance(run_options, RunOptions | None):
         raise TypeError(f"run_options is an ortlite.RunOptions, not {type(run_options)}")
-    if run_options is not None and not -1 <= run_options.log_severity_level <= logs.FATAL:
+    if run_options is None:
+        return None
+    if not -1 <= run_options.log_severity_level <= logs.FATAL:
         raise Fail(f"Invalid run log severity level: {run_options.log_severity_level} is none of -1 to {logs.FATAL}")
+    if run_options._entries:
+        _check_entries(run_options._entries)
     return run_options
+
+
+def _check_entries(entries: Mapping[str, str]) -> None:
+    """Raise InvalidArgument for entries of run options that onnxruntime reads, and cannot."""
+    if not re.fullmatch(r"[+-]?\d+", entries.get("gpu_graph_id", "0").strip()):
+        raise InvalidArgument(f"Failed to parse the cuda graph annotation id: {entries['gpu_graph_id']}")
+    for device in filter(None, entries.get("memory.enable_memory_arena_shrinkage", "").split(";")):
+        if not re.fullmatch(r"(cpu|gpu)(:\d+)?", device):
+            raise InvalidArgument(f"Unsupported device specified in the memory arena shrink list: {device}")
 
 
 def adapted(feed: Mapping[str, Any], run_options: RunOptions | None) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,17 @@ class OrtValue:
         Raises RuntimeError for strings, negative sizes, and where the device is not there.
         """
         dtype = element_dtype(element_type)
-        if dtype.kind == "S":
+        if dtype.kind in "Sc":
             raise RuntimeError(NOT_NUMERIC)
-        if any(size < 0 for size in shape):
+        sizes = tuple(index(size) for size in shape)
+        if any(size < 0 for size in sizes):
             raise RuntimeError(f"a tensor has no negative dimensions: {list(shape)}")
         device = _device(device_type, device_id, vendor_id)
-        return _placed(np.zeros(tuple(shape), dtypes.to_numpy(dtype)), dtype, device)
+        try:
+            array = np.zeros(sizes, dtypes.to_numpy(dtype))
+        except (ValueError, MemoryError) as error:
+            raise RuntimeError(f"there is no room for a tensor {list(shape)} of {dtype}: {error}") from None
+        return _placed(array, dtype, device)
 
     ortvalue_from_shape_and_onnx_type = ortvalue_from_shape_and_type
 
@@ -336,8 +342,8 @@ class OrtValueVector:
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getitem__(self, index: int) -> OrtValue:
-        return self._values[index]
+    def __getitem__(self, position: int) -> OrtValue:
+        return self._values[position]
 
     def __iter__(self) -> Iterator[OrtValue]:
         return iter(self._values)
@@ -369,13 +375,13 @@ class OrtValueVector:
     def shrink_to_fit(self) -> None:
         """Accepted: lists shrink by themselves."""
 
-    def dlpack_at(self, index: int) -> Any:
+    def dlpack_at(self, position: int) -> Any:
         """The DLPack capsule of one."""
-        return self._values[index].__dlpack__()
+        return self._values[position].__dlpack__()
 
-    def element_type_at(self, index: int) -> int:
+    def element_type_at(self, position: int) -> int:
         """ONNX's number of the element type of one."""
-        return self._values[index].element_type()
+        return self._values[position].element_type()
 
     def bool_tensor_indices(self) -> list[int]:
         """Which of them are of bool."""
@@ -405,12 +411,12 @@ class _Capsule:
 def _of_library(data: Any) -> OrtValue:
     """The value of an array of another library."""
     owner = provider.owner(data)
-    kind, index = data.__dlpack_device__()
+    kind, number = data.__dlpack_device__()
     if DLPACK_NAMES.get(int(kind), "cpu") != "cpu":
         if owner is None:
             raise RuntimeError(f"nobody here knows {type(data).__name__}, whose device is DLPack's number {kind}")
         name = owner.xp.dtype_name(data.dtype)
-        return OrtValue.of(data, dtypes.by_name(name), OrtDevice.make(DLPACK_NAMES[int(kind)], int(index)))
+        return OrtValue.of(data, dtypes.by_name(name), OrtDevice.make(DLPACK_NAMES[int(kind)], int(number)))
     try:
         array = np.from_dlpack(data)
     except (BufferError, TypeError, ValueError, RuntimeError) as error:
@@ -521,7 +527,7 @@ def _again(data: Any, code: int | None) -> OrtValue:
 def copy_tensors(src: Sequence[OrtValue], dst: Sequence[OrtValue], stream: Any = None) -> None:
     """Copy tensors into the memory of others, pair by pair, of the same type and shape; `stream` has no effect.
 
-    Raises InvalidArgument where two do not fit, ValueError where there are not as many of each, and what
+    Raises InvalidArgument where two do not fit, RuntimeError where there are not as many of each, or none, and what
     `OrtValue.update_inplace` raises.
 
     Example:
@@ -531,6 +537,8 @@ def copy_tensors(src: Sequence[OrtValue], dst: Sequence[OrtValue], stream: Any =
         [1.0, 2.0]
 
     """
+    if len(src) != len(dst) or not len(src):
+        raise RuntimeError(f"Invalid arguments provided to CopyTensors: {len(src)} tensors for {len(dst)}")
     for source, target in zip(src, dst, strict=True):
         if source.element_type() != target.element_type() or source.shape() != target.shape():
             raise InvalidArgument(f"{source!r} cannot be copied to {target!r}: types and shapes must be the same")

@@ -88,19 +88,22 @@ class Profiler:
             "activation_size": str(sum(map(nbytes, read)) - weights),
             "parameter_size": str(weights),
             "output_size": str(sum(map(nbytes, made))),
-            "thread_scheduling_stats": "",
+            "thread_scheduling_stats": {},
         }
         name = node.name if node is not None and node.name else f"{kind}_{index}"
         self.add("Node", f"{name}_kernel_time", since, args)
 
     def write(self) -> str:
-        """Write the file, the first time; its path, "" afterwards."""
+        """Write the file, the first time; its path, "" afterwards. Where it cannot be written a warning is logged."""
         with self.lock:
             if self.written:
                 return ""
             self.written = True
         lines = ",\n".join(json.dumps(event) for event in self.events)
-        self.path.write_text(f"[\n{lines}\n]\n")
+        try:
+            self.path.write_text(f"[\n{lines}\n]\n")
+        except OSError as error:
+            logs.emit(logs.WARNING, f"The profile {self.path} cannot be written: {error.strerror}.")
         return str(self.path)
 
 

@@ -109,6 +109,9 @@ class InferenceSession(Described, Asynchronous):
         self._placement = dict(placement or {})
         self._enable_fallback = int(kwargs.get("enable_fallback", 1)) == 1
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
+        if not all(isinstance(name, str) for name in self._disabled):
+            raise TypeError(f"disabled_optimizers are names, not {sorted(map(repr, self._disabled))}")
+        int(kwargs.get("read_config_from_model", 0))  # raises for what is no number
         self._model_path = None if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
         self._model_bytes = path_or_bytes if isinstance(path_or_bytes, bytes) else None
         self._profiler: Profiler | None = None
@@ -172,6 +175,11 @@ class InferenceSession(Described, Asynchronous):
         source = self._model_path if self._model_bytes is None else self._model_bytes
         assert source is not None
         model = loaded(source, options)
+        if options._select is not None and not names:
+            from ortlite.api.ep_devices import selected
+
+            names = selected(options._select, model)
+            given = [{} for _ in names]
         options = configured(options, model)
         threads = options.intra_op_num_threads
         if not options.use_per_session_threads and not threads:
@@ -203,14 +211,14 @@ class InferenceSession(Described, Asynchronous):
         self.model: Model = model  # as loaded
         self._options = options
         self._profiler = profiler
-        self._plain = profiler is None and self._limits.seconds is None
+        self._plain = profiler is None and self._limits.seconds is None and bool(model.graph.outputs)
         self._disabled_now = disabled
         self._chosen = chosen
         self._providers = names_of
         asked = dict(zip(names, given, strict=True))
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
         self._whole = whole
-        self._descriptions = {}  # until somebody asks
+        self._descriptions, self._metadata = {}, None  # until somebody asks
         self._shared = shared
         self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
@@ -220,7 +228,7 @@ class InferenceSession(Described, Asynchronous):
 
     def _say(self, severity: int, message: str) -> None:
         level = self._options.log_severity_level
-        logs.emit(severity, message, level=level, logid=self._options.logid, where="ortlite session")
+        logs.emit(severity, message, level=level, logid=self._options.logid)
 
     def _build(
         self,
@@ -374,6 +382,8 @@ class InferenceSession(Described, Asynchronous):
         self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None = None
     ) -> Any:
         wanted = self._wanted(output_names, feed)
+        if not wanted and not taps:
+            raise InvalidArgument("At least one output should be requested: the model has none (`taps` gives values).")
         if on_device:
             from ortlite.api.values import on_device as located
 
@@ -388,9 +398,11 @@ class InferenceSession(Described, Asynchronous):
 
     def _wanted(self, output_names: Any, feed: Any) -> tuple[str, ...]:
         """The names of the outputs that are asked for. Raises TypeError for what are no names, or no feeds."""
-        if isinstance(output_names, str | Mapping) and output_names:
+        if output_names and (isinstance(output_names, str | Mapping) or not hasattr(output_names, "__len__")):
             raise TypeError(f"output_names is a sequence of names, not {output_names!r}")
         wanted = tuple(output_names or self._whole.graph.outputs)
+        if bytes in map(type, wanted):  # text, as in onnxruntime
+            wanted = tuple(name.decode() if isinstance(name, bytes) else name for name in wanted)
         if not all(isinstance(name, str) for name in wanted):
             raise TypeError(f"output_names is a sequence of str, not {output_names!r}")
         if not isinstance(feed, Mapping):
@@ -436,9 +448,21 @@ class InferenceSession(Described, Asynchronous):
         fetches: Any,
         fetch_devices: Sequence[Any],
     ) -> None:
-        """Run on a vector of OrtValues; the results are appended to the vector `fetches`."""
-        feed = dict(zip(feed_names, feeds, strict=True))
-        for value in self.run_with_ort_values(list(fetch_names), feed, run_options):
+        """Run on a vector of OrtValues. The results go into the vector `fetches`; values that it has are written.
+
+        Raises InvalidArgument where there are not as many names as values, or a name is none of the model's.
+        """
+        if len(feed_names) != len(feeds):
+            raise InvalidArgument(f"feed names has {len(feed_names)} elements, but feed has {len(feeds)} elements.")
+        if len(fetches) not in {0, len(fetch_names)}:
+            raise InvalidArgument(f"{len(fetches)} values are there for the {len(fetch_names)} outputs.")
+        for name in feed_names:
+            if name not in self._whole.graph.inputs:
+                raise InvalidArgument(f"Invalid input name: {name}")
+        results = self.run_with_ort_values(list(fetch_names), dict(zip(feed_names, feeds, strict=True)), run_options)
+        for value, bound in zip(results, fetches, strict=False):
+            bound.update_inplace(value)
+        for value in results if not len(fetches) else ():
             fetches.push_back(value)
 
     def _on_device(
@@ -508,7 +532,14 @@ class InferenceSession(Described, Asynchronous):
         return 0 if self._profiler is None else self._profiler.start_ns
 
     def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
-        """Accepted: no provider here has options that change while a session lives."""
+        """Accepted: no provider here has options that change while a session lives.
+
+        Raises TypeError for what is no dict, RuntimeError for an empty one.
+        """
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options is a dict from str to str, not {type(options).__name__}")
+        if not options:
+            raise RuntimeError("Dynamic options: expected to have at least one element")
         warnings.warn("ortlite's providers have no dynamic options: these have no effect.", UserWarning, stacklevel=2)
 
     def create_ortvalue_from_shape_and_type(
@@ -520,7 +551,9 @@ class InferenceSession(Described, Asynchronous):
         return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
 
     def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
-        """Accepted: no graphs are captured."""
+        """Accepted: no graphs are captured. Raises TypeError for what is no int."""
+        if not isinstance(graph_annotation_id, int):
+            raise TypeError(f"graph_annotation_id is an int, not {type(graph_annotation_id).__name__}")
 
     def __reduce__(self) -> Any:
         from ortlite.api.pickles import rebuild, source_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ortlite import errors
 from ortlite.api.options import SessionOptions
-from ortlite.errors import InvalidArgument, typed
+from ortlite.errors import Fail, InvalidArgument, typed
 
 if TYPE_CHECKING:
     import onnx
@@ -119,10 +119,12 @@ def write_optimized(options: SessionOptions, model: Model, disabled: Collection[
     if entries.get("session.save_model_format", "ORT" if path.endswith(".ort") else "") == "ORT":
         raise errors.NotImplemented(f"{path}: ortlite reads models in ORT format and writes ONNX; call it .onnx")
     external = entries.get("session.optimized_model_external_initializers_file_name", "")
-    least = int(entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024"))
+    least = entries.get("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    if not least.isdecimal():
+        raise Fail(f"{least!r} is no number of bytes (session.optimized_model_external_initializers_min_size_in_bytes)")
     with typed(f"writing the optimized model to {path}"):
         proto = optimized_proto(model, int(options.graph_optimization_level), disabled, pinned)
         try:
-            save.write(proto, path, external, least)
+            save.write(proto, path, external, int(least))
         except OSError as error:
             raise InvalidArgument(f"SystemError : {error.errno} ({error.strerror}: {path})") from error

@@ -220,8 +220,12 @@ class SparseTensor:
 
 
 def _values(given: Any) -> np.ndarray:
-    """Values as they are kept: text as objects. Raises RuntimeError for what no tensor holds."""
-    values = np.asarray(given)
+    """Values as they are kept: text as objects. Raises TypeError for no array, RuntimeError for one of a wrong kind."""
+    if not isinstance(given, np.ndarray):
+        raise TypeError(f"values are an array, not {type(given).__name__}")
+    values = given
+    if values.ndim != 1:
+        raise RuntimeError(f"values have one axis, not the shape {values.shape}")
     if values.dtype.kind in "SU":
         return values.astype(str).astype(object)
     if values.dtype.kind in "cmM":

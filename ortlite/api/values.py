@@ -24,6 +24,7 @@ __all__ = [
     "to_outside",
 ]  # fmt: skip
 
+LONG_DOUBLE = np.dtype(np.longdouble).num  # which ONNX has not
 DTYPE = "Unexpected input data type"
 
 
@@ -84,6 +85,8 @@ def to_inside(name: str, value: Any, type_: Type | None) -> Any:
             raise InvalidArgument(f"Input {name!r} is a {type_.ort}: feed a list, not one array.")
         if not isinstance(value, list):
             raise RuntimeError(f"Input {name!r} is a {type_.ort}: feed a list, not {type(value).__name__}.")
+        if not isinstance(type_.element, OptionalType) and any(item is None for item in value):
+            raise RuntimeError(f"Input {name!r} is a {type_.ort}: a None among the {len(value)} elements is no tensor.")
         try:
             return tuple(to_inside(name, item, type_.element) for item in value)
         except InvalidArgument as error:
@@ -147,11 +150,12 @@ def _array(name: str, value: Any, declared: TensorType | None) -> np.ndarray:
         if np.isscalar(value) and not isinstance(value, str):
             raise RuntimeError(f"Unable to handle object of type {type(value)} for input {name!r}")
         raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{name}'.")
-    if value.dtype.kind in "mM" or (value.dtype.kind == "c" and (declared is None or declared.dtype.kind != "c")):
+    complex_ = value.dtype.kind == "c" and (declared is None or declared.dtype.kind != "c")
+    if complex_ or value.dtype.kind in "mM" or value.dtype.num == LONG_DOUBLE:
         raise RuntimeError(f"Numpy_type {value.dtype.num} ({value.dtype}) can't be converted: input {name!r}")
     if value.dtype.names is not None:
         raise InvalidArgument(f"Input {name!r} is an array of records ({value.dtype}): feed one of its fields.")
-    if value.dtype.kind in "OSUV" and value.dtype.name not in dtypes.NAMES:
+    if value.dtype.kind in "OSUTV" and value.dtype.name not in dtypes.NAMES:
         return _strings(value)
     if not value.dtype.isnative:
         return value.astype(value.dtype.newbyteorder("="))
@@ -217,7 +221,7 @@ def _map(name: str, value: Any, type_: MapType) -> dict[Any, Any]:
     held = str if type_.value.dtype.kind == "S" else dtypes.to_numpy(type_.value.dtype).type
     whole = type_.value.dtype.kind in "iub"
     for item in value.values():
-        if isinstance(item, str) != (held is str) or item is None:  # float32(None) is NaN
+        if isinstance(item, str) != (held is str) or item is None or np.ndim(item):  # float32(None) is NaN
             raise RuntimeError(
                 f"Unexpected value type  {type(item)}, it cannot be linked to {type_.value.ort} for input {name!r}."
             )

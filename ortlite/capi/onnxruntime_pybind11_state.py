@@ -97,7 +97,11 @@ class InferenceSession:
         )
 
     def run(self, output_names: Sequence[str], input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
-        """As the session's."""
+        """As the session's, of named outputs. Raises TypeError for no list, InvalidArgument for an empty one."""
+        if not isinstance(output_names, list | tuple):
+            raise TypeError(f"output_names is a list of str, not {type(output_names).__name__}")
+        if not output_names:
+            raise InvalidArgument("At least one output should be requested.")
         return list(self._session.run(output_names, input_feed, run_options))
 
     def run_with_ort_values(

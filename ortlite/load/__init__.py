@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from ortlite import dtypes
 from ortlite.errors import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OrtError
 from ortlite.graph import Model
 from ortlite.limits import Limits, beyond, both, current
@@ -83,6 +85,7 @@ def _failed(name: str) -> str:
 
 def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     opsets = _opsets(proto)
+    _check_border(proto.graph)
     file.define(proto)
     held = {tensor.name for each in all_graphs(proto.graph) for tensor in each.initializer}
     if unknown := file.tensors.given.external.keys() - held:
@@ -106,6 +109,18 @@ def _model(proto: onnx.ModelProto, file: graph.File) -> Model:
     shapes.check_reshapes(model.graph)
     log.debug("loaded %s: %d nodes", model.graph.name, len(model.graph.nodes))
     return model
+
+
+def _check_border(proto: onnx.GraphProto) -> None:
+    """Raise Fail for an input without a type, InvalidArgument for a tensor among inputs and outputs without a dtype."""
+    for value in proto.input:
+        if value.type.WhichOneof("value") is None:
+            raise Fail(f"This is an invalid model. Model input ({value.name}) does not have type information.")
+    for value in (*proto.input, *proto.output):
+        kind = value.type.WhichOneof("value")
+        code = getattr(value.type, kind).elem_type if kind in {"tensor_type", "sparse_tensor_type"} else None
+        if code is not None and code not in dtypes.CODES:
+            raise InvalidArgument(f"Failed to load model with error: Invalid tensor data type {code} ({value.name!r}).")
 
 
 def _sparse_outputs(proto: onnx.GraphProto) -> frozenset[str]:
@@ -166,6 +181,8 @@ def _parse(data: bytes | memoryview, path: str) -> onnx.ModelProto:
         raise InvalidProtobuf(failed + problem) from None
     if not proto.HasField("graph"):
         raise InvalidArgument(f"{failed}No graph was found in the protobuf.")
+    if not proto.HasField("ir_version"):
+        raise Fail(f"{failed}Missing model IR version: every ModelProto has ir_version.")
     highest = max(onnx.IR_VERSION, IR_VERSION)
     if proto.ir_version > highest:
         raise Fail(f"{failed}Unsupported model IR version: {proto.ir_version}, max supported IR version: {highest}")
@@ -184,11 +201,21 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
         if proto.ir_version >= 3:
             raise Fail("Missing opset in the model. All ModelProtos MUST have at least one entry of opset_import.")
         opsets[""] = 1
-    newest = onnx.defs.onnx_opset_version()
-    if opsets.get("", 0) > newest:
-        raise Fail(
-            f"ONNX Runtime only *guarantees* support for models stamped with official released onnx opset versions. "
-            f"Opset {opsets['']} is under development and support for this is limited. "
-            f"Current official support for domain ai.onnx is till opset {newest}."
-        )
+    for domain, newest in _newest().items():
+        if newest < opsets.get(domain, 0) < 2**31:  # beyond, no node finds its operator
+            raise Fail(
+                f"ONNX Runtime only *guarantees* support for models stamped with official released onnx opset "
+                f"versions. Opset {opsets[domain]} is under development and support for this is limited. "
+                f"Current official support for domain {domain or 'ai.onnx'} is till opset {newest}."
+            )
     return opsets
+
+
+@cache
+def _newest() -> dict[str, int]:
+    """The last version of each domain that others than its owner define."""
+    return {
+        "": onnx.defs.onnx_opset_version(),
+        "ai.onnx.ml": onnx.defs.onnx_ml_opset_version(),
+        "com.microsoft": 1,
+    }

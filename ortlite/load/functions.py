@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto
 
-from ortlite.errors import Fail, InvalidGraph, LimitExceeded
+from ortlite.errors import InvalidArgument, InvalidGraph, LimitExceeded
 from ortlite.limits import beyond
 from ortlite.load.order import graphs_of, ordered, repeated_name
 from ortlite.load.tensors import text
@@ -57,7 +57,11 @@ def function_key(proto: onnx.FunctionProto, name: str) -> Key:
 
 
 def read_function(proto: onnx.FunctionProto, key: Key, defaults: Iterable[AttributeProto] = ()) -> Function:
-    """A function's body, in order. Raises Fail for a body that is no graph, InvalidGraph for ambiguous names."""
+    """A function's body, in order.
+
+    Raises Fail for a body that is no graph, InvalidGraph for ambiguous names, InvalidArgument for an output that no
+    node computes.
+    """
     about = f"function {key[0]}::{key[1]}"
     inputs = tuple(text(name, f"an input of {about}") for name in proto.input)
     outputs = tuple(text(name, f"an output of {about}") for name in proto.output)
@@ -66,7 +70,9 @@ def read_function(proto: onnx.FunctionProto, key: Key, defaults: Iterable[Attrib
     nodes = ordered(proto.node, set(inputs), lambda name: False)
     computed = {*inputs, *(name for node in nodes for name in node.output)}
     if missing := next((name for name in outputs if name not in computed), None):
-        raise Fail(f"This is an invalid model. Error: Output ({missing}) of {about} does not exist in the function.")
+        raise InvalidArgument(
+            f"This is an invalid model. Error: Output ({missing}) of {about} does not exist in the function."
+        )
     given = {a.name: a for a in (*defaults, *proto.attribute_proto)}
     opsets = {domain_of(text(o.domain, "an opset import")): o.version for o in proto.opset_import}
     return Function(key, inputs, outputs, nodes, opsets, frozenset({*proto.attribute, *given}), given)
@@ -84,14 +90,14 @@ def operator_body(domain: str, op_type: str, opset: int) -> Function | None:
 
 
 def check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function], allowed: int | None) -> None:
-    """Raise Fail where functions call themselves, LimitExceeded where calls become too much, before they do."""
+    """Raise InvalidGraph where functions call themselves, LimitExceeded where calls become too much, before they do."""
     most = sys.maxsize if allowed is None else allowed
     own = {key: _calls(function.nodes, functions) for key, function in functions.items()}
     try:
         order = tuple(TopologicalSorter({key: calls.keys() for key, (_, calls) in own.items()}).static_order())
     except CycleError as error:
         domain, name, _ = error.args[1][0]
-        raise Fail(f"This is an invalid model. Error: function {domain}::{name} calls itself.") from None
+        raise InvalidGraph(f"This is an invalid model. Error: function {domain}::{name} calls itself.") from None
     sizes: dict[Key, int] = {}
     depths: dict[Key, int] = {}
     for key in order:

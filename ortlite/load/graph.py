@@ -237,7 +237,7 @@ class _Reader:
         given = _bound(function, call, scope)
         self.file.reading = call
         if len(inputs) > len(function.inputs) or len(outputs) > len(function.outputs):
-            raise InvalidGraph(
+            raise Fail(
                 f"This is an invalid model. Node {call.name!r} gives {function} {len(inputs)} inputs and takes "
                 f"{len(outputs)} outputs; it has {len(function.inputs)} and {len(function.outputs)}."
             )
@@ -263,13 +263,12 @@ class _Reader:
 
 
 def _bound(function: Function, call: onnx.NodeProto, scope: _Scope) -> dict[str, AttributeProto]:
-    """What a call gives for the attributes of a function."""
+    """What a call gives for the attributes of a function. Others have no effect, as in onnxruntime."""
     given: dict[str, AttributeProto] = {}
     for attribute in call.attribute:
         if attribute.name not in function.attributes:
-            raise InvalidGraph(
-                f"This is an invalid model. Node {call.name!r}: Unrecognized attribute: {attribute.name} for {function}"
-            )
+            log.warning("node %r: %s has no attribute %s", call.name, function, attribute.name)
+            continue
         source = scope.bind(attribute)
         if source is not None:
             given[attribute.name] = source
@@ -315,7 +314,7 @@ def _unknown(proto: onnx.NodeProto, domain: str, opset: int | None) -> Exception
             f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No Op registered for {proto.op_type} "
             f"with domain_version of {opset}"
         )
-    if opset is None:
+    if opset is None and domain != "com.microsoft":  # which every model has
         return InvalidGraph(
             f'This is an invalid model. In Node, ("{proto.name}", {proto.op_type}, "{proto.domain}", -1) : '
             f"({', '.join(proto.input)}) -> ({', '.join(proto.output)}) , Error No opset import for domain "
@@ -410,6 +409,7 @@ def _graph(
     for index, entry in enumerate(proto.input):
         types[inputs[index]] = value_type(entry.type, entry.name) or (given[index] if index < len(given) else None)
     for name, array in constants.items():
+        _check_initializer(name, types.get(name), array)
         types.setdefault(name, TensorType(dtypes.of_numpy(array.dtype), array.shape))
     hints = {
         scope.rename(text(v.name, "a value")): value_type(v.type, v.name) for v in (*proto.value_info, *proto.output)
@@ -476,6 +476,14 @@ def _defined(inputs: Iterable[str], constants: Iterable[str], nodes: Iterable[No
                     raise Fail(f"This is an invalid model. Error: Duplicate definition of name ({name}).")
                 defined.add(name)
     return defined
+
+
+def _check_initializer(name: str, declared: Type | None, array: np.ndarray) -> None:
+    """Raise Fail where an initializer has another rank than its input says; [] says "unknown" as well."""
+    if isinstance(declared, TensorType) and declared.shape and len(declared.shape) != array.ndim:
+        raise Fail(
+            f"Type Error: Shape of initializer {name} does not match. {list(declared.shape)} != {list(array.shape)}"
+        )
 
 
 def _check_output(name: str, declared: Type | None, found: Type | None, nodes: Sequence[Node]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import onnx
 
-from ortlite.errors import Fail, InvalidArgument
+from ortlite.errors import Fail, InvalidArgument, InvalidGraph, OrtError
 from ortlite.graph import in_order
 from ortlite.load.tensors import text
 
@@ -20,7 +20,8 @@ def ordered(
     """The nodes in topological order, as far as possible in the file's.
 
     `known` are the values that are there before them, `outside` says of a name whether it is a value from elsewhere.
-    Raises Fail for a circle and for a name that two values have, InvalidArgument for one that none has.
+    Raises Fail for a circle and for a name that two values have, InvalidArgument for one that none has (in a subgraph
+    InvalidGraph, as its output Fail).
     """
     nodes = list(protos)
     producers: dict[str, int] = {}
@@ -42,10 +43,7 @@ def ordered(
                 sources.add(source)
                 sorted_ &= source < index
             elif name and name not in known and not outside(text(name, f"an input of node {node.name!r}")):
-                raise InvalidArgument(
-                    f"Invalid model. Node input '{name}' is not a graph input, initializer, or output of a "
-                    f"previous node. (node {node.name!r}, {node.op_type})"
-                )
+                raise _missing(name, node)
         needs.append(sources)
     if sorted_:
         return nodes
@@ -55,6 +53,21 @@ def ordered(
         circle = ", ".join(repr(nodes[i].name or nodes[i].op_type) for i in left[:5])
         raise Fail(f"This is an invalid model. Error: the graph is not acyclic. (nodes {circle})")
     return [nodes[i] for i in order]
+
+
+def _missing(name: str, node: onnx.NodeProto) -> OrtError:
+    """The error for a value that is nowhere: in onnxruntime its class depends on who reads it."""
+    about = f"(node {node.name!r}, {node.op_type})"
+    if name in node.input:
+        return InvalidArgument(
+            f"Invalid model. Node input '{name}' is not a graph input, initializer, or output of a previous node. "
+            f"{about}"
+        )
+    if name in {output.name for graph in graphs_of(node) for output in graph.output}:
+        return Fail(f"This is an invalid model. Error: Subgraph output ({name}) does not exist in the graph. {about}")
+    return InvalidGraph(
+        f"This is an invalid model. Error: a subgraph reads '{name}', which is neither in it nor around it. {about}"
+    )
 
 
 def _needs(proto: onnx.NodeProto) -> Iterable[str]:

@@ -234,6 +234,8 @@ def _check_length(given: int, dtype: dtypes.DType, shape: tuple[int, ...]) -> No
 def _positions(values: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Where in the flat dense tensor the values of a sparse one stand. Raises ValueError where the two do not fit."""
     count = values.size
+    if indices.dtype.kind == "i":
+        indices = indices.astype(np.int64, copy=False)  # onnxruntime takes narrower ones, too
     if values.ndim != 1 or indices.dtype != np.int64 or indices.shape not in {(count,), (count, len(shape))}:
         raise ValueError(
             f"values {list(values.shape)} want indices of int64, [{count}] or [{count}, {len(shape)}], "

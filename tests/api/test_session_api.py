@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from pathlib import Path
@@ -230,6 +231,25 @@ def test_a_logger(ort, mul):
         assert messages
         for record in messages:
             assert [type(part) for part in record] == [int, str, str, str, str]
+            severity, category, logid, location, message = record
+            assert severity in {0, 1}
+            assert category == "onnxruntime"
+            assert logid in {"", "Default"}
+            assert re.fullmatch(r"[\w./]+:\d+ .+", location)
+            assert message
+        messages.clear()
+        options = ort.SessionOptions()
+        options.logid = "mine"
+        make(ort, mul, options)
+        assert "mine" in {record[2] for record in messages}
+        options.log_severity_level = 2
+        messages.clear()
+        make(ort, mul, options)
+        assert "mine" not in {record[2] for record in messages}
+        messages.clear()
+        options.add_session_config_entry("key", "a")
+        options.add_session_config_entry("key", "b")
+        assert [record[:3] for record in messages] == [(2, "onnxruntime", "Default")]
         for severity in (0, 4):
             ort.set_default_logger_callback(lambda *record: None, severity=severity)
         for bad in (5, -1):
