@@ -51,6 +51,7 @@ def packs(monkeypatch):
 
     noted("packed")
     noted("packed_by_mkl")
+    noted("transposed")
     return found
 
 
@@ -63,7 +64,7 @@ def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
         ours, theirs = (session.run(None, {"x": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     few = [("packed_by_mkl", 512, 600, size) for size in (8, 16)] if products.BY_MKL else []
-    assert sorted(packs) == [("packed", 512, 600, None), *few]
+    assert sorted(packs) == [("packed", 512, 600, None), *few, *([("transposed", 512, 600)] if few else [])]
 
 
 def test_a_matrix_that_is_computed_is_not_packed(packs):
@@ -76,11 +77,11 @@ def test_a_matrix_that_is_computed_is_not_packed(packs):
 
 
 @pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
-@pytest.mark.parametrize("rows", [2, 3, 8, 9, 16])
+@pytest.mark.parametrize("rows", [2, 3, 4, 8, 9, 16])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_few_rows_by_mkl(rows, turned, biased, packs):
-    W, bias, a = floats(700, 512), floats(512), floats(1, rows, 700)
+    W, bias, a = floats(1100, 1024), floats(1024), floats(1, rows, 1100)
     a[0, 0, 3], a[0, 1, 4] = np.nan, np.inf
     given = torch.from_numpy(np.ascontiguousarray(W.T) if turned else W)
     kept = Derived([given])
@@ -88,10 +89,19 @@ def test_few_rows_by_mkl(rows, turned, biased, packs):
         y = products.packed_product(
             torch.from_numpy(a), given, torch.from_numpy(bias) if biased else None, turned, kept
         )
-    assert [name for name, *_ in packs] == ["packed_by_mkl"]
+    packed = ["packed_by_mkl"] if rows > products.ROWS else [] if turned else ["transposed"]
+    assert [name for name, *_ in packs] == packed
     with np.errstate(invalid="ignore"):
         wanted = a.astype(float) @ W + (bias if biased else 0)
     np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+def test_rows_of_zeros_are_added_only_where_the_matrix_is_large(packs):
+    a, B = torch.from_numpy(floats(5, 700)), torch.from_numpy(floats(700, 512))
+    with torch.no_grad():
+        assert products.packed_product(a, B, None, False, Derived([B])) is NotImplemented
+    assert packs == []
 
 
 @pytest.mark.parametrize("bias", [None, (), (1,), (640,), (1, 640), (5, 1), (5, 640)])
