@@ -12,6 +12,7 @@ from ortlite.derived import Derived
 torch = pytest.importorskip("torch")
 products = pytest.importorskip("ortlite_torch.products")
 recurrent = pytest.importorskip("ortlite_torch.recurrent")
+compiled = pytest.importorskip("ortlite_torch.compiled")
 R = np.random.default_rng(0)
 HEAD = '<ir_version: 8, opset_import: ["": 17]>\n'
 
@@ -136,8 +137,16 @@ def test_derivatives_flow_through_the_kernel():
         assert torch.func.vmap(fn)(torch.randn(2, 3, 512)).shape == (2, 3, 600)
 
 
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def networks(request, monkeypatch):
+    """By what networks are run."""
+    if request.param:
+        pytest.importorskip("numba")
+    monkeypatch.setattr(compiled, "_there", lambda: request.param)
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_a_network_takes_sequences_of_all_lengths(direction):
+def test_a_network_takes_sequences_of_all_lengths(direction, networks):
     count, hidden = (2 if direction == "bidirectional" else 1), 6
     weights = {"W": floats(count, 4 * hidden, 5), "R": floats(count, 4 * hidden, hidden)}
     weights["B"] = floats(count, 8 * hidden)
@@ -152,3 +161,32 @@ def test_a_network_takes_sequences_of_all_lengths(direction):
         feed = {"t": floats(batch, time, 5), "h": floats(count, batch, hidden)}
         for ours, theirs in zip(*(session.run(None, feed) for session in both), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("op_type", "gates", "more"), [
+    ("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("RNN", 1, {}), ("RNN", 1, {"activations": "Relu"}),
+])  # fmt: skip
+def test_networks_agree_with_the_kernel(op_type, gates, more, layout, direction, networks):
+    count, hidden = (2 if direction == "bidirectional" else 1), 6
+    state = f"float[N,{count},{hidden}] h" if layout else f"float[{count},N,{hidden}] h"
+    given = {"hidden_size": hidden, "layout": layout, "direction": f'"{direction}"', **more}
+    if "activations" in more:
+        given["activations"] = "[" + ", ".join(['"Relu"'] * count) + "]"
+    text = ", ".join(f"{name} = {value}" for name, value in given.items())
+    model = parser.parse_model(
+        HEAD + f"g (float[M,T,5] x, {state}) => (float[a,b,c,d] y, float[e,f,i] last) "
+        f"{{ y, last = {op_type} <{text}> (x, W, R, B, , h) }}"
+    )
+    weights = {"W": floats(count, gates * hidden, 5), "R": floats(count, gates * hidden, hidden)}
+    weights["B"] = floats(count, 2 * gates * hidden)
+    model.graph.initializer.extend(onnx_tensor(array, name) for name, array in weights.items())
+    source = model.SerializeToString()
+    ours = ortlite.InferenceSession(source, providers=["TorchExecutionProvider"])
+    kernel = ortlite.InferenceSession(source, providers=["StrictExecutionProvider"])
+    for time, batch in [(4, 2)] * 3 + [(1, 1), (5, 3), (4, 2), (3, 60)]:
+        feed = {"x": floats(*((batch, time) if layout else (time, batch)), 5)}
+        feed["h"] = floats(*((batch, count) if layout else (count, batch)), hidden)
+        for a, b in zip(ours.run(None, feed), kernel.run(None, feed), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
