@@ -213,7 +213,8 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
     """Attention with NaN back in the rows of which torch makes zeros or leaves out keys.
 
     Its kernel takes a row of NaN, or one of scores that overflow to -inf, for one from which the mask hides all; and
-    it does not read values that causality hides, of which 0 times NaN or infinity makes NaN.
+    it does not read keys and values that causality hides, of which infinity less infinity and 0 times NaN or infinity
+    make NaN.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     limits = torch.finfo(wide)
@@ -227,6 +228,11 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
         later = F.pad((~v.isfinite()).flip(2).cumsum(2).flip(2)[:, :, 1:], (0, 0, 0, q.shape[2]))
         unseen = later[:, :, : q.shape[2]].repeat_interleave(q.shape[1] // v.shape[1], 1)
         y = torch.where(unseen > 0, torch.nan, y)
+        if not torch.compiler.is_compiling():  # which would multiply everything twice, for infinite scores alone
+            signed = factor if scale is None else scale
+            scores = attend.by_key_heads(xp, q.to(wide) * signed, k.to(wide).transpose(2, 3))
+            endless = (scores.isnan() | (scores == torch.inf)).triu(1).any(-1, keepdim=True)
+            y = torch.where(endless, torch.nan, y)  # less infinity, by which causality hides them
     if mask is None:
         return y
     hidden = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
