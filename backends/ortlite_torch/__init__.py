@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache, cached_property, partial
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ortlite import dtypes
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace, build
 from ortlite.provider import Compiler, ExecutionProvider, Tracer
@@ -34,31 +32,25 @@ DTYPES = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128"
 ).split()
 NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".split()
-# What NumPy holds through ml_dtypes crosses as its bytes.
-AS_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e4m3fnuz": "uint8", "float8_e5m2": "uint8"}
-AS_BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
 SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}  # views that every torch knows how to make
 log = logging.getLogger("ortlite")
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
 @cache
-def _plain() -> frozenset[Any]:
-    """The dtypes that NumPy takes as they are."""
-    import torch
+def _borders() -> Any:
+    """What every run does at its borders: a module, which imports torch."""
+    from ortlite_torch import borders
 
-    return frozenset({torch.bool, torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.uint8})
+    return borders
 
 
 class _Tracer(Tracer):
     """torch.compile and torch.export, which run a function on fake tensors, and vmap, grad and jvp."""
 
     def traced(self, array: Any) -> bool:
-        import torch
-
-        from ortlite_torch.primitives import functorch, symbolic
-
-        return isinstance(array, torch.Tensor) and (symbolic(array) or functorch.is_functorch_wrapped_tensor(array))
+        found: bool = _borders().traced(array)
+        return found
 
     def outside_trace(self) -> AbstractContextManager[Any]:
         from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
@@ -213,36 +205,11 @@ class TorchExecutionProvider(ExecutionProvider):
         return None
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        import torch
-
-        array = np.asarray(array)
-        if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
-            array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        if bits := AS_BITS.get(array.dtype.name):
-            return self.from_numpy(array.view(bits)).view(getattr(torch, array.dtype.name))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of arrays that are read-only: nothing here writes to its inputs
-            tensor = torch.from_numpy(array)
-        return tensor.to(self.device)
+        return _borders().from_numpy(array, self.device)
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        import torch
-
-        if array.requires_grad and torch.is_grad_enabled():
-            raise ValueError("no gradient flows through NumPy: call under torch.no_grad(), or keep the node on torch")
-        if array.dtype in _plain() and array.is_cpu:
-            try:
-                plain: np.ndarray = array.detach().numpy()
-            except RuntimeError:  # of what is to be negated yet, and of what has no memory
-                pass
-            else:
-                return plain
-        array = array.detach().cpu().resolve_conj().resolve_neg()
-        name = str(array.dtype).removeprefix("torch.")
-        if name in AS_BITS:
-            bits: np.ndarray = array.view(getattr(torch, AS_BITS[name])).numpy()
-            return bits.view(dtypes.to_numpy(dtypes.by_name(name)))
-        return np.asarray(array.numpy())
+        found: np.ndarray = _borders().to_numpy(array)
+        return found
 
     def from_dlpack(self, array: Any) -> Any:
         import torch
@@ -259,7 +226,7 @@ class TorchExecutionProvider(ExecutionProvider):
         there = getattr(torch, dtype.name)
         if 0 in shape:
             return torch.empty(tuple(shape), dtype=there, device=self.device)
-        bits = (AS_BITS | SIGNED).get(dtype.name, dtype.name)
+        bits = (_borders().AS_BITS | SIGNED).get(dtype.name, dtype.name)
         found = torch.as_tensor(_Memory(pointer, tuple(shape), np.dtype(bits), keep), device=self.device)
         return found if bits == dtype.name else found.view(there)
 
@@ -292,6 +259,10 @@ class TorchExecutionProvider(ExecutionProvider):
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import torch
+
+        if not gradients and self.device.type == "cpu":  # as in most runs
+            alone: AbstractContextManager[Any] = torch.no_grad()
+            return alone
         from torch._guards import detect_fake_mode
 
         stack = ExitStack()

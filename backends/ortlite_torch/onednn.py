@@ -22,6 +22,8 @@ from ortlite_torch.threads import fit
 __all__ = ["OVERRIDES"]
 
 onednn: Any = torch.ops.mkldnn
+LIGHT = 25_000_000  # operations of a 1 x 1 convolution: oneDNN's spends 30 microseconds before it begins
+SPOT = 1 << 16  # elements of images that are padded sooner than a frame is written
 HERE = torch.backends.mkldnn.is_available() and all(
     hasattr(onednn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
 )
@@ -103,15 +105,32 @@ def packed_convolution(
         return NotImplemented
     rest = [(lo - b, hi - b) for b, (lo, hi) in zip(both, around, strict=True)]
     if any(map(any, rest)):
-        X = F.pad(X, [n for pair in reversed(rest) for n in pair])
+        X = _padded(X, rest)
     if cut is None and group == 1 and X.shape[2:] == W.shape[2:] and not any(both) and max(gaps) == 1:
         # one place: oneDNN takes its slowest way there, milliseconds for 48 channels into 1152
         return F.linear(X.reshape(X.shape[0], -1), W.reshape(W.shape[0], -1), B).reshape(X.shape[0], -1, 1, 1)
     geometry = tuple(both), tuple(steps), tuple(gaps), group
-    packed = derived(packings, W, cut, *geometry).of((X.shape[2], X.shape[3]))
-    X = (X if cut is None else cut(X)).contiguous(memory_format=torch.channels_last)
     work = 2 * X.shape[0] * prod(W.shape) * prod(X.shape[2:]) // prod(steps)
+    X = (X if cut is None else cut(X)).contiguous(memory_format=torch.channels_last)
+    if cut is None and work <= LIGHT and W.shape[2:] == (1, 1) and geometry == ((0, 0), (1, 1), (1, 1), 1):
+        y = fit(F.linear, work, X)(X.permute(0, 2, 3, 1), W.reshape(W.shape[:2]), B)
+        return y.permute(0, 3, 1, 2)
+    packed = derived(packings, W, cut, *geometry).of((X.shape[2], X.shape[3]))
     return fit(convolution, work, X)(X, packed, B, *geometry, "none", [], "")
+
+
+def _padded(X: Any, around: Sequence[tuple[int, int]]) -> Any:
+    """The images in a frame of zeros, with channels last: F.pad writes all of it twice."""
+    (top, bottom), (left, right) = around
+    if X.numel() <= SPOT or min(top, bottom, left, right) < 0:
+        return F.pad(X, (left, right, top, bottom))
+    (count, channels, height, width), (tall, wide) = X.shape, (X.shape[2] + top + bottom, X.shape[3] + left + right)
+    y = torch.empty((count, channels, tall, wide), dtype=X.dtype, memory_format=torch.channels_last)
+    for axis, start, size in ((2, 0, top), (2, top + height, bottom), (3, 0, left), (3, left + width, right)):
+        if size:
+            torch.narrow(y, axis, start, size).zero_()
+    torch.narrow(torch.narrow(y, 2, top, height), 3, left, width).copy_(X)
+    return y
 
 
 def _fits(X: Any, W: Any, B: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops.helpers import normal_axis
@@ -22,6 +23,7 @@ from ortlite_torch.record import opaque
 from ortlite_torch.threads import fit, norm_work
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
+PER_QUERY = 2000  # operations that a query costs beside its products with keys and values
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
 
 
@@ -177,7 +179,7 @@ def attention(
     if past:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
-    attends = fit(F.scaled_dot_product_attention, 4 * prod(q.shape) * keys, q)
+    attends = fit(F.scaled_dot_product_attention, prod(q.shape[:3]) * (4 * q.shape[3] * keys + PER_QUERY), q)
     y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)
     return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
@@ -211,7 +213,8 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
     """Attention with NaN back in the rows of which torch makes zeros or leaves out keys.
 
     Its kernel takes a row of NaN, or one of scores that overflow to -inf, for one from which the mask hides all; and
-    it does not read values that causality hides, of which 0 times NaN or infinity makes NaN.
+    it does not read keys and values that causality hides, of which infinity less infinity and 0 times NaN or infinity
+    make NaN.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     limits = torch.finfo(wide)
@@ -225,11 +228,45 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
         later = F.pad((~v.isfinite()).flip(2).cumsum(2).flip(2)[:, :, 1:], (0, 0, 0, q.shape[2]))
         unseen = later[:, :, : q.shape[2]].repeat_interleave(q.shape[1] // v.shape[1], 1)
         y = torch.where(unseen > 0, torch.nan, y)
+        if not torch.compiler.is_compiling():  # which would multiply everything twice, for infinite scores alone
+            signed = factor if scale is None else scale
+            scores = attend.by_key_heads(xp, q.to(wide) * signed, k.to(wide).transpose(2, 3))
+            endless = (scores.isnan() | (scores == torch.inf)).triu(1).any(-1, keepdim=True)
+            y = torch.where(endless, torch.nan, y)  # less infinity, by which causality hides them
     if mask is None:
         return y
     hidden = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
     nothing = (v * 0).sum(2, keepdim=True).repeat_interleave(q.shape[1] // v.shape[1], 1)
     return torch.where(hidden, nothing, y)
+
+
+def rotary_embedding(
+    xp: Namespace,
+    X: Any,
+    cos_cache: Any,
+    sin_cache: Any,
+    position_ids: Any = None,
+    *,
+    interleaved: int = 0,
+    num_heads: int | None = None,
+    rotary_embedding_dim: int = 0,
+    derived: Any = at_once,
+) -> Any:
+    """The halves of every head by one roll, where all of it turns: the kernel makes three times as many calls."""
+    x = attend.split_heads(xp, X, num_heads)
+    shape = (x.shape[0], x.shape[2], x.shape[3] // 2)
+    whole = rotary_embedding_dim in {0, x.shape[3]} and x.shape[3] % 2 == 0
+    alike = tuple(cos_cache.shape) == tuple(sin_cache.shape) == shape and cos_cache.dtype == sin_cache.dtype == x.dtype
+    if interleaved or position_ids is not None or not (whole and alike):
+        return NotImplemented
+    cos, sin = derived(_doubled, cos_cache, False), derived(_doubled, sin_cache, True)
+    y = torch.addcmul(x * cos, torch.roll(x, shape[2], -1), sin)
+    return attend.merge_heads(xp, y) if X.ndim == 3 else y
+
+
+def _doubled(angles: Any, signed: bool) -> Any:
+    """Cosines or, negative for the first half, sines of both halves of a head."""
+    return torch.cat([-angles if signed else angles, angles], -1).unsqueeze(1)
 
 
 def grid_sample(
@@ -283,7 +320,17 @@ def resize(
         name = INTERPOLATE.get((mode, X.ndim)) if exact else None
     if name is None:
         return NotImplemented
-    return F.interpolate(X, out, mode=name)
+    return F.interpolate(_channels_last(X), out, mode=name)
+
+
+def _channels_last(X: Any) -> Any:
+    """Images that lie channels last, with strides that say so: torch looks at those of an axis of one element, too."""
+    if X.ndim != 4 or not onednn.inferring(X):
+        return X
+    if X.is_contiguous() or not X.is_contiguous(memory_format=torch.channels_last):
+        return X
+    _, channels, height, width = X.shape
+    return X.as_strided(X.shape, (channels * height * width, 1, channels * width, channels))
 
 
 def _sizes(X: Any, scales: Any, sizes: Any) -> list[int] | None:
@@ -313,6 +360,7 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "BatchNormalization", 14): batch_normalization,
     ("", "Attention", 23): attention,
     ("", "Attention", 24): attention,
+    ("", "RotaryEmbedding", 23): rotary_embedding,
     ("", "GridSample", 16): grid_sample,
     ("", "GridSample", 20): grid_sample,
     ("", "Resize", 11): resize,

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
@@ -27,7 +28,9 @@ PACKS = torch.backends.mkldnn.is_available() and all(
 linear: Any = onednn._linear_pointwise.default if PACKS else None  # noqa: SLF001
 Cut = Callable[[Any], Any]  # of tensors of float32: what is left of them in a shorter type
 LARGE = 1 << 18  # elements of a matrix that pay
+ROWS = 3
 FEW = 16  # rows
+HUGE = 1 << 20  # elements of a matrix that pay for rows of zeros
 mkl: Any = torch.ops.mkl
 BY_MKL = torch.backends.mkl.is_available() and all(
     hasattr(mkl, name) for name in ("_mkl_linear", "_mkl_reorder_linear_weight")
@@ -82,7 +85,11 @@ def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: C
     rows = prod(A.shape[:-1])
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
+    if cut is None and BY_MKL and rows <= ROWS:
+        return F.linear(A, B if turned else derived(transposed, B), bias)
     if cut is None and BY_MKL and rows <= FEW:
+        if rows not in {FEW // 2, FEW} and prod(B.shape) < HUGE:
+            return NotImplemented
         return _few_rows(A.reshape(rows, depth), B, bias, turned, derived).reshape(*A.shape[:-1], columns)
     a = A.reshape(rows, depth).contiguous()
     a = a if cut is None else cut(a)
@@ -98,6 +105,11 @@ def _few_rows(a: Any, B: Any, bias: Any, turned: bool, derived: Any) -> Any:
         a = torch.constant_pad_nd(a, (0, 0, 0, size - rows))
     y = few_linear(a, derived(packed_by_mkl, B, turned, size), B if turned else B.T, bias, size)
     return y if rows == size else torch.narrow(y, 0, 0, rows)
+
+
+def transposed(B: Any) -> Any:
+    """A matrix as F.linear takes it."""
+    return B.T.contiguous()
 
 
 def packed_by_mkl(B: Any, turned: bool, rows: int) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ortlite.ops import registry
 from ortlite.provider import create
@@ -73,3 +75,47 @@ def test_what_is_left_to_the_kernel():
         assert call(TORCH.xp, x[:0], scale) is NotImplemented
     with TORCH.context(gradients=True):
         assert call(TORCH.xp, x.requires_grad_(), scale) is NotImplemented
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.tuples(*(st.integers(1, 4),) * 4),
+    flat=st.booleans(),
+    odd=st.sampled_from([0.0, np.inf, -np.inf, np.nan, 3e38]),
+    special=st.booleans(),
+)
+def test_heads_turned_as_the_kernel_turns_them(sizes, flat, odd, special):
+    batch, heads, time, half = sizes
+    x, angles = floats(0, batch, heads, time, 2 * half), floats(1, batch, time, half) * 9
+    tables = [angles.cos(), angles.sin()]
+    if special:
+        x[-1, 0, 0, -1], tables[0][0, 0, 0] = odd, 0.0
+    x = x.transpose(1, 2).reshape(batch, time, -1) if flat else x
+    given, wanted = both(("", "RotaryEmbedding", 23), x, *tables, **({"num_heads": heads} if flat else {}))
+    assert (given.dtype, given.shape) == (torch.float32, wanted.shape)
+    np.testing.assert_allclose(given.numpy(), wanted.float().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_turn_whole_is_left_to_the_kernel():
+    x, table = floats(0, 1, 2, 3, 8), floats(1, 1, 3, 4)
+    fn = TORCH.overrides["", "RotaryEmbedding", 23]
+    for args, more in [
+        ((table, table), {"interleaved": 1}),
+        ((table[..., :2], table[..., :2]), {"rotary_embedding_dim": 4}),
+        ((table[0], table[0], torch.zeros(1, 3, dtype=torch.int64)), {}),
+    ]:
+        assert fn(TORCH.xp, x, *args, **more) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3, 5), (2, 8, 3, 5)])
+def test_images_grow_in_the_layout_they_have(shape):
+    """Of one image that was turned, the first stride says nothing."""
+    count, channels, height, width = shape
+    x = floats(0, count, height * width, channels).transpose(1, 2)
+    x = x.as_strided(x.shape, (x.stride(0) if count > 1 else channels, *x.stride()[1:])).reshape(shape)
+    scales = [1.0, 1.0, 2.0, 3.0]
+    with TORCH.context():
+        y = TORCH.overrides["", "Resize", 11](TORCH.xp, x, None, scales, nearest_mode="floor",
+                                              coordinate_transformation_mode="asymmetric")  # fmt: skip
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(y.numpy(), np.repeat(np.repeat(x.numpy(), 2, 2), 3, 3))

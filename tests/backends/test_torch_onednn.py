@@ -105,3 +105,30 @@ def test_few_layouts_are_kept():
     for size in range(3, 20):
         assert kept.of((size, size)) is kept.of((size, size))
     assert len(kept.made) == onednn.Kept.KEPT
+
+
+@pytest.mark.parametrize("light", [0, 1 << 40], ids=["oneDNN", "product"])
+@pytest.mark.parametrize("more", [False, True])
+def test_convolutions_of_single_elements(light, more, monkeypatch):
+    monkeypatch.setattr(onednn, "LIGHT", light)
+    W = R.standard_normal((6, 4, 1, 1)).astype(np.float32)
+    B = R.standard_normal(6).astype(np.float32)
+    both = sessions(model({"W": W, "B": B}, ("Relu",), more))
+    for size in [(5, 3), (1, 4), (5, 3), (5, 3), (2, 2)]:
+        x = R.standard_normal((2, 4, *size)).astype(np.float32)
+        x[0, 1, 0, 0], x[1, 0, 0, 1] = np.nan, np.inf
+        feed = {"X": x, **({"Z": R.standard_normal((2, 6, *size)).astype(np.float32)} if more else {})}
+        ours, theirs = (session.run(None, feed)[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 1, 1], [1, 0, 0, 2], [2, 1, 0, 0], [0, 3, 0, 1]])
+@pytest.mark.parametrize("spot", [0, 1 << 40])
+def test_frames_of_zeros(pads, spot, monkeypatch):
+    monkeypatch.setattr(onednn, "SPOT", spot)
+    both = sessions(model(weights(), (), strides=[2, 2], pads=pads))
+    for size in [(9, 7), (8, 8), (9, 7), (9, 7), (6, 6)]:
+        x = R.standard_normal((2, 4, *size)).astype(np.float32)
+        x[0, 1, 0, 0] = np.nan
+        ours, theirs = (session.run(None, {"X": x})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from ortlite.derived import Derived
 torch = pytest.importorskip("torch")
 products = pytest.importorskip("ortlite_torch.products")
 recurrent = pytest.importorskip("ortlite_torch.recurrent")
+compiled = pytest.importorskip("ortlite_torch.compiled")
 R = np.random.default_rng(0)
 HEAD = '<ir_version: 8, opset_import: ["": 17]>\n'
 
@@ -51,6 +52,7 @@ def packs(monkeypatch):
 
     noted("packed")
     noted("packed_by_mkl")
+    noted("transposed")
     return found
 
 
@@ -63,7 +65,7 @@ def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
         ours, theirs = (session.run(None, {"x": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     few = [("packed_by_mkl", 512, 600, size) for size in (8, 16)] if products.BY_MKL else []
-    assert sorted(packs) == [("packed", 512, 600, None), *few]
+    assert sorted(packs) == [("packed", 512, 600, None), *few, *([("transposed", 512, 600)] if few else [])]
 
 
 def test_a_matrix_that_is_computed_is_not_packed(packs):
@@ -76,11 +78,11 @@ def test_a_matrix_that_is_computed_is_not_packed(packs):
 
 
 @pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
-@pytest.mark.parametrize("rows", [2, 3, 8, 9, 16])
+@pytest.mark.parametrize("rows", [2, 3, 4, 8, 9, 16])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_few_rows_by_mkl(rows, turned, biased, packs):
-    W, bias, a = floats(700, 512), floats(512), floats(1, rows, 700)
+    W, bias, a = floats(1100, 1024), floats(1024), floats(1, rows, 1100)
     a[0, 0, 3], a[0, 1, 4] = np.nan, np.inf
     given = torch.from_numpy(np.ascontiguousarray(W.T) if turned else W)
     kept = Derived([given])
@@ -88,10 +90,19 @@ def test_few_rows_by_mkl(rows, turned, biased, packs):
         y = products.packed_product(
             torch.from_numpy(a), given, torch.from_numpy(bias) if biased else None, turned, kept
         )
-    assert [name for name, *_ in packs] == ["packed_by_mkl"]
+    packed = ["packed_by_mkl"] if rows > products.ROWS else [] if turned else ["transposed"]
+    assert [name for name, *_ in packs] == packed
     with np.errstate(invalid="ignore"):
         wanted = a.astype(float) @ W + (bias if biased else 0)
     np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+def test_rows_of_zeros_are_added_only_where_the_matrix_is_large(packs):
+    a, B = torch.from_numpy(floats(5, 700)), torch.from_numpy(floats(700, 512))
+    with torch.no_grad():
+        assert products.packed_product(a, B, None, False, Derived([B])) is NotImplemented
+    assert packs == []
 
 
 @pytest.mark.parametrize("bias", [None, (), (1,), (640,), (1, 640), (5, 1), (5, 640)])
@@ -126,8 +137,16 @@ def test_derivatives_flow_through_the_kernel():
         assert torch.func.vmap(fn)(torch.randn(2, 3, 512)).shape == (2, 3, 600)
 
 
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def networks(request, monkeypatch):
+    """By what networks are run."""
+    if request.param:
+        pytest.importorskip("numba")
+    monkeypatch.setattr(compiled, "_there", lambda: request.param)
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_a_network_takes_sequences_of_all_lengths(direction):
+def test_a_network_takes_sequences_of_all_lengths(direction, networks):
     count, hidden = (2 if direction == "bidirectional" else 1), 6
     weights = {"W": floats(count, 4 * hidden, 5), "R": floats(count, 4 * hidden, hidden)}
     weights["B"] = floats(count, 8 * hidden)
@@ -142,3 +161,32 @@ def test_a_network_takes_sequences_of_all_lengths(direction):
         feed = {"t": floats(batch, time, 5), "h": floats(count, batch, hidden)}
         for ours, theirs in zip(*(session.run(None, feed) for session in both), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("op_type", "gates", "more"), [
+    ("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("RNN", 1, {}), ("RNN", 1, {"activations": "Relu"}),
+])  # fmt: skip
+def test_networks_agree_with_the_kernel(op_type, gates, more, layout, direction, networks):
+    count, hidden = (2 if direction == "bidirectional" else 1), 6
+    state = f"float[N,{count},{hidden}] h" if layout else f"float[{count},N,{hidden}] h"
+    given = {"hidden_size": hidden, "layout": layout, "direction": f'"{direction}"', **more}
+    if "activations" in more:
+        given["activations"] = "[" + ", ".join(['"Relu"'] * count) + "]"
+    text = ", ".join(f"{name} = {value}" for name, value in given.items())
+    model = parser.parse_model(
+        HEAD + f"g (float[M,T,5] x, {state}) => (float[a,b,c,d] y, float[e,f,i] last) "
+        f"{{ y, last = {op_type} <{text}> (x, W, R, B, , h) }}"
+    )
+    weights = {"W": floats(count, gates * hidden, 5), "R": floats(count, gates * hidden, hidden)}
+    weights["B"] = floats(count, 2 * gates * hidden)
+    model.graph.initializer.extend(onnx_tensor(array, name) for name, array in weights.items())
+    source = model.SerializeToString()
+    ours = ortlite.InferenceSession(source, providers=["TorchExecutionProvider"])
+    kernel = ortlite.InferenceSession(source, providers=["StrictExecutionProvider"])
+    for time, batch in [(4, 2)] * 3 + [(1, 1), (5, 3), (4, 2), (3, 60)]:
+        feed = {"x": floats(*((batch, time) if layout else (time, batch)), 5)}
+        feed["h"] = floats(*((batch, count) if layout else (count, batch)), hidden)
+        for a, b in zip(ours.run(None, feed), kernel.run(None, feed), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

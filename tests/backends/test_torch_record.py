@@ -206,6 +206,30 @@ def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
         np.testing.assert_allclose(ours.run(None, feed)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(2, 3), (3, 3), (40, 70), (5, 2)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_keys_that_causality_hides_count_by_their_scores(queries, keys, bad):
+    """As the standard has it: -inf is added to the scores, so that NaN and infinity of them become NaN."""
+    text = (
+        f"g (float[1,2,{queries},4] q, float[1,1,{keys},4] k, float[1,1,{keys},4] v) => (float[1,2,{queries},4] y) {{"
+        " y = Attention <is_causal = 1> (q, k, v) }"
+    )
+    source = parser.parse_model('<ir_version: 10, opset_import: ["": 23]>\n' + text)
+    ours = ortlite.InferenceSession(source.SerializeToString(), providers=["TorchExecutionProvider"])
+    feed = {
+        name: R.standard_normal((1, 1 + (name == "q"), n, 4)).astype(np.float32)
+        for name, n in zip("qkv", (queries, keys, keys), strict=True)
+    }
+    feed["k"][0, 0, -1, 1] = bad
+    with np.errstate(invalid="ignore"):
+        scores = feed["q"] @ feed["k"].swapaxes(2, 3) * np.float32(0.5)
+        scores += np.where(np.tri(queries, keys, dtype=bool), np.float32(0), -np.float32(np.inf))
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        wanted = weights / weights.sum(-1, keepdims=True) @ feed["v"]
+    for _ in range(3):
+        np.testing.assert_allclose(ours.run(None, feed)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_function_that_ran_without_derivatives_has_them():
     model = parser.parse_model(HEAD + "g (float[2,3] x) => (float[2,3] y) { t = Sigmoid(x) y = Mul(t, x) }")
     fn = ortlite.function(model.SerializeToString())
