@@ -98,7 +98,7 @@ class ModelInfo(Shown):
     def tables(self) -> list[Table]:
         """Values, parameters, operators and placement."""
         values = [
-            (kind, value.name, value.type, "has a default" if value.optional else "")
+            (kind, value.name, value.type, "yes" if value.optional else "")
             for kind, group in (("input", self.inputs), ("output", self.outputs))
             for value in group
         ]
@@ -112,10 +112,15 @@ class ModelInfo(Shown):
         ]
         parameters = [(name, amount(size, "B")) for name, size in self.dtypes.items()]
         return [
-            Table("values", ("", "name", "type", ""), values),
+            Table("values", ("", "name", "type", "default"), values, name="name", prose="type"),
             Table("parameters", ("dtype", "bytes"), parameters),
-            Table("operators", ("operator", "nodes", "FLOPs", "bytes moved", ""), [*operators, total]),
-            Table("placement, after optimisation", ("provider", "operator", "nodes"), placement),
+            Table(
+                "operators",
+                ("operator", "nodes", "FLOPs", "bytes moved", "not counted"),
+                [*operators, total],
+                name="operator",
+            ),
+            Table("placement, after optimisation", ("provider", "operator", "nodes"), placement, name="operator"),
         ]
 
     def remarks(self) -> list[str]:
