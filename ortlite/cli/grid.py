@@ -88,8 +88,9 @@ def _show_stacked(out: Console, table: Table) -> None:
     from rich.text import Text
 
     out.print(Text(table.title, "bold"))
+    place = table.head.index(table.name) if table.name else 0
     for row in table.rows:
-        cells = dict(zip(table.head, row, strict=True))
-        name = cells.pop(table.name or table.head[0])
-        told = ", ".join(f"{title} {cell}".strip() for title, cell in cells.items() if cell)
+        cells = list(zip(table.head, row, strict=True))
+        _, name = cells.pop(place)
+        told = ", ".join(f"{title} {cell}".strip() for title, cell in cells if cell)
         out.print(Padding(Text(name or "—"), (0, 0, 0, 2)), Padding(Text(told), (0, 0, 0, 4)))

@@ -98,7 +98,7 @@ class ModelInfo(Shown):
     def tables(self) -> list[Table]:
         """Values, parameters, operators and placement."""
         values = [
-            (kind, value.name, value.type, "yes" if value.optional else "")
+            (kind, value.name, value.type, "has a default" if value.optional else "")
             for kind, group in (("input", self.inputs), ("output", self.outputs))
             for value in group
         ]
@@ -110,16 +110,12 @@ class ModelInfo(Shown):
         placement = [
             ("host values" if each.host else each.provider, each.op_type, str(each.count)) for each in self.placement
         ]
+        head = ("operator", "nodes", "FLOPs", "bytes moved", "")
         parameters = [(name, amount(size, "B")) for name, size in self.dtypes.items()]
         return [
-            Table("values", ("", "name", "type", "default"), values, name="name", prose="type"),
+            Table("values", ("", "name", "type", ""), values, name="name", prose="type"),
             Table("parameters", ("dtype", "bytes"), parameters),
-            Table(
-                "operators",
-                ("operator", "nodes", "FLOPs", "bytes moved", "not counted"),
-                [*operators, total],
-                name="operator",
-            ),
+            Table("operators", head, [*operators, total], name="operator"),
             Table("placement, after optimisation", ("provider", "operator", "nodes"), placement, name="operator"),
         ]
 
