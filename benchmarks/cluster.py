@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -210,6 +211,15 @@ def spark(engine: str, model: str, workers: int, x: np.ndarray, batch: int) -> t
 SYSTEMS: dict[str, Callable] = {"run": processes, "dask": dask, "ray": ray, "spark": spark}
 
 
+def held(pid: int) -> tuple[float, float]:
+    """MB that a process has in memory, PSS and RSS, of one moment: in two readings a process that grows has a PSS
+    above its RSS. Raises OSError where the process is no more.
+    """
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    found = {words[0]: int(words[1]) / 2**10 for words in lines}
+    return found["Pss:"], found["Rss:"]
+
+
 class Memory(threading.Thread):
     """Looks at the largest Python processes below this one, now and then: what they have in memory at most."""
 
@@ -223,21 +233,16 @@ class Memory(threading.Thread):
         while not self.over.wait(0.3):
             found = []
             for process in psutil.Process().children(recursive=True):
-                try:
+                with suppress(psutil.Error, OSError):
                     name = " ".join(process.cmdline()[:1])
-                    if "java" in name or "raylet" in name or "gcs_server" in name:
-                        continue
-                    info = process.memory_full_info()
-                except psutil.Error:
-                    continue
-                found.append((info.pss / 2**20, info.rss / 2**20))
+                    if "java" not in name and "raylet" not in name and "gcs_server" not in name:
+                        found.append(held(process.pid))
             if not found and self.workers == 1:  # `ortlite run` by itself
-                info = psutil.Process().memory_full_info()
-                found.append((info.pss / 2**20, info.rss / 2**20))
+                found.append(held(os.getpid()))
             largest = sorted(found)[-self.workers :]
             if len(largest) == self.workers:
                 mean = tuple(sum(each) / self.workers for each in zip(*largest, strict=True))
-                self.most = max(self.most[0], mean[0]), max(self.most[1], mean[1])
+                self.most = max(self.most, mean)
 
 
 def main(system: str, engine: str, model: str, workers: int, rows: int, batch: int) -> None:

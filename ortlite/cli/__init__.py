@@ -538,7 +538,7 @@ def show(found: Shown, as_json: bool) -> None:
     """Print what a tool found: tables on a terminal, aligned plain text when piped, or JSON."""
     import json
 
-    from ortlite.cli.report import table
+    from ortlite.cli.grid import show_table
 
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, default=str))
@@ -546,7 +546,7 @@ def show(found: Shown, as_json: bool) -> None:
     out = console()
     out.print(found.heading(), markup=False, highlight=False, soft_wrap=True)
     for each in found.tables():
-        table(out, *each)
+        show_table(out, each)
     for remark in found.remarks():
         out.print(remark, markup=False, highlight=False, soft_wrap=True)
 

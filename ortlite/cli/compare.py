@@ -7,29 +7,29 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from ortlite import dtypes
 from ortlite.api.values import NodeArg
+from ortlite.cli.grid import show_table
 from ortlite.cli.peer import OnnxruntimeSide
-from ortlite.cli.report import describe, table
+from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
 from ortlite.save import to_proto
 from ortlite.tools.inputs import gather, provider_name
+from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Found", "compare_model", "reduce_model", "show", "write"]
 
-Table: TypeAlias = Sequence[Sequence[str]]
-NAME = 24  # characters that a value's name has on any terminal
-MISSABLE = ("relative", "remark", "beyond", "ULP", "operator")  # the first first
+MISSABLE = ("relative", "remark", "beyond", "ULP", "operator", "type")  # the first first
 
 
 @dataclass(frozen=True)
@@ -79,28 +79,13 @@ def show(out: Console, found: Found, everything: bool) -> None:
     if rows:
         title = "values" if everything else f"{len(rows)} of {len(comparison.rows)} values (--all shows all)"
         head, lines = comparison.table(rows)
-        table(out, title, *(_fitted(head, lines, out.width) if out.is_terminal else (head, lines)))
+        show_table(out, Table(title, head, lines, MISSABLE, name="value"))
     if found.made_up:
         kinds = [f"{name} {''.join(describe(found.inputs[name])[:2])}".strip() for name in found.made_up]
         line = f"made up, as no --input gives them: {', '.join(kinds)}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in comparison.summary():
         out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fitted(head: Sequence[str], lines: Table, width: int) -> tuple[Sequence[str], Table]:
-    """The table for a terminal: without columns that can be missed where there is no room, names by their ends."""
-    columns = [list(column) for column in zip(head, *lines, strict=True)]
-    sizes = [max(map(len, column)) + 3 for column in columns]  # the frame takes three
-    name = head.index("value")
-    sizes[name] = min(sizes[name], NAME + 3)
-    for title in MISSABLE:
-        if sum(sizes) + 1 > width and title in head:
-            sizes[head.index(title)] = 0
-    sizes[name] += max(width - sum(sizes) - 1, 0)
-    columns[name] = [c if len(c) + 3 <= sizes[name] else f"…{c[4 - sizes[name] :]}" for c in columns[name]]
-    kept, *rows = zip(*(column for column, size in zip(columns, sizes, strict=True) if size), strict=True)
-    return kept, rows
 
 
 def reduce_model(found: Found, rtol: float | None, atol: float | None) -> Reduced | None:

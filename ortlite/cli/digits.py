@@ -11,7 +11,8 @@ import numpy as np
 
 from ortlite.api.providers import get_available_providers
 from ortlite.api.session import InferenceSession
-from ortlite.cli.report import table
+from ortlite.cli.grid import show_table
+from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +88,8 @@ def compare_providers(out: Console, runs: int = 30) -> None:
         (results[name],) = session.run(None, {"scan": x})
         one, all_ = (_latency(session, batch, runs) for batch in (x[:1], x))
         rows.append((name, f"{here} of {len(nodes)}", f"{one:.3f} ms", f"{all_:.3f} ms"))
-    table(out, "the same model on every provider", ("provider", "nodes", "1 scan", f"{len(x)} scans"), rows)
+    head = ("provider", "nodes", "1 scan", f"{len(x)} scans")
+    show_table(out, Table("the same model on every provider", head, rows, name="provider"))
     values = list(results.values())
     difference = max((float(np.abs(a - b).max()) for a in values for b in values), default=0.0)
     out.print(f"largest difference between providers: {difference:.1e}", highlight=False)

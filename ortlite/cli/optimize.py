@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.api.session import InferenceSession
-from ortlite.cli.report import table
+from ortlite.cli.grid import show_table
 from ortlite.compare.difference import Difference, difference
 from ortlite.graph import Graph
 from ortlite.tools.inputs import gather
+from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,7 @@ def show(out: Console, before: Counter[str], after: Counter[str]) -> None:
     names = sorted(before | after, key=lambda name: (before[name] == after[name], name))
     rows = [[name, str(before[name]), str(after[name])] for name in names]
     rows.append(["all", str(before.total()), str(after.total())])
-    table(out, "operators", ["operator", "before", "after"], rows)
+    show_table(out, Table("operators", ["operator", "before", "after"], rows, name="operator"))
 
 
 def verify(path: Path, written: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[Verified]:
@@ -113,4 +114,5 @@ def show_verified(out: Console, found: Sequence[Verified]) -> None:
         for v in found
         for name, d in v.differences.items()
     ]
-    table(out, "before and after", ["library", "output", "type", "largest difference", "tolerance"], rows)
+    head = ["library", "output", "type", "largest difference", "tolerance"]
+    show_table(out, Table("before and after", head, rows, missable=["type"], name="output"))

@@ -14,7 +14,9 @@ import numpy as np
 
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
+from ortlite.cli.grid import show_table
 from ortlite.tools.inputs import gather, provider_name
+from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,12 +76,14 @@ def show(out: Console, result: Result) -> None:
         (name, *describe(value), _wanted(declared.get(name)), "given" if name in result.given else "made up")
         for name, value in result.inputs.items()
     ]
-    table(out, "inputs", ("name", "type", "shape", "values", "model wants", ""), rows)
+    head = ("name", "type", "shape", "values", "model wants", "")
+    show_table(out, Table("inputs", head, rows, missable=("model wants",), name="name", prose="values"))
     rows = [(name, *describe(value)) for name, value in result.outputs.items()]
-    table(out, "outputs", ("name", "type", "shape", "values"), rows)
+    show_table(out, Table("outputs", ("name", "type", "shape", "values"), rows, name="name", prose="values"))
     counts = Counter("host values" if n.host else n.provider for n in result.session.explain().nodes)
     crossings = len(result.session.explain().copies)
-    table(out, "placement", ("provider", "nodes"), [(name, str(count)) for name, count in counts.items()])
+    rows = [(name, str(count)) for name, count in counts.items()]
+    show_table(out, Table("placement", ("provider", "nodes"), rows, name="provider"))
     if crossings:
         out.print(f"{crossings} values cross between providers")
     median = statistics.median(result.run_ms)
@@ -120,26 +124,6 @@ def describe(value: Any) -> tuple[str, str, str]:
     if not finite.size:
         return name, shape, f"none finite of {value.size}"
     return name, shape, f"min {finite.min():.4g}, mean {finite.mean():.4g}, max {finite.max():.4g}{odd}"
-
-
-def table(out: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A titled table: Rich's on a terminal, columns aligned by spaces in a pipe."""
-    if out.is_terminal:
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table(title=title, title_justify="left", title_style="bold")
-        for column in head:
-            grid.add_column(column)
-        for row in rows:
-            grid.add_row(*map(Text, row))
-        out.print(grid)
-        return
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    out.print(f"{title}:")
-    for row in (head, *rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        out.print(f"  {line.rstrip()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def save(path: Path, outputs: Mapping[str, Any]) -> None:

@@ -82,7 +82,8 @@ class Bench(Shown):
                 row += ["" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"]
                 row += ["" if each.difference is None else f"{each.difference:.1e}"]
             rows.append(row)
-        return [Table("times in ms", head, rows)]
+        missable = ["runs", "p99", "min", "p90", "load", "first", "differs", "items/s", "95 %"]
+        return [Table("times in ms", head, rows, missable, name="engine")]
 
     def remarks(self) -> list[str]:
         """What went wrong."""

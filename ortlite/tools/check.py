@@ -62,7 +62,8 @@ class Check(Shown):
     def tables(self) -> list[Table]:
         """The findings, if there are any."""
         rows = [(KINDS[f.kind], f.provider, f.node, f.op_type, f.reason) for f in self.findings]
-        return [Table("findings", ("finding", "provider", "node", "operator", "why"), rows)] if rows else []
+        head = ("finding", "provider", "node", "operator", "why")
+        return [Table("findings", head, rows, name="node", prose="why")] if rows else []
 
 
 def check(model: Source, providers: str | Sequence[str] = (CPU,)) -> Check:

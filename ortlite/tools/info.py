@@ -110,12 +110,13 @@ class ModelInfo(Shown):
         placement = [
             ("host values" if each.host else each.provider, each.op_type, str(each.count)) for each in self.placement
         ]
+        head = ("operator", "nodes", "FLOPs", "bytes moved", "")
         parameters = [(name, amount(size, "B")) for name, size in self.dtypes.items()]
         return [
-            Table("values", ("", "name", "type", ""), values),
+            Table("values", ("", "name", "type", ""), values, name="name", prose="type"),
             Table("parameters", ("dtype", "bytes"), parameters),
-            Table("operators", ("operator", "nodes", "FLOPs", "bytes moved", ""), [*operators, total]),
-            Table("placement, after optimisation", ("provider", "operator", "nodes"), placement),
+            Table("operators", head, [*operators, total], name="operator"),
+            Table("placement, after optimisation", ("provider", "operator", "nodes"), placement, name="operator"),
         ]
 
     def remarks(self) -> list[str]:

@@ -29,6 +29,9 @@ __all__ = ["Event", "NodeProfile", "Profile", "ValueProfile", "profile"]
 
 Json: TypeAlias = dict[str, Any]
 
+# Columns of the table that a narrow terminal has no room for, the first first.
+MISSABLE = ("kernel", "source", "bytes", "FLOPs", "calls", "GB/s", "GFLOP/s", "of roof", "provider")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeProfile:
@@ -148,7 +151,7 @@ class Profile(Shown):
             )
             for each in self.nodes
         ]
-        return [Table("nodes", head, rows)]
+        return [Table("nodes", head, rows, MISSABLE, name="node")]
 
     def remarks(self) -> list[str]:
         """Memory, and what the table leaves out."""

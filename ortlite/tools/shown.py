@@ -11,11 +11,18 @@ __all__ = ["Shown", "Table", "amount"]
 
 
 class Table(NamedTuple):
-    """A titled table of text."""
+    """A titled table of text, and what to do where it is too wide.
+
+    `missable` columns can be left out, the first first. The column `name` can be shown by its end, `prose` has
+    sentences, which may be wrapped.
+    """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    missable: Sequence[str] = ()
+    name: str = ""
+    prose: str = ""
 
 
 class Shown:
@@ -37,7 +44,7 @@ class Shown:
 
     def __str__(self) -> str:
         lines = [self.heading()]
-        for title, head, rows in self.tables():
+        for title, head, rows, *_ in self.tables():
             widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
             lines.append(f"{title}:")
             for row in (head, *rows):
@@ -47,7 +54,7 @@ class Shown:
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{escape(self.heading())}</b></p>"]
-        for title, head, rows in self.tables():
+        for title, head, rows, *_ in self.tables():
             top = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
             body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
             caption = f"<caption>{escape(title)}</caption>"
