@@ -13,8 +13,8 @@ from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.record import Traced, opaque, recording
 from ortlite_numpy.record import numpy as np
-from ortlite_numpy.record import opaque, recording
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
 MANY = 8  # arrays from which on stacking them is worth a look at all
@@ -50,8 +50,8 @@ def _check_range(name: str, x: Any, lowest: int, highest: int) -> None:
 
 @complete
 def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -> None:
-    """As the default body; where a kernel is being recorded, the check is a line of the recording."""
-    if recording():
+    """As the default body; where a kernel is being recorded, the check of what changes is a line of the recording."""
+    if recording() and isinstance(x, Traced):
         opaque(_check_range, name, x, lowest, highest)
     else:
         _check_range(name, x, lowest, highest)
