@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from ortlite.namespace import Namespace
@@ -286,9 +287,13 @@ def _leaves(xp: Namespace, x: Array, forest: Forest) -> Array:
             row = row[: trees_left * rows]
         place = xp.take(feature, at)
         value = xp.take(columns, place * rows + row if rows > 1 else place)
-        test = _test(xp, value, xp.take(threshold, at), forest, lambda table, at=at: xp.take(table, at))
+        test = _test(xp, value, xp.take(threshold, at), forest, partial(_of_nodes, xp, at))
         at = xp.take(child, at * 2 + xp.astype(test, xp.int64))
     return xp.reshape(xp.concat([at, *done[::-1]]) if done else at, (trees, rows))
+
+
+def _of_nodes(xp: Namespace, at: Array, table: Array) -> Array:
+    return xp.take(table, at)
 
 
 def _leaves_at_once(xp: Namespace, x: Array, forest: Forest) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from ortlite import dtypes
@@ -18,7 +17,7 @@ from ortlite.ops.types import FLOAT, INT64, STRING, Inferred, Types
 ML = "ai.onnx.ml"
 
 
-def _in_order(keys: Any, values: Any, dtype: str, to: str) -> tuple[Sequence[Any], Sequence[Any]]:
+def _in_order(keys: Any, values: Any, dtype: str, to: str) -> tuple[Any, Any]:
     """Keys in order, NaN last, and the values beside them. Raises ValueError where they do not fit."""
     keys, values = listed(keys), listed(values)
     if keys and isinstance(keys[0], str) != (dtype == "string"):
