@@ -764,3 +764,35 @@ def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
     shifted = np.zeros_like(x)
     shifted[:, :, :-1, 2:] = x[:, :, 1:, :-2]
     np.testing.assert_allclose(got, np.einsum("nchw,mc->nmhw", shifted, w[:, :, 0, 0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("modes", [("LEQ",), ("LT",), ("LEQ", "LT", "EQ", "NEQ", "GT", "GTE")])
+@pytest.mark.parametrize("rows", [1, 7, 8, 150])
+def test_trees_whose_leaves_are_on_all_levels(rows, modes):
+    nodes = {name: [] for name in ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids")}
+    nodes |= {"falsenodeids": [], "missing_value_tracks_true": []}
+    leaves = {"treeids": [], "nodeids": [], "ids": [], "weights": []}
+    for tree in range(4):
+        depth = (12, 1, 5, 0)[tree]
+        for node in range(2 * depth + 1):  # 0, 2, 4, ... are splits, each with a leaf before the next one
+            leaf = node % 2 == 1 or node == 2 * depth
+            nodes["treeids"].append(tree)
+            nodes["nodeids"].append(node)
+            nodes["featureids"].append(0 if leaf else int(RNG.integers(3)))
+            nodes["modes"].append("LEAF" if leaf else f"BRANCH_{RNG.choice(modes)}")
+            nodes["values"].append(0.0 if leaf else float(RNG.integers(-2, 3)))
+            nodes["truenodeids"].append(0 if leaf else node + 1)
+            nodes["falsenodeids"].append(0 if leaf else node + 2)
+            nodes["missing_value_tracks_true"].append(int(RNG.integers(2)))
+            if leaf:
+                for name, value in (
+                    ("treeids", tree),
+                    ("nodeids", node),
+                    ("ids", node % 2),
+                    ("weights", float(node + 1)),
+                ):
+                    leaves[name].append(value)
+    x = RNG.integers(-3, 4, (rows, 3)).astype(F)
+    x[RNG.random(x.shape) < 0.1] = np.nan
+    given = {f"nodes_{k}": v for k, v in nodes.items()} | {f"target_{k}": v for k, v in leaves.items()}
+    agree((ML, "TreeEnsembleRegressor", 1), [x], given | {"n_targets": 2})
