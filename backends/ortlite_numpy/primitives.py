@@ -13,11 +13,12 @@ from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
+from ortlite_numpy.record import Traced, opaque, recording
 from ortlite_numpy.record import numpy as np
-from ortlite_numpy.record import opaque, recording
 
 DRAWS = 1 << 15  # the elements of random numbers, of which a block costs a call of the generator
 MANY = 8  # arrays from which on stacking them is worth a look at all
+SORTED = 1024  # elements up to which sorting them all takes less than finding the first ones
 RUN = 64  # elements side by side from which on copying them at once pays
 MODES: dict[str, Any] = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 ADDS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -50,8 +51,8 @@ def _check_range(name: str, x: Any, lowest: int, highest: int) -> None:
 
 @complete
 def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -> None:
-    """As the default body; where a kernel is being recorded, the check is a line of the recording."""
-    if recording():
+    """As the default body; where a kernel is being recorded, the check of what changes is a line of the recording."""
+    if recording() and isinstance(x, Traced):
         opaque(_check_range, name, x, lowest, highest)
     else:
         _check_range(name, x, lowest, highest)
@@ -197,25 +198,45 @@ def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: An
     return result
 
 
+def _chosen(rows: Any, indices: Any) -> Any:
+    """take_along_axis of the last axis, which asks much first."""
+    if rows.ndim == 1:
+        return rows.take(indices)
+    size = rows.shape[-1]
+    first = np.arange(rows.size // size).reshape(*rows.shape[:-1], 1) * size
+    return rows.reshape(-1).take(indices + first)
+
+
 def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool) -> Any:
-    """Of few out of many, only the chosen are sorted; ties and NaN, which a partition mixes up, take the long way."""
+    """Few elements are sorted. Of few out of many, only the chosen are; ties and NaN, which a partition mixes up, take
+    the long way.
+    """
     axis %= x.ndim
     size = x.shape[axis]
-    if k * 8 > size or k == 0 or x.dtype.kind not in "iuf" or (x.dtype.kind == "f" and np.isnan(x).any()):
+    if k == 0 or not x.size or x.dtype.kind not in "iuf":
         return NotImplemented
-    rows = np.moveaxis(x, axis, -1)
+    last = axis == x.ndim - 1
+    rows = x if last else np.moveaxis(x, axis, -1)
+    if x.size <= SORTED:
+        # descending and stable: an ascending order of the mirrored row, from behind
+        order = np.argsort(rows[..., ::-1] if largest else rows, axis=-1, kind="stable")
+        indices = size - 1 - order[..., : -k - 1 : -1] if largest else order[..., :k]
+        values = _chosen(rows, indices)
+        return (values, indices) if last else (np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis))
+    if k * 8 > size or (x.dtype.kind == "f" and np.isnan(x).any()):
+        return NotImplemented
     edge = size - k if largest else k - 1
     limit = np.partition(rows, edge, axis=-1)[..., edge : edge + 1]
     chosen = rows >= limit if largest else rows <= limit
     if (np.count_nonzero(chosen, axis=-1) != k).any():
         return NotImplemented
     indices = np.nonzero(chosen)[-1].reshape(*rows.shape[:-1], k)
-    values = np.take_along_axis(rows, indices, axis=-1)
+    values = _chosen(rows, indices)
     if largest:  # descending and stable: the mirror of an ascending order of the mirrored
         order = k - 1 - np.argsort(values[..., ::-1], axis=-1, kind="stable")[..., ::-1]
     else:
         order = np.argsort(values, axis=-1, kind="stable")
-    values, indices = np.take_along_axis(values, order, axis=-1), np.take_along_axis(indices, order, axis=-1)
+    values, indices = _chosen(values, order), _chosen(indices, order)
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 

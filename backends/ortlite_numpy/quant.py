@@ -36,6 +36,12 @@ def by_column(b: Any, zero: Any, turned: int = 0) -> tuple[Any, int]:
 
 def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any, turned: int = 0) -> Any:
     """(a - a_zero) @ (b - b_zero) in int32, `b` one matrix of 8-bit numbers, or its transpose; else NotImplemented."""
+    total = whole_product(xp, a, a_zero, b, b_zero, derived, turned)
+    return total if total is NotImplemented else total.astype(np.int32, copy=False)
+
+
+def whole_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any, turned: int = 0) -> Any:
+    """The same, in float32 where that holds it exactly."""
     if a.dtype not in BYTES or b.dtype not in BYTES or b.ndim != 2 or a.ndim < 2 or 0 in {*a.shape, *b.shape}:
         return NotImplemented
     depth, columns = b.shape[::-1] if turned else b.shape
@@ -48,12 +54,18 @@ def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, der
     left = a.astype(np.float32)
     if a_zero is not None:
         left -= quant.by_row(xp, a_zero).astype(np.float32)
+    return product_in_parts(left, wide, bound, getattr(xp, "threads", 1))
+
+
+def product_in_parts(left: Any, wide: Any, bound: int, threads: int) -> Any:
+    """The product of whole numbers in float32: at once where it holds their `bound`, else by parts, added in int32."""
     if bound < EXACT:
-        return products.product(left, wide, xp.threads).astype(np.int32)
+        return products.product(left, wide, threads)
+    depth = wide.shape[0]
     step = EXACT // (LARGEST * LARGEST)
     total = 0
     for start in range(0, depth, step):
-        part = products.product(left[..., start : start + step], wide[start : start + step], xp.threads)
+        part = products.product(left[..., start : start + step], wide[start : start + step], threads)
         total = total + part.astype(np.int32)
     return total
 
@@ -98,10 +110,19 @@ def matmul_integer_to_float(
     derived: Any = at_once,
 ) -> Any:
     """The product in floats, scaled in place."""
-    total = integer_product(xp, A, a_zero_point, B, b_zero_point, derived)
+    total = whole_product(xp, A, a_zero_point, B, b_zero_point, derived)
     if total is NotImplemented:
         return NotImplemented
-    return contrib.scaled(xp, total, a_scale, b_scale, bias)
+    columns, shapes = B.shape[-1:], {(), (1,), B.shape[-1:]}
+    if a_scale.dtype != np.float32 or a_scale.size != 1 or b_scale.shape not in shapes or b_scale.dtype != np.float32:
+        return contrib.scaled(xp, total, a_scale, b_scale, bias)
+    if bias is not None and (bias.shape != columns or bias.dtype != np.float32):
+        return contrib.scaled(xp, total, a_scale, b_scale, bias)
+    y = total.astype(np.float32, copy=False)
+    y *= a_scale.reshape(()) * b_scale
+    if bias is not None:
+        y += bias
+    return y
 
 
 def dynamic_quantize_matmul(

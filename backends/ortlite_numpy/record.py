@@ -269,8 +269,8 @@ class Traced:
 
     def __array_function__(self, fn: Any, types: Any, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         lower = LOWER.get(fn)
-        if lower is not None:
-            return lower(*args, **keywords)
+        if lower is not None and (made := lower(*args, **keywords)) is not NotImplemented:
+            return made
         if fn in ASKED:
             return fn(*_real(tuple(args)), **_reals(keywords))
         if fn not in KNOWN or any(not _free(x) for x in (keywords.get("out"),) if x is not None):
@@ -491,6 +491,21 @@ def _take(a: Any, indices: Any, axis: Any = None, **keywords: Any) -> Any:
     return tape.line(f"{tape.text(a)}.take({tape.text(indices)}, {axis})", _real(a).take(_real(indices), axis))
 
 
+def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
+    if sorter is not None:
+        raise Ended
+    tape = _tape(())
+    return tape.line(f"{tape.text(a)}.searchsorted({tape.text(v)}, {side!r})", _real(a).searchsorted(_real(v), side))
+
+
+def _mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False, **keywords: Any) -> Any:
+    """What is behind NumPy's mean, which asks much first. Narrow floats are added in float32 there."""
+    if type(a) is not Traced or a.dtype.char not in "fd" or not a.size or dtype or out is not None or keywords:
+        return NotImplemented
+    total: Any = a.sum(axis=axis, keepdims=bool(keepdims))
+    return total / (a.size // total.size)
+
+
 def _round(a: Any, decimals: int = 0, out: Any = None) -> Any:
     """To whole numbers, floats by their own function."""
     if decimals or a.dtype.kind != "f":
@@ -531,7 +546,7 @@ KNOWN = {
         "partition outer round nan_to_num vstack hstack atleast_1d atleast_2d inner"
     ).split()
 }
-LOWER[np.take] = _take
+LOWER[np.take], LOWER[np.searchsorted], LOWER[np.mean] = _take, _searchsorted, _mean
 LOWER[np.round] = _round
 LOWER[np.broadcast_to] = _broadcast
 LOWER[np.argmax], LOWER[np.argmin] = _method_of("argmax"), _method_of("argmin")

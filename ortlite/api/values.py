@@ -6,7 +6,7 @@ object array of str. Outside, onnxruntime's conventions hold: lists for sequence
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,10 +245,13 @@ def to_outside(values: Sequence[Any]) -> list[Any]:
 def _outside(value: Any, owners: set[int]) -> Any:
     if value is None:
         return None
+    if type(value) is dict:  # of a ZipMap: there may be thousands
+        kind = type(next(iter(value.values()), ""))
+        if kind is float or kind is str:  # all are
+            return value.copy()  # it may be a constant
+        return {key: item if isinstance(item, str) else item.item() for key, item in value.items()}
     if isinstance(value, tuple):
         return [_outside(item, owners) for item in value]
-    if isinstance(value, Mapping):
-        return {key: item if isinstance(item, str) else item.item() for key, item in value.items()}
     array = np.asarray(value)
     if array.base is None and array.flags.carray and id(array) not in owners:
         owners.add(id(array))

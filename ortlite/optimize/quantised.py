@@ -13,8 +13,25 @@ from ortlite.graph import Node
 from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.view import View
 
-__all__ = ["MOVING", "convolution", "hand_back", "integer", "match_back", "match_convolution", "match_integer",
-           "match_moving", "match_redundant", "moving", "redundant"]  # fmt: skip
+__all__ = [
+    "MOVING",
+    "convolution",
+    "dynamic",
+    "hand_back",
+    "integer",
+    "match_back",
+    "match_convolution",
+    "match_dynamic",
+    "match_integer",
+    "match_moving",
+    "match_redundant",
+    "match_scaled",
+    "match_scaled_bias",
+    "moving",
+    "redundant",
+    "scaled",
+    "scaled_bias",
+]  # fmt: skip
 
 FLOAT = dtypes.by_name("float32")
 INT32 = dtypes.by_name("int32")
@@ -229,3 +246,66 @@ def convolution(view: View, node: Node, rank: int) -> New:
     made = copy(node, "QLinearConv", (x, *node.inputs[1:]), outputs=(y,), opset=10, attributes=given)
     last = copy(node, "Transpose", [y], opset=1, attributes={"perm": (0, *range(2, rank), 1)})
     return New((first, made, last))
+
+
+def match_scaled(view: View, node: Node) -> tuple[str, ...] | None:
+    """Mul of a product of integers by both scales: that of what was quantised by its range, and that of weights."""
+    for value, scale in (node.inputs, node.inputs[::-1]):
+        cast, factors = view.made_by(value, "Cast"), view.made_by(scale, "Mul")
+        if cast is None or factors is None or not view.alone(value) or not view.alone(cast.inputs[0]):
+            continue
+        product = view.made_by(cast.inputs[0], "MatMulInteger")
+        if product is None or view.dtype(value) != FLOAT:
+            continue
+        a, b, a_zero, b_zero = (*product.inputs, "", "")[:4]
+        made = view.made_by(a, "DynamicQuantizeLinear")
+        weights = view.constant(b)
+        if made is None or made.outputs[0] != a or made.outputs[2] != a_zero or weights is None or weights.ndim != 2:
+            continue
+        for own, other in (factors.inputs, factors.inputs[::-1]):
+            factor = view.constant(other)
+            if own != made.outputs[1] or factor is None or factor.dtype != np.float32:
+                continue
+            if factor.shape in {(), (1,), weights.shape[1:]}:
+                return (a, b, own, other, a_zero, *([b_zero] if b_zero else []))
+    return None
+
+
+def scaled(view: View, node: Node, inputs: tuple[str, ...]) -> New:
+    """The product that scales."""
+    return New((copy(node, "MatMulIntegerToFloat", inputs, domain=MS),))
+
+
+def match_scaled_bias(view: View, node: Node) -> tuple[Node, str] | None:
+    """Add of a vector to a product that scales: the product and the vector."""
+    for value, bias in (node.inputs, node.inputs[::-1]):
+        product = view.producers.get(value)
+        if product is None or (product.domain, product.op_type) != (MS, "MatMulIntegerToFloat"):
+            continue
+        weights, vector = view.constant(product.inputs[1]), view.constant(bias)
+        if weights is None or vector is None or len(product.inputs) > 6 or not view.alone(value):
+            continue
+        if vector.shape == weights.shape[1:] and vector.dtype == np.float32:
+            return product, bias
+    return None
+
+
+def scaled_bias(view: View, node: Node, found: tuple[Node, str]) -> New:
+    """The product that scales and adds."""
+    product, bias = found
+    inputs = (*product.inputs, "")[:6]
+    return New((copy(node, "MatMulIntegerToFloat", (*inputs, bias), domain=MS),))
+
+
+def match_dynamic(view: View, node: Node) -> Node | None:
+    """A product that scales of what was quantised for it alone: what quantised it."""
+    made = view.made_by(node.inputs[0], "DynamicQuantizeLinear")
+    if made is None or (*node.inputs[:1], node.inputs[2], *node.inputs[4:5]) != made.outputs:
+        return None
+    return made if all(map(view.alone, made.outputs)) else None
+
+
+def dynamic(view: View, node: Node, made: Node) -> New:
+    """The product that quantises, scales and adds."""
+    _, b, _, b_scale, _, *rest = node.inputs
+    return New((copy(node, "DynamicQuantizeMatMul", (made.inputs[0], b, b_scale, *rest), domain=MS),))

@@ -17,6 +17,7 @@ from tests.api.conftest import W, model
 
 X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
 CPU = ["CPUExecutionProvider"]
+MAPS = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
 
 
 def make(ort, source, options=None, **keywords):
@@ -581,3 +582,24 @@ def test_programs_copy_options_name_by_name(ort, kind):
         if not name.startswith("_") and not callable(getattr(given, name)):
             setattr(copied, name, getattr(given, name))
     assert copied.logid == "first"
+
+
+def test_maps_are_the_callers_own(ort):
+    labels = helper.make_node("ZipMap", ["X"], ["Y"], classlabels_strings=["a", "b"], domain="ai.onnx.ml")
+    scores = np.array([[0.25, 0.75], [1, 0]], np.float32)
+    constant = helper.make_graph(
+        [labels],
+        "g",
+        [],
+        [helper.make_value_info("Y", helper.make_sequence_type_proto(MAPS))],
+        [numpy_helper.from_array(scores, "X")],
+    )
+    opsets = [helper.make_opsetid("ai.onnx.ml", 1), helper.make_opsetid("", 17)]
+    session = make(ort, helper.make_model(constant, opset_imports=opsets, ir_version=8).SerializeToString())
+    for _ in range(4):  # also once it is specialised
+        (maps,) = session.run(None, {})
+        assert maps == [{"a": 0.25, "b": 0.75}, {"a": 1.0, "b": 0.0}]
+        assert {type(m) for m in maps} == {dict}
+        assert {type(score) for m in maps for score in m.values()} == {float}
+        maps[0]["a"] = 7.0
+        maps.clear()

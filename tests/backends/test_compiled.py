@@ -466,7 +466,33 @@ def test_quantising_by_the_range():
     many = floats(60, 60)
     for x in (many * 5, np.abs(many) + 1, -np.abs(many.reshape(3, 2, -1)), np.zeros(5000, F), floats(90, 90)[:, ::3]):
         agree_as_float32(("", "DynamicQuantizeLinear", 11), [x])
-    assert compiled.OVERRIDES["", "DynamicQuantizeLinear", 11](None, floats(7)) is NotImplemented  # NumPy is as fast
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 40), (0, 3), (2, 1 << 15)])
+def test_dynamic_quantisation_is_numpys_to_the_bit(shape):
+    kernel = registry.lookup("", "DynamicQuantizeLinear", 11)
+    fn = compiled.OVERRIDES["", "DynamicQuantizeLinear", 11]
+    for x in (floats(*shape), np.zeros(shape, F), -np.abs(floats(*shape)), np.full(shape, 1e-45, F)):
+        got, want = fn(CPU.xp, x), kernel.fn(CPU.xp, x)
+        if not x.size:
+            assert got is NotImplemented
+            continue
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, np.asarray(b), strict=True)
+
+
+@pytest.mark.parametrize("columns", [1, 5])
+@pytest.mark.parametrize(("rows", "depth"), [((3,), 4), ((2, 3), 4), ((1,), 900), ((40,), 900)])
+@pytest.mark.parametrize("per_column", [False, True])
+def test_dynamically_quantised_products_are_numpys_to_the_bit(rows, depth, columns, per_column):
+    key = MS, "DynamicQuantizeMatMul", 1
+    fn, other = compiled.OVERRIDES[key], CPU.overrides[key]
+    kinds = (columns,) if per_column else ()
+    a, b = floats(*rows, depth), RNG.integers(-128, 128, (depth, columns)).astype(np.int8)
+    scale, zero = np.abs(floats(*kinds)) if kinds else np.float32(0.1), RNG.integers(-9, 9, kinds).astype(np.int8)
+    for bias in (None, floats(columns)):
+        given = (CPU.xp, a, b, np.asarray(scale, F), np.asarray(zero), bias)
+        np.testing.assert_array_equal(fn(*given), other(*given), strict=True)
 
 
 def test_dequantising_int32_is_exact_to_the_last_bit_of_its_float():
@@ -738,3 +764,35 @@ def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
     shifted = np.zeros_like(x)
     shifted[:, :, :-1, 2:] = x[:, :, 1:, :-2]
     np.testing.assert_allclose(got, np.einsum("nchw,mc->nmhw", shifted, w[:, :, 0, 0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("modes", [("LEQ",), ("LT",), ("LEQ", "LT", "EQ", "NEQ", "GT", "GTE")])
+@pytest.mark.parametrize("rows", [1, 7, 8, 150])
+def test_trees_whose_leaves_are_on_all_levels(rows, modes):
+    nodes = {name: [] for name in ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids")}
+    nodes |= {"falsenodeids": [], "missing_value_tracks_true": []}
+    leaves = {"treeids": [], "nodeids": [], "ids": [], "weights": []}
+    for tree in range(4):
+        depth = (12, 1, 5, 0)[tree]
+        for node in range(2 * depth + 1):  # 0, 2, 4, ... are splits, each with a leaf before the next one
+            leaf = node % 2 == 1 or node == 2 * depth
+            nodes["treeids"].append(tree)
+            nodes["nodeids"].append(node)
+            nodes["featureids"].append(0 if leaf else int(RNG.integers(3)))
+            nodes["modes"].append("LEAF" if leaf else f"BRANCH_{RNG.choice(modes)}")
+            nodes["values"].append(0.0 if leaf else float(RNG.integers(-2, 3)))
+            nodes["truenodeids"].append(0 if leaf else node + 1)
+            nodes["falsenodeids"].append(0 if leaf else node + 2)
+            nodes["missing_value_tracks_true"].append(int(RNG.integers(2)))
+            if leaf:
+                for name, value in (
+                    ("treeids", tree),
+                    ("nodeids", node),
+                    ("ids", node % 2),
+                    ("weights", float(node + 1)),
+                ):
+                    leaves[name].append(value)
+    x = RNG.integers(-3, 4, (rows, 3)).astype(F)
+    x[RNG.random(x.shape) < 0.1] = np.nan
+    given = {f"nodes_{k}": v for k, v in nodes.items()} | {f"target_{k}": v for k, v in leaves.items()}
+    agree((ML, "TreeEnsembleRegressor", 1), [x], given | {"n_targets": 2})

@@ -268,3 +268,16 @@ def test_a_check_of_values_is_a_line_of_the_recording(op_type):
 )
 def test_functions_of_the_standard(fn):
     check(fn, data(3, 4))
+
+
+def test_searches_means_and_short_orders_are_recorded():
+    table = np.array([-1, 0, 0.5, 1], F)
+    found = check(lambda xp, x: xp.searchsorted(table, x), data(9))
+    assert [line for _, line in found.lines] == ["q_c0.searchsorted(q_v0, 'left')"]
+    for dtype in (F, np.float64):
+        found = check(lambda xp, x: np.mean(x, axis=1, keepdims=True), data(3, 7, dtype=dtype))
+        assert len(found.lines) == 2
+    check(lambda xp, x: np.mean(x), data(3, 7))
+    check(lambda xp, x: np.mean(x, axis=0), data(3, 7, dtype=np.float16))  # added up in float32
+    for axis, largest in ((0, True), (1, False), (1, True)):
+        check(lambda xp, x, a=axis, big=largest: xp.top_k(x, 2, a, big, True), data(3, 4))

@@ -205,7 +205,7 @@ def test_extremes_with_infinities_and_nan():
 
 
 @pytest.mark.parametrize("largest", [0, 1])
-@pytest.mark.parametrize("size", [5, 400])
+@pytest.mark.parametrize("size", [5, 400, 2000])
 def test_top_k_with_infinities_and_nan(largest, size):
     """NaN sorts as the largest, as in NumPy; of equals the first. Few of many take another way."""
     x = np.tile(EXTREMES, (1, size // 5))

@@ -13,7 +13,8 @@ import pytest
 from opcheck import PROVIDERS, check, compare, make_model, run_model, run_op
 
 import ortlite
-from ortlite.ops.ml import linear
+from ortlite.ops.ml import _forest, linear
+from ortlite.provider import create
 
 ML = {"domain": "ai.onnx.ml"}
 R = np.random.default_rng(0)
@@ -486,16 +487,12 @@ def test_nodes_that_many_paths_lead_to_are_looked_at_once():
 
 
 def test_copies_of_shared_trees_are_bounded():
-    from ortlite.ops.ml import _forest
-
     splits = [_forest.Split(0, 0.0, "LEQ", i + 1 if i < 1999 else ~0, ~0, False) for i in range(2000)]
     with pytest.raises(ValueError, match="trees or more share 2000 nodes"):
         _forest.build(splits, range(2000), {0: [(0, 1.0)]}, 1, "SUM", "float32")
 
 
 def test_votes_that_would_need_a_huge_table():
-    from ortlite.ops.ml import _forest
-
     count = 1 << 14
     splits = [_forest.Split(0, i, "LEQ", ~i, i + 1 if i < count - 2 else ~(count - 1), False) for i in range(count - 1)]
     with pytest.raises(ValueError, match=f"{count} leaves of a tree"):
@@ -613,3 +610,32 @@ def test_many_threads_meet_in_a_new_session(memos):
         assert set(pool.map(use, range(8))) == {count * (count - 1) / 2}
     assert memos
     assert len({id(table) for _, table in memos}) == 1
+
+
+@pytest.mark.parametrize("modes", [("LEQ",), ("LT", "GTE"), ("LEQ", "LT", "EQ", "NEQ", "GT", "GTE")])
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_all_tests_at_once_and_one_a_step_find_the_same_leaves(monkeypatch, name, modes):
+    rng, splits, votes, roots = np.random.default_rng(1), [], {}, []
+    for _ in range(3):
+        roots.append(len(splits))
+        for number in range(7):  # of a full tree of three steps
+            branches = (
+                [len(splits) + 1 + number + k for k in (0, 1)] if number < 3 else [~len(votes), ~(len(votes) + 1)]
+            )
+            if number > 2:
+                votes |= {len(votes) + k: [(k, float(rng.integers(1, 100)))] for k in (0, 1)}
+            mode = str(rng.choice(modes))
+            splits.append(
+                _forest.Split(int(rng.integers(2)), float(rng.integers(-1, 2)), mode, *branches, bool(number % 2))
+            )
+    forest = _forest.build(splits, roots, votes, 2, "SUM", "float32")
+    xp = create(name).xp
+    for rows in (0, 1, 9):
+        x = np.array(rng.integers(-2, 3, (rows, 2)), np.float32)
+        x[rng.random(x.shape) < 0.2] = np.nan
+        found = []
+        for limit in (0, 1000):
+            monkeypatch.setattr(_forest, "AT_ONCE", limit)
+            found.append(_forest.scores(xp, xp.asarray(x), forest))
+        assert np.array_equal(*map(np.asarray, found))
+        assert found[0].shape == (rows, 2)

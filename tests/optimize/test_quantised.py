@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ortlite import load
 from ortlite.optimize import optimize
-from tests.optimize.models import OFF, operators, outputs
+from tests.optimize.models import OFF, node, operators, outputs
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 
 DTYPES = [np.uint8, np.int8]
@@ -196,3 +196,65 @@ def test_a_convolution_of_com_microsoft(channels_last, dtype):
     check(w, feed, y, {"QLinearConv": 1} | ({"Transpose": 2} if channels_last else {}), providers=PROVIDERS)
     graph = optimize(load.load(w.model(feed, y, opset=17).SerializeToString()).graph)
     assert {node.domain for node in graph.nodes} == {""}
+
+
+def dynamic_product(w, x, columns=5, per_column=True, bias=True, zero=True, quantised=None):
+    """What onnxruntime's dynamic quantisation writes for a product, and the three tensors that x became."""
+    number = len(w.nodes)
+    made = quantised or tuple(f"d{number}{part}" for part in "yzs")
+    if quantised is None:
+        w.nodes.append(node("DynamicQuantizeLinear", [x], [made[0], made[2], made[1]]))
+    kinds = (columns,) if per_column else ()
+    w.constants |= {f"W{number}": whole((4, columns), np.int8, number), f"S{number}": np.full(kinds, 0.02, np.float32)}
+    w.constants |= {f"Z{number}": np.full(kinds, 3, np.int8), f"B{number}": values(columns, seed=3)}
+    y = w("MatMulInteger", made[0], f"W{number}", made[1], *([f"Z{number}"] if zero else []))
+    y = w("Mul", w("Cast", y, to=1), w("Mul", made[2], f"S{number}"))
+    return (w("Add", y, f"B{number}") if bias else y), made
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (4,)])
+@pytest.mark.parametrize(
+    ("per_column", "bias", "zero"), [(True, True, True), (False, True, False), (True, False, True)]
+)
+def test_dynamically_quantised_products_are_one_operator(provider, shape, per_column, bias, zero):
+    w = Writer()
+    if len(shape) == 1 and per_column:
+        per_column = False  # a zero point for every column wants a matrix
+    y, _ = dynamic_product(w, "x", per_column=per_column, bias=bias, zero=zero)
+    feed = {"x": values(shape, seed=5)}
+    proto = w.model(feed, y)
+    assert operators(proto) == {"DynamicQuantizeMatMul": 1}
+    before, after = (outputs(proto, feed, level, provider)[0] for level in (OFF, None))
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6, strict=True)
+
+
+def test_a_tensor_quantised_for_several_products_is_quantised_once():
+    w = Writer()
+    first, made = dynamic_product(w, "x")
+    second, _ = dynamic_product(w, "x", per_column=False, quantised=made)
+    feed = {"x": values((3, 4), seed=5)}
+    proto = w.model(feed, w("Sub", first, second))
+    assert operators(proto) == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 2, "Sub": 1}
+    np.testing.assert_allclose(*(outputs(proto, feed, level)[0] for level in (OFF, None)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["weights fed", "wanted", "another scale"])
+def test_other_products_of_integers_stay(change):
+    w = Writer()
+    y, _ = dynamic_product(w, "x", bias=False)
+    feed, more = {"x": values((3, 4), seed=5)}, []
+    if change == "weights fed":
+        feed["W0"] = w.constants.pop("W0")
+    elif change == "wanted":
+        more = [w.nodes[1].output[0]]
+    else:
+        w.nodes[3].input[0] = "x"
+        w.nodes[3].input[1] = "S0"
+        w.constants["S0"] = np.float32(0.5)
+        w.constants["W0"] = w.constants["W0"][:, :4]
+        w.constants["Z0"] = w.constants["Z0"][:4]
+    proto = w.model(feed, y, more)
+    assert operators(proto)["MatMulInteger"] == 1
+    for a, b in zip(outputs(proto, feed, OFF), outputs(proto, feed), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from ortlite.derived import at_once
+from ortlite_numpy import quant as dense
 from ortlite_numpy.compiled.functions import larger, smaller
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import Call, override
@@ -174,33 +175,115 @@ def dequantize_linear(
     return y.reshape(x.shape)
 
 
-LEAST = 2048  # elements from which on compiled passes over them pay
+MANY = 1 << 15  # elements from which on threads share a tensor
+
+
+@loops()
+def steps_of(low, high):
+    """The scale and the zero point by which a range fills 0 to 255; NaN gives NaN and 0."""
+    scale = F(high - low) / F(255)
+    scale = F(1) if scale == 0 else scale
+    zero = F(-low) / scale
+    zero = F(0) if zero != zero else smaller(larger((smaller(zero, FAR) + ROUND) - ROUND, F(0)), F(255))
+    return scale, zero
+
+
+@loops()
+def quantise_all(x, y, scale, zero):
+    """All of x by its own range: y, the one scale and the one zero point."""
+    low, high = extremes(x)
+    s, z = steps_of(low, high)
+    scale[0], zero[0] = s, np.int32(z)
+    for i in range(x.size):
+        y[i] = np.int32(quantised(x[i], s, z, F(0), F(255)))
+
+
+@loops()
+def centre_all(x, y, scale):
+    """All of x as `quantise_all` has it, less the zero point, as floats; and the one scale."""
+    low, high = extremes(x)
+    s, z = steps_of(low, high)
+    scale[0] = s
+    for i in range(x.size):
+        y[i] = quantised(x[i], s, z, F(0), F(255)) - z
+
+
+@loops()
+def scale_rows(y, a_scale, b_scale, bias, start, stop):
+    """Rows [start, stop) of y times both scales, of which B's may be one a column, plus the bias, if any, in place."""
+    for r in range(start, stop):
+        row = y[r]
+        if b_scale.size == 1:
+            s = a_scale[0] * b_scale[0]
+            for i in range(row.size):
+                row[i] = row[i] * s
+        else:
+            for i in range(row.size):
+                row[i] = row[i] * (a_scale[0] * b_scale[i])
+        if bias.size:
+            for i in range(row.size):
+                row[i] = row[i] + bias[i]
 
 
 def _one(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
-    yield (np.linspace(-1, 1, LEAST, dtype=dtype),), {}
-
-
-def dynamically(xp: Any, x: Any) -> tuple[Any, Any, Any]:
-    """X as uint8, the scale and the zero point: those of the kernel."""
-    x = own(x)
-    low, high = extremes(x.ravel())
-    scale = F(F(high) - F(low)) / F(255)
-    if scale == 0:
-        scale = F(1)
-    zero = np.clip(np.round(F(-low) / scale), 0, 255)
-    y = np.empty((max(x.size // max(x.shape[-1], 1), 1), x.shape[-1]), np.uint8)
-    args = (x.reshape(y.shape), np.array([scale], F), np.array([zero], np.uint8), F(0), F(255), y)
-    share(xp, quantise_rows, args, len(y), x.size * ELEMENT)
-    return y.reshape(x.shape), np.asarray(scale), np.asarray(zero, np.uint8)
+    yield (np.linspace(-1, 1, 8, dtype=dtype),), {}
+    yield (np.linspace(-1, 1, MANY, dtype=dtype),), {}
 
 
 @override("DynamicQuantizeLinear", since=11, examples=_one)
 def dynamic_quantize_linear(xp: Any, x: Any) -> Any:
-    """In two passes: the range, then the numbers. Of few elements NumPy's calls take less than what is around these."""
-    if x.dtype.char != "f" or x.size < LEAST or not x.ndim:
+    """In two passes: the range, then the numbers."""
+    if x.dtype.char != "f" or not x.size or not x.ndim:
         return NotImplemented
-    return dynamically(xp, x)
+    x = own(x)
+    if x.size < MANY:
+        y, scale, zero = np.empty(x.shape, np.uint8), np.empty(1, F), np.empty(1, np.uint8)
+        quantise_all(x.reshape(-1), y.reshape(-1), scale, zero)
+        return y, scale.reshape(()), zero.reshape(())
+    low, high = extremes(x.reshape(-1))
+    step, start = steps_of(F(low), F(high))
+    y = np.empty((x.size // x.shape[-1], x.shape[-1]), np.uint8)
+    scale, zero = np.array([step], F), np.array([start], np.uint8)
+    share(xp, quantise_rows, (x.reshape(y.shape), scale, zero, F(0), F(255), y), len(y), x.size * ELEMENT)
+    return y.reshape(x.shape), scale.reshape(()), zero.reshape(())
+
+
+def _product(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    a, b, one = np.ones((2, 4), dtype), np.ones((4, 3), np.int8), np.ones(1, F)
+    for scale, bias in ((one, None), (np.ones(3, F), np.ones(3, F))):
+        yield (a, b, scale, np.zeros(1, np.int8), bias), {}
+    yield (np.ones((MANY // 4, 4), dtype), b, one), {}
+
+
+@override((MS, "DynamicQuantizeMatMul", 1), examples=_product)
+def dynamic_quantize_matmul(
+    xp: Any, A: Any, B: Any, b_scale: Any, b_zero_point: Any = None, bias: Any = None, *, derived: Any = at_once
+) -> Any:
+    """Whole numbers as floats from the beginning, and the product scaled in one pass."""
+    depth, columns = B.shape if B.ndim == 2 else (0, 0)
+    if A.dtype.char != "f" or A.ndim < 2 or not A.size or A.shape[-1] != depth or B.dtype not in dense.BYTES:
+        return NotImplemented
+    if b_scale.dtype.char != "f" or b_scale.shape not in {(), (1,), (columns,)} or not columns:
+        return NotImplemented
+    if b_zero_point is not None and (b_zero_point.dtype != B.dtype or b_zero_point.shape not in {(), (1,), (columns,)}):
+        return NotImplemented
+    if bias is not None and (bias.dtype.char != "f" or bias.shape != (columns,)):
+        return NotImplemented
+    if A.size >= MANY:
+        quantised = dynamic_quantize_linear(xp, A)
+        return dense.matmul_integer_to_float(
+            xp, quantised[0], B, quantised[1], b_scale, quantised[2], b_zero_point, bias, derived=derived
+        )
+    x, left, scale = own(A), np.empty(A.shape, F), np.empty(1, F)
+    centre_all(x.reshape(-1), left.reshape(-1), scale)
+    wide, bound = derived(dense.by_column, B, b_zero_point)
+    total = dense.product_in_parts(left, wide, bound, getattr(xp, "threads", 1))
+    y = own(total if total.dtype.char == "f" else total.astype(F))
+    added = np.empty(0, F) if bias is None else derived(flat, bias)
+    rows = y.size // columns
+    args = (y.reshape(rows, columns), scale, derived(flat, b_scale), added)
+    share(xp, scale_rows, args, rows, y.size * ELEMENT)
+    return y
 
 
 @loops(FREE)

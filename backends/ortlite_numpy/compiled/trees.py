@@ -17,17 +17,18 @@ TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}
 AGGREGATES = {"SUM": 0, "AVERAGE": 1, "MIN": 2, "MAX": 3}
 MANY, BINARY, SINGLE = range(3)  # what a classifier's scores are: one a class, of one class of two, of the only class
 BLOCK = 64  # rows that go down a tree before the next tree
+EVEN = 3  # levels that all go down; of deeper trees, many leaves are above the last level
 LEVEL = 1.5e-9  # seconds for one level of one tree
 
 
 class Tables(NamedTuple):
     """A forest as the kernel takes it.
 
-    Leaves are their own children. `tests` says of a split for which values it is true: those below (1) and at (2)
-    its threshold, and NaN (4); it is empty where that is "below or at" for all. Tree t adds to the targets
-    `target[first[t]:first[t + 1]]` the weights at its leaf's number plus `shift`. `sizes` are the aggregate, the
-    transform, and for a classifier what its scores are, the class of two that is voted for, and whether no vote is
-    negative.
+    Leaves come first and are their own children. `tests` says of a split for which values it is true: those below (1)
+    and at (2) its threshold, and NaN (4); it is empty where that is "below or at" for all. Tree t adds to the targets
+    `target[first[t]:first[t + 1]]` the weights at its leaf's number plus `shift`. `sizes` are the number of leaves, the
+    aggregate, the transform, and for a classifier what its scores are, the class of two that is voted for, and whether
+    no vote is negative.
     """
 
     feature: Any
@@ -79,10 +80,12 @@ def tables_of(forest: Any, base: list[float], post_transform: str, rest: tuple[i
     sums = [0]
     for of_tree in slots:
         sums.append(sums[-1] + len(of_tree))
+    child = np.array(forest.child, np.int32)
+    leaves = int(np.count_nonzero(child[::2] == np.arange(child.size // 2)))
     return Tables(
         np.array(forest.feature, np.int32),
         np.array(forest.threshold, forest.dtype),
-        np.array(forest.child, np.int32),
+        child,
         _tests(forest),
         np.array(forest.roots, np.int32),
         np.array(forest.active, np.int64),
@@ -92,7 +95,7 @@ def tables_of(forest: Any, base: list[float], post_transform: str, rest: tuple[i
         np.array(forest.weights, np.float64),
         np.array([*base, *[0.0] * (forest.targets - len(base))], np.float64),
         np.array(labels, np.int64),
-        np.array([AGGREGATES[forest.aggregate], TRANSFORMS[post_transform], *rest], np.int64),
+        np.array([leaves, AGGREGATES[forest.aggregate], TRANSFORMS[post_transform], *rest], np.int64),
     )
 
 
@@ -109,31 +112,48 @@ def _tests(forest: Any) -> Any:
 
 @loops()
 def below(value, node, threshold, child, tests):
-    """The child of a node to which a value goes; leaves are their own children."""
+    """The child of a node to which a value goes; leaves are their own children. No branch hangs on the value."""
     limit = threshold[node]
     if tests.size == 0:
         return child[2 * node + (1 if value <= limit else 0)]
-    kind = 4 if value != value else 1 if value < limit else 2 if value == limit else 0
+    kind = (1 if value < limit else 0) | (2 if value == limit else 0) | (4 if value != value else 0)
     return child[2 * node + (1 if tests[node] & kind else 0)]
 
 
 @loops()
-def descend(x, start, rows, feature, threshold, child, tests, roots, active, at):
+def descend(x, start, rows, feature, threshold, child, tests, roots, active, leaves, at):
     """The leaves that rows [start, start + rows) reach: `at` (trees, BLOCK).
 
     All go down a level together, rows in a tree or, where they are few, trees of a row: the processor then looks at
-    several nodes at once. The trees are sorted by depth, and `active[d]` are deeper than d.
+    several nodes at once. The trees are sorted by depth, and `active[d]` are deeper than d. Below EVEN levels, those
+    that have reached a leaf are left out.
     """
     trees = roots.size
+    ahead = np.empty(max(trees, BLOCK), np.int32)
     if rows < 8:
         for r in range(rows):
             row = x[start + r]
             for tree in range(trees):
                 at[tree, r] = roots[tree]
-            for level in range(active.size):
+            even = min(active.size, EVEN)
+            for level in range(even):
                 for tree in range(active[level]):
                     node = at[tree, r]
                     at[tree, r] = below(row[feature[node]], node, threshold, child, tests)
+            count = 0
+            for tree in range(active[even] if active.size > even else 0):
+                ahead[count] = tree
+                count += 1 if at[tree, r] >= leaves else 0
+            while count > 0:
+                left = 0
+                for i in range(count):
+                    tree = ahead[i]
+                    node = at[tree, r]
+                    node = below(row[feature[node]], node, threshold, child, tests)
+                    at[tree, r] = node
+                    ahead[left] = tree
+                    left += 1 if node >= leaves else 0
+                count = left
         return
     depth = active.size
     for tree in range(trees):
@@ -142,10 +162,24 @@ def descend(x, start, rows, feature, threshold, child, tests, roots, active, at)
         leaf = at[tree]
         for r in range(rows):
             leaf[r] = roots[tree]
-        for _ in range(depth):
+        for _ in range(min(depth, EVEN)):
             for r in range(rows):
                 node = leaf[r]
                 leaf[r] = below(x[start + r, feature[node]], node, threshold, child, tests)
+        count = 0
+        for r in range(rows if depth > EVEN else 0):
+            ahead[count] = r
+            count += 1 if leaf[r] >= leaves else 0
+        while count > 0:
+            left = 0
+            for i in range(count):
+                r = ahead[i]
+                node = leaf[r]
+                node = below(x[start + r, feature[node]], node, threshold, child, tests)
+                leaf[r] = node
+                ahead[left] = r
+                left += 1 if node >= leaves else 0
+            count = left
 
 
 @loops()
@@ -171,7 +205,7 @@ def transform(row, count, kind):
 def regress(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,
             scores, start, stop):  # fmt: skip
     """What the trees give rows [start, stop), aggregated and transformed, into `scores`."""
-    aggregate, post = sizes[0], sizes[1]
+    leaves, aggregate, post = sizes[0], sizes[1], sizes[2]
     targets = base.size
     sums = np.empty((BLOCK, targets), np.float64)
     at = np.empty((roots.size, BLOCK), np.int32)
@@ -180,7 +214,7 @@ def regress(x, feature, threshold, child, tests, roots, active, first, target, s
         for r in range(rows):
             for c in range(targets):
                 sums[r, c] = np.inf if aggregate == 2 else -np.inf if aggregate == 3 else 0.0
-        descend(x, block, rows, feature, threshold, child, tests, roots, active, at)
+        descend(x, block, rows, feature, threshold, child, tests, roots, active, leaves, at)
         for tree in range(roots.size):
             low, high = first[tree], first[tree + 1]
             for r in range(rows):
@@ -211,7 +245,7 @@ def regress(x, feature, threshold, child, tests, roots, active, first, target, s
 def classify(x, feature, threshold, child, tests, roots, active, first, target, shift, weights, base, labels, sizes,
              scores, classes, start, stop):  # fmt: skip
     """The scores of rows [start, stop) and their classes: indices where there are no `labels`."""
-    post, kind, voted, positive = sizes[1], sizes[2], sizes[3], sizes[4]
+    leaves, post, kind, voted, positive = sizes[0], sizes[2], sizes[3], sizes[4], sizes[5]
     count = base.size
     sums = np.empty((BLOCK, count), np.float64)
     at = np.empty((roots.size, BLOCK), np.int32)
@@ -220,7 +254,7 @@ def classify(x, feature, threshold, child, tests, roots, active, first, target, 
         for r in range(rows):
             for c in range(count):
                 sums[r, c] = 0.0
-        descend(x, block, rows, feature, threshold, child, tests, roots, active, at)
+        descend(x, block, rows, feature, threshold, child, tests, roots, active, leaves, at)
         for tree in range(roots.size):
             low, high = first[tree], first[tree + 1]
             for r in range(rows):

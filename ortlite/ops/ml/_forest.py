@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from ortlite.namespace import Namespace
@@ -19,6 +20,7 @@ from ortlite.ops.memo import constant
 __all__ = ["Forest", "Split", "build", "members", "scores"]
 
 BLOCK = 1 << 15  # (tree, row) pairs walked at a time: what stays in the cache
+AT_ONCE = 1000  # tests of nodes for each step down, up to which making all of them costs less than the steps
 MODES = ("LEQ", "LT", "GTE", "GT", "EQ", "NEQ")
 OPPOSITE = {"GT": "LEQ", "GTE": "LT", "NEQ": "EQ"}  # these are the others with their branches swapped
 SILENT = 1 << 16  # targets that no leaf votes for, at most: zeros, of which a few bytes could ask for any number
@@ -270,6 +272,8 @@ def scores(xp: Namespace, x: Array, forest: Forest) -> Array:
 def _leaves(xp: Namespace, x: Array, forest: Forest) -> Array:
     """The leaf that each row reaches in each tree: int64 `(trees, rows)`."""
     rows, trees = x.shape[0], len(forest.roots)
+    if rows * len(forest.feature) <= AT_ONCE * len(forest.active):
+        return _leaves_at_once(xp, x, forest)
     columns = xp.reshape(xp.permute_dims(x, (1, 0)), (-1,))
     row = xp.tile(xp.arange(rows, dtype=xp.int64), (trees,))
     at = xp.repeat(constant(xp, forest.roots, "int64"), rows)
@@ -281,17 +285,40 @@ def _leaves(xp: Namespace, x: Array, forest: Forest) -> Array:
             done.append(at[trees_left * rows :])
             at = at[: trees_left * rows]
             row = row[: trees_left * rows]
-        value = xp.take(columns, xp.take(feature, at) * rows + row)
-        test = _test(xp, value, xp.take(threshold, at), at, forest)
+        place = xp.take(feature, at)
+        value = xp.take(columns, place * rows + row if rows > 1 else place)
+        test = _test(xp, value, xp.take(threshold, at), forest, partial(_of_nodes, xp, at))
         at = xp.take(child, at * 2 + xp.astype(test, xp.int64))
     return xp.reshape(xp.concat([at, *done[::-1]]) if done else at, (trees, rows))
 
 
-def _test(xp: Namespace, value: Array, threshold: Array, at: Array, forest: Forest) -> Array:
-    """Whether each pair leaves its node by the true branch."""
+def _of_nodes(xp: Namespace, at: Array, table: Array) -> Array:
+    return xp.take(table, at)
+
+
+def _leaves_at_once(xp: Namespace, x: Array, forest: Forest) -> Array:
+    """`_leaves` by all tests of all nodes, after which one gather is a step down: of few rows and nodes cheaper."""
+    rows, nodes = x.shape[0], len(forest.feature)
+    value = xp.take(x, constant(xp, forest.feature, "int64"), axis=1)
+    test = _test(xp, value, constant(xp, forest.threshold, forest.dtype), forest, lambda table: table)
+    child = xp.reshape(constant(xp, forest.child, "int64"), (nodes, 2))
+    ahead = xp.where(test, child[:, 1], child[:, 0])
+    at = constant(xp, forest.roots, "int64")
+    if rows != 1:  # each row has a copy of the nodes
+        first = xp.expand_dims(xp.arange(rows, dtype=xp.int64) * nodes, axis=1)
+        ahead, at = ahead + first, xp.reshape(at + first, (-1,))
+    ahead = xp.reshape(ahead, (-1,))
+    for _ in forest.active:
+        at = xp.take(ahead, at)
+    at = xp.reshape(at, (rows, len(forest.roots)))
+    return xp.permute_dims(at if rows == 1 else at - first, (1, 0))
+
+
+def _test(xp: Namespace, value: Array, threshold: Array, forest: Forest, of_each: Callable[[Array], Array]) -> Array:
+    """Whether values pass the tests of their nodes; `of_each` makes of a table of all nodes one of theirs."""
 
     def marked(table: array[int]) -> Array:
-        return xp.take(xp.asarray(table, dtype=xp.int8), at) != 0
+        return of_each(xp.asarray(table, dtype=xp.int8)) != 0
 
     if forest.less is not None and forest.equal is not None:
         test = ((value < threshold) & marked(forest.less)) | ((value == threshold) & marked(forest.equal))

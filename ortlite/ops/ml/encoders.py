@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from ortlite import dtypes
@@ -18,7 +17,7 @@ from ortlite.ops.types import FLOAT, INT64, STRING, Inferred, Types
 ML = "ai.onnx.ml"
 
 
-def _in_order(keys: Any, values: Any, dtype: str, to: str) -> tuple[Sequence[Any], Sequence[Any]]:
+def _in_order(keys: Any, values: Any, dtype: str, to: str) -> tuple[Any, Any]:
     """Keys in order, NaN last, and the values beside them. Raises ValueError where they do not fit."""
     keys, values = listed(keys), listed(values)
     if keys and isinstance(keys[0], str) != (dtype == "string"):
@@ -38,16 +37,20 @@ def _translated(xp: Namespace, x: Array, keys: Any, values: Any, default: Any, t
     first, second = once(memo, (dtype, to), _in_order, keys, values, dtype, to)
     if not len(first):
         return xp.full(x.shape, default, dtype=native)
-    table, results = constant(xp, first, dtype), constant(xp, second, to)
+    last = len(first) - 1
     flat = xp.reshape(x, (-1,))
-    odd = first[-1] != first[-1]  # NaN, whose order the standard leaves open: infinity stands in for it
-    ordered = xp.asarray([*first[:-1], math.inf], dtype=x.dtype) if odd else table
-    index = xp.clip(xp.astype(xp.searchsorted(ordered, flat), xp.int64), None, len(keys) - 1)
-    if odd:
-        index = xp.where(xp.not_equal(flat, flat), xp.asarray(len(keys) - 1, dtype=index.dtype), index)
-    found = xp.take(table, index)
-    same = (found == flat) | (xp.not_equal(found, found) & xp.not_equal(flat, flat))
-    return xp.reshape(xp.where(same, xp.take(results, index), xp.full(flat.shape, default, dtype=native)), x.shape)
+    odd = first[last] != first[last]  # NaN, whose order the standard leaves open: infinity stands in for it
+    ordered = xp.asarray([*first[:-1], math.inf], dtype=x.dtype) if odd else constant(xp, first, dtype)
+    # behind the last key a search finds one place more: the last key's again, which what is there does not equal
+    table, results = constant(xp, first + first[last:], dtype), constant(xp, second + second[last:], to)
+    index = xp.astype(xp.searchsorted(ordered, flat), xp.int64)
+    unequal = xp.not_equal(flat, flat) if odd else None
+    if unequal is not None:
+        index = xp.where(unequal, xp.asarray(last, dtype=index.dtype), index)
+    same = xp.take(table, index) == flat
+    same = same if unequal is None else same | unequal
+    fallback = xp.full((1,), default, dtype=native)
+    return xp.reshape(xp.where(same, xp.take(results, index), fallback), x.shape)
 
 
 def _other_of_two(node: Node, inputs: Types) -> Inferred:

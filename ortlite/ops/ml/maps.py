@@ -80,4 +80,4 @@ def zip_map(
     rows = xp.reshape(X, (1, -1)) if X.ndim < 2 else X
     if rows.shape[1] != len(labels):
         raise ValueError(f"{len(labels)} labels for scores of shape {tuple(X.shape)}")
-    return tuple(dict(zip(labels, row, strict=True)) for row in rows)
+    return tuple([dict(zip(labels, row)) for row in rows.tolist()])  # noqa: B905  (as long as one another: checked)

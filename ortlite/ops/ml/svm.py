@@ -9,7 +9,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Floats, Int, Ints, Text, Texts
-from ortlite.ops.memo import Memo, vector
+from ortlite.ops.memo import Memo, constant, vector
 from ortlite.ops.ml._scores import labels_of, transform
 from ortlite.ops.registry import op
 from ortlite.ops.types import class_labels
@@ -96,16 +96,14 @@ def svm_regressor(
 
 def _pairs(xp: Namespace, kernel: Array, coefficients: Array, counts: Sequence[int], rho: Sequence[float]) -> Array:
     """Scores (rows, pairs) of each class against each later one: positive votes for the first."""
-    starts = [0, *accumulate(counts)]
-    columns: list[Any] = []
-    for i, j in combinations(range(len(counts)), 2):
-        first, second = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
-        columns.append(
-            xp.matmul(kernel[:, first], coefficients[j - 1, first])
-            + xp.matmul(kernel[:, second], coefficients[i, second])
-            + rho[len(columns)]
-        )
-    return xp.stack(columns, axis=1)
+    ends, classes = [*accumulate(counts)], len(counts)
+    blocks = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    # what the vectors of a class say of it and each other class: classes - 1 columns a class
+    sides = xp.concat([xp.matmul(kernel[:, b], coefficients[:, b].T) for b in blocks], axis=1)
+    pairs, others = list(combinations(range(classes), 2)), classes - 1
+    first = constant(xp, [i * others + j - 1 for i, j in pairs], "int64")
+    second = constant(xp, [j * others + i for i, j in pairs], "int64")
+    return xp.take(sides, first, axis=1) + xp.take(sides, second, axis=1) + constant(xp, rho, "float64")
 
 
 def _coupled(xp: Namespace, pair: Array, classes: int) -> Array:
@@ -116,17 +114,15 @@ def _coupled(xp: Namespace, pair: Array, classes: int) -> Array:
     the minimum, Qp = p'Qp in every class, for one class after the other. It ends where libsvm ends it, well before
     the minimum: models were judged by these numbers.
     """
-    one = xp.ones_like(pair[:, 0])
-    wins = {place: pair[:, number] for number, place in enumerate(combinations(range(classes), 2))}
-    wins |= {(j, i): one - r for (i, j), r in wins.items()}
-    rows = []
-    for i in range(classes):
-        others = [j for j in range(classes) if j != i]
-        row = {j: -wins[j, i] * wins[i, j] for j in others}
-        row[i] = sum((wins[j, i] * wins[j, i] for j in others), xp.zeros_like(one))
-        rows.append(xp.stack([row[j] for j in range(classes)], axis=1))
-    matrix = xp.stack(rows, axis=1)
+    count = pair.shape[1]
+    number = {place: n for n, place in enumerate(combinations(range(classes), 2))}
+    number |= {(j, i): count + n for (i, j), n in number.items()}
+    places = [number.get((i, j), 2 * count) for i in range(classes) for j in range(classes)]  # the last is 0
+    sides = xp.concat([pair, 1 - pair, xp.zeros_like(pair[:, :1])], axis=1)
+    wins = xp.reshape(xp.take(sides, constant(xp, places, "int64"), axis=1), (pair.shape[0], classes, classes))
+    losses = xp.permute_dims(wins, (0, 2, 1))
     unit = xp.eye(classes, dtype=pair.dtype)
+    matrix = unit * xp.sum(losses * losses, axis=2, keepdims=True) - losses * wins
 
     def products(p: Array) -> tuple[Array, Array]:
         image = xp.matmul(matrix, xp.expand_dims(p, axis=2))[:, :, 0]
@@ -219,8 +215,11 @@ def _is_second(xp: Namespace, scores: Array, coefficients: Sequence[float]) -> A
 
 def _most_votes(xp: Namespace, scores: Array, classes: int) -> Array:
     """The class that wins most of its pairs; the first one of a tie."""
-    votes = [xp.zeros(scores.shape[:1], dtype=xp.int64) for _ in range(classes)]
+    signs = [0.0] * (scores.shape[1] * classes)  # of a pair: 1 for its first class, -1 for its second
     for number, (i, j) in enumerate(combinations(range(classes), 2)):
-        won = xp.astype(scores[:, number] > 0, xp.int64)
-        votes[i], votes[j] = votes[i] + won, votes[j] + (1 - won)
-    return xp.argmax(xp.stack(votes, axis=1), axis=1)
+        signs[number * classes + i], signs[number * classes + j] = 1.0, -1.0
+    won = xp.astype(scores > 0, xp.float64)
+    table = xp.reshape(constant(xp, signs, "float64"), (scores.shape[1], classes))
+    # a class has one vote more for each pair in which it comes second and that is not won by the first
+    votes = xp.matmul(won, table) + constant(xp, [float(c) for c in range(classes)], "float64")
+    return xp.argmax(votes, axis=1)
