@@ -160,7 +160,8 @@ class Job:
 
     def _made(self, threads: int) -> InferenceSession:
         from ortlite.api.options import SessionOptions
-        from ortlite.api.pickles import rebuild
+        from ortlite.api.pickles import found
+        from ortlite.api.session import InferenceSession
 
         options = SessionOptions() if self.options is None else copy(self.options)
         if threads and not options.intra_op_num_threads:
@@ -174,8 +175,7 @@ class Job:
             elif _digest(source) != self.digest:
                 raise Fail(f"{source} is another model than when this work was described")
         with applied(self.limits):
-            made: InferenceSession = rebuild(source, options, self.providers or [], self.keywords)
-        return made
+            return InferenceSession(found(source), options, self.providers or [], **self.keywords)
 
     def run(self, columns: Mapping[str, Any], threads: int = 0, first: int | None = None) -> dict[str, np.ndarray]:
         """The outputs for rows: `columns` has an array, or a list of rows, for each of `inputs`, all of one length.

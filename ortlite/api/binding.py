@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ortlite.api.device import OrtDevice
+from ortlite.api.inner import InferenceSession as Inner
 from ortlite.api.options import RunOptions
 from ortlite.api.ortvalue import OrtValue, OrtValueVector, element_dtype, from_pointer
 from ortlite.errors import OrtError
@@ -29,9 +30,7 @@ class SessionIOBinding:
     """What an IOBinding binds, by onnxruntime's inner methods: values for inputs, values or devices for outputs."""
 
     def __init__(self, session: Any):
-        from ortlite.api.session import InferenceSession
-
-        self._session: InferenceSession = session if isinstance(session, InferenceSession) else session._session
+        self._session: InferenceSession = session._session if isinstance(session, Inner) else session
         self._inputs: dict[str, OrtValue] = {}
         self._outputs: dict[str, OrtValue | OrtDevice] = {}
         self._results: list[OrtValue] = []
