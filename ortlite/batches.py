@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
     from ortlite.graph import Graph, Model
 
-__all__ = ["ROWS", "Job", "Port", "Source", "processors", "rows_of"]
+__all__ = ["ROWS", "Job", "Port", "Source", "rows_of"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | InferenceSession"
 Dims: TypeAlias = "tuple[int | str | None, ...]"
@@ -279,11 +279,6 @@ class Job:
             rest = [sizes.get(d) if isinstance(d, str) else d for d in dims[1:]]
             shapes[port.name] = (given[self.inputs[0].name][0], *rest)
         return shapes
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Here:
