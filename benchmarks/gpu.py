@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu [PART ...] [--within S] [--jobs N] [--write [FILE]]
 
-Runs from a checkout, installed or not, and without a network: it needs numpy, ml-dtypes, onnx, rich, array-api-compat
-and array-api-extra, and whichever of torch, CuPy and JAX are to be looked at. A machine that has those three has the
-others, but for the last two: carry them as wheels (pure Python, 0.2 MB) and put them on the path:
+Runs from a checkout, installed or not, and without a network: it needs numpy, ml-dtypes, onnx, rich and
+array-api-compat, and whichever of torch, CuPy and JAX are to be looked at. A machine that has those three has the
+others, but for the last one: carry it as a wheel (pure Python, 0.1 MB) and put it on the path:
 
-    pip download --no-deps -d .whl array-api-compat array-api-extra                           # here
+    pip download --no-deps -d .whl array-api-compat                                           # here
     python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl                 # there
     PYTHONPATH=/tmp/site python3 -m benchmarks.gpu --within 560 --write "$OUT/GPU.md"
 
@@ -46,7 +46,7 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "benchmarks" / "GPU.md"
-NEEDED = ("numpy", "ml_dtypes", "onnx", "rich", "array_api_compat", "array_api_extra")
+NEEDED = ("numpy", "ml_dtypes", "onnx", "rich", "array_api_compat")
 LIBRARIES = ("torch", "cupy", "jax", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ortlite.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ortlite.api.adapters import AdapterFormat as AdapterFormat
     from ortlite.api.adapters import LoraAdapter as LoraAdapter
@@ -82,8 +84,6 @@ if TYPE_CHECKING:
     from ortlite.tools.check import check as check
     from ortlite.tools.info import info as info
     from ortlite.tools.profile import profile as profile
-
-__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "api.adapters": "AdapterFormat LoraAdapter",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
     from ortlite.graph import Graph, Model
 
-__all__ = ["ROWS", "Job", "Port", "Source", "processors", "rows_of"]
+__all__ = ["ROWS", "Job", "Port", "Source", "rows_of"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | InferenceSession"
 Dims: TypeAlias = "tuple[int | str | None, ...]"
@@ -160,7 +160,8 @@ class Job:
 
     def _made(self, threads: int) -> InferenceSession:
         from ortlite.api.options import SessionOptions
-        from ortlite.api.pickles import rebuild
+        from ortlite.api.pickles import found
+        from ortlite.api.session import InferenceSession
 
         options = SessionOptions() if self.options is None else copy(self.options)
         if threads and not options.intra_op_num_threads:
@@ -174,8 +175,7 @@ class Job:
             elif _digest(source) != self.digest:
                 raise Fail(f"{source} is another model than when this work was described")
         with applied(self.limits):
-            made: InferenceSession = rebuild(source, options, self.providers or [], self.keywords)
-        return made
+            return InferenceSession(found(source), options, self.providers or [], **self.keywords)
 
     def run(self, columns: Mapping[str, Any], threads: int = 0, first: int | None = None) -> dict[str, np.ndarray]:
         """The outputs for rows: `columns` has an array, or a list of rows, for each of `inputs`, all of one length.
@@ -279,11 +279,6 @@ class Job:
             rest = [sizes.get(d) if isinstance(d, str) else d for d in dims[1:]]
             shapes[port.name] = (given[self.inputs[0].name][0], *rest)
         return shapes
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Here:

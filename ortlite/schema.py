@@ -10,7 +10,22 @@ from typing import Any
 import onnx
 from onnx import helper
 
-__all__ = ["DROPPED", "FormalParameter", "Schema", "lookup", "plain"]
+__all__ = [
+    "DROPPED",
+    "AttrType",
+    "FormalParameter",
+    "Option",
+    "Schema",
+    "SupportType",
+    "every_version",
+    "lookup",
+    "plain",
+]
+
+# onnx's enumerations
+AttrType = onnx.defs.OpSchema.AttrType
+Option = onnx.defs.OpSchema.FormalParameterOption
+SupportType = onnx.defs.OpSchema.SupportType
 
 # Attributes that never meant anything to an inference runtime: hints of the first opsets about memory and
 # training. They are dropped, so that kernels need not name them.
@@ -59,6 +74,11 @@ class Schema:
         return self.outputs[min(position, len(self.outputs) - 1)]
 
 
+def every_version() -> list[Any]:
+    """The schemas of onnx: every version of every operator."""
+    return list(onnx.defs.get_all_schemas_with_history())
+
+
 @cache
 def lookup(domain: str, op_type: str, opset: int) -> Schema | None:
     """The schema in force for an operator at an opset, or None when onnx knows none."""
@@ -66,11 +86,10 @@ def lookup(domain: str, op_type: str, opset: int) -> Schema | None:
         found = onnx.defs.get_schema(op_type, opset, domain)
     except onnx.defs.SchemaError:
         return None
-    option = onnx.defs.OpSchema.FormalParameterOption
 
     def formal(p: Any) -> FormalParameter:
         return FormalParameter(
-            p.name, p.type_str, p.option == option.Optional, p.option == option.Variadic, p.is_homogeneous
+            p.name, p.type_str, p.option == Option.Optional, p.option == Option.Variadic, p.is_homogeneous
         )
 
     defaults = {

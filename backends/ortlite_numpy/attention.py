@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops.attention import merge_heads, split_heads
+from ortlite.ops.attention import scaled_dot_product
 from ortlite_numpy.products import FLOATS, seconds
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
@@ -18,48 +18,16 @@ FEW = 1 << 14  # scores of a head up to which all heads are better off in one pr
 COST = 3e-9  # seconds a score takes in the passes of its softmax
 
 
-def attention(
-    xp: Namespace,
-    Q: Any,
-    K: Any,
-    V: Any,
-    attn_mask: Any = None,
-    past_key: Any = None,
-    past_value: Any = None,
-    nonpad_kv_seqlen: Any = None,
-    *,
-    is_causal: int = 0,
-    kv_num_heads: int | None = None,
-    left_window_size: int = -1,
-    q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,
-    right_window_size: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    softmax_precision: Any = None,
-    n_outputs: int = 1,
-) -> Any:
-    """Where every query sees every key, and nobody asks for the scores."""
-    if attn_mask is not None or nonpad_kv_seqlen is not None or is_causal or softcap or n_outputs > 3:
+@scaled_dot_product
+def attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
+    """Where every query sees every key."""
+    queries, keys = q.shape[2], k.shape[2] + (0 if past is None else past[0].shape[2])
+    if mask is not None or causal or q.dtype not in FLOATS or queries * keys <= FEW:
         return NotImplemented
-    if left_window_size >= 0 or right_window_size >= 0 or (past_key is None) != (past_value is None):
-        return NotImplemented
-    dtype = Q.dtype
-    given = [v for v in (K, V, past_key, past_value) if v is not None]
-    if dtype not in FLOATS or any(v.dtype != dtype for v in given):
-        return NotImplemented
-    if softmax_precision is not None and xp.dtype(softmax_precision) != dtype:
-        return NotImplemented
-    q, k, v = split_heads(xp, Q, q_num_heads), split_heads(xp, K, kv_num_heads), split_heads(xp, V, kv_num_heads)
-    if past_key is not None:
-        k, v = np.concatenate([past_key, k], axis=2), np.concatenate([past_value, v], axis=2)
-    (batch, heads, queries, size), (_, shared, keys, _) = q.shape, k.shape
-    alike = k.shape[:3] == v.shape[:3] and k.shape[0] == batch and k.shape[3] == size and shared
-    if not alike or heads % shared or queries * keys <= FEW or 0 in {*q.shape, *v.shape}:
-        return NotImplemented  # the kernel says what is wrong
-    factor = dtype.type(size**-0.5 if scale is None else scale)
-    y = attended(q, k, v, factor, xp.threads)
-    return (merge_heads(xp, y) if Q.ndim == 3 else y), k, v, None
+    if past is not None:
+        k, v = np.concatenate([past[0], k], axis=2), np.concatenate([past[1], v], axis=2)
+    factor = q.dtype.type(q.shape[3] ** -0.5 if scale is None else scale)
+    return attended(q, k, v, factor, xp.threads), k, v
 
 
 def attended(q: Any, k: Any, v: Any, factor: Any, threads: int) -> Any:

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import cache
 from itertools import count, pairwise
-from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
 from ortlite.forks import in_child
+from ortlite.processors import available
 from ortlite_numpy.record import Ended, recording
 
 __all__ = [
@@ -70,16 +70,6 @@ def wait_by(waiting: Waiting | None) -> None:
     _waiting = waiting
 
 
-def available() -> int:
-    """How many threads this process may keep busy: the processors it may run on, less where a cgroup grants less."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(processors, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup, or one without a quota
-        return max(1, processors)
-
-
 @cache
 def limit() -> int:
     """How many threads work together at most, as it was when this was first asked: one helper there always may be."""
@@ -101,37 +91,43 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
     most = min(threads, count)
     if most > 1 and pays(seconds) and recording():
         raise Ended("what a recording holds is done by one thread")
-    helpers = _free(most, seconds)
+    helpers: list[_Helper] = []
+    before: list[int] = []
+    try:
+        _take(helpers, most, seconds)
+        if helpers:
+            parts = len(helpers) + 1
+            if finely:
+                parts = max(parts, min(4 * parts, count, int(seconds / PIECE)))
+            edges = [count * part // parts for part in range(parts + 1)]
+            work = _Work(fn, list(pairwise(edges))[::-1])
+            before = [helper.given for helper in helpers]
+            for helper in helpers:
+                helper.begin(work)
+    except BaseException:  # Control-C
+        for index, helper in enumerate(helpers):
+            helper.recover(begun=bool(before) and helper.given != before[index])
+        raise
     if not helpers:
         fn(0, count)
         return
-    parts = len(helpers) + 1
-    if finely:
-        parts = max(parts, min(4 * parts, count, int(seconds / PIECE)))
-    edges = [count * part // parts for part in range(parts + 1)]
-    work = _Work(fn, list(pairwise(edges))[::-1])
-    for helper in helpers:
-        helper.begin(work)
     work.do()
     work.wait(helpers)
 
 
-def _free(most: int, seconds: float) -> list[_Helper]:
+def _take(found: list[_Helper], most: int, seconds: float) -> None:
     """Idle helpers for so much work, which together with the calling thread are at most `most` threads."""
-    found: list[_Helper] = []
     while len(found) + 1 < most and pays(seconds / (len(found) + 1)):
         try:
-            helper = _idle.pop()
+            found.extend(map(list.pop, (_idle,)))  # in one step: no signal comes between
         except IndexError:
             made = _made_another()
             if made is None:
                 break
-            helper = made
-        if not helper.awake and seconds < (SOON_AWAKE if _waiting else WOKEN):
-            _idle.append(helper)
+            found.append(made)
+        if not found[-1].awake and seconds < (SOON_AWAKE if _waiting else WOKEN):
+            _idle.extend(map(list.pop, (found,)))
             break
-        found.append(helper)
-    return found
 
 
 class _Work:
@@ -169,7 +165,10 @@ class _Work:
         else:
             self.finished.acquire()
         if self.errors:
-            raise self.errors[0]
+            try:
+                raise self.errors[0]
+            finally:
+                self.errors.clear()  # its traceback leads here: a circle, which would hold all arrays of the call
 
 
 class _Helper:
@@ -183,6 +182,19 @@ class _Helper:
         self.called = self.awake = False
         self.begun = threading.Event()
         threading.Thread(target=self.serve, name=f"ortlite_{place}", daemon=True).start()
+
+    @property
+    def given(self) -> int:
+        """How many calls it was given."""
+        return int(self.numbers[GIVEN // 8])
+
+    def recover(self, begun: bool) -> None:
+        """After an interrupt: serve what it was given, or be idle again."""
+        if begun:
+            self.begun.set()
+        else:
+            self.work = None
+            _idle.append(self)
 
     def begin(self, work: _Work) -> None:
         self.work = work

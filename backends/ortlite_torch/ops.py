@@ -134,55 +134,22 @@ def batch_normalization(
     return y, input_mean, input_var
 
 
-def attention(
-    xp: Namespace,
-    Q: Any,
-    K: Any,
-    V: Any,
-    attn_mask: Any = None,
-    past_key: Any = None,
-    past_value: Any = None,
-    nonpad_kv_seqlen: Any = None,
-    *,
-    is_causal: int = 0,
-    kv_num_heads: int | None = None,
-    left_window_size: int = -1,
-    q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,
-    right_window_size: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    softmax_precision: Any = None,
-    n_outputs: int = 1,
-) -> Any:
-    """F.scaled_dot_product_attention under a mask or causality, when the scores are not asked for."""
-    q = attend.split_heads(xp, Q, q_num_heads)
-    k, v = attend.split_heads(xp, K, kv_num_heads), attend.split_heads(xp, V, kv_num_heads)
-    past = past_key is not None and past_value is not None
-    keys = k.shape[2] + (past_key.shape[2] if past else 0)
-    causal = bool(is_causal) and not (past and q.shape[2] == k.shape[2] == 1)  # the newest token sees all there is
-    ours = (
-        softcap
-        or n_outputs > 3
-        or nonpad_kv_seqlen is not None
-        or max(left_window_size, right_window_size) >= 0
-        or (causal and (past or attn_mask is not None))
-        or (attn_mask is not None and attn_mask.shape[-1] != keys)
-        or (softmax_precision is not None and xp.dtype(softmax_precision) != q.dtype)
-        or not q.dtype == k.dtype == v.dtype
-        or q.shape[1] % k.shape[1]
-        or 0 in q.shape
-        or keys * v.shape[3] == 0
-    )
-    if ours or differentiated(Q, K, V, attn_mask, past_key, past_value):
+@attend.scaled_dot_product
+def attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
+    """F.scaled_dot_product_attention."""
+    keys = k.shape[2] + (0 if past is None else past[0].shape[2])
+    causal = causal and not (past is not None and q.shape[2] == k.shape[2] == 1)  # the newest token sees all there is
+    if (causal and (past is not None or mask is not None)) or (mask is not None and mask.shape[-1] != keys):
         return NotImplemented
-    if past:
-        k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
-    mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
+    if differentiated(q, k, v, mask, *(past or ())):
+        return NotImplemented
+    if past is not None:
+        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
     attends = fit(F.scaled_dot_product_attention, prod(q.shape[:3]) * (4 * q.shape[3] * keys + PER_QUERY), q)
     y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)
-    return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+    return y, k, v
 
 
 @opaque

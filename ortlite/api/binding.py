@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ortlite.api.device import OrtDevice
+from ortlite.api.inner import InferenceSession as Inner
 from ortlite.api.options import RunOptions
 from ortlite.api.ortvalue import OrtValue, OrtValueVector, element_dtype, from_pointer
 from ortlite.errors import OrtError
@@ -29,12 +30,10 @@ class SessionIOBinding:
     """What an IOBinding binds, by onnxruntime's inner methods: values for inputs, values or devices for outputs."""
 
     def __init__(self, session: Any):
-        from ortlite.api.session import InferenceSession
-
-        owner = session if isinstance(session, InferenceSession) else getattr(session, "_session", None)
-        if not isinstance(owner, InferenceSession):
+        owner = session._session if isinstance(session, Inner) else session
+        if not hasattr(owner, "_whole"):
             raise TypeError(f"a SessionIOBinding is one of a session, not of {type(session).__name__}")
-        self._session = owner
+        self._session: InferenceSession = owner
         self._inputs: dict[str, OrtValue] = {}
         self._outputs: dict[str, OrtValue | OrtDevice] = {}
         self._results: list[OrtValue] = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 
-import ortlite
 from ortlite import provider
 from ortlite.api.names import expect
 from ortlite.errors import Fail
+from ortlite.version import __version__
 
 __all__ = [
     "API_VERSION", "disable_telemetry_events", "enable_telemetry_events", "get_build_info", "get_device",
@@ -29,7 +29,7 @@ def get_version_string() -> str:
 
 def get_build_info() -> str:
     """One line on what runs here."""
-    return f"ORT Build Info: ortlite {ortlite.__version__}, Python {platform.python_version()}, no build of onnxruntime"
+    return f"ORT Build Info: ortlite {__version__}, Python {platform.python_version()}, no build of onnxruntime"
 
 
 def get_device() -> str:
@@ -85,7 +85,7 @@ def preload_dlls(cuda: bool = True, cudnn: bool = True, msvc: bool = True, direc
 def print_debug_info() -> None:
     """Print versions, the platform and the providers."""
     lines = [
-        f"ortlite version: {ortlite.__version__} (API of onnxruntime {API_VERSION})",
+        f"ortlite version: {__version__} (API of onnxruntime {API_VERSION})",
         f"platform: {platform.platform()}",
         f"Python: {platform.python_version()} at {sys.executable}",
         f"providers: {', '.join(provider.usable())}",

@@ -225,8 +225,8 @@ def _apple() -> str:
 
 @cache
 def _devices() -> tuple[OrtEpDevice, ...]:
-    from ortlite import __version__
     from ortlite.provider import available
+    from ortlite.version import __version__
 
     processors = _processors()
     found = []

@@ -229,14 +229,13 @@ class ModelCompiler:
 
     def _by_caller(self, get_location: GetLocation) -> Place:
         """Where the caller says that initializers lie."""
-        from onnx import numpy_helper
-
         from ortlite.api.ortvalue import OrtValue
+        from ortlite.load.tensors import Tensors
 
-        known = self._external_now()
+        known, reader = self._external_now(), Tensors(Path())
 
         def place(tensor: TensorProto) -> OrtExternalInitializerInfo | None:
-            value = OrtValue.ortvalue_from_numpy(numpy_helper.to_array(tensor))
+            value = OrtValue.ortvalue_from_numpy(reader.read(tensor))
             try:
                 info = get_location(tensor.name, value, known.get(tensor.name))
             except OrtError:

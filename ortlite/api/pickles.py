@@ -68,8 +68,8 @@ def found(source: Any) -> Any:
     return str(source.path)
 
 
-def rebuild(source: str | bytes | Kept, options: Any, providers: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """The session that was pickled. Raises what `found` raises."""
-    from ortlite.api.session import InferenceSession
-
-    return InferenceSession(found(source), options, providers, **keywords)
+def rebuild(
+    kind: type, source: str | bytes | Kept, options: Any, providers: Sequence[Any], keywords: Mapping[str, Any]
+) -> Any:
+    """The session that was pickled, of class `kind`. Raises what `found` raises."""
+    return kind(found(source), options, providers, **keywords)

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import onnx
-
 from ortlite import infer, schema
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
 from ortlite.provider import CPU
-from ortlite.schema import Schema
+from ortlite.schema import AttrType, Option, Schema, SupportType
 
 __all__ = ["FormalParameter", "KernelDef", "OpSchema", "get_all_operator_schema", "get_all_opkernel_def"]
 
 LAST = 2**31 - 1  # a version without end
 MANY = 2**31 - 1  # inputs without end
-AttrType = onnx.defs.OpSchema.AttrType
-Option = onnx.defs.OpSchema.FormalParameterOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ class KernelDef:
 
 def get_all_operator_schema() -> list[OpSchema]:
     """Every version of every operator: ONNX's, and those that only ortlite has kernels of."""
-    theirs = [_of_onnx(known) for known in onnx.defs.get_all_schemas_with_history()]
+    theirs = [_of_onnx(known) for known in schema.every_version()]
     names = {(known.domain, known.name) for known in theirs}
     ours = [_of_kernel(kernel) for kernel in registry.kernels() if (kernel.domain, kernel.op_type) not in names]
     return theirs + ours
@@ -163,7 +159,7 @@ def _of_kernel(kernel: Kernel) -> OpSchema:
         since_version=kernel.since,
         doc=kernel.fn.__doc__ or "",
         deprecated=False,
-        support_level=onnx.defs.OpSchema.SupportType.COMMON,
+        support_level=SupportType.COMMON,
         inputs=list(map(formal, read.inputs)),
         outputs=[],
         attributes=attributes,

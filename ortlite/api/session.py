@@ -565,12 +565,13 @@ class InferenceSession(Described, Asynchronous):
             "enable_fallback": int(self._enable_fallback),
             "disabled_optimizers": tuple(self._disabled_now),
         }
-        return rebuild, (source_of(self._model_path, self._model_bytes), self._sess_options, providers, keywords)
+        source = source_of(self._model_path, self._model_bytes)
+        return rebuild, (InferenceSession, source, self._sess_options, providers, keywords)
 
     @property
     def _sess(self) -> Any:
         """What onnxruntime keeps here: the same session, with the methods of its inner class."""
-        from ortlite.capi.onnxruntime_pybind11_state import InferenceSession as Inner
+        from ortlite.api.inner import InferenceSession as Inner
 
         return Inner._of(self)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 import ortlite
 from ortlite import progress
 from ortlite.cli.bars import working
+from ortlite.cli.options import pairs, sizes
 
 __all__ = ["main"]
 
@@ -549,28 +550,6 @@ def show(found: Shown, as_json: bool) -> None:
         show_table(out, each)
     for remark in found.remarks():
         out.print(remark, markup=False, highlight=False, soft_wrap=True)
-
-
-def sizes(options: tuple[str, ...]) -> dict[str, int]:
-    """NAME=NUMBER options as a dict. Raises click.UsageError for what is no positive number."""
-    found = pairs(options)
-    for name, value in found.items():
-        if not value.isdecimal():
-            raise click.UsageError(f"--dim {name}: {value!r} is not a number")
-    return {name: int(value) for name, value in found.items()}
-
-
-def pairs(options: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE options as a dict. Raises click.UsageError for one without "=" or a name given twice."""
-    found: dict[str, str] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals or not name or not value:
-            raise click.UsageError(f"{option!r} is not NAME=VALUE")
-        if name in found:
-            raise click.UsageError(f"{name!r} is given twice")
-        found[name] = value
-    return found
 
 
 def console(stderr: bool = False) -> Console:

@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from ortlite.batches import Job
+from ortlite.cli.options import pairs
 from ortlite.tools.inputs import provider_name
 from ortlite.tools.offline import Done, run_files
 
@@ -45,8 +46,6 @@ def run_rows(
     std: str,
 ) -> Timed:
     """Run `ortlite.tools.offline.run_files` with what the command line says."""
-    from ortlite.cli import pairs
-
     start = time.perf_counter()
     job = Job.of(
         model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from ortlite.namespace import Namespace
@@ -155,51 +156,86 @@ def attention(
 
 
 @op("Attention", since=23, views=True)
+@wraps(attention, assigned=())  # for its signature
 def attention_23(
     xp: Namespace,
     Q: Array,
     K: Array,
     V: Array,
-    attn_mask: Array | None = None,
-    past_key: Array | None = None,
-    past_value: Array | None = None,
-    nonpad_kv_seqlen: Array | None = None,
-    *,
-    is_causal: Flag = 0,
-    kv_num_heads: Int | None = None,
-    left_window_size: Int = -1,
-    q_num_heads: Int | None = None,
-    qk_matmul_output_mode: Int = 0,
-    right_window_size: Int = -1,
-    scale: Float | None = None,
-    softcap: Float = 0.0,
-    softmax_precision: DType | None = None,
-    n_outputs: Int = 1,
+    attn_mask: Any = None,
+    past_key: Any = None,
+    *more: Any,
+    **attributes: Any,
 ) -> tuple[Array, Array, Array, Array | None]:
     """Attention whose mask of one key is for all keys, and not for the first alone."""
     if attn_mask is not None and attn_mask.shape[-1] == 1:
         keys = K.shape[-2] + (0 if past_key is None else past_key.shape[-2])
         attn_mask = xp.broadcast_to(attn_mask, (*attn_mask.shape[:-1], keys))
-    return attention(
-        xp,
-        Q,
-        K,
-        V,
-        attn_mask,
-        past_key,
-        past_value,
-        nonpad_kv_seqlen,
-        is_causal=is_causal,
-        kv_num_heads=kv_num_heads,
-        left_window_size=left_window_size,
-        q_num_heads=q_num_heads,
-        qk_matmul_output_mode=qk_matmul_output_mode,
-        right_window_size=right_window_size,
-        scale=scale,
-        softcap=softcap,
-        softmax_precision=softmax_precision,
-        n_outputs=n_outputs,
-    )
+    return attention(xp, Q, K, V, attn_mask, past_key, *more, **attributes)
+
+
+def scaled_dot_product(computed: Callable[..., Any]) -> Callable[..., Any]:
+    """An override of Attention for softmax(q k' · scale + mask) v; the kernel does the rest, and refuses what is wrong.
+
+    `computed(xp, q, k, v, mask, past, causal, scale)` returns y, keys and values with the past in front, or
+    NotImplemented. Its q, k and v are (batch, heads, sequence, size), none empty and of one dtype, the heads of queries
+    a multiple of those of keys and values; `past` is None, or keys and values of the same dtype that come before.
+    """
+
+    def attention(
+        xp: Namespace,
+        Q: Any,
+        K: Any,
+        V: Any,
+        attn_mask: Any = None,
+        past_key: Any = None,
+        past_value: Any = None,
+        nonpad_kv_seqlen: Any = None,
+        *,
+        is_causal: int = 0,
+        kv_num_heads: int | None = None,
+        left_window_size: int = -1,
+        q_num_heads: int | None = None,
+        qk_matmul_output_mode: int = 0,
+        right_window_size: int = -1,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        softmax_precision: Any = None,
+        n_outputs: int = 1,
+    ) -> Any:
+        if n_outputs > 3 or softcap or nonpad_kv_seqlen is not None or max(left_window_size, right_window_size) >= 0:
+            return NotImplemented
+        if (past_key is None) != (past_value is None):
+            return NotImplemented
+        past = None if past_key is None else (past_key, past_value)
+        if any(x.dtype != Q.dtype for x in (K, V, *(past or ()))):
+            return NotImplemented
+        if softmax_precision is not None and xp.dtype(softmax_precision) != Q.dtype:
+            return NotImplemented
+        q, k, v = split_heads(xp, Q, q_num_heads), split_heads(xp, K, kv_num_heads), split_heads(xp, V, kv_num_heads)
+        if not _fitting(q, k, v, past):
+            return NotImplemented  # the kernel says what is wrong
+        result = computed(xp, q, k, v, attn_mask, past, bool(is_causal), scale)
+        if result is NotImplemented:
+            return NotImplemented
+        y, k, v = result
+        return merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+
+    attention.__doc__, attention.__module__ = computed.__doc__, computed.__module__
+    return attention
+
+
+def _fitting(q: Array, k: Array, v: Array, past: tuple[Array, Array] | None) -> bool:
+    """Whether heads and sizes go together, one by one, and nothing is empty but perhaps the past."""
+    (batch, heads, _, size), (_, shared, keys, _) = q.shape, k.shape
+    width = v.shape[3]
+    if 0 in {*q.shape, *k.shape, width} or heads % shared:
+        return False
+    if past is None:
+        return tuple(k.shape) == (batch, shared, keys, size) and tuple(v.shape) == (batch, shared, keys, width)
+    before = past[0].shape[2] if past[0].ndim == 4 else 0
+    expected = [(batch, shared, n, m) for n in (keys, before) for m in (size, width)]
+    return [tuple(x.shape) for x in (k, v, *past)] == expected
 
 
 @op("FlexAttention", domain="ai.onnx.preview", any_dtype=True)

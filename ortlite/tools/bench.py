@@ -186,9 +186,7 @@ def bench(
 
 def _process(task: Mapping[str, Any], result: Path) -> dict[str, Any] | str:
     """What a worker finds, or what went wrong there."""
-    import ortlite
-
-    home = str(Path(ortlite.__file__).parent.parent)
+    home = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")]))}
     if count := task["threads"]:
         env |= {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

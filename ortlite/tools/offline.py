@@ -25,7 +25,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ortlite import progress
-from ortlite.batches import Job, Port, processors
+from ortlite.batches import Job, Port
+from ortlite.processors import available
 from ortlite.tools import tables
 
 __all__ = ["Done", "run_files"]
@@ -169,7 +170,7 @@ class _Team:
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        arguments = self.job, self.reader, max(1, processors() // self.workers)
+        arguments = self.job, self.reader, max(1, available() // self.workers)
         pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=arguments)
         with _deaf():
             for _ in range(self.workers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
@@ -25,18 +26,18 @@ class Table(NamedTuple):
     prose: str = ""
 
 
-class Shown:
+class Shown(ABC):
     """A frozen dataclass that prints as `heading`, tables and remarks, and shows itself in notebooks."""
 
     __slots__ = ()
 
+    @abstractmethod
     def heading(self) -> str:
         """One line that says what this is about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tables(self) -> list[Table]:
         """What there is to say, in order."""
-        raise NotImplementedError
 
     def remarks(self) -> list[str]:
         """Sentences that stand below the tables."""

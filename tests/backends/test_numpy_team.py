@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import time
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -186,3 +189,73 @@ def test_a_kernel_without_memory_says_so(most):
     b, row = np.zeros((1, 8, 16), np.float32), np.zeros(16, np.float32)
     with pytest.raises(MemoryError, match="a compiled kernel failed"):
         multiply_rows.shared(threads.TEAM, most, 4, 4, row, 1, 1, b, row, row, 1, many, 1, 6, 8, many, True)
+
+
+class Interrupts:
+    """An event whose first setting Control-C interrupts."""
+
+    def __init__(self, event):
+        self.event, self.left = event, 1
+
+    def __getattr__(self, name):
+        return getattr(self.event, name)
+
+    def set(self):
+        left, self.left = self.left, 0
+        if left:
+            raise KeyboardInterrupt
+        self.event.set()
+
+
+def interrupted(work):
+    raise KeyboardInterrupt
+
+
+def idle(helper):
+    """Whether it is, within two seconds."""
+    for _ in range(2000):
+        if helper in threads._idle and not helper.awake:
+            return True
+        time.sleep(0.001)
+    return False
+
+
+@pytest.mark.parametrize("where", ["before it has work", "before it knows"])
+def test_an_interrupt_loses_no_helper(monkeypatch, where):
+    monkeypatch.setattr(threads, "limit", lambda: 2)
+    monkeypatch.setattr(threads, "_waiting", None)  # helpers sleep when they have nothing to do
+    threads.split(lambda start, stop: None, 2, 1.0, 2)
+    (helper,) = threads._helpers[:1]
+    assert idle(helper)
+    with monkeypatch.context() as patch:
+        if where == "before it knows":
+            patch.setattr(helper, "begun", Interrupts(helper.begun))
+        else:
+            patch.setattr(helper, "begin", interrupted)
+        threads._idle.remove(helper)
+        threads._idle.append(helper)  # the next one taken
+        with pytest.raises(KeyboardInterrupt):
+            threads.split(lambda start, stop: None, 2, 1.0, 2)
+    assert idle(helper)
+    assert threads._idle.count(helper) == 1
+    assert helper.work is None
+
+
+def test_an_error_holds_no_arrays_for_longer_than_itself():
+    array = np.zeros(4)
+    gone = weakref.ref(array)
+
+    def fails(start, stop, array=array):
+        raise ValueError("on purpose")
+
+    gc.disable()
+    try:
+        try:
+            threads.split(fails, 2, 1.0, 2)
+        except ValueError as error:  # pytest.raises keeps it
+            assert str(error) == "on purpose"  # noqa: PT017
+        assert all(map(idle, threads._helpers))  # no longer about to begin
+        del fails, array
+        assert gone() is None
+    finally:
+        gc.enable()

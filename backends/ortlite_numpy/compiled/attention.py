@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite.ops import attention as attend
+from ortlite.ops.attention import scaled_dot_product
 from ortlite_numpy import products
 from ortlite_numpy.compiled.jit import loops, own, wide
 from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
@@ -84,52 +84,22 @@ def _mask(mask: Any, heads: int, group: int, queries: int, keys: int) -> Any:
 
 
 @override(("", "Attention", 23), ("", "Attention", 24), examples=_examples)
-def attention(
-    xp: Any,
-    Q: Any,
-    K: Any,
-    V: Any,
-    attn_mask: Any = None,
-    past_key: Any = None,
-    past_value: Any = None,
-    nonpad_kv_seqlen: Any = None,
-    *,
-    is_causal: int = 0,
-    kv_num_heads: int | None = None,
-    left_window_size: int = -1,
-    q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,
-    right_window_size: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    softmax_precision: Any = None,
-    n_outputs: int = 1,
-) -> Any:
-    """Under a float mask or causality, when the scores are not asked for."""
-    given = (Q, K, V) if past_key is None else (Q, K, V, past_key, past_value)
-    if (
-        any(x is None or x.dtype != F or 0 in x.shape for x in given)
-        or softcap
-        or n_outputs > 3
-        or nonpad_kv_seqlen is not None
-        or max(left_window_size, right_window_size) >= 0
-        or (softmax_precision is not None and softmax_precision.name != "float32")
-    ):
+@scaled_dot_product
+def attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
+    """Under a float mask or causality."""
+    if q.dtype != F:
         return NotImplemented
-    q = attend.split_heads(xp, Q, q_num_heads)
-    k, v = attend.split_heads(xp, K, kv_num_heads), attend.split_heads(xp, V, kv_num_heads)
     before = ALL
-    if past_key is not None:
-        k, v = np.concatenate([past_key, k], axis=2), np.concatenate([past_value, v], axis=2)
-    if is_causal:
-        before = 0 if past_key is None else past_key.shape[2]
-    (batch, heads, queries, size), (_, shared, keys, _) = q.shape, k.shape
-    if heads % shared or k.shape != (batch, shared, keys, size) or v.shape[:3] != k.shape[:3]:
-        return NotImplemented
+    if causal:
+        before = 0 if past is None else past[0].shape[2]
+    (batch, heads, queries, size), shared = q.shape, k.shape[1]
+    keys = k.shape[2] + (0 if past is None else past[0].shape[2])
     group = heads // shared
-    mask = np.empty((1, 1, 0, keys), F) if attn_mask is None else _mask(attn_mask, heads, group, queries, keys)
+    mask = np.empty((1, 1, 0, keys), F) if mask is None else _mask(mask, heads, group, queries, keys)
     if mask is None or mask.shape[0] not in {1, batch}:
         return NotImplemented
+    if past is not None:
+        k, v = np.concatenate([past[0], k], axis=2), np.concatenate([past[1], v], axis=2)
     q = (q * F(size**-0.5 if scale is None else scale)).reshape(batch, shared, group * queries, size)
     y = np.empty((batch, queries, heads, v.shape[3]), F).transpose(0, 2, 1, 3)  # the heads of a query side by side
     grouped = y if group == 1 else np.empty((batch, shared, group * queries, v.shape[3]), F)
@@ -157,4 +127,4 @@ def attention(
     split(some, len(units), batch * shared * cost, getattr(xp, "threads", 1))
     if group > 1:
         y[...] = grouped.reshape(y.shape)
-    return attend.merge_heads(xp, y) if Q.ndim == 3 else y, k, v, None
+    return y, k, v
