@@ -83,11 +83,11 @@ def _visible(
 
 
 def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None) -> tuple[Array, Array | None]:
-    """Scores plus a float mask, -inf where a boolean mask or `seen` is false; and which keys are hidden by either.
+    """Scores plus a float mask, less infinity where a boolean mask or `seen` is false; and which keys either hides.
 
-    A mask too short for the keys hides those that it does not reach.
+    A mask too short for the keys hides those that it does not reach. Less infinity, NaN and infinity are NaN.
     """
-    minus_inf = xp.asarray(float("-inf"), dtype=scores.dtype)
+    zero, minus_inf = (xp.asarray(number, dtype=scores.dtype) for number in (0.0, float("-inf")))
     hidden = None
     if mask is not None:
         boolean = xp.isdtype(mask.dtype, "bool")
@@ -98,10 +98,10 @@ def _masked(xp: Namespace, scores: Array, mask: Array | None, seen: Array | None
             widths = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
             mask = xp.pad(mask, widths, "constant", False if boolean else float("-inf"))
         hidden = ~mask if boolean else mask == float("-inf")
-        scores = xp.where(mask, scores, minus_inf) if boolean else scores + xp.astype(mask, scores.dtype)
+        scores = scores + (xp.where(mask, zero, minus_inf) if boolean else xp.astype(mask, scores.dtype))
     if seen is not None:
         hidden = ~seen if hidden is None else hidden | ~seen
-        scores = xp.where(seen, scores, minus_inf)
+        scores = scores + xp.where(seen, zero, minus_inf)
     return scores, hidden
 
 

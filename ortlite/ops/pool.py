@@ -25,7 +25,7 @@ def pool_windows(
     """The size, strides, dilations and pads of windows over an image of shape `x` (N, C, *spatial).
 
     Raises ValueError for wrong numbers of them, lengths below 1, negative pads, and pads as large as the kernel, whose
-    windows would see nothing but padding.
+    windows would see nothing but padding; and for an axis that is shorter than the window by more than one step.
     """
     rank = len(x) - 2
     if rank < 1:
@@ -35,7 +35,12 @@ def pool_windows(
     for k, pair in zip(size, fixed_pads(rank, pads, auto_pad), strict=True):
         if not auto_pad.startswith("SAME") and not all(0 <= p < k for p in pair):
             raise ValueError(f"pads {list(pads or ())} must be 0 or more and less than the kernel {list(size)}")
-    return size, strides, dilations, window_pads(x[2:], size, strides, dilations, pads, auto_pad, ceil_mode)
+    padding = window_pads(x[2:], size, strides, dilations, pads, auto_pad, ceil_mode)
+    for n, k, s, d, (lo, hi) in zip(x[2:], size, strides, dilations, padding, strict=True):
+        reach = (k - 1) * d + 1
+        if n + lo + hi - reach + s < 0:  # a result of no windows is empty, of less than none it is a mistake
+            raise ValueError(f"a window of {reach} is larger than an axis of {n} with pads {lo} and {hi}")
+    return size, strides, dilations, padding
 
 
 @op("MaxPool", views=True)

@@ -83,6 +83,18 @@ def test_only_a_mask_hides():
     check("Attention", q, K, V, hiding, expected=by_definition(Q, K, V, hiding == 0), **NEAR)
 
 
+@pytest.mark.parametrize("hides", ["causality", "bool", "float", "window"])
+def test_a_hidden_key_of_nan_counts(hides):
+    """What is hidden is less infinity, and NaN stays NaN: in onnxruntime and onnx.reference as well."""
+    k = K.copy()
+    k[:, :, 4] = np.nan
+    shown = np.arange(7) < 4
+    mask = {"bool": shown, "float": np.where(shown, 0, -np.inf).astype(np.float32)}.get(hides)
+    mask = None if mask is None else np.broadcast_to(mask, (5, 7)).copy()
+    given = {"causality": {"is_causal": 1}, "window": {"right_window_size": 0}}.get(hides, {})
+    check("Attention", Q, k, V, mask, **given, expected=np.full((2, 4, 5, 6), np.nan, np.float32), **NEAR)
+
+
 def test_causal_with_and_without_a_past():
     i, j = np.arange(5)[:, None], np.arange(7)
     check("Attention", Q, K, V, is_causal=1, expected=by_definition(Q, K, V, j <= i), **NEAR)

@@ -29,6 +29,8 @@ X, W = f(1, 2, 4), f(3, 2, 2)
 RNN = {"X": f(3, 2, 4), "W": f(1, 20, 4), "R": f(1, 20, 5)}  # 3 steps of 2 examples of 4 features, 5 hidden: an LSTM
 LSTM = tuple(RNN.values())
 
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+
 # operator, inputs, attributes, what the message says
 SHAPES = [
     ("Conv", (X, W, f(1)), {}, "B must have the shape [3], not [1]"),
@@ -60,6 +62,7 @@ SHAPES = [
     ("AveragePool", (X,), {"kernel_shape": [-1]}, "kernel_shape [-1]"),
     ("LpPool", (X,), {"kernel_shape": [2, 2]}, "kernel_shape [2, 2]"),
     ("MaxPool", (X,), {"kernel_shape": [2], "strides": [0]}, "strides [0]"),
+    *((op, (X,), {"kernel_shape": [6]}, "a window of 6 is larger than an axis of 4") for op in POOLS),
     ("MaxPool", (X,), {"kernel_shape": [2], "pads": [2, 0]}, "less than the kernel [2]"),
     ("AveragePool", (X,), {"kernel_shape": [2], "pads": [0, 3]}, "less than the kernel [2]"),
     ("LpPool", (X,), {"kernel_shape": [2], "pads": [-1, 0]}, "must be 0 or more"),

@@ -39,7 +39,8 @@ def weigh(scores, mask, first, queries, before):
     for begin in range(0, scores.shape[0], some):
         end = min(begin + some, scores.shape[0])
         for r in range(begin, end):
-            row = scores[r, : min(keys, (first + r) % queries + before + 1)]
+            seen = min(keys, (first + r) % queries + before + 1)
+            row, rest = scores[r, :seen], scores[r, seen:]
             if mask.shape[0]:
                 added = mask[(first + r) % mask.shape[0], : row.size]
                 for i in range(row.size):
@@ -51,6 +52,8 @@ def weigh(scores, mask, first, queries, before):
                 hidden = True
                 for i in range(added.size):
                     hidden = hidden and added[i] == nothing
+            if rest.size and not highest(rest) < -nothing:
+                top = F(np.nan)  # less infinity, by which causality hides them, they are NaN
             for i in range(row.size):
                 row[i] = nothing if hidden else row[i] - top
         exponentials(flat[begin * keys : end * keys])
