@@ -654,11 +654,11 @@ def test_support_vector_machines(kind):
 
 def test_few_pixels_by_many_weights_are_a_product():
     """A convolution weight by weight is slow where each meets a few pixels only: left to the matrix product."""
-    few, many = np.zeros((1, 128, 4), F), np.zeros((1, 128, 40), F)
-    weights = np.zeros((64, 128, 3), F)
+    few, many = np.zeros((1, 128, 4), F), np.zeros((1, 1, 400), F)
+    weights, light = np.zeros((64, 128, 3), F), np.zeros((8, 1, 3), F)
     plain = (None, "", (), "NOTSET", None, 1, None, None, None, at_once)
     assert convolved(None, few, weights, *plain) is NotImplemented
-    assert convolved(None, many, weights, *plain).shape == (1, 64, 38)
+    assert convolved(None, many, light, *plain).shape == (1, 8, 398)
     assert compiled.OVERRIDES["", "Conv", 1](None, few, weights).shape == (1, 64, 2)
 
 
@@ -732,7 +732,7 @@ def test_products_that_are_left_to_others(every_product):
 @pytest.mark.parametrize("given", ["", "bias", "bias, z, Relu", "Tanh"])
 def test_convolutions_with_constant_weights(given, kernel, layout, threads, monkeypatch):
     """As products with panels, whatever the layout, on one thread or two."""
-    monkeypatch.setattr(compiled.conv, "SMALL", 0)
+    monkeypatch.setattr(compiled.conv, "SETUP", -1.0)
     if threads > 1:
         monkeypatch.setattr(dense.products, "RATE", 1.0)
     rank = len(kernel)
@@ -758,7 +758,7 @@ def test_convolutions_with_constant_weights(given, kernel, layout, threads, monk
 
 def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
     """The result of a kernel of one place is as large as the image then, but lies elsewhere."""
-    monkeypatch.setattr(compiled.conv, "SMALL", 0)
+    monkeypatch.setattr(compiled.conv, "SETUP", -1.0)
     x, w = floats(1, 20, 12, 12), floats(18, 20, 1, 1)
     got = compiled.OVERRIDES["", "Conv", 1](SimpleNamespace(threads=1), x, w, pads=[-1, 2, 1, -2], derived=Derived([w]))
     shifted = np.zeros_like(x)

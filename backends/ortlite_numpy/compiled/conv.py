@@ -33,8 +33,9 @@ from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
 MULTIPLY = 0.1e-9  # seconds
-SMALL = 1.5e6  # multiplications up to which a convolution without groups is computed here
-SHORT, MANY = 32, 8192  # but not results of so few pixels by so many weights, one weight at a time: a product is faster
+# Without groups, seconds: here, for one weight and each image, and for one multiplication; as a product, more at the
+# beginning, and for each window whose results do not fill the panels.
+WEIGHT, PRODUCT, SETUP, ROW = 5e-9, 7.5e-11, 1e-5, 3e-8
 FEW = 16  # channels of a group
 FEW_WINDOWS = 96  # below which all threads had better not read all weights
 FEW_COLUMNS = 10  # windows of a line below which they are better copied side by side
@@ -278,6 +279,16 @@ def placed(
     return out, np.array(steps, np.int64), prod(out) * x[0] * prod(w)
 
 
+def _better_as_product(w: Any, images: int, windows: int) -> bool:
+    """Whether a convolution without groups takes less time as a product of what windows show and panels of weights."""
+    width = products.width(w.dtype)
+    m = w.shape[0]
+    here = w.size * (images * WEIGHT + windows * PRODUCT)
+    multiplied = w.size // m * -(-m // width) * width
+    each = multiplied * w.itemsize / (2 * products.RATE) + (ROW if m % width else 0)
+    return bool(SETUP + windows * each < here)
+
+
 def convolved(
     xp: Any, X: Any, W: Any, B: Any, activation: str, params: Sequence[float], auto_pad: str, dilations: Any,
     group: int, kernel_shape: Any, pads: Any, strides: Any, derived: Any,
@@ -295,7 +306,7 @@ def convolved(
     n, m = X.shape[0], W.shape[0]
     windows = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *windows)
-    if group == 1 and (work > SMALL or (prod(out) < SHORT and W.size > MANY)):
+    if group == 1 and _better_as_product(W, n, n * prod(out)):
         return NotImplemented
     if not work or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
         return NotImplemented

@@ -243,25 +243,30 @@ def fill_panels(b, y, start, stop):
                     to[c] = row[c]
 
 
+def width(dtype: Any) -> int:
+    """The columns of a panel."""
+    return VECTORS * vector_bytes() // int(dtype.itemsize)
+
+
 def panels(b: Any) -> Any:
     """A matrix as panels (count, rows, columns of one), the last one filled up with zeros."""
-    width = VECTORS * vector_bytes() // b.itemsize
+    each = width(b.dtype)
     rows, columns = b.shape
-    result = np.zeros((-(-columns // width), rows, width), b.dtype)
+    result = np.zeros((-(-columns // each), rows, each), b.dtype)
     if b.flags.c_contiguous:
         share(None, fill_panels, (own(b), result), rows, b.size * 1e-9)
         return result
-    whole = columns // width
-    result[:whole] = b[:, : whole * width].reshape(rows, whole, width).transpose(1, 0, 2)
-    if whole * width < columns:
-        result[whole, :, : columns - whole * width] = b[:, whole * width :]
+    whole = columns // each
+    result[:whole] = b[:, : whole * each].reshape(rows, whole, each).transpose(1, 0, 2)
+    if whole * each < columns:
+        result[whole, :, : columns - whole * each] = b[:, whole * each :]
     return result
 
 
 def filled(bias: Any, columns: int, dtype: Any) -> Any:
     """A bias of one number or one a column, as wide as whole panels; zeros for None."""
-    width = VECTORS * vector_bytes() // dtype.itemsize
-    result = np.zeros(-(-columns // width) * width, dtype)
+    each = width(dtype)
+    result = np.zeros(-(-columns // each) * each, dtype)
     if bias is not None:
         result[:columns] = bias.reshape(-1)
     return result
