@@ -306,7 +306,7 @@ def _parts(
     if isinstance(model, InferenceSession):
         if options is not None or providers is not None:
             raise TypeError("a session has its options and providers: give its model's path or bytes beside others")
-        source, options, chosen, keywords = model.__reduce__()[1]
+        _, source, options, chosen, keywords = model.__reduce__()[1]
         return source, options, tuple(chosen), dict(keywords), model.model
     chosen = None if providers is None else tuple(providers)
     if isinstance(model, Kept):
