@@ -116,7 +116,7 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
 
 
 def _take(found: list[_Helper], most: int, seconds: float) -> None:
-    """Idle helpers for so much work, which together with the calling thread are at most `most` threads."""
+    """Put idle helpers for so much work into `found`: with the calling thread they are at most `most` threads."""
     while len(found) + 1 < most and pays(seconds / (len(found) + 1)):
         try:
             found.extend(map(list.pop, (_idle,)))  # in one step: no signal comes between

@@ -14,23 +14,9 @@ from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.view import View
 
 __all__ = [
-    "MOVING",
-    "convolution",
-    "dynamic",
-    "hand_back",
-    "integer",
-    "match_back",
-    "match_convolution",
-    "match_dynamic",
-    "match_integer",
-    "match_moving",
-    "match_redundant",
-    "match_scaled",
-    "match_scaled_bias",
-    "moving",
-    "redundant",
-    "scaled",
-    "scaled_bias",
+    "MOVING", "convolution", "dynamic", "hand_back", "integer", "match_back", "match_convolution", "match_dynamic",
+    "match_integer", "match_moving", "match_redundant", "match_scaled", "match_scaled_bias", "moving", "redundant",
+    "scaled", "scaled_bias",
 ]  # fmt: skip
 
 FLOAT = dtypes.by_name("float32")

@@ -184,9 +184,8 @@ def test_attention_sees_values_that_torch_takes_for_masked(rows):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(2, 3), (2, 700), (3, 3), (40, 700), (600, 700), (5, 2)])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
+def causal_attention(queries, keys):
+    """A session on torch of two heads of queries that share one of keys and values, and a feed."""
     text = (
         f"g (float[1,2,{queries},4] q, float[1,1,{keys},4] k, float[1,1,{keys},4] v) => (float[1,2,{queries},4] y) {{"
         " y = Attention <is_causal = 1> (q, k, v) }"
@@ -197,6 +196,13 @@ def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
         name: R.standard_normal((1, 1 + (name == "q"), n, 4)).astype(np.float32)
         for name, n in zip("qkv", (queries, keys, keys), strict=True)
     }
+    return ours, feed
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(2, 3), (2, 700), (3, 3), (40, 700), (600, 700), (5, 2)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
+    ours, feed = causal_attention(queries, keys)
     feed["v"][0, 0, keys // 2, 1] = feed["v"][0, 0, -1, 2] = bad
     scores = np.where(np.tri(queries, keys, dtype=bool), feed["q"] @ feed["k"].swapaxes(2, 3) / 2, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -210,16 +216,7 @@ def test_values_that_causality_hides_are_multiplied_by_0(queries, keys, bad):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_keys_that_causality_hides_count_by_their_scores(queries, keys, bad):
     """As the standard has it: -inf is added to the scores, so that NaN and infinity of them become NaN."""
-    text = (
-        f"g (float[1,2,{queries},4] q, float[1,1,{keys},4] k, float[1,1,{keys},4] v) => (float[1,2,{queries},4] y) {{"
-        " y = Attention <is_causal = 1> (q, k, v) }"
-    )
-    source = parser.parse_model('<ir_version: 10, opset_import: ["": 23]>\n' + text)
-    ours = ortlite.InferenceSession(source.SerializeToString(), providers=["TorchExecutionProvider"])
-    feed = {
-        name: R.standard_normal((1, 1 + (name == "q"), n, 4)).astype(np.float32)
-        for name, n in zip("qkv", (queries, keys, keys), strict=True)
-    }
+    ours, feed = causal_attention(queries, keys)
     feed["k"][0, 0, -1, 1] = bad
     with np.errstate(invalid="ignore"):
         scores = feed["q"] @ feed["k"].swapaxes(2, 3) * np.float32(0.5)
