@@ -17,6 +17,7 @@ from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
+from ortlite_numpy.compiled.depthwise import depthwise
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.compiled.windows import (
@@ -32,16 +33,16 @@ from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
 
 MS = "com.microsoft"
-MULTIPLY = 0.1e-9  # seconds
-# Without groups, seconds: here, for one weight and each image, and for one multiplication; as a product, more at the
-# beginning, and for each window whose results do not fill the panels.
-WEIGHT, PRODUCT, SETUP, ROW = 5e-9, 7.5e-11, 1e-5, 3e-8
+MULTIPLY, DEPTHWISE = 0.1e-9, 0.05e-9  # seconds
+# Without groups, seconds: here, for one weight and each image, for one multiplication, and for each element of an image
+# with channels last; as a product, more at the beginning, and for each window.
+WEIGHT, PRODUCT, TURN, SETUP, ROW = 5e-9, 7.5e-11, 1.7e-9, 1e-5, 2e-9
 FEW = 16  # channels of a group
 FEW_WINDOWS = 96  # below which all threads had better not read all weights
 FEW_COLUMNS = 10  # windows of a line below which they are better copied side by side
 LINES, TILES = 16, 14  # with fewer lines, a line is shared out, so many tiles at a time
 TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
-STRETCH = 4096  # elements of the weights that pixels side by side are multiplied by, which stay in the cache
+STRIP = 1 << 16  # elements of the lines that a strip of the result sees, which stay in the cache
 
 
 @loops(FREE)
@@ -75,29 +76,6 @@ def add_scaled(x, places, weights, count, y, n):
         s = weights[k]
         for i in range(n):
             y[i] += a[i] * s
-        k += 1
-
-
-@loops(FREE)
-def add_products(x, places, w, rows, count, y):
-    """Add `count` stretches of x, each times a row of w, to y. (Indices are those of slices: numbers that may be
-    negative cost a test each.)
-    """
-    n = y.size
-    k = 0
-    while k + 3 <= count:
-        a = x[places[k] : places[k] + n]
-        b = x[places[k + 1] : places[k + 1] + n]
-        c = x[places[k + 2] : places[k + 2] + n]
-        s, t, u = w[rows[k]], w[rows[k + 1]], w[rows[k + 2]]
-        for i in range(n):
-            y[i] += a[i] * s[i] + b[i] * t[i] + c[i] * u[i]
-        k += 3
-    while k < count:
-        a = x[places[k] : places[k] + n]
-        s = w[rows[k]]
-        for i in range(n):
-            y[i] += a[i] * s[i]
         k += 1
 
 
@@ -162,54 +140,6 @@ def channels_first(x, w, bias, steps, groups, kind, alpha, beta, y, start, stop)
                     plane[r, j] = total[r * wide + j]
 
 
-@loops()
-def channels_last(x, w, bias, steps, size, kind, alpha, beta, y, start, stop):
-    """Rows [start, stop), counted through all images, of a depthwise convolution of x (N · H, W, C).
-
-    w (kh · kw, pixels · C) and bias repeat what there is for a pixel: with a stride of 1, that many pixels side by side
-    are one stretch. `size` are the heights of the images before and after, and that of w and its width; `steps` and the
-    activation are as for channels first.
-    """
-    sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    height, oh, kh, kw = size[0], size[1], size[2], size[3]
-    width, channels = x.shape[1], x.shape[2]
-    ow = y.shape[1]
-    pixels = bias.size // channels if sw == 1 else 1
-    flat, out = x.reshape(x.size), y.reshape(y.size)
-    shifts, rows = np.empty(kh * kw, np.int64), np.empty(kh * kw, np.int64)
-    places = np.empty(kh * kw, np.int64)
-    for line in range(start, stop):
-        image, i = line // oh, line % oh
-        count, before = 0, -1
-        j = 0
-        while j < ow:
-            b0, b1 = 0, kw
-            while b0 < kw and j * sw + b0 * dw - left < 0:
-                b0 += 1
-            while b1 > b0 and j * sw + (b1 - 1) * dw - left >= width:
-                b1 -= 1
-            if b0 * (kw + 1) + b1 != before:
-                before, count = b0 * (kw + 1) + b1, 0
-                for a in range(kh):
-                    r = i * sh + a * dh - top
-                    if r >= 0 and r < height:
-                        for b in range(b0, b1):
-                            shifts[count] = ((image * height + r) * width + b * dw - left) * channels
-                            rows[count] = a * kw + b
-                            count += 1
-            for k in range(count):
-                places[k] = shifts[k] + j * sw * channels
-            many = 1
-            if pixels > 1 and b0 == 0 and b1 == kw:  # as many as see the whole kernel
-                many = max(min(pixels, ow - j, width - (kw - 1) * dw + left - j), 1)
-            stretch = out[(line * ow + j) * channels : (line * ow + j + many) * channels]
-            for c in range(stretch.size):
-                stretch[c] = bias[c]
-            add_products(flat, places, w, rows, count, stretch)
-            activate(stretch, kind, alpha, beta)
-            j += many
-
-
 def columns(
     images: Any, first: int, last: int, out: Sequence[int], size: Sequence[int], strides: Sequence[int],
     pads: Sequence[tuple[int, int]], dilations: Sequence[int], groups: int,
@@ -251,9 +181,10 @@ def finish_rows(y, bias, z, kind, alpha, beta):
         activate(row, kind, alpha, beta)
 
 
-def lines(W: Any, pixels: int) -> Any:
-    """Weights of a depthwise convolution with the channels last, `pixels` times side by side: (kh · kw, pixels · C)."""
-    return np.tile(np.ascontiguousarray(W.reshape(W.shape[0], -1).T), (1, pixels))
+def last(W: Any) -> Any:
+    """Weights of a depthwise convolution with the channels last: (kh, kw, C)."""
+    w = W[:, 0] if W.ndim == 4 else W[:, 0, None]
+    return np.ascontiguousarray(w.transpose(1, 2, 0))
 
 
 def _activation(name: str, params: Sequence[float], dtype: Any) -> tuple[int, Any, Any] | None:
@@ -279,14 +210,15 @@ def placed(
     return out, np.array(steps, np.int64), prod(out) * x[0] * prod(w)
 
 
-def _better_as_product(w: Any, images: int, windows: int) -> bool:
-    """Whether a convolution without groups takes less time as a product of what windows show and panels of weights."""
-    width = products.width(w.dtype)
-    m = w.shape[0]
-    here = w.size * (images * WEIGHT + windows * PRODUCT)
-    multiplied = w.size // m * -(-m // width) * width
-    each = multiplied * w.itemsize / (2 * products.RATE) + (ROW if m % width else 0)
-    return bool(SETUP + windows * each < here)
+def _better_as_product(w: Any, images: int, windows: int, turned: int) -> bool:
+    """Whether a convolution without groups takes less time as a product of what windows show and panels of weights.
+
+    So many elements would have to be `turned` to bring the images' channels first.
+    """
+    lanes = products.width(w.dtype) // products.VECTORS
+    here = w.size * (images * WEIGHT + windows * PRODUCT) + turned * TURN
+    multiplied = w.size // w.shape[0] * -(-w.shape[0] // lanes) * lanes
+    return bool(SETUP + windows * (multiplied * w.itemsize / (2 * products.RATE) + ROW) < here)
 
 
 def convolved(
@@ -306,7 +238,7 @@ def convolved(
     n, m = X.shape[0], W.shape[0]
     windows = (None if v is None else tuple(v) for v in (kernel_shape, strides, dilations, pads))
     out, steps, work = placed(X.shape, W.shape, auto_pad, group, *windows)
-    if group == 1 and _better_as_product(W, n, n * prod(out)):
+    if group == 1 and _better_as_product(W, n, n * prod(out), 0 if X.flags.c_contiguous else X.size):
         return NotImplemented
     if not work or (B is not None and (B.shape != (m,) or B.dtype != X.dtype)):
         return NotImplemented
@@ -318,15 +250,14 @@ def convolved(
         x = x.transpose(0, 2, 3, 1)
         if x.flags.c_contiguous and not X.flags.c_contiguous:
             x = own(x)
-            kernel = W.shape[2:] if not one else (1, W.shape[2])
-            pixels = max(min(STRETCH // (m * prod(kernel)), shape[3]), 1)
-            weights = derived(lines, W, pixels)
-            bias = np.zeros(m * pixels, X.dtype) if B is None else derived(np.tile, B, pixels)
-            height, width = x.shape[1], x.shape[2]
+            height, width = x.shape[1:3]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
-            size = np.array([height, shape[2], *kernel], np.int64)
-            args = (x.reshape(n * height, width, m), weights, bias, steps, size, *activated, y)
-            share(xp, channels_last, args, n * shape[2], work * MULTIPLY)
+            size, lanes = np.array([height, shape[2]], np.int64), products.width(X.dtype) // products.VECTORS
+            most = max(STRIP // (steps[0] * width * m), 1)
+            by_channels = n * shape[2] < LINES
+            args = (x.reshape(n * height, width, m), derived(last, W), bias, steps, size, lanes, most, by_channels)
+            count = -(-m // (2 * lanes)) if by_channels else n * shape[2]
+            share(xp, depthwise, (*args, *activated, y), count, work * DEPTHWISE)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
             return y[:, :, 0, :] if one else y
     x = own(X)

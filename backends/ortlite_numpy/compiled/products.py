@@ -8,8 +8,8 @@ takes as long as the product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from ortlite.derived import Derived, at_once, lasting
 from ortlite.ops.helpers import require_broadcast
 from ortlite_numpy.compiled.jit import Emitted, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
 from ortlite_numpy.record import numpy as np
 
 __all__ = ["multiplied", "panels", "times"]
@@ -31,15 +32,6 @@ BYTES = 2e10  # bytes of panels a second
 
 
 @cache
-def vector_bytes() -> int:
-    """The width of this processor's vectors."""
-    from llvmlite import binding
-
-    has = binding.get_host_cpu_features()
-    return 64 if has.get("avx512f") else 32 if has.get("avx") else 16
-
-
-@cache
 def sizes() -> tuple[int, int, int]:
     """The rows of a tile, the rows of a panel whose products are added up in registers, and the rows of a block.
 
@@ -50,113 +42,66 @@ def sizes() -> tuple[int, int, int]:
 
 
 def _tile(
-    typing: Any, n: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, a_part: Any,
-    parts: Any, b: Any, b_at: Any, depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
+    typing: Any, rows: Any, across: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any,
+    a_part: Any, parts: Any, b: Any, b_at: Any, depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
+    low: Any, high: Any,
 ) -> Any:  # fmt: skip
-    """Of `n` rows, each as wide as a panel: y[r] = given[r] + the sum over k of a[r, k] · b[k].
+    """Of `rows` rows, the first `across` columns of a panel: y[r] = given[r] + the sum over k of a[r, k] · b[k].
 
     The arrays are flat; `_at` is the element to begin with, `_row` how far rows are apart. A row of `a` has `parts`,
     `a_part` apart, of `depth` elements that are `a_step` apart. What lies `ahead` of a row of the panel is fetched into
-    the cache on the way.
+    the cache on the way. No result is below `low` or above `high`.
     """
-    from llvmlite import ir
     from numba import types
 
-    i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-    bits = y.dtype.bitwidth
-    lanes = vector_bytes() * 8 // bits
-
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def pointer(array: int) -> Any:
-            data = context.make_array(signature.args[array])(context, builder, args[array]).data
-            return builder.gep(data, [args[array + 1]])
+        v = Vectors(context, builder, y.dtype)
+        results, left, panel, start = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (2, 5, 11, 15))
+        rows, across, y_row, a_row, a_step, a_part, parts = (args[i] for i in (0, 1, 4, 7, 8, 9, 10))
+        depth, ahead, given_row, low, high = (args[i] for i in (13, 14, 17, 18, 19))
+        bounds = v.spread(low), v.spread(high)
 
-        def further(base: Any, count: int, step: Any) -> Any:
-            return builder.gep(base, [builder.mul(step, i64(count))])
+        def write(rows: int, masks: Sequence[Any]) -> None:
+            """The code for so many rows, and a vector for each mask."""
+            lines = [v.further(left, r, a_row) for r in range(rows)]
+            each = len(masks)
 
-        def vector_at(base: Any, index: Any) -> Any:
-            return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+            def part(_: Any, before: Sequence[Any]) -> list[Any]:
+                first, row, *so_far = before
 
-        def load(place: Any) -> Any:
-            value = builder.load(place)
-            value.align = bits // 8
-            return value
+                def step(_: Any, carried: Sequence[Any]) -> list[Any]:
+                    along, k, *sums = carried
+                    read = builder.mul(k, v.i64(VECTORS * v.lanes))
+                    right = [v.load(panel, builder.add(read, v.i64(i * v.lanes))) for i in range(each)]
+                    v.fetch(panel, builder.add(read, ahead))
+                    new = [builder.add(along, a_step), builder.add(k, v.i64(1))]
+                    for r, line in enumerate(lines):
+                        one = v.spread(v.number(line, along))
+                        new += [v.add_product(one, x, s) for x, s in zip(right, sums[r * each :], strict=False)]
+                    return new
 
-        vector = ir.VectorType(context.get_data_type(y.dtype), lanes)
-        results, left, panel, start = map(pointer, (1, 4, 10, 14))
-        y_row, a_row, a_step, a_part, parts, depth, ahead, given_row = (args[i] for i in (3, 6, 7, 8, 9, 12, 13, 16))
-        name = f"llvm.fmuladd.v{lanes}f{bits}"
-        fma = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), name
-        )
-        fetched = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [i8.as_pointer()], fetched)
+                _, row, *sums = v.loop(depth, [first, row, *so_far], step)
+                return [builder.add(first, a_part), row, *sums]
 
-        def write(rows: int, end: Any) -> None:
-            """The code for so many rows."""
-            lines = [further(left, r, a_row) for r in range(rows)]
-            zero = ir.Constant(vector, None)
-            before, outer, loop, next_part, after = (builder.block, *(builder.append_basic_block() for _ in range(4)))
-            builder.branch(outer)
-            builder.position_at_end(outer)
-            part, first, row_of_panel = builder.phi(i64), builder.phi(i64), builder.phi(i64)
-            so_far = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            end_of_part = builder.add(row_of_panel, depth)
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            along, at = builder.phi(i64), builder.phi(i64)
-            sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            read = builder.mul(at, i64(VECTORS * lanes))
-            right = [load(vector_at(panel, builder.add(read, i64(v * lanes)))) for v in range(VECTORS)]
-            next_panel = builder.bitcast(builder.gep(panel, [builder.add(read, ahead)]), i8.as_pointer())
-            builder.call(fetch, [next_panel, i32(0), i32(2), i32(1)])
-            totals = []
-            for line, old in zip(lines, sums, strict=True):
-                one = load(builder.gep(line, [along]))
-                many = builder.insert_element(ir.Constant(vector, ir.Undefined), one, i32(0))
-                many = builder.shuffle_vector(many, many, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
-                totals.append([builder.call(fma, [many, x, s]) for x, s in zip(right, old, strict=True)])
-            next_row = builder.add(at, i64(1))
-            inner = [(along, first, builder.add(along, a_step)), (at, row_of_panel, next_row)]
-            for old, begun, new in zip(sums, so_far, totals, strict=True):
-                inner += zip(old, begun, new, strict=True)
-            for phi, begun, then in inner:
-                phi.add_incoming(begun, outer)
-                phi.add_incoming(then, loop)
-            builder.cbranch(builder.icmp_signed("<", next_row, end_of_part), loop, next_part)
-            builder.position_at_end(next_part)
-            one_more = builder.add(part, i64(1))
-            around = [
-                (part, i64(0), one_more),
-                (first, i64(0), builder.add(first, a_part)),
-                (row_of_panel, i64(0), next_row),
-            ]
-            for old, new in zip(so_far, totals, strict=True):
-                around += [(s, zero, t) for s, t in zip(old, new, strict=True)]
-            for phi, begun, then in around:
-                phi.add_incoming(begun, before)
-                phi.add_incoming(then, next_part)
-            builder.cbranch(builder.icmp_signed("<", one_more, parts), outer, after)
-            builder.position_at_end(after)
-            for r, total in enumerate(totals):
-                to, given_row_at = further(results, r, y_row), further(start, r, given_row)
-                for v, value in enumerate(total):
-                    whole = builder.fadd(value, load(vector_at(given_row_at, i64(v * lanes))))
-                    builder.store(whole, vector_at(to, i64(v * lanes))).align = bits // 8
-            builder.branch(end)
+            _, _, *totals = v.loop(parts, [v.i64(0), v.i64(0), *[v.zero] * (rows * each)], part)
+            for i, total in enumerate(totals):
+                r, at = i // each, v.i64(i % each * v.lanes)
+                mask = masks[i % each]
+                whole = builder.fadd(total, v.load(v.further(start, r, given_row), at, mask))
+                v.store(v.held(whole, *bounds), v.further(results, r, y_row), at, mask)
 
-        end = builder.append_basic_block()
-        blocks = [builder.append_basic_block() for _ in range(sizes()[0])]
-        switch = builder.switch(args[0], blocks[-1])
-        for rows, block in enumerate(blocks, 1):
-            switch.add_case(i64(rows), block)
-            builder.position_at_end(block)
-            write(rows, end)
-        builder.position_at_end(end)
+        lanes = v.i64(v.lanes)
+        masks = [v.first(across), v.first(builder.sub(across, lanes))]
+        kinds = [(None, None), (None, masks[1]), (masks[0],)]  # all columns, more than those of one vector, fewer
+        tall = sizes()[0]
+        narrow = builder.select(builder.icmp_signed("<=", across, lanes), v.i64(2 * tall), v.i64(tall))
+        kind = builder.select(builder.icmp_signed("==", across, v.i64(VECTORS * v.lanes)), v.i64(0), narrow)
+        cases = [partial(write, n, which) for which in kinds for n in range(1, tall + 1)]
+        v.choose(builder.add(kind, builder.sub(rows, v.i64(1))), cases)
         return context.get_dummy_value()
 
-    i = types.int64
-    return types.none(i, y, i, i, a, i, i, i, i, i, b, i, i, i, given, i, i), code
+    i, dtype = types.int64, y.dtype
+    return types.none(i, i, y, i, i, a, i, i, i, i, i, b, i, i, i, given, i, i, dtype, dtype), code
 
 
 tile = Emitted(_tile)
@@ -181,18 +126,20 @@ def copy_rows(a, at, a_row, a_step, rows, depth, y):
 
 
 @loops()
-def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, tall, deep, block, by_rows, start, stop):
+def multiply_rows(
+    a, a_row, a_step, b, bias, low, high, y, y_row, rows, columns, tall, deep, block, by_rows, start, stop
+):
     """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
 
-    The matrix and `y` are flat; `tall`, `deep` and `block` are `sizes`. Of the panels or, `by_rows`, of the rows in
-    steps of `tall`, [start, stop) are computed.
+    The matrix and `y` are flat; `tall`, `deep` and `block` are `sizes`; no result is below `low` or above `high`. Of
+    the panels or, `by_rows`, of the rows in steps of `tall`, [start, stop) are computed.
     """
     count, depth, width = b.shape
     flat = b.reshape(b.size)
-    spare = np.empty(tall * width, y.dtype)
     copied = np.empty(min(block, rows) * min(deep, depth), y.dtype)
     begin, end = (0, count) if by_rows else (start, stop)
     first, last = (start * tall, min(stop * tall, rows)) if by_rows else (0, rows)
+    lowest, highest = y.dtype.type(-np.inf), y.dtype.type(np.inf)
     while first < last:
         some = min(block, last - first)
         tiles = (some + tall - 1) // tall
@@ -203,28 +150,18 @@ def multiply_rows(a, a_row, a_step, b, bias, y, y_row, rows, columns, tall, deep
             else:  # rows far apart in memory meet in few lines of the cache
                 copy_rows(a, first * a_row + k * a_step, a_row, a_step, some, many, copied)
                 source, before, apart, step = copied, 0, many, 1
+            least, most = (low, high) if k + many == depth else (lowest, highest)
             for panel in range(begin, end):
                 column, right = panel * width, (panel * depth + k) * width
-                row = 0
+                across, row = min(columns - column, width), 0
                 for t in range(tiles):
                     n = (some - row + tiles - t - 1) // (tiles - t)
                     left, to = before + row * apart, (first + row) * y_row + column
-                    if columns - column < width:
-                        for r in range(n):
-                            for c in range(columns - column):
-                                spare[r * width + c] = bias[column + c] if k == 0 else y[to + r * y_row + c]
-                        tile(
-                            n, spare, 0, width, source, left, apart, step, 0, 1, flat, right, many, 0, spare, 0, width
-                        )  # fmt: skip
-                        for r in range(n):
-                            for c in range(columns - column):
-                                y[to + r * y_row + c] = spare[r * width + c]
-                    else:
-                        given, at, row_apart = (bias, column, 0) if k == 0 else (y, to, y_row)
-                        tile(
-                            n, y, to, y_row, source, left, apart, step, 0, 1, flat, right, many, depth * width, given,
-                            at, row_apart,
-                        )  # fmt: skip
+                    given, at, row_apart = (bias, column, 0) if k == 0 else (y, to, y_row)
+                    tile(
+                        n, across, y, to, y_row, source, left, apart, step, 0, 1, flat, right, many, depth * width,
+                        given, at, row_apart, least, most,
+                    )  # fmt: skip
                     row += n
         first += some
 
@@ -279,7 +216,8 @@ def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any
     block = -(-rows // (-(-rows // most) * tall)) * tall  # all as large
     by_rows = count < FEW and rows > columns  # else each thread had better read some of the panels
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
-    args = (a, a_row, a_step, b, bias, y, columns, rows, columns, tall, deep, block, by_rows)
+    bounds = b.dtype.type(-np.inf), b.dtype.type(np.inf)
+    args = (a, a_row, a_step, b, bias, *bounds, y, columns, rows, columns, tall, deep, block, by_rows)
     share(xp, multiply_rows, args, -(-rows // tall) if by_rows else count, work)
 
 

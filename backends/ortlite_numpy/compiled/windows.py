@@ -12,7 +12,10 @@ from ortlite_numpy.compiled.jit import loops, wide
 from ortlite_numpy.compiled.products import multiply_rows, tile
 from ortlite_numpy.record import numpy as np
 
-__all__ = ["HELD", "KINDS", "activate", "columns_first", "columns_last", "multiply_lines", "multiply_windows"]
+__all__ = [
+    "HELD", "KINDS", "activate", "bounds", "columns_first", "columns_last", "finish", "multiply_lines",
+    "multiply_windows",
+]  # fmt: skip
 
 HELD, SIGMOID, TANH, LEAKY, HARD_SIGMOID, SWISH, HARD_SWISH = range(7)
 KINDS = {
@@ -50,8 +53,11 @@ def activate(y, kind, alpha, beta):
 
 @loops()
 def finish(y, z, to, width, left, right, kind, alpha, beta):
-    """Columns [left, right) of rows of y, in place: plus z from `to` on, which may be empty; and the activation."""
-    if z.size == 0 and kind == HELD and alpha == -np.inf and beta == np.inf:
+    """Columns [left, right) of rows of y, in place: plus z from `to` on, which may be empty; and the activation.
+
+    Without z, products that are not held otherwise than between two numbers are finished as they are.
+    """
+    if z.size == 0 and kind == HELD:
         return
     whole = right - left == width  # then the rows are one stretch
     length = y.size if whole else right - left
@@ -65,8 +71,16 @@ def finish(y, z, to, width, left, right, kind, alpha, beta):
             else:
                 for j in range(row.size):
                     row[j] += other[j]
-        if z.size == 0 or kind != HELD:
+        if kind != HELD:
             activate(row, kind, alpha, beta)
+
+
+@loops()
+def bounds(y, kind, z, alpha, beta):
+    """What products are held between before they are finished."""
+    if kind == HELD and z.size == 0:
+        return alpha, beta
+    return y.dtype.type(-np.inf), y.dtype.type(np.inf)
 
 
 @loops()
@@ -168,6 +182,7 @@ def multiply_windows(x, kernel, steps, b, bias, z, kind, alpha, beta, y, height,
     m = y.size // (n * each)
     plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
     flat = x.reshape(x.size)
+    low, high = bounds(y, kind, z, alpha, beta)
     cols = np.empty(0 if plain else min(most, each) * depth, x.dtype)
     window, after, left, right = 0, n * each, start * b.shape[2], min(stop * b.shape[2], m)
     if unit:
@@ -181,7 +196,9 @@ def multiply_windows(x, kernel, steps, b, bias, z, kind, alpha, beta, y, height,
         if not plain:
             columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
         begin, end = (0, (rows + tall - 1) // tall) if unit else (start, stop)
-        multiply_rows(source, depth, 1, b, bias, part, m, rows, m, tall, deep, block, unit != 0, begin, end)
+        multiply_rows(
+            source, depth, 1, b, bias, low, high, part, m, rows, m, tall, deep, block, unit != 0, begin, end
+        )  # fmt: skip
         finish(part, z, to, m, left, right, kind, alpha, beta)
         window += rows
 
@@ -230,7 +247,8 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
     source, panels = x.reshape(x.size), b.reshape(b.size)
     if not bare:
         source = np.empty(((most - 1) * sh + (kh - 1) * dh + 1) * columns * c, x.dtype)
-    spare = np.empty(tall * lanes, y.dtype)
+    low, high = bounds(y, kind, z, alpha, beta)
+    lowest, highest = y.dtype.type(-np.inf), y.dtype.type(np.inf)
     cuts = (width + cut - 1) // cut
     unit, after, begin, end = (0, n * height * cuts, start, stop) if by_panels else (start, stop, 0, count)
     while unit < after:
@@ -246,7 +264,8 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
         a, k = 0, 0  # the row of the kernel, and the element of its columns and channels
         while a < kh:
             parts, many = min(max(deep // depth, 1), kh - a), min(deep, depth - k)
-            fresh = a == 0 and k == 0
+            fresh, last = a == 0 and k == 0, a + parts == kh and k + many == depth
+            least, greatest = (low, high) if last else (lowest, highest)
             for panel in range(begin, end):
                 column, right = panel * lanes, (panel * whole + a * depth + k) * lanes
                 across = min(m - column, lanes)
@@ -255,23 +274,11 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
                     j, tiles = j0, (j1 - j0 + tall - 1) // tall
                     for t in range(tiles):
                         rows = (j1 - j + tiles - t - 1) // (tiles - t)
-                        if across < lanes:
-                            for r in range(rows):
-                                for q in range(across):
-                                    spare[r * lanes + q] = bias[column + q] if fresh else y[to + r * m + q]
-                            tile(
-                                rows, spare, 0, lanes, source, at, sw * c, 1, dh * pitch, parts, panels, right, many, 0,
-                                spare, 0, lanes,
-                            )  # fmt: skip
-                            for r in range(rows):
-                                for q in range(across):
-                                    y[to + r * m + q] = spare[r * lanes + q]
-                        else:
-                            given, given_at, apart = (bias, column, 0) if fresh else (y, to, m)
-                            tile(
-                                rows, y, to, m, source, at, sw * c, 1, dh * pitch, parts, panels, right, many,
-                                whole * lanes, given, given_at, apart,
-                            )  # fmt: skip
+                        given, given_at, apart = (bias, column, 0) if fresh else (y, to, m)
+                        tile(
+                            rows, across, y, to, m, source, at, sw * c, 1, dh * pitch, parts, panels, right, many,
+                            whole * lanes, given, given_at, apart, least, greatest,
+                        )  # fmt: skip
                         at, to, j = at + rows * sw * c, to + rows * m, j + rows
             k += many
             if k == depth:
