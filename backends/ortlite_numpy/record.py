@@ -25,6 +25,7 @@ __all__ = ["Ended", "Traced", "aside", "numpy", "opaque", "recorded", "recording
 F = TypeVar("F", bound=Callable[..., Any])
 
 LINES = 512  # of a recording: more are better off in a loop
+LARGE, LINE = 1 << 16, 64  # bytes of an array for which it pays to choose its place; and of a line of the cache
 SMALL = 1 << 14  # bytes of an array made on the way up to which it is copied: somebody may still write to it
 
 
@@ -605,12 +606,21 @@ def _made(name: str) -> Any:
 
     def call(*args: Any, **keywords: Any) -> Any:
         tape = _current.tape
+        value = make(*args, **keywords)
         if tape is None:
-            return make(*args, **keywords)
-        return tape.line(_call(tape, make, args, keywords), make(*args, **keywords))
+            return value
+        if name == "empty" and value.nbytes >= LARGE:
+            return tape.line(_call(tape, _aligned, (value.shape, value.dtype, value.nbytes), {}), value)
+        return tape.line(_call(tape, make, args, keywords), value)
 
     call.__name__ = name
     return call
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any, size: int) -> Any:
+    """An array of so many bytes that begins where a line of the cache does: else every long vector is in two lines."""
+    memory = np.empty(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.__array_interface__["data"][0] % LINE)
 
 
 def _contiguous(a: Any, dtype: Any = None) -> Any:

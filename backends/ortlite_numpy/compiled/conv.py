@@ -17,9 +17,10 @@ from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products
-from ortlite_numpy.compiled.depthwise import depthwise
+from ortlite_numpy.compiled.depthwise import depthwise, vectors
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
+from ortlite_numpy.compiled.vectors import vector_bytes
 from ortlite_numpy.compiled.windows import (
     HELD,
     KINDS,
@@ -252,11 +253,21 @@ def convolved(
             x = own(x)
             height, width = x.shape[1:3]
             y = np.empty((n * shape[2], shape[3], m), X.dtype)
-            size, lanes = np.array([height, shape[2]], np.int64), products.width(X.dtype) // products.VECTORS
+            size, lanes = np.array([height, shape[2]], np.int64), vector_bytes() // X.itemsize
             most = max(STRIP // (steps[0] * width * m), 1)
             by_channels = n * shape[2] < LINES
-            args = (x.reshape(n * height, width, m), derived(last, W), bias, steps, size, lanes, most, by_channels)
-            count = -(-m // (2 * lanes)) if by_channels else n * shape[2]
+            args = (
+                x.reshape(n * height, width, m),
+                derived(last, W),
+                bias,
+                steps,
+                size,
+                lanes,
+                vectors(),
+                most,
+                by_channels,
+            )
+            count = -(-m // (vectors() * lanes)) if by_channels else n * shape[2]
             share(xp, depthwise, (*args, *activated, y), count, work * DEPTHWISE)
             y = y.reshape(n, shape[2], shape[3], m).transpose(0, 3, 1, 2)
             return y[:, :, 0, :] if one else y
@@ -337,7 +348,7 @@ def _by_windows(
         count = len(b) if by_panels else n * height * -(-width // cut)
         share(xp, multiply_lines, (own(x), first, *args, cut, most, by_panels, tall, deep), count, seconds)
     else:
-        most = max(dense.COLUMNS // b.shape[1] // tall, -(-block // tall)) * tall
+        most = max(dense.COLUMNS // max(b.shape[1], m) // tall, -(-block // tall)) * tall
         count = len(b) if by_panels else -(-n * prod(out) // tall)
         unit = 0 if by_panels else tall
         share(xp, multiply_windows, (own(x), *args, most, unit, tall, deep, block), count, seconds)

@@ -7,24 +7,32 @@ of the element once for all pixels of the tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from ortlite_numpy.compiled.functions import held
 from ortlite_numpy.compiled.jit import Emitted, loops
-from ortlite_numpy.compiled.vectors import Vectors
+from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
 from ortlite_numpy.compiled.windows import bounds, finish
 
-__all__ = ["depthwise"]
+__all__ = ["depthwise", "vectors"]
 
-TALL = 6  # pixels of a tile of two vectors: twelve of sixteen registers
-WIDE = 8  # vectors of a tile of one pixel
+TALL, WIDE = 6, 8  # pixels of a tile, and vectors of one that has a single pixel
+# Columns of kernels that have code of their own, and how many of them further on what the next pixel sees begins.
+SIDES = (3, 1), (5, 1), (7, 1), (3, 2), (5, 2)
+WHOLE, PART, SIDE, LONE = 0, 1, 2, 2 + len(SIDES)  # kinds of tiles: all vectors, one of them or less, and see above
+
+
+@cache
+def vectors() -> int:
+    """Of a tile of several pixels: with AVX-512 there are registers for two and the weights of a row."""
+    return 2 if vector_bytes() == 64 else 1
 
 
 def _taps(
-    typing: Any, pixels: Any, across: Any, y: Any, y_at: Any, y_step: Any, x: Any, x_at: Any, x_step: Any, x_row: Any,
-    x_column: Any, rows: Any, columns: Any, w: Any, w_at: Any, w_row: Any, w_column: Any, bias: Any, bias_at: Any,
-    low: Any, high: Any,
+    typing: Any, kind: Any, pixels: Any, across: Any, y: Any, y_at: Any, y_step: Any, x: Any, x_at: Any, x_step: Any,
+    x_row: Any, x_column: Any, rows: Any, columns: Any, w: Any, w_at: Any, w_row: Any, w_column: Any, bias: Any,
+    bias_at: Any, low: Any, high: Any,
 ) -> Any:  # fmt: skip
     """Of `pixels`, `across` channels: y = bias + the sum over `rows` and `columns` of the kernel of x · w.
 
@@ -35,51 +43,58 @@ def _taps(
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(context, builder, y.dtype)
-        pixels, across, y_step, x_step, x_row, x_column, rows, columns = (args[i] for i in (0, 1, 4, 7, 8, 9, 10, 11))
-        to, image, weights, shift = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (2, 5, 12, 16))
-        w_row, w_column, bounds = args[14], args[15], (v.spread(args[18]), v.spread(args[19]))
+        kind, pixels, across, y_step, x_step, x_row, x_column = (args[i] for i in (0, 1, 2, 5, 8, 9, 10))
+        rows, columns, w_row, w_column, bounds = *(args[i] for i in (11, 12, 15, 16)), tuple(map(v.spread, args[19:21]))
+        to, image, weights, shift = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (3, 6, 13, 17))
 
-        def write(count: int, masks: Sequence[Any]) -> None:
+        def read(base: Any, at: Any, masks: Sequence[Any]) -> list[Any]:
+            return [v.load(base, builder.add(at, v.i64(i * v.lanes)), mask) for i, mask in enumerate(masks)]
+
+        def add(sums: list[Any], p: int, seen: Sequence[Any], factors: Sequence[Any]) -> None:
+            for i, (one, factor) in enumerate(zip(seen, factors, strict=True), p * len(seen)):
+                sums[i] = v.add_product(one, factor, sums[i])
+
+        def write(count: int, masks: Sequence[Any], side: int = 0, stride: int = 1) -> None:
             """The code for so many pixels, and a vector for each mask."""
-            sources = [v.further(image, p, x_step) for p in range(count)]
-            places = [v.i64(i * v.lanes) for i in range(len(masks))]
+            steps = [builder.mul(x_step, v.i64(p)) for p in range(count)]
+            beside = [builder.mul(x_column, v.i64(b)) for b in range(stride * (count - 1) + side)]
+            factor_at = [builder.mul(w_column, v.i64(b)) for b in range(side)]
 
-            def row(a: Any, before: Sequence[Any]) -> list[Any]:
-                x_first, w_first = builder.mul(a, x_row), builder.mul(a, w_row)
+            def row(_: Any, before: Sequence[Any]) -> list[Any]:
+                x_first, w_first, *sums = before
+                if side:
+                    factors = [read(weights, builder.add(w_first, at), masks) for at in factor_at]
+                    for q, at in enumerate(beside):
+                        seen = read(image, builder.add(x_first, at), masks)
+                        for p in range(count):
+                            if 0 <= (b := q - stride * p) < side:
+                                add(sums, p, seen, factors[b])
+                else:
+                    _, _, *sums = v.loop(columns, before, column)
+                return [builder.add(x_first, x_row), builder.add(w_first, w_row), *sums]
 
-                def column(b: Any, sums: Sequence[Any]) -> list[Any]:
-                    x_from = builder.add(x_first, builder.mul(b, x_column))
-                    w_from = builder.add(w_first, builder.mul(b, w_column))
-                    at = [builder.add(w_from, place) for place in places]
-                    factors = [v.load(weights, i, mask) for i, mask in zip(at, masks, strict=True)]
-                    seen = [
-                        v.load(source, builder.add(x_from, place), mask)
-                        for source in sources
-                        for place, mask in zip(places, masks, strict=True)
-                    ]
-                    return [v.add_product(one, f, s) for one, f, s in zip(seen, factors * count, sums, strict=True)]
+            def column(_: Any, carried: Sequence[Any]) -> list[Any]:
+                x_from, w_from, *sums = carried
+                factors = read(weights, w_from, masks)
+                for p, at in enumerate(steps):
+                    add(sums, p, read(image, builder.add(x_from, at), masks), factors)
+                return [builder.add(x_from, x_column), builder.add(w_from, w_column), *sums]
 
-                return v.loop(columns, before, column)
+            start = [v.i64(0), v.i64(0), *read(shift, v.i64(0), masks) * count]
+            _, _, *totals = v.loop(rows, start, row)
+            for i, total in enumerate(totals):
+                p, which = divmod(i, len(masks))
+                v.store(v.held(total, *bounds), v.further(to, p, y_step), v.i64(which * v.lanes), masks[which])
 
-            begin = [v.load(shift, place, mask) for place, mask in zip(places, masks, strict=True)]
-            totals = iter(v.loop(rows, begin * count, row))
-            for p in range(count):
-                for place, mask in zip(places, masks, strict=True):
-                    v.store(v.held(next(totals), *bounds), v.further(to, p, y_step), place, mask)
-
-        some = (v.first(across),)
-        cases = [partial(write, n, masks) for masks in ((None, None), some) for n in range(1, TALL + 1)]
-        narrow = builder.icmp_signed("<", across, v.i64(2 * v.lanes))
-        number = builder.add(builder.sub(pixels, v.i64(1)), builder.select(narrow, v.i64(TALL), v.i64(0)))
-        wide = builder.icmp_signed("==", across, v.i64(WIDE * v.lanes))
-        v.choose(
-            builder.select(wide, v.i64(2 * TALL), number),
-            [*cases, partial(write, 1, (None,) * WIDE)],
-        )
+        whole = (None,) * vectors()
+        kinds = [(whole,), ((v.first(across),),), *((whole, *side) for side in SIDES)]
+        cases = [partial(write, n, *which) for which in kinds for n in range(1, TALL + 1)]
+        number = builder.add(builder.mul(kind, v.i64(TALL)), builder.sub(pixels, v.i64(1)))
+        v.choose(number, [*cases, partial(write, 1, (None,) * WIDE)])
         return context.get_dummy_value()
 
     i, dtype = types.int64, y.dtype
-    return types.none(i, i, y, i, i, x, i, i, i, i, i, i, w, i, i, i, bias, i, dtype, dtype), code
+    return types.none(i, i, i, y, i, i, x, i, i, i, i, i, i, w, i, i, i, bias, i, dtype, dtype), code
 
 
 taps = Emitted(_taps)
@@ -93,35 +108,39 @@ def seen(first, step, count, size):
 
 
 @loops()
-def depthwise(x, w, bias, steps, size, lanes, most, by_channels, kind, alpha, beta, y, start, stop):
+def depthwise(x, w, bias, steps, size, lanes, many, most, by_channels, kind, alpha, beta, y, start, stop):
     """A depthwise convolution of x (N · H, W, C) by w (kh, kw, C) to y (N · oh, ow, C).
 
-    Of the rows of all images or, `by_channels`, of the pairs of vectors of `lanes` channels, [start, stop) are
+    Of the rows of all images or, `by_channels`, of blocks of them, `many` vectors of `lanes`, [start, stop) are
     computed. `steps` are strides, dilations and the pads before, each for rows and columns; `size` are the heights of
     the images before and after. Up to `most` rows at once stay in the cache while their channels go by. The activation
     is as for `activate`.
     """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
-    height, oh = size[0], size[1]
+    height, oh, block = size[0], size[1], many * lanes
     kh, kw, channels = w.shape
     width, ow = x.shape[1], y.shape[1]
     source, weights, out, none = x.reshape(x.size), w.reshape(w.size), y.reshape(y.size), y[:0, 0, 0]
     low, high = bounds(y, kind, none, alpha, beta)
     first = min(max((left + sw - 1) // sw, 0), ow)  # of the pixels that see all columns of the kernel, and the end
     last = max(min((width - 1 + left - (kw - 1) * dw) // sw + 1, ow), first)
+    usual = WHOLE
+    for i, (side, stride) in enumerate(SIDES):
+        if kw == side and sw == stride * dw:
+            usual = SIDE + i
     c0, c1, line, after = 0, channels, start, stop
     if by_channels:
-        c0, c1, line, after = 2 * lanes * start, min(2 * lanes * stop, channels), 0, y.shape[0]
+        c0, c1, line, after = block * start, min(block * stop, channels), 0, y.shape[0]
     while line < after:
         until = min(line + most, after)
         for inner in range(2):
             c = c0
             while c < c1:
-                across = 2 * lanes
+                tile, across = usual if inner else WHOLE, block
                 if not inner and c1 - c >= WIDE * lanes:
-                    across = WIDE * lanes
-                elif c1 - c < across:
-                    across = min(c1 - c, lanes)
+                    tile, across = LONE, WIDE * lanes
+                elif c1 - c < block:
+                    tile, across = PART, min(c1 - c, lanes)
                 for r in range(line, until):
                     row, i = r // oh * height, r % oh * sh - top
                     a0, a1 = seen(i, dh, kh, height)
@@ -131,25 +150,25 @@ def depthwise(x, w, bias, steps, size, lanes, most, by_channels, kind, alpha, be
                         if not inner and j == first:
                             j = last
                             continue
-                        b0, b1, many = 0, kw, 1
+                        b0, b1, pixels = 0, kw, 1
                         if inner:
-                            many = (end - j + tiles - 1) // tiles
+                            pixels = (end - j + tiles - 1) // tiles
                             tiles -= 1
                         else:
                             b0, b1 = seen(j * sw - left, dw, kw, width)
                         to = (r * ow + j) * channels + c
                         if a0 == a1 or b0 == b1:
-                            for pixel in range(many):
+                            for pixel in range(pixels):
                                 for k in range(across):
                                     out[to + pixel * channels + k] = held(bias[c + k], low, high)
                         else:
                             at = ((row + i + a0 * dh) * width + j * sw - left + b0 * dw) * channels + c
                             taps(
-                                many, across, out, to, channels, source, at, sw * channels, dh * width * channels,
-                                dw * channels, a1 - a0, b1 - b0, weights, (a0 * kw + b0) * channels + c, kw * channels,
-                                channels, bias, c, low, high,
+                                tile, pixels, across, out, to, channels, source, at, sw * channels,
+                                dh * width * channels, dw * channels, a1 - a0, b1 - b0, weights,
+                                (a0 * kw + b0) * channels + c, kw * channels, channels, bias, c, low, high,
                             )  # fmt: skip
-                        j += many
+                        j += pixels
                 c += across
         done = out[line * ow * channels : until * ow * channels]
         finish(done, none, 0, channels, c0, c1, kind, alpha, beta)
