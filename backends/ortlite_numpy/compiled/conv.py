@@ -339,7 +339,7 @@ def _by_windows(
     b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
     tall, deep, block = products.sizes()
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
-    kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < FEW_WINDOWS
+    kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < max(FEW_WINDOWS, m)
     args = (kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width)
     if by_lines:
         cut = tall * TILES if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS) else width

@@ -87,7 +87,7 @@ def _taps(
                 v.store(v.held(total, *bounds), v.further(to, p, y_step), v.i64(which * v.lanes), masks[which])
 
         whole = (None,) * vectors()
-        kinds = [(whole,), ((v.first(across),),), *((whole, *side) for side in SIDES)]
+        kinds: list[Any] = [(whole,), ((v.first(across),),), *((whole, *side) for side in SIDES)]
         cases = [partial(write, n, *which) for which in kinds for n in range(1, TALL + 1)]
         number = builder.add(builder.mul(kind, v.i64(TALL)), builder.sub(pixels, v.i64(1)))
         v.choose(number, [*cases, partial(write, 1, (None,) * WIDE)])

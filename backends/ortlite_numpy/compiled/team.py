@@ -18,7 +18,10 @@ __all__ = ["entry", "for_result", "for_work", "placed", "run"]
 
 WORD = 8  # bytes
 LOOKS_OUT, TAKEN = 1, 1  # a job's address is even
-FN, ARGS, NEXT, COUNT, PARTS, FAILED = (WORD * i for i in range(6))  # the words of a job
+FN, ARGS, TAKEN_RANGES, COUNT, PARTS, FAILED = (WORD * i for i in range(6))  # the words of a job
+# Of its ranges, callers take the first and helpers the last, one after the other: what a thread has written it finds in
+# its own cache when the next job reads it. So many of the first, and of the last so many times LAST, are taken.
+LAST = 1 << 32
 LOOKS = 1 << 16  # with a pause of 15 to 45 ns after each
 SETTLE = 1 << 6  # pauses in which who gave the work lets go of the GIL: to wait for that takes longer
 PATIENCE = 1 << 10  # pauses after which who waits lets others have the processor
@@ -156,13 +159,20 @@ placed = Emitted(_placed)  # the address of a tuple of arguments, on the stack o
 
 
 @loops()
+def taken(ranges):
+    """How many ranges are taken, from either end."""
+    return ranges % LAST + ranges // LAST
+
+
+@loops()
 def take_part(job):
-    """Range by range, what nobody has taken."""
+    """Range by range from the last on, what nobody has taken."""
     fn, args, count, parts = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + PARTS)
     while True:
-        part = add(job + NEXT, 1)
-        if part >= parts:
+        ranges = add(job + TAKEN_RANGES, LAST)
+        if taken(ranges) >= parts:
             return
+        part = parts - 1 - ranges // LAST
         if call(fn, args, count * part // parts, count * (part + 1) // parts) != 0:
             store(job + FAILED, 1)
 
@@ -176,20 +186,20 @@ def run(team, most, parts, count, fn, args):
         this = job()
         store(this + FN, fn)
         store(this + ARGS, args)
-        store(this + NEXT, 1)  # the first range is the caller's
+        store(this + TAKEN_RANGES, 1)  # the first is the caller's
         store(this + COUNT, count)
         store(this + PARTS, parts)
         store(this + FAILED, 0)
         helpers = load(team + HELPERS)
-        part, offered, failed = 0, 0, 0
-        while part < parts:
-            helper = 0
-            while offered + 1 < most and helper < helpers and load(this + NEXT) < parts:
+        ranges, offered, failed = 0, 0, 0
+        while taken(ranges) < parts:
+            helper, part = 0, ranges % LAST
+            while offered + 1 < most and helper < helpers and taken(load(this + TAKEN_RANGES)) < parts:
                 helper += 1
                 if change(team + helper * ROW + STATE, LOOKS_OUT, this):
                     offered += 1
             failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
-            part = add(this + NEXT, 1)
+            ranges = add(this + TAKEN_RANGES, 1)
         give_way = load(team + YIELD)
         for helper in range(1, helpers + 1 if offered else 0):
             state = team + helper * ROW + STATE
