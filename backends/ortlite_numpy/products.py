@@ -105,9 +105,10 @@ def by_columns_unpacked(a: Any, w: Any, out: Any, step: int) -> None:
 
 def multiply_turned(a: Any, w: Any, out: Any, step: int, threads: int) -> None:
     """The same on up to `threads` threads."""
-    cost = seconds(*a.shape, w.shape[0], a.itemsize)
+    (rows, depth), columns = a.shape, w.shape[0]
+    cost = seconds(rows, depth, columns, a.itemsize)
     if threads > 1 and pays(cost):
-        split(lambda i, j: by_columns_unpacked(a, w[i:j], out[:, i:j], step), w.shape[0], cost, threads)
+        split(lambda i, j: by_columns_unpacked(a, w[i:j], out[:, i:j], step), columns, cost, threads)
     elif recording():
         opaque(by_columns_unpacked, a, w, out, step)
     else:
