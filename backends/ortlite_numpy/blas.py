@@ -17,14 +17,15 @@ import numpy as np
 
 from ortlite.forks import in_child
 
-__all__ = ["begin", "end"]
+__all__ = ["begin", "end", "reads_small"]
 
-NAMES = [f"{head}openblas_{{}}_num_threads{tail}" for head in ("scipy_", "") for tail in ("64_", "")]
+NAMES = [f"{head}openblas_{{}}{tail}" for head in ("scipy_", "") for tail in ("64_", "")]
+UNPACKED = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # its kernels that multiply small matrices as they lie
 
 
 @cache
-def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """What gets and sets the number, of the OpenBLAS that NumPy itself uses; None where it uses another BLAS."""
+def _found() -> tuple[ctypes.PyDLL, str] | None:
+    """The OpenBLAS that NumPy itself uses, and how its functions are named; None where it uses another BLAS."""
     core = Path(np.__file__).parent
     places = [*core.glob("_core/_multiarray_umath*"), *(core.parent / "numpy.libs").glob("*openblas*")]
     for place in places:
@@ -34,11 +35,29 @@ def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
         except OSError:
             continue
         for name in NAMES:
-            if hasattr(library, name.format("set")) and hasattr(library, name.format("get")):
-                get, put = getattr(library, name.format("get")), getattr(library, name.format("set"))
-                put.restype = None
-                return get, put
+            if hasattr(library, name.format("set_num_threads")) and hasattr(library, name.format("get_num_threads")):
+                return library, name
     return None
+
+
+def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """What gets and sets the number."""
+    if (found := _found()) is None:
+        return None
+    library, name = found
+    get, put = (getattr(library, name.format(f"{verb}_num_threads")) for verb in ("get", "set"))
+    put.restype = None
+    return get, put
+
+
+@cache
+def reads_small() -> bool:
+    """Whether BLAS multiplies small matrices as they lie, where it else brings each into another order first."""
+    if (found := _found()) is None or not hasattr(found[0], found[1].format("get_corename")):
+        return False
+    ask = getattr(found[0], found[1].format("get_corename"))
+    ask.restype = ctypes.c_char_p
+    return (ask() or b"").decode() in UNPACKED
 
 
 def _one_thread() -> tuple[Callable[[], None], Callable[[], None]]:

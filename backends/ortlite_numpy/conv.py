@@ -41,6 +41,7 @@ ROWS = 192  # of a block: with fewer, packing the weights costs as much as the p
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
+WIDE = 64  # channels from which on a place's own are a row that is long enough
 THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
@@ -328,11 +329,14 @@ def _depthwise(
 ) -> None:
     """Every channel by itself: for each place of the kernel a product of whole rows, added up in one pass by einsum.
 
-    Columns that are a stride apart are brought side by side first: a row of the result meets whole rows then.
+    Columns of few channels that are a stride apart are brought side by side first: a row of the result meets whole rows
+    then.
     """
-    n, out, c, itemsize = y.shape[0], y.shape[1:-1], y.shape[-1], y.itemsize
+    n, out, c = y.shape[0], y.shape[1:-1], y.shape[-1]
     width = out[-1]
+    alone = strides[-1] > 1 and c >= WIDE
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
+    repeats = 1 if alone else repeats
     lines = derived(weight_lines, w, repeats)
     blocks = _blocks(n, out, SMALL // c)
     rank = len(size)
@@ -342,17 +346,18 @@ def _depthwise(
     def some(start: int, stop: int) -> None:
         for some_images, first, last in blocks[start:stop]:
             x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
-            if strides[-1] == 1:
+            if strides[-1] == 1 or alone:
                 x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
                 images_apart, *apart, between, _ = x.strides
-                aside = dilations[-1] * between
+                aside, along = dilations[-1] * between, repeats * strides[-1] * between
             else:
                 shape = (size[-1], *x.shape[:-2], width, c)
                 beside = scratch("beside", shape, x.dtype)
                 for k in range(size[-1]):
                     beside[k] = x[..., k * dilations[-1] :: strides[-1], :][..., :width, :]
                 x = beside
-                aside, images_apart, *apart, _, _ = x.strides
+                aside, images_apart, *apart, between, _ = x.strides
+                along = repeats * between
             result = y[some_images, first:last]
             flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
             shown = _seen(
@@ -360,7 +365,7 @@ def _depthwise(
                 (*size, *flat.shape),
                 (
                     *(b * d for b, d in zip(apart, dilations, strict=False)), aside, images_apart,
-                    *(b * s for b, s in zip(apart, strides, strict=False)), repeats * c * itemsize, itemsize,
+                    *(b * s for b, s in zip(apart, strides, strict=False)), along, y.itemsize,
                 ),
             )  # fmt: skip
             np.einsum(shown, axes, lines, [*kernel, axes[-1]], axes[rank:], out=flat)

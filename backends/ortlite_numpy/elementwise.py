@@ -24,8 +24,10 @@ __all__ = ["BLOCK", "OVERRIDES", "PRIMITIVES", "blockwise", "rowwise", "swish_fi
 
 Fill: TypeAlias = Callable[..., None]  # fill(out, x, *others): writes the block `out`
 
-BLOCK = 1 << 15  # elements that several passes find in the cache
-ROWS = 1 << 16  # of a block of rows: every row costs a pass a little more
+# Elements that several passes find in the cache. Between two passes a thread needs the GIL, and sleeps where another
+# has it: passes over half as many elements take two threads as long as one.
+BLOCK = 1 << 16
+ROWS = 1 << 17  # of a block of rows: every row costs a pass a little more
 LINE = 768  # elements from which on the overhead of a ufunc's inner loop is small
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
+from ortlite_numpy.blas import reads_small
 from ortlite_numpy.record import numpy as np
+from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
 
 __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
@@ -21,9 +24,14 @@ __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
 BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
+SQUARE = 64  # rows and columns of a matrix that are turned together
 SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements
+# What BLAS multiplies as it lies, of rows by a matrix whose columns lie side by side: up to so many
+UNPACKED, RESULTS = 1_000_000, 1_200  # multiplications, and elements of the result, of
+DEPTH, NARROW = 32, 16  # at least so deep a matrix, where so many columns come together
+TURNED = 16  # rows up to which that is faster than what it does with larger ones
 FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
 
 
@@ -71,15 +79,57 @@ def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
     return out
 
 
-def product(a: Any, b: Any, threads: int) -> Any:
+def turned(b: Any) -> Any:
+    """`b` with its columns side by side in memory, as rows. Squares of it stay in the cache, unlike whole columns."""
+    result = np.empty(b.shape[::-1], b.dtype)
+    for i in range(0, b.shape[0], SQUARE):
+        for j in range(0, b.shape[1], SQUARE):
+            result[j : j + SQUARE, i : i + SQUARE] = b[i : i + SQUARE, j : j + SQUARE].T
+    return result
+
+
+def columns_unpacked(a: Any, b: Any) -> int:
+    """How many columns of `b` together BLAS multiplies by a few rows as they lie; 0 where that is not to be had."""
+    rows, depth = a.shape
+    if not 1 < rows <= TURNED or depth < DEPTH or b.size <= LARGE or a.dtype != np.float32 or not reads_small():
+        return 0
+    step = min(RESULTS // rows, UNPACKED // (rows * depth))
+    return step if step >= NARROW else 0
+
+
+def by_columns_unpacked(a: Any, w: Any, out: Any, step: int) -> None:
+    """The product of `a` and the transpose of `w`, some columns at a time."""
+    for i in range(0, w.shape[0], step):
+        np.matmul(a, w[i : i + step].T, out=out[:, i : i + step])
+
+
+def multiply_turned(a: Any, w: Any, out: Any, step: int, threads: int) -> None:
+    """The same on up to `threads` threads."""
+    (rows, depth), columns = a.shape, w.shape[0]
+    cost = seconds(rows, depth, columns, a.itemsize)
+    if threads > 1 and pays(cost):
+        split(lambda i, j: by_columns_unpacked(a, w[i:j], out[:, i:j], step), columns, cost, threads)
+    elif recording():
+        opaque(by_columns_unpacked, a, w, out, step)
+    else:
+        by_columns_unpacked(a, w, out, step)
+
+
+def product(a: Any, b: Any, threads: int, derived: Any = at_once) -> Any:
     """`a` @ `b` of one floating dtype, as numpy.matmul has it."""
     if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= SMALL or b.size == 0 or a.shape[-1] != b.shape[-2]:
         return np.matmul(a, b)
     if b.ndim == 2:
-        b, rows = readable(b), a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
+        rows = a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
         out = np.empty((rows, b.shape[1]), a.dtype)
         flat = readable(a.reshape(rows, a.shape[-1]))
-        if rows <= LOOPED and b.size >= LARGE:
+        step = columns_unpacked(flat, b)
+        b = readable(b)
+        if step and b.T.flags.c_contiguous:
+            multiply_turned(flat, b.T, out, step, threads)
+        elif step and lasting(derived, b):
+            multiply_turned(flat, derived(turned, b), out, step, threads)
+        elif rows <= LOOPED and b.size >= LARGE:
             few_rows(flat, b, out, threads)
         else:
             multiply(flat, b, out, threads)
@@ -111,9 +161,9 @@ def everywhere(threads: int) -> Callable[[Any, Any], Any]:
     return matmul
 
 
-def matmul(xp: Namespace, A: Any, B: Any) -> Any:
+def matmul(xp: Namespace, A: Any, B: Any, *, derived: Any = at_once) -> Any:
     """Rows of all matrices of `A` at once where `B` is one; few rows one by one; the large ones on threads."""
-    return product(A, B, xp.threads) if A.dtype in FLOATS and A.dtype == B.dtype else NotImplemented
+    return product(A, B, xp.threads, derived) if A.dtype in FLOATS and A.dtype == B.dtype else NotImplemented
 
 
 def gemm(
@@ -126,6 +176,7 @@ def gemm(
     beta: float = 1.0,
     transA: int = 0,
     transB: int = 0,
+    derived: Any = at_once,
 ) -> Any:
     """As MatMul; what is scaled and added, in place."""
     a, b = A.T if transA else A, B.T if transB else B
@@ -134,7 +185,7 @@ def gemm(
         return NotImplemented  # the kernel says what is wrong
     if C is not None:
         require_broadcast("C", C, (a.shape[0], b.shape[1]))
-    y = product(a, b, xp.threads)
+    y = product(a, b, xp.threads, derived)
     if alpha != 1.0:
         y *= y.dtype.type(alpha)
     if C is not None and beta != 0.0:

@@ -73,6 +73,7 @@ def test_conv_is_that_of_the_kernel(seed, monkeypatch):
     draw, x, w, b, given = case(seed)
     if seed % 4 > 1:
         monkeypatch.setattr(fast, "THIN", 3)
+        monkeypatch.setattr(fast, "WIDE", 3)
     if seed % 2:  # several blocks even of small images
         monkeypatch.setattr(fast, "COLUMNS", 1 << int(draw.integers(6, 12)))
         monkeypatch.setattr(fast, "SMALL", 1 << int(draw.integers(4, 9)))

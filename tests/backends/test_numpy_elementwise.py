@@ -15,7 +15,7 @@ from ortlite_numpy.ops import OVERRIDES
 CPU = create("CPUExecutionProvider", {"intra_op_num_threads": "2"})
 XP = CPU.xp
 BODY = create("StrictExecutionProvider").xp  # nothing is replaced there
-SHAPES = [(), (0, 3), (7,), (3, 5, 7), (2, 40, 500), (5, 9000)]
+SHAPES = [(), (0, 3), (7,), (3, 5, 7), (2, 40, 900), (5, 14000)]
 FEW_ULP = {np.float32: 4e-7, np.float64: 1e-14}
 
 
@@ -88,7 +88,7 @@ def test_elementwise(key, shape, dtype, layout):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_elementwise_at_the_ends(key, dtype):
     ends = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 1e38, -1e38, 88.8, -88.8, 104.0, -104.0, 1e-20, -1e-20]
-    x = np.tile(np.array(ends, dtype), 4000)
+    x = np.tile(np.array(ends, dtype), 5000)
     actual, _ = both(key, x)
     if actual is None:
         assert key[1:] in {("Gelu", 20), ("Gelu", 1)}
@@ -98,7 +98,7 @@ def test_elementwise_at_the_ends(key, dtype):
 
 
 def test_gelu_has_attributes():
-    x = drawn(np.random.default_rng(0), (3, 14000), np.float32)
+    x = drawn(np.random.default_rng(0), (3, 22000), np.float32)
     for key, given in [
         (("", "Gelu", 20), {"approximate": "tanh"}), (("", "Swish", 24), {"alpha": 1.5}),
         (("", "Elu", 1), {"alpha": 2.0}),
@@ -121,7 +121,7 @@ def test_erf_of_float32_is_within_4e_7_and_a_few_ulp_near_0():
 
 
 def test_erf_of_float64_is_the_kernels():
-    x = np.linspace(-7, 7, 40_000)
+    x = np.linspace(-7, 7, 70_000)
     np.testing.assert_allclose(XP.erf(x), [erf(v) for v in x], rtol=1e-14, atol=1e-300)
 
 

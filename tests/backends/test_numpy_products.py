@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+import ortlite
+from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.provider import create
-from ortlite_numpy import products
+from ortlite_numpy import blas, products
 from ortlite_numpy.ops import OVERRIDES
 
 XP = create("CPUExecutionProvider", {"intra_op_num_threads": "2"}).xp
@@ -48,6 +54,64 @@ def test_matmul(shapes, dtype, split, monkeypatch):
             assert y.dtype == dtype
             assert y.shape == wanted.shape
             np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-11)
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,), (3,), (2, 5), (16,), (17,)], ids=str)
+@pytest.mark.parametrize("size", [(300, 400), (1000, 100), (31, 3000)], ids=str)
+@pytest.mark.parametrize("split", [False, True])
+def test_a_constant_matrix_is_turned_for_few_rows(rows, size, split, monkeypatch):
+    monkeypatch.setattr(products, "reads_small", lambda: True)  # whatever the processor is
+    monkeypatch.setattr(products, "LARGE", 1 << 10)
+    if split:
+        monkeypatch.setattr(products, "RATE", 1.0)
+    draw = np.random.default_rng(0)
+    b = draw.standard_normal(size).astype(np.float32)
+    derived = Derived([b])
+    a = draw.standard_normal((*rows, size[0])).astype(np.float32)
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    few = 1 < np.prod(rows) <= 16 and size[0] >= 32
+    for left in (a, np.asfortranarray(a)):
+        y = OVERRIDES["", "MatMul", 1](XP, left, b, derived=derived)
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+    assert derived.nbytes == (b.nbytes if few else 0)
+    if len(rows) == 1:  # columns that lie side by side already are read where they lie
+        c = draw.standard_normal(size[1]).astype(np.float32)
+        derived = Derived([w := np.ascontiguousarray(b.T)])
+        y = OVERRIDES["", "Gemm", 7](XP, a, w, c, transB=1, derived=derived)
+        np.testing.assert_allclose(y, wanted + c, rtol=1e-4, atol=1e-4)
+        assert derived.nbytes == 0
+
+
+def test_a_program_turns_no_matrix_again(monkeypatch):
+    monkeypatch.setattr(products, "reads_small", lambda: True)
+    weights = np.random.default_rng(0).standard_normal((300, 400)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 300])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = ortlite.InferenceSession(
+        model.SerializeToString(), providers=[("CPUExecutionProvider", {"compiled": "0"})]
+    )
+    turned = []
+    monkeypatch.setattr(products, "turned", lambda b, old=products.turned: turned.append(b.shape) or old(b))
+    x = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
+    answers = [session.run(None, {"x": x})[0] for _ in range(4)]
+    np.testing.assert_allclose(answers[0], x.astype(np.float64) @ weights, rtol=1e-4, atol=1e-4)
+    assert all(np.array_equal(y, answers[0]) for y in answers)
+    assert turned == [(300, 400)]
+
+
+def test_a_blas_that_says_nothing_of_itself(monkeypatch):
+    monkeypatch.setattr(blas, "_found", lambda: None)
+    assert not blas.reads_small.__wrapped__()
+    monkeypatch.setattr(blas, "_found", lambda: (SimpleNamespace(openblas_set_num_threads=None), "openblas_{}"))
+    assert not blas.reads_small.__wrapped__()
+    for core, wanted in ((b"SkylakeX", True), (b"Haswell", False), (None, False)):
+        library = SimpleNamespace(openblas_get_corename=Mock(return_value=core))
+        monkeypatch.setattr(blas, "_found", lambda library=library: (library, "openblas_{}"))
+        assert blas.reads_small.__wrapped__() == wanted
 
 
 def test_shapes_that_do_not_fit():
