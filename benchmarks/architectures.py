@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance import run_main
+
 FOLDER = Path(os.environ.get("ORTLITE_EXPORTS", Path(tempfile.gettempdir()) / "ortlite-exports"))
 TEXT = {0: "batch", 1: "tokens"}  # the axes that are left open
 IMAGE = {0: "batch"}
@@ -322,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance import run_main
 from ortlite.progress import say
 
 HERE = Path(__file__).parent
@@ -141,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
+from conformance import run_main
 from ortlite import provider
 from ortlite.derived import Derived, takes_derived
 from ortlite.namespace import or_default
@@ -560,4 +561,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

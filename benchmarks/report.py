@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import ortlite
+from conformance import run_main
 from tests.tools.test_report_browser import branches
 
 NODES, TIMES = 5000, 5
@@ -64,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
 
-from ortlite import dtypes, schema
+from ortlite import atomic, dtypes, schema
 from ortlite.errors import InvalidProtobuf
 from ortlite.graph import (
     GRADIENT,
@@ -67,10 +68,18 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = 
     if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
         external = f"{Path(path).name}.data"
     if not external:
-        onnx.save(proto, path)
+        with atomic.written(path) as part:
+            onnx.save(proto, part)
         return
-    Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
-    onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
+    out = Path(path)
+    data = out.with_name(external)
+    with TemporaryDirectory(dir=out.parent) as folder:  # onnx would append to a file that is there
+        part = Path(folder)
+        onnx.save(proto, part / out.name, save_as_external_data=True, location=external, size_threshold=least)
+        data.unlink(missing_ok=True)
+        if (part / external).exists():  # something was large enough
+            (part / external).replace(data)
+        (part / out.name).replace(out)
 
 
 def write_apart(source: str | os.PathLike[str], path: Path) -> None:

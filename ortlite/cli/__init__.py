@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ortlite.tools.shown import Shown
 
 import ortlite
-from ortlite import progress
+from ortlite import atomic, progress
 from ortlite.cli.bars import working
 from ortlite.cli.options import pairs, sizes
 
@@ -510,7 +510,8 @@ def profile_model(
         for kind, data in found.model_explorer(compared).items():
             written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
     for path, text in written.items():
-        path.write_text(text(), encoding="utf-8")
+        with atomic.written(path) as part:
+            part.write_text(text(), encoding="utf-8")
         console(stderr=as_json).print(f"saved {path}", markup=False, highlight=False, soft_wrap=True)
 
 
