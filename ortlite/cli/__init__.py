@@ -480,6 +480,10 @@ def profile_model(
     from ortlite.tools.inputs import gather, provider_name
     from ortlite.tools.profile import profile
 
+    if html is not None:  # said before the model has run, not after
+        from ortlite.tools import report
+
+        report.needed()
     names = [provider_name(name) for name in providers]
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
