@@ -126,7 +126,7 @@ def _running(
     dtype = _sum_dtype(x.dtype) if dtype is None else dtype
     axis = 0 if axis is None else axis % x.ndim
     y = x.astype(dtype)
-    y = fn(y, axis=axis) if x.size else y  # of nothing the process ends, before MLX 0.32.4
+    y = fn(y, axis=axis) if x.size else y  # of nothing the process ends, before MLX 0.32.3
     if not include_initial:
         return y
     shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
@@ -140,7 +140,7 @@ def _position(fn: Callable[..., Any], x: Any, /, *, axis: int | None = None, kee
 
 
 def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    """MLX sorts stably, in ascending order; nothing ends the process, before 0.32.4."""
+    """MLX sorts stably, in ascending order; nothing ends the process, before 0.32.3."""
     if not x.size:
         return mx.zeros(x.shape, dtype=mx.int64)
     if not descending:
