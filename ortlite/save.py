@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -71,15 +70,8 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = 
         with atomic.written(path) as part:
             onnx.save(proto, part)
         return
-    out = Path(path)
-    data = out.with_name(external)
-    with TemporaryDirectory(dir=out.parent) as folder:  # onnx would append to a file that is there
-        part = Path(folder)
-        onnx.save(proto, part / out.name, save_as_external_data=True, location=external, size_threshold=least)
-        data.unlink(missing_ok=True)
-        if (part / external).exists():  # something was large enough
-            (part / external).replace(data)
-        (part / out.name).replace(out)
+    Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
 
 
 def write_apart(source: str | os.PathLike[str], path: Path) -> None:
