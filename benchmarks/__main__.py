@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks import ROOT, compile_sources
 from benchmarks.models import build
+from conformance import run_main
 from ortlite.cli.bars import working
 from ortlite.progress import say
 
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -18,6 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from conformance import run_main
+from ortlite.cli.bars import working
+from ortlite.progress import each
+
 FOLDER = Path(os.environ.get("ORTLITE_EXPORTS", Path(tempfile.gettempdir()) / "ortlite-exports"))
 TEXT = {0: "batch", 1: "tokens"}  # the axes that are left open
 IMAGE = {0: "batch"}
@@ -317,9 +321,10 @@ def main() -> None:
     parser.add_argument("--opset", type=int)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name in args.names or ARCHITECTURES:
-        print(export(name, args.folder, args.opset), flush=True)
+    with working("exporting"):
+        for name in each("exporting", [*(args.names or ARCHITECTURES)]):
+            print(export(name, args.folder, args.opset), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance import run_main
+from ortlite.cli.bars import working
 from ortlite.progress import say
 
 HERE = Path(__file__).parent
@@ -129,7 +131,8 @@ def main() -> None:
     if args.engine:
         print(json.dumps(measure(args.engine, args.models[0], args.sequences, args.tokens)))
         return
-    found = table(args.models, args.sequences, args.tokens)
+    with working("decoding"):
+        found = table(args.models, args.sequences, args.tokens)
     print(found)
     if args.write:
         versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "torch"))
@@ -141,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

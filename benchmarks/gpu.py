@@ -44,6 +44,8 @@ from time import monotonic, perf_counter
 
 import numpy as np
 
+from conformance import run_main
+
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "benchmarks" / "GPU.md"
 NEEDED = ("numpy", "ml_dtypes", "onnx", "rich", "array_api_compat")
@@ -749,4 +751,4 @@ def nvidia() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

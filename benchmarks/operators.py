@@ -29,6 +29,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from conformance import run_main
+
 HERE = Path(__file__).parent
 R = np.random.default_rng(0)
 F = np.float32
@@ -358,4 +360,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

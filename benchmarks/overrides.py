@@ -30,12 +30,15 @@ import numpy as np
 
 from benchmarks import operators
 from benchmarks.operators import bytes_, floats, ints, positive
+from conformance import run_main
 from ortlite import provider
+from ortlite.cli.bars import working
 from ortlite.derived import Derived, takes_derived
 from ortlite.namespace import or_default
 from ortlite.ops import registry
 from ortlite.primitives import DEFAULTS
 from ortlite.primitives.resample import Filter, taps
+from ortlite.progress import each
 
 HERE = Path(__file__).parent
 R = np.random.default_rng(0)
@@ -542,17 +545,12 @@ def main():
         "jax.jit.",
         "",
     ]
-    for name in [args.provider] if args.provider else provider.available()[::-1]:
-        if any(replaced(provider.create(name))):
+    names = [args.provider] if args.provider else provider.available()[::-1]
+    env = {**os.environ, **ONE_THREAD}
+    with working("providers"):
+        for name in each("providers", [name for name in names if any(replaced(provider.create(name)))]):
             command = [sys.executable, "-m", "benchmarks.overrides", "--measure", name, "-k", args.pattern]
-            done = subprocess.run(
-                command,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-                cwd=HERE.parent,
-                env={**os.environ, **ONE_THREAD},
-            )
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent, env=env)
             print(done.stdout, flush=True)
             text.append(done.stdout)
     if args.write:
@@ -560,4 +558,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 
 from benchmarks import ROOT, compile_sources
 from benchmarks.models import _Net
+from conformance import run_main
 
 PAGE = ROOT / "benchmarks" / "PROVIDERS.md"
 QUIET = 1.0  # a load above this, and the figures are called preliminary
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

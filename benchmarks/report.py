@@ -13,6 +13,9 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import ortlite
+from conformance import run_main
+from ortlite.cli.bars import working
+from ortlite.progress import each
 from tests.tools.test_report_browser import branches
 
 NODES, TIMES = 5000, 5
@@ -40,7 +43,7 @@ def measure(path: Path) -> tuple[list[float], list[float]]:
     walls, works = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        for _ in range(TIMES):
+        for _ in each("opening", range(TIMES)):
             page = browser.new_page(viewport={"width": 1400, "height": 900})
             devtools = page.context.new_cdp_session(page)
             devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -58,10 +61,12 @@ def main() -> None:
     """Print the figures."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "report.html")
-        write(path)
-        for name, times in zip(("open after", "processor"), measure(path), strict=True):
+        with working("writing"):
+            write(path)
+            found = measure(path)
+        for name, times in zip(("open after", "processor"), found, strict=True):
             print(f"{name}: {min(times):.0f} ms at least, {median(times):.0f} ms median of {TIMES}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

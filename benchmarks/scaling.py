@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from conformance import run_main
+
 __all__ = ["SHAPES", "Shape", "measure"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -370,4 +372,4 @@ def main(names: list[str]) -> None:
 if __name__ == "__main__":
     logging.getLogger("ortlite").setLevel(logging.ERROR)
     importlib.import_module("onnxruntime").set_default_logger_severity(4)
-    main(sys.argv[1:])
+    run_main(lambda: main(sys.argv[1:]))

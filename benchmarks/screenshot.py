@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 import ortlite
+from conformance import run_main
 from ortlite.compare import compare
 
 CPU, IMAGE = "CPUExecutionProvider", Path(__file__).parents[1] / "docs" / "images" / "profile.png"
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -31,6 +31,7 @@ from rich.progress import Progress
 from benchmarks import compile_sources
 from benchmarks.architectures import FOLDER
 from benchmarks.worker import peak_mb
+from conformance import run_main
 
 HERE = Path(__file__).parent
 PEER = "onnxruntime"
@@ -302,4 +303,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
 import ortlite
+from conformance import run_main
 
 FOLDER = Path(ortlite.__file__).parent / "demo"
 EPOCHS, BATCH, RATE = 60, 64, 2e-3
@@ -164,4 +165,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.models import build
+from conformance import run_main
 from ortlite.cli.bars import working
 from ortlite.cli.digits import model_bytes
 from ortlite.progress import say
@@ -118,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,17 +9,14 @@ fails for a failure that is not listed and for a pass that is.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import re
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from conformance import report
+from conformance import forked, report, run_main
 from conformance.cases import Result, load_cases, run_case
 from ortlite.provider import CPU
 
@@ -48,7 +45,7 @@ def run_suite(provider: str, pattern: str = "", jobs: int = 2, console: Console 
     if jobs == 1:
         return list(shown(map(work, names)))
     # fork: the cases take seconds to make, and are made once
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+    with forked(jobs) as pool:
         return list(shown(pool.map(work, names, chunksize=8)))
 
 
@@ -86,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
+from conformance import run_main
 from conformance.cases import case_model, data_sets, load_cases
 from conformance.judge import FILE, drawn, left_out
 
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

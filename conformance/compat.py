@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import ortlite
+from conformance import run_main
 
 PAGE = Path(__file__).parents[1] / "docs" / "onnxruntime-compat.md"
 SAME, BETTER, IGNORED, NOT = "same", "more", "accepted, no effect", "not possible"
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

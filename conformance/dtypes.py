@@ -10,13 +10,11 @@ With `--every` a provider must run every example that NumPy runs, not just one.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import re
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +26,7 @@ import onnx
 from onnx import helper
 
 import ortlite
+from conformance import forked, run_main
 from conformance.cases import _array, load_cases
 from ortlite import dtypes
 from ortlite.cli.bars import working
@@ -466,7 +465,7 @@ def results(pattern: str, provider: str, every: bool = False, jobs: int = 1) -> 
     row = partial(_row, provider=provider, every=every)
     if jobs == 1:
         return dict(zip(names, map(row, each("operators", names)), strict=True))
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+    with forked(jobs) as pool:
         return dict(zip(each("operators", names), pool.map(row, names), strict=True))
 
 
@@ -532,4 +531,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

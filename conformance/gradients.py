@@ -50,6 +50,7 @@ from onnx import helper, numpy_helper, parser
 
 import ortlite
 from conformance import dtypes as matrix
+from conformance import run_main
 from conformance.dtypes import Example, _example, _type_of, converted
 from ortlite import dtypes
 from ortlite.cli.bars import working
@@ -705,4 +706,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

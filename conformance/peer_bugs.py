@@ -23,6 +23,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import ortlite
+from conformance import run_main
 from conformance.dtypes import _type_of
 
 HERE = Path(__file__).parent
@@ -178,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ortlite import progress
 from ortlite.compile import Program, Shared, compile_plan
 from ortlite.graph import Model
 from ortlite.optimize import ALL, optimize
@@ -43,6 +44,7 @@ def build(
     """Optimise, place, lay out and bind a loaded model (`ortlite.load.load`)."""
     shared = shared or Shared()
     graph = optimize(model.graph, level, disabled, pinned or ())
+    progress.say("placing")  # where a library is imported, if it was not
     parts = partition(graph, providers, pinned=pinned, defer=defer)
     with entered(providers):  # constants move to their devices
         steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=shared.device_constants)

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
 
-from ortlite import dtypes, schema
+from ortlite import atomic, dtypes, schema
 from ortlite.errors import InvalidProtobuf
 from ortlite.graph import (
     GRADIENT,
@@ -67,7 +67,8 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = 
     if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
         external = f"{Path(path).name}.data"
     if not external:
-        onnx.save(proto, path)
+        with atomic.written(path) as part:
+            onnx.save(proto, part)
         return
     Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
     onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)

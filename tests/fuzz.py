@@ -465,33 +465,55 @@ def main() -> int:
     seeds()
     worker, end = Worker(), time.monotonic() + 60 * args.minutes
     other = None if args.alone or importlib.util.find_spec("onnxruntime") is None else Worker("theirs")
-    seen: Counter[str] = Counter()
-    fates: Counter[str] = Counter()
-    tried_ = 0
-    while tried_ < args.count and time.monotonic() < end:
-        seed = args.start + tried_
-        tried_ += 1
+    fuzzed = Fuzzed(args.start, args.out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # what was tried until then is told, for tests/fuzz_cases/README.md
+        while fuzzed.tried < args.count and time.monotonic() < end:
+            fuzzed.one(worker, other)
+            if fuzzed.tried % 1000 == 0:
+                print(fuzzed, flush=True)
+    print(f"{fuzzed}; {dict(fuzzed.fates.most_common())}")
+    return bool(fuzzed.findings)
+
+
+class Fuzzed:
+    """Which mutants were tried, and what was found."""
+
+    def __init__(self, start: int, out: Path) -> None:
+        self.start, self.out, self.tried = start, out, 0
+        self.findings: Counter[str] = Counter()  # of each kind
+        self.fates: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        seeds = f"seeds {self.start} to {self.start + self.tried - 1}: {self.tried} mutants"
+        return f"{seeds}, {self.findings.total()} findings of {len(self.findings)} kinds"
+
+    def one(self, worker: Worker, other: Worker | None) -> None:
+        """Try the next mutant, and beside `other`, where that is not None."""
+        seed = self.start + self.tried
         data = mutant(seed)
         problem, ours = worker.run((data, seed))
-        fates[ours if isinstance(ours, str) else "runs" if ours else "none"] += 1
+        fates = [ours if isinstance(ours, str) else "runs" if ours else "none"]
         if other is not None and isinstance(ours, tuple) and problem is None:
             answer = other.run((data, ours[0], ours[1]))
-            fates["onnxruntime crashes" if isinstance(answer, str) and "process ends" in answer else
-                  "only we run it" if isinstance(answer, str) else "both run it"] += 1  # fmt: skip
+            fates.append("onnxruntime crashes" if isinstance(answer, str) and "process ends" in answer else
+                         "only we run it" if isinstance(answer, str) else "both run it")  # fmt: skip
             problem = None if peculiar(data, ours[0]) else judged(ours, answer)
+        self.tried += 1
+        self.fates.update(fates)
         if problem is not None:
-            key = problem.split(": ")[0] + problem.partition(" at ")[2].split(": ")[0] or problem
-            key = ": ".join(problem.split(": ")[:2]) if problem.startswith("differs") else key
-            seen[key] += 1
-            if seen[key] == 1:
-                args.out.mkdir(parents=True, exist_ok=True)
-                (args.out / f"{seed}.onnx").write_bytes(data)
-                (args.out / f"{seed}.txt").write_text(problem + "\n")
-                print(f"{seed}: {problem}", flush=True)
-        if tried_ % 10_000 == 0:
-            print(f"{tried_} mutants, {seen.total()} findings of {len(seen)} kinds", flush=True)
-    print(f"{tried_} mutants, {seen.total()} findings of {len(seen)} kinds; {dict(fates.most_common())}")
-    return bool(seen)
+            self._found(seed, data, problem)
+
+    def _found(self, seed: int, data: bytes, problem: str) -> None:
+        """Count a finding; the first of its kind is kept."""
+        key = problem.partition(": ")[0] + problem.partition(" at ")[2].split(": ")[0] or problem
+        key = ": ".join(problem.split(": ")[:2]) if problem.startswith("differs") else key
+        self.findings[key] += 1
+        if self.findings[key] == 1:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / f"{seed}.onnx").write_bytes(data)
+            (self.out / f"{seed}.txt").write_text(problem + "\n")
+            print(f"{seed}: {problem}", flush=True)
 
 
 if __name__ == "__main__":

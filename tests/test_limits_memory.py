@@ -107,9 +107,9 @@ def sequence_length(folder):
 
 
 def string_bytes(folder):
-    doubled = " ".join(f"t{i + 1} = StringConcat(t{i}, t{i})" for i in range(40))
-    text = f"g (string[N] t0) => (string[N] y) {{ {doubled} y = Identity(t40) }}"
-    run(text, {"t0": np.array(["ab"], object)}, string_bytes=2**16)
+    words = np.array(["0123456789"] * 2000, object)  # each with each: hundreds of megabytes
+    text = "g (string[N,1] a, string[1,N] b) => (string[N,N] y) { y = StringConcat(a, b) }"
+    run(text, {"a": words[:, None], "b": words[None]}, string_bytes=2**16)
 
 
 def seconds(folder):

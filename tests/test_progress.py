@@ -46,7 +46,7 @@ def test_nobody_is_told_outside_and_after_an_error():
 
 def test_sessions_tell_of_loading_optimising_and_compiling():
     found = told(lambda: ortlite.InferenceSession(model(), providers=["CPUExecutionProvider"]))
-    assert {what for what, _, _ in found} >= {"loading", "optimising", "compiling"}
+    assert [*dict.fromkeys(what for what, _, _ in found)] == ["loading", "optimising", "placing", "compiling"]
     passes = [(done, total) for what, done, total in found if what == "optimising"]
     assert passes[-1][0] == passes[-1][1] == len(passes) - 1
 
@@ -65,9 +65,13 @@ def test_compare_and_reduce_tell_of_values_and_trials():
 
 
 def on_terminal(code, stop=False):
-    """Exit status and what a process writes to a terminal; `stop`: Ctrl-C once it says "ready"."""
+    """Exit status and what a process writes to a terminal; `stop`: Ctrl-C once it says "ready".
+
+    As a terminal does, that interrupts the processes that it has started, too; none of them may be left.
+    """
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs)
+    command = [sys.executable, "-c", code]
+    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     text = b""
     while True:
@@ -79,10 +83,17 @@ def on_terminal(code, stop=False):
             break
         text += part
         if stop and b"ready" in text:
-            child.send_signal(signal.SIGINT)
+            os.killpg(child.pid, signal.SIGINT)
             stop = False
     os.close(ours)
-    return child.wait(60), text.decode()
+    status = child.wait(60)
+    for _ in range(600):  # a helper of multiprocessing ends a moment later
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            return status, text.decode()
+        time.sleep(0.1)
+    pytest.fail("processes are left")
 
 
 BARS = """
@@ -144,3 +155,64 @@ main()
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0
     assert list((tmp_path / "temporary").iterdir()) == []
     assert time.monotonic() - begin < 60
+
+
+HALF = """
+import sys, time, {module}
+from pathlib import Path
+from ortlite.cli import bars, main
+bars.SILENT = 0
+def half(*args, **keywords):
+    path = next(getattr(a, "name", a) for a in args if isinstance(getattr(a, "name", a), (str, Path)))
+    with open(path, "w") as file:
+        file.write("half")
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.1)
+{module}.{name} = half
+sys.argv = ["ortlite", *{words!r}]
+main()
+"""
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("optimize MODEL --output FILE", "onnx.save"),
+        ("run MODEL --runs 1 --save FILE", "numpy.savez"),
+        ("profile MODEL --runs 1 --no-roofs --trace FILE", "pathlib.Path.write_text"),
+    ],
+)
+def test_ctrl_c_leaves_no_half_of_a_file(tmp_path, words, name, old):
+    out, path = tmp_path / "out", tmp_path / "model.onnx"
+    path.write_bytes(model())
+    if old:
+        out.write_text("old")
+    given = [{"MODEL": str(path), "FILE": str(out)}.get(word, word) for word in words.split()]
+    module, _, what = name.partition(".")
+    status, text = on_terminal(HALF.format(module=module, name=what, words=given), stop=True)
+    assert status == 1, text
+    assert "Aborted!" in text
+    assert "Traceback" not in text
+    assert set(tmp_path.iterdir()) == {path, *([out] if old else [])}
+    assert not old or out.read_text() == "old"
+
+
+SUITE = """
+import time
+from conformance import forked, run_main
+def work(i):
+    time.sleep(0.05)
+    return i
+def main():
+    with forked(2) as pool:
+        for _ in pool.map(work, range(100_000)):
+            print("ready", flush=True)
+run_main(main)
+"""
+
+
+def test_ctrl_c_ends_conformance_and_its_processes_without_a_word():
+    status, text = on_terminal(SUITE, stop=True)
+    assert (status, set(text.replace("^C", "").split())) == (130, {"ready"})

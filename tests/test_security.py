@@ -6,7 +6,8 @@ import os
 import struct
 import sys
 import zlib
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, parser
 
 import ortlite
-from ortlite import LimitExceeded, Limits, load
+from ortlite import LimitExceeded, Limits, cache, load
 from ortlite.cli import main
 from ortlite.errors import Fail, OrtError
 from ortlite.load import files
@@ -51,6 +52,29 @@ def folder(tmp_path):
 def loaded(folder, *locations, limits=STRANGERS):
     (folder / "m.onnx").write_bytes(model(locations))
     return load.load(folder / "m.onnx", limits=limits).graph.constants
+
+
+_watched: list[list[tuple[str, bool]]] = []
+
+
+def _hook(event, args):
+    if _watched and event == "open" and not isinstance(args[0], int):
+        writes = bool(set(args[1] or "") & set("wax+")) or bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        _watched[-1].append((os.fsdecode(args[0]), writes))
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def watched():
+    """The paths that Python opens within, and whether to write there."""
+    found: list[tuple[str, bool]] = []
+    _watched.append(found)
+    try:
+        yield found
+    finally:
+        _watched.remove(found)
 
 
 # Files
@@ -125,17 +149,14 @@ def test_a_device_is_no_file(limits):
         load.load("/dev/zero", limits=limits)
 
 
-def test_each_file_is_opened_once(folder, monkeypatch):
-    opened = []
-
-    def below(*args):
-        opened.append(args[1])
-        return original(*args)
-
-    original = files.below
-    monkeypatch.setattr(files, "below", below)
-    loaded(folder, *["w.bin"] * 5, "sub/w.bin")
-    assert opened == ["w.bin", "sub/w.bin"]
+def test_each_file_is_opened_once(folder):
+    (folder / "m.onnx").write_bytes(model(["w.bin"] * 5 + ["sub/w.bin"]))
+    options = ortlite.SessionOptions()
+    for options.limits in (TRUSTED, STRANGERS):
+        with watched() as opened:
+            ortlite.InferenceSession(folder / "m.onnx", options).run(None, {"x": F([0, 0])})
+        names = Counter(Path(path).name for path, _ in opened)
+        assert (names["m.onnx"], names["w.bin"]) == (1, 2)
 
 
 def test_what_a_session_has_read_nobody_can_cut_or_change(folder):
@@ -166,8 +187,11 @@ def test_a_file_that_gets_shorter_while_it_is_read(folder, monkeypatch):
 def test_nothing_is_written_beside_the_model(folder):
     (folder / "m.onnx").write_bytes(model(["w.bin"]))
     before = sorted(folder.rglob("*"))
-    ortlite.InferenceSession(folder / "m.onnx").run(None, {"x": F([0, 0])})
+    with watched() as opened:
+        ortlite.InferenceSession(folder / "m.onnx").run(None, {"x": F([0, 0])})
     assert sorted(folder.rglob("*")) == before
+    own = (str(cache.folder("")), "__pycache__")  # compiled kernels, and Python's own
+    assert [path for path, writes in opened if writes and not any(part in path for part in own)] == []
 
 
 # Memory and time

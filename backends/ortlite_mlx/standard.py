@@ -125,7 +125,8 @@ def _running(
 ) -> Any:
     dtype = _sum_dtype(x.dtype) if dtype is None else dtype
     axis = 0 if axis is None else axis % x.ndim
-    y = fn(x.astype(dtype), axis=axis)
+    y = x.astype(dtype)
+    y = fn(y, axis=axis) if x.size else y  # of nothing the process ends, before MLX 0.32.3
     if not include_initial:
         return y
     shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
@@ -139,7 +140,9 @@ def _position(fn: Callable[..., Any], x: Any, /, *, axis: int | None = None, kee
 
 
 def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    """MLX sorts stably, in ascending order."""
+    """MLX sorts stably, in ascending order; nothing ends the process, before 0.32.3."""
+    if not x.size:
+        return mx.zeros(x.shape, dtype=mx.int64)
     if not descending:
         return mx.argsort(x, axis=axis).astype(mx.int64)
     order = mx.flip(mx.argsort(mx.flip(x, axis), axis=axis), axis)
@@ -148,7 +151,7 @@ def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool
 
 def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
     """In either order."""
-    y = mx.sort(x, axis=axis)
+    y = mx.sort(x, axis=axis) if x.size else x
     return mx.flip(y, axis) if descending else y
 
 
@@ -160,7 +163,7 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
 def nonzero(x: Any, /) -> tuple[Any, ...]:
     """How many there are is asked for at once."""
     flat = mx.reshape(x != 0, (-1,))
-    places = mx.argsort(mx.logical_not(flat))[: int(mx.sum(flat))].astype(mx.int64)
+    places = argsort(mx.logical_not(flat))[: int(mx.sum(flat))]
     found = []
     for size in reversed(x.shape):
         found.append(places % max(size, 1))

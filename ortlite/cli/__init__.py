@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ortlite.tools.shown import Shown
 
 import ortlite
-from ortlite import progress
+from ortlite import atomic, progress
 from ortlite.cli.bars import working
 from ortlite.cli.options import pairs, sizes
 
@@ -108,7 +108,7 @@ def demo() -> None:
     digits.compare_providers(out)
 
 
-@main.command()
+@main.command(short_help="Run MODEL, on inputs given or made up.")
 @click.argument("model", type=click.Path(path_type=Path))
 @given_inputs
 @click.option(
@@ -176,6 +176,7 @@ def run(
         raise click.UsageError(
             f"--{', --'.join(sorted(wrong))}: only together with --output".replace("constants", "constant")
         )
+    check_folders(save)
     with working("running"):
         result = report.run_model(model, pairs(files), pairs(shapes), providers, runs)
     report.show(out, result)
@@ -255,7 +256,7 @@ class _Comparing(click.Command):
         return super().parse_args(ctx, args)
 
 
-@main.command("compare", cls=_Comparing)
+@main.command("compare", cls=_Comparing, short_help="Say where two providers differ on MODEL.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--providers",
@@ -480,6 +481,11 @@ def profile_model(
     from ortlite.tools.inputs import gather, provider_name
     from ortlite.tools.profile import profile
 
+    check_folders(trace, html)
+    if html is not None:
+        from ortlite.tools import report
+
+        report.needed()
     names = [provider_name(name) for name in providers]
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
@@ -510,8 +516,16 @@ def profile_model(
         for kind, data in found.model_explorer(compared).items():
             written[explorer / f"{kind.replace(' ', '-')}.json"] = lambda data=data: json.dumps(data)  # type: ignore[misc]
     for path, text in written.items():
-        path.write_text(text(), encoding="utf-8")
+        with atomic.written(path) as part:
+            part.write_text(text(), encoding="utf-8")
         console(stderr=as_json).print(f"saved {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Say before a model has run, not after, that there is no folder for a file. Raises FileNotFoundError."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
 
 
 def numbers(option: str, text: str) -> list[Any]:

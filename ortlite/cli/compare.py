@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
-from ortlite import dtypes
+from ortlite import atomic, dtypes, save
 from ortlite.api.values import NodeArg
 from ortlite.cli.grid import show_table
 from ortlite.cli.peer import OnnxruntimeSide
@@ -20,7 +19,6 @@ from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
-from ortlite.save import to_proto
 from ortlite.tools.inputs import gather, provider_name
 from ortlite.tools.shown import Table
 
@@ -98,8 +96,9 @@ def write(out: Console, folder: Path, reduced: Reduced, options: Sequence[str]) 
     """Write the reduced model, its inputs and how to repeat it into `folder`, and print what is left."""
     folder.mkdir(parents=True, exist_ok=True)
     path, archive = folder / "model.onnx", folder / "inputs.npz"
-    onnx.save(to_proto(reduced.model), path)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:  # np.savez knows some names as its parameters
+    save.write(save.to_proto(reduced.model), path)
+    # np.savez knows some names as its parameters
+    with atomic.written(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
         for name, array in reduced.inputs.items():
             with file.open(f"{name}.npy", "w") as entry:
                 np.lib.format.write_array(entry, _storable(array), allow_pickle=False)

@@ -50,13 +50,7 @@ def optimize_model(path: Path, out: Path, level: str, disabled: Sequence[str]) -
     options = SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.optimized_model_filepath = str(out)
-    known = out.exists()
-    try:
-        session = InferenceSession(path, options, providers=CPU, disabled_optimizers=list(disabled))
-    except KeyboardInterrupt:
-        if not known:  # half a file
-            out.unlink(missing_ok=True)
-        raise
+    session = InferenceSession(path, options, providers=CPU, disabled_optimizers=list(disabled))
     return _operators(session.model.graph), _operators(InferenceSession(out, _as_it_is(), CPU).model.graph)
 
 

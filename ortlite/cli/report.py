@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ortlite import atomic
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
 from ortlite.cli.grid import show_table
@@ -131,7 +132,7 @@ def save(path: Path, outputs: Mapping[str, Any]) -> None:
     if wrong := [name for name, value in outputs.items() if not isinstance(value, np.ndarray)]:
         raise ValueError(f"outputs {', '.join(wrong)} are no tensors: a .npz file cannot hold them")
     arrays = {n: v.astype(str) if v.dtype == object else _storable(v) for n, v in outputs.items()}
-    with path.open("wb") as file:
+    with atomic.written(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -66,7 +66,8 @@ class Bench(Shown):
 
     def heading(self) -> str:
         """The model and how it was measured."""
-        return f"{self.name}: {self.rounds} processes an engine, {self.seconds:g} s each, warm-up not counted"
+        each = f"{self.rounds} process{'' if self.rounds == 1 else 'es'} an engine"
+        return f"{self.name}: {each}, {self.seconds:g} s each, warm-up not counted"
 
     def tables(self) -> list[Table]:
         """One row an engine, batch and number of threads."""

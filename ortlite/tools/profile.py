@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ortlite import atomic
 from ortlite.api.profile import file_of, kind_of
 from ortlite.plan import Call
 from ortlite.steps import Bound
@@ -241,7 +242,8 @@ class Profile(Shown):
         if out.suffix not in {".html", ".json"}:
             raise ValueError(f"{out.name} ends neither in .html nor in .json")
         text = self.to_html(comparison) if out.suffix == ".html" else json.dumps(self.chrome_trace())
-        out.write_text(text, encoding="utf-8")
+        with atomic.written(out) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def short_source(sources: Sequence[str]) -> str:

@@ -43,6 +43,7 @@ def test_engines_batches_and_threads(path):
             assert timing.low <= timing.high
             assert timing.difference == 0
     assert "÷ onnxruntime" in str(found)
+    assert "1 process an engine" in str(found)
     assert "<td>StrictExecutionProvider</td>" in found._repr_html_()
     assert json.loads(json.dumps(found.to_dict()))["timings"][0]["engine"] == "onnxruntime"
 

@@ -131,6 +131,19 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         found.to_html()
 
 
+def test_without_the_extra_the_command_says_so_before_it_runs_the_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("ortlite.tools.report.find_spec", lambda _: None)
+    done = CliRunner().invoke(main, ["profile", str(tmp_path / "missing.onnx"), "--html", str(tmp_path / "page.html")])
+    assert (done.exit_code, "ortlite[report]" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("words", ["profile MODEL --trace FILE", "run MODEL --save FILE"])
+def test_that_there_is_no_folder_is_said_before_the_model_runs(tmp_path, words):
+    given = {"MODEL": str(tmp_path / "missing.onnx"), "FILE": str(tmp_path / "nowhere" / "file")}
+    done = CliRunner().invoke(main, [given.get(word, word) for word in words.split()])
+    assert (done.exit_code, "nowhere is no folder to write file to" in done.stderr) == (1, True)
+
+
 def test_the_command(report, tmp_path):
     onnx.save(parser.parse_model(TEXT), tmp_path / "model.onnx")
     args = ["profile", str(tmp_path / "model.onnx"), "--runs", "1", "--no-roofs", "--against", "Strict"]

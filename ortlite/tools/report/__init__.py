@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from html import escape
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
     from ortlite.compare import Comparison
     from ortlite.tools.profile import Profile
 
-__all__ = ["page"]
+__all__ = ["needed", "page"]
 
 HERE = Path(__file__).parent
 
 
-def page(profile: Profile, comparison: Comparison | None = None) -> str:
-    """The page, with the differences of a comparison if there is one. Raises ImportError without bokeh and itables."""
+def needed() -> ModuleSpec:
+    """Where itables lies. Raises ImportError without bokeh and itables."""
     tables = find_spec("itables")
     if tables is None or find_spec("bokeh") is None:
         raise ImportError("a report needs bokeh and itables: pip install 'ortlite[report]'")
+    return tables
+
+
+def page(profile: Profile, comparison: Comparison | None = None) -> str:
+    """The page, with the differences of a comparison if there is one. Raises ImportError without bokeh and itables."""
+    tables = needed()
     from ortlite.tools.report import charts
 
     folder = Path((tables.submodule_search_locations or [""])[0], "html")

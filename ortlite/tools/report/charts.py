@@ -234,17 +234,18 @@ def roofline(profile: Profile) -> Any:
         if not any(node.provider == each.provider for node in profile.nodes):
             continue
         short = each.provider.removesuffix("ExecutionProvider")
-        for kind, speed, dash in (("caches", each.cached, "solid"), ("memory", each.memory, "dashed")):
+        over = {"name": "roof-label", "level": "overlay", "text_font_size": "11px", "background_fill_alpha": 0.75}
+        for kind, speed, dash, offset in (("caches", each.cached, "solid", -6), ("memory", each.memory, "dashed", 16)):
             xs = [least, max(each.flops / speed, least), reach]
             ys = [min(each.flops, x * speed) / 1e9 for x in xs]
             found.line(xs, ys, name=f"roof-{index}", line_dash=dash, line_width=1.5)
             found.text(
-                x=[xs[0]], y=[ys[0]], text=[f"{short}, {kind}: {speed / 1e9:.3g} GB/s"], name="labels",
-                text_font_size="11px", x_offset=4, y_offset=-6,
+                x=[xs[0]], y=[ys[0]], text=[f"{short}, {kind}: {speed / 1e9:.3g} GB/s"], x_offset=4, y_offset=offset,
+                **over,
             )  # fmt: skip
         found.text(
             x=[reach], y=[each.flops / 1e9], text=[f"{short}: {each.flops / 1e9:.3g} GFLOP/s"],
-            name="labels", text_font_size="11px", text_align="right", y_offset=-4,
+            text_align="right", y_offset=-4, **over,
         )  # fmt: skip
     columns: dict[str, Sequence[Any]] = {
         "x": intensity,

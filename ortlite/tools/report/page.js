@@ -103,6 +103,7 @@ function dress(doc) {
     for (const renderer of model.renderers) {
       const glyph = renderer.glyph;
       if (renderer.name === "labels") glyph.text_color = text;
+      else if (renderer.name === "roof-label") Object.assign(glyph, { text_color: text, background_fill_color: panel });
       else if (glyph.type === "Quad") glyph.line_color = panel;
       else if (renderer.name === "edges") glyph.line_color = edge;
       else if (renderer.name === "ring") glyph.line_color = css("--mark");
