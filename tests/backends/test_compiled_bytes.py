@@ -1,4 +1,4 @@
-"""Compiled products, convolutions and sums of bytes: the numbers of the kernels whose places they take, each of them."""
+"""Compiled products, convolutions and sums of bytes: to the bit the numbers of the kernels whose places they take."""
 
 from __future__ import annotations
 

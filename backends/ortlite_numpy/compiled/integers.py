@@ -12,27 +12,18 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import Any
 
-from ortlite_numpy.compiled.functions import larger, smaller
-from ortlite_numpy.compiled.jit import Emitted, Loops, loops, own, share, wide, with_names
+from ortlite_numpy.compiled.jit import Emitted, Loops, loops, share, wide, with_names
 from ortlite_numpy.compiled.products import VECTORS, vector_bytes
 from ortlite_numpy.record import numpy as np
 
 __all__ = [
-    "AS_WRITTEN",
-    "ROUND",
-    "filled",
-    "finish",
-    "finish_sums",
-    "limits",
-    "multiply",
-    "nothing",
-    "packed",
-    "start_of",
-    "word_type",
-]
+    "AS_WRITTEN", "BYTE", "PAIR", "ROUND", "filled", "finish", "finish_sums", "limits", "multiply", "nothing", "packed",
+    "start_of", "word_type",
+]  # fmt: skip
 
 F = np.float32
 ROUND = F(12582912.0)  # 1.5 · 2^23: what is added to it is rounded, half to even
+ROUND_BITS = 0x4B400000
 AS_WRITTEN: frozenset[str] = frozenset()  # every number is rounded, as NumPy rounds it
 BYTE, PAIR = np.dtype(np.uint8), np.dtype(np.int16)  # what words are made of: four, or two
 HELD = 1 << 17  # bytes of lines, and of sums, that are worked on at once
@@ -231,14 +222,80 @@ def fill_lines(x, first, flip, pad, image, row, rows, column, columns, y):
             fill_run(y, to + end * c, (columns - end) * c, pad)
 
 
+def _finish_vectors(
+    typing: Any, s: Any, s_at: Any, factor: Any, factor_at: Any, low: Any, high: Any, zero: Any, out: Any, at: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """`count` sums, at least a vector of them: times a factor, between two bounds, rounded, plus the zero point.
+
+    Of what does not fill a vector, the last one does some once more.
+    """
+    from llvmlite import ir
+    from numba import types
+
+    i8, i32, i64, f32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+    lanes = vector_bytes() // 4
+    whole = isinstance(s.dtype, types.Integer)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def pointer(array: int, kind: Any) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            return builder.bitcast(builder.gep(data, [args[array + 1]]), kind.as_pointer())
+
+        def all_of(value: Any) -> Any:
+            one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, i32(0))
+            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
+
+        def load(place: Any, kind: Any) -> Any:
+            value = builder.load(builder.bitcast(place, kind.as_pointer()))
+            value.align = 4
+            return value
+
+        words, floats = ir.VectorType(i32, lanes), ir.VectorType(f32, lanes)
+        sums, factors, to = pointer(0, i32), pointer(2, f32), pointer(7, i8)
+        low, high, count = all_of(args[4]), all_of(args[5]), args[9]
+        # what is added to the float leaves the number in its last bits
+        zero = all_of(builder.sub(args[6], i32(ROUND_BITS)))
+        shift = ir.Constant(floats, [float(ROUND)] * lanes)
+        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        last = builder.sub(count, i64(lanes))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        place = builder.gep(sums, [k])
+        value = builder.sitofp(load(place, words), floats) if whole else load(place, floats)
+        value = builder.fmul(value, load(builder.gep(factors, [k]), floats))
+        value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
+        value = builder.select(builder.fcmp_ordered("<", value, high), value, high)
+        value = builder.add(builder.bitcast(builder.fadd(value, shift), words), zero)
+        few = builder.trunc(value, ir.VectorType(i8, lanes))
+        builder.store(few, builder.bitcast(builder.gep(to, [k]), few.type.as_pointer())).align = 1
+        then = builder.add(k, i64(lanes))
+        near = builder.icmp_signed("<", then, last)
+        k.add_incoming(i64(0), before)
+        k.add_incoming(builder.select(near, then, last), loop)
+        builder.cbranch(builder.icmp_signed("<", k, last), loop, after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    i, f = types.int64, types.float32
+    return types.none(s, i, factor, i, f, f, types.int32, out, i, i), code
+
+
+finish_vectors = Emitted(_finish_vectors)
+
+
 @loops()
-def finish(s, factor, shift, low, high, zero, out, at):
-    """Sums as whole numbers of few bits: times a factor, between two bounds, rounded, plus the zero point."""
-    wide()
-    o = out[at : at + s.size]
-    for i in range(o.size):
-        v = smaller(larger(F(s[i]) * factor[i], low), high)
-        o[i] = np.int32((v + ROUND) - ROUND) + zero
+def finish(s, s_at, factor, shift, first, low, high, zero, lanes, out, at, count):
+    """`count` sums as whole numbers of few bits: times the factors from `first` on, between two bounds, rounded, plus
+    the zero point.
+    """
+    if count >= lanes:
+        finish_vectors(s, s_at, factor, first, low, high, zero, out, at, count)
+    else:
+        for i in range(count):
+            v = min(max(F(s[s_at + i]) * factor[first + i], low), high)
+            out[at + i] = np.int32((v + ROUND) - ROUND) + zero
 
 
 @loops()
@@ -286,37 +343,41 @@ def multiply_lines(x, first, flip, pad, kernel, steps, b, start_at, factor, shif
                     )  # fmt: skip
                     j += many
         to = line * width + j0
-        f, s = factor[begin_column:end_column], shift[begin_column:end_column]
         for r in range(some * (j1 - j0)):
-            row = sums[r * pitch : r * pitch + f.size]
-            finish(row, f, s, low, high, zero, y, (to + r) * m + begin_column)
+            finish(
+                sums, r * pitch, factor, shift, begin_column, low, high, zero, lanes // VECTORS, y,
+                (to + r) * m + begin_column, end_column - begin_column,
+            )  # fmt: skip
         unit += some
 
 
 @loops()
-def finish_floats(s, factor, shift, low, high, zero, out, at):
+def finish_floats(s, s_at, factor, shift, first, low, high, zero, lanes, out, at, count):
     """Sums as floats: times a factor."""
     wide()
-    o = out[at : at + s.size]
+    o, row = out[at : at + count], s[s_at : s_at + count]
+    f = factor[first : first + count]
     for i in range(o.size):
-        o[i] = F(s[i]) * factor[i]
+        o[i] = F(row[i]) * f[i]
 
 
 @loops(AS_WRITTEN)
-def finish_biased(s, factor, shift, low, high, zero, out, at):
+def finish_biased(s, s_at, factor, shift, first, low, high, zero, lanes, out, at, count):
     """Sums as floats: times a factor, plus a shift."""
     wide()
-    o = out[at : at + s.size]
+    o, row = out[at : at + count], s[s_at : s_at + count]
+    f, g = factor[first : first + count], shift[first : first + count]
     for i in range(o.size):
-        o[i] = F(s[i]) * factor[i] + shift[i]
+        o[i] = F(row[i]) * f[i] + g[i]
 
 
 @loops()
-def finish_sums(s, factor, shift, low, high, zero, out, at):
+def finish_sums(s, s_at, factor, shift, first, low, high, zero, lanes, out, at, count):
     """The sums themselves."""
-    o = out[at : at + s.size]
+    wide()
+    o, row = out[at : at + count], s[s_at : s_at + count]
     for i in range(o.size):
-        o[i] = s[i]
+        o[i] = row[i]
 
 
 KERNELS: dict[str, Loops] = {
