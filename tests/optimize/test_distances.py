@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.optimize.models import agree, model, node, operators
+from tests.optimize.models import agree, model, node, operators, outputs
 from tests.optimize.test_activations import PROVIDERS
 
 CODES = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE}
@@ -37,15 +37,14 @@ def scan(x, y, opset, given, wanted=("state", "distances"), **attributes):
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([np.float32, np.float64]), st.sampled_from([9, 11, 13, 17, 18]), st.booleans(), st.booleans(),
-    st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 4)), st.sampled_from([1, -1]), st.booleans(),
+    st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4)), st.sampled_from([1, -1]), st.booleans(),
 )  # fmt: skip
 def test_distances(dtype, opset, turned, state, shape, axis, odd):
     draw = np.random.default_rng(shape[0])
     x, y = (draw.standard_normal((n, shape[2])).astype(dtype) for n in shape[:2])
-    if odd and x.size:
+    if odd:
         x[0, 0], y[0, 0] = np.inf, np.inf
-    if len(x):
-        y[-1] = x[-1]
+    y[-1] = x[-1]
     wanted = ("state", "distances") if state else ("distances",)
     found = agree(scan(x, y, opset, body(dtype, opset, turned, axis), wanted), {"x": x}, 1e-5, 0)
     assert found["CDist"] == 1
@@ -59,6 +58,11 @@ def test_near_rows_keep_their_digits(provider):
     y = np.array([[1000.0, 1000.0], [3.0, 4.0]], np.float32)
     found = agree(scan(x, y, 17, body(np.float32, 17)), {"x": x}, 1e-6, 0, providers=(provider,))
     assert found["CDist"] == 1
+
+
+def test_no_rows():
+    x, y = np.ones((0, 3), np.float32), np.ones((4, 3), np.float32)
+    assert [v.shape for v in outputs(scan(x, y, 17, body(np.float32, 17)), {"x": x})] == [(4, 3), (0, 4)]
 
 
 def test_the_numbers_are_onnxruntimes():
@@ -81,8 +85,8 @@ def test_other_bodies_stay():
         (body(np.float32, 17), {"scan_input_directions": [1]}),
         (body(np.float32, 17), {"scan_input_axes": [1]}),
     ]
-    for given, attributes in others:
-        found = operators(scan(x, y, 17, given, **attributes))
+    for other, attributes in others:
+        found = operators(scan(x, y, 17, other, **attributes))
         assert found["Scan"] == 1
         assert not found["CDist"]
     assert operators(scan(x, y[:, :1], 17, body(np.float32, 17)))["Scan"] == 1, "a column is spread over the others"

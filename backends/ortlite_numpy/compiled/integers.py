@@ -18,7 +18,7 @@ from ortlite_numpy.record import numpy as np
 
 __all__ = [
     "AS_WRITTEN", "BYTE", "PAIR", "ROUND", "filled", "finish", "finish_sums", "limits", "multiply", "nothing", "packed",
-    "start_of", "word_type",
+    "totals", "word_type",
 ]  # fmt: skip
 
 F = np.float32
@@ -419,11 +419,9 @@ def filled(v: Any, m: int, dtype: Any) -> Any:
     return y
 
 
-def start_of(w: Any, zero: int, bias: Any) -> Any:
-    """What sums begin with: the bias, less the zero point times all weights of a column; modulo 2^32 as int32 is."""
-    m = w.shape[-1]
-    total = w.sum(axis=(0, 1), dtype=np.int64) * -zero
-    return filled((total if bias is None else total + bias.reshape(-1)).astype(np.int32), m, np.int32)
+def totals(w: Any) -> Any:
+    """The sums of columns of weights (parts, depth, columns), negative, for whole panels; modulo 2^32 as int32 is."""
+    return filled((-w.sum(axis=(0, 1), dtype=np.int64)).astype(np.int32), w.shape[-1], np.int32)
 
 
 @lru_cache(maxsize=64)

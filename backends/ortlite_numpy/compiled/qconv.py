@@ -194,9 +194,14 @@ def panels(w: Any, zero: Any) -> Any:
     return integers.packed(y, integers.word_type(y))
 
 
-def start_of(w: Any, w_zero: Any, zero: int, bias: Any) -> Any:
-    """What the sums of windows begin with."""
-    return integers.start_of(by_windows(w, w_zero), zero, bias)
+def totals(w: Any, zero: Any) -> Any:
+    """The sums of windows of weights, negative, for whole panels."""
+    return integers.totals(by_windows(w, zero))
+
+
+def bias_of(bias: Any, m: int) -> Any:
+    """A bias for whole panels."""
+    return integers.filled(bias, m, np.int32)
 
 
 def taps(w: Any, zero: Any) -> Any:
@@ -281,7 +286,9 @@ def convolved(
         height, width = 1, source.shape[2]
     elif rank == 3:
         source = source[:, :, None] if first else source[:, None]
-    b, start = derived(panels, w, w_zero), derived(start_of, w, w_zero, zero, bias)
+    b, start = derived(panels, w, w_zero), derived(totals, w, w_zero) * np.int32(zero)
+    if bias is not None:
+        start += derived(bias_of, bias, m)
     y = np.empty((n, *out, m), dtype)
     place = (np.array([kh, kw], np.int64), steps, (1 if plain else n), height, width)
     few = n * prod(out) < FEW_WINDOWS

@@ -37,7 +37,7 @@ def panels(b: Any, zero: Any, turned: int) -> Any:
 
 def totals(b: Any, zero: Any, turned: int) -> Any:
     """The sums of columns, negative, for whole panels."""
-    return integers.start_of(matrix(b, zero, turned), 1, None)
+    return integers.totals(matrix(b, zero, turned))
 
 
 def bias_of(bias: Any, columns: int) -> Any:
