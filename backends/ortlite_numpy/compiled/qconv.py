@@ -15,6 +15,7 @@ from ortlite_numpy.compiled.integers import finish, finish_sums
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, own, share, with_names
 from ortlite_numpy.compiled.products import vector_bytes
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.record import Traced
 from ortlite_numpy.record import numpy as np
 
 F = np.float32
@@ -366,6 +367,8 @@ def conv_integer(
     derived: Any = at_once,
 ) -> Any:
     """In int32."""
+    if isinstance(x_zero_point, Traced):  # which the kernels take as a number: NumPy's way is recorded, and as exact
+        return NotImplemented
     nothing = integers.nothing(w.shape[0])
     return convolved(
         xp, x, x_zero_point, w, w_zero_point, None, auto_pad, dilations, group, kernel_shape, pads, strides, derived,
