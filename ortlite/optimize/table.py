@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, epilogues, noop, norms, quantised, rotary, weights
+from ortlite.optimize import activations, attention, distances, epilogues, noop, norms, quantised, rotary, weights
 from ortlite.optimize.rule import MS, Rule
 
 __all__ = ["BEFORE_FOLDING", "HERE", "NEWER", "PHASES"]
@@ -63,6 +63,7 @@ FUSING: tuple[Rule, ...] = (
     Rule("HardSwishFusion", EXTENDED, ROOTS, activations.match_hard_swish, activations.hard_swish),
     Rule("MatMulIntegerToFloatFusion", EXTENDED, ("Mul",), quantised.match_scaled, quantised.scaled),
     Rule("MatMulIntegerToFloatFusion", EXTENDED, ("Add",), quantised.match_scaled_bias, quantised.scaled_bias),
+    Rule("CDistFusion", EXTENDED, ("Scan",), distances.match_distances, distances.distances),
     Rule("AttentionFusion", EXTENDED, ("MatMul",), attention.match_attention, attention.attention),
     Rule("RotaryEmbeddingFusion", EXTENDED, ("Add",), rotary.match_rotary, rotary.rotary),
     Rule("SkipLayerNormFusion", EXTENDED, ("Add",), norms.match_skip, norms.skip),

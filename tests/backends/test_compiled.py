@@ -796,3 +796,14 @@ def test_trees_whose_leaves_are_on_all_levels(rows, modes):
     x[RNG.random(x.shape) < 0.1] = np.nan
     given = {f"nodes_{k}": v for k, v in nodes.items()} | {f"target_{k}": v for k, v in leaves.items()}
     agree((ML, "TreeEnsembleRegressor", 1), [x], given | {"n_targets": 2})
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 70, 5), (40, 33, 64)])
+def test_distances(m, n, k, metric):
+    a, b = floats(m, k), floats(n, k)
+    b[0] = a[0]
+    for dtype in (np.float32, np.float64):
+        (y,) = agree((MS, "CDist", 1), [a.astype(dtype), b.astype(dtype)], {"metric": metric}, rtol=2e-6, atol=0)
+        assert y[0, 0] == 0
+    assert compiled.OVERRIDES[MS, "CDist", 1](None, a, b[:0]) is NotImplemented

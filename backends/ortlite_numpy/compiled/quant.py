@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite_numpy import quant as dense
 from ortlite_numpy.compiled.functions import larger, smaller
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.qlinear import matmul_integer_to_float
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -176,6 +177,7 @@ def dequantize_linear(
 
 
 MANY = 1 << 15  # elements from which on threads share a tensor
+LARGE = 1 << 13  # elements of a constant matrix from which on bytes are multiplied as they are
 
 
 @loops()
@@ -269,8 +271,13 @@ def dynamic_quantize_matmul(
         return NotImplemented
     if bias is not None and (bias.dtype.char != "f" or bias.shape != (columns,)):
         return NotImplemented
-    if A.size >= MANY:
+    if A.size >= MANY or (B.size >= LARGE and lasting(derived, B)):
         quantised = dynamic_quantize_linear(xp, A)
+        y = matmul_integer_to_float(
+            xp, quantised[0], B, quantised[1], b_scale, quantised[2], b_zero_point, bias, derived=derived
+        )
+        if y is not NotImplemented:
+            return y
         return dense.matmul_integer_to_float(
             xp, quantised[0], B, quantised[1], b_scale, quantised[2], b_zero_point, bias, derived=derived
         )

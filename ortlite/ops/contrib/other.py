@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops import conv, create, index, shape, vision
@@ -131,6 +132,9 @@ def crop_and_resize(
     return xp.where(xp.expand_dims(inside, axis=1), found, outside)
 
 
+DIFFERENCES = 1 << 18  # elements that CDist holds at once
+
+
 @op("CDist", domain=MS)
 def cdist(xp: Namespace, A: Array, B: Array, *, metric: Text = "sqeuclidean") -> Array:
     """The distance of every row of `A` (M, K) to every row of `B` (N, K): (M, N).
@@ -140,9 +144,13 @@ def cdist(xp: Namespace, A: Array, B: Array, *, metric: Text = "sqeuclidean") ->
     one_of("metric", metric, "euclidean", "sqeuclidean")
     if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1]:
         raise ValueError(f"A {list(A.shape)} and B {list(B.shape)} are no matrices with rows of one length")
-    squares = [xp.sum(xp.square(x), axis=1, dtype=x.dtype) for x in (A, B)]
-    sums = xp.expand_dims(squares[0], axis=1) + xp.expand_dims(squares[1], axis=0)
-    y = xp.clip(sums - xp.matmul(A, B.T) * 2.0, 0.0, None)
+    # from the differences, a few rows at a time: squares less twice the product would lose the digits of near rows
+    rows = max(DIFFERENCES // max(prod(B.shape), 1), 1)
+    parts = []
+    for start in range(0, max(A.shape[0], 1), rows):
+        apart = xp.expand_dims(A[start : start + rows, :], axis=1) - xp.expand_dims(B, axis=0)
+        parts.append(xp.sum(xp.square(apart), axis=2, dtype=A.dtype))
+    y = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
     return xp.sqrt(y) if metric == "euclidean" else y
 
 

@@ -287,8 +287,11 @@ def finished(
     """What QGemm makes of the product of `A` and its weights in int32."""
     product = product if C is None else product + C
     factor = wide(xp, a_scale) * wide(xp, b_scale) * alpha
-    y = xp.astype(product, xp.float32) * factor
-    return y if y_scale is None else _quantised(xp, y, y_scale, y_zero_point, A)
+    if y_scale is None:
+        return xp.astype(product, xp.float32) * factor
+    to = dtype_of(xp, A if y_zero_point is None else y_zero_point)
+    y = xp.astype(product, xp.float32) * xp.divide(factor, xp.reshape(y_scale, ()))
+    return saturated(xp, y, None if y_zero_point is None else xp.reshape(y_zero_point, ()), to)
 
 
 @op("MatMulIntegerToFloat", domain=MS, any_dtype=True, results=("a_scale",))
