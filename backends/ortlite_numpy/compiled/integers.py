@@ -13,7 +13,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, share, wide, with_names
-from ortlite_numpy.compiled.products import VECTORS, vector_bytes
+from ortlite_numpy.compiled.products import VECTORS
+from ortlite_numpy.compiled.vectors import vector_bytes
 from ortlite_numpy.record import numpy as np
 
 __all__ = [
@@ -444,7 +445,7 @@ def multiply(
     kernel, steps, n, height, width = place
     c = x.shape[1] if first else x.shape[3]
     count, parts, words, lanes, per = b.shape
-    kh, kw, sh, sw, dh = *kernel.tolist(), *steps.tolist()[:3]
+    (kh, kw), (sh, sw, dh) = kernel.tolist(), steps.tolist()[:3]
     each = 4 // per  # bytes
     rows, columns = tall(), count * lanes
     windows = max(HELD // (4 * columns) // rows, 1) * rows

@@ -13,8 +13,8 @@ from ortlite_numpy.compiled import integers
 from ortlite_numpy.compiled.conv import FEW_WINDOWS, TURNED, placed
 from ortlite_numpy.compiled.integers import finish, finish_sums
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, own, share, with_names
-from ortlite_numpy.compiled.products import vector_bytes
 from ortlite_numpy.compiled.table import Call, override
+from ortlite_numpy.compiled.vectors import vector_bytes
 from ortlite_numpy.record import Traced
 from ortlite_numpy.record import numpy as np
 
