@@ -237,7 +237,9 @@ class Program:
         if wanted:
             return self._made(key, inputs)
         began = perf_counter()
-        outputs = self._unspecialised(inputs, key)
+        outputs = None if self._steady is None else self._steady(key, inputs, self._baked)
+        if outputs is None:
+            outputs = self._unspecialised(inputs)
         with self._lock:
             self._signatures.ran(perf_counter() - began)
         return outputs
@@ -253,7 +255,7 @@ class Program:
         """A run in which a signature gets its function."""
         return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
 
-    def _unspecialised(self, inputs: Sequence[Any], key: Any = None) -> tuple[Any, ...]:
+    def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
         if self._any is None:
             self._interpreted += 1
@@ -261,8 +263,8 @@ class Program:
                 return run.interpret(self.plan, self.steps, inputs)
             self._any = specialise.generate(self.plan, self.steps, {})
             if self._decided and not _draws(self.steps):  # a run may begin anew
-                self._steady = Steady(self.plan, self.steps, self._any, self._baked)
-        return self._any(*inputs) if self._steady is None or key is None else self._steady(key, inputs)
+                self._steady = Steady(self.plan, self.steps, self._any)
+        return self._any(*inputs)
 
     @property
     def _decided(self) -> bool:

@@ -8,7 +8,7 @@ same are looked at in every run; where one differs, the code for all signatures 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from ortlite.steps import Bound
 __all__ = ["Steady"]
 
 Function = Callable[..., tuple[Any, ...]]
+Keep = Callable[[Mapping[int, Any]], Mapping[int, Any]]
 
-RUNS = 8  # of other signatures before anything is noted: a function takes as long as many
+RUNS = 16  # of other signatures before anything is noted: a function takes as long as many
 TRIES = 16  # runs in which shapes are noted
 WRONG = 8  # runs in which a shape differed, after which the function is given up
 
@@ -31,36 +32,40 @@ WRONG = 8  # runs in which a shape differed, after which the function is given u
 class Steady:
     """What a program learns of the shapes of its runs, and the function made of that.
 
-    `otherwise` answers for all signatures. `keeps` says which values may be baked in; it is told all that could be.
+    `otherwise` answers for all signatures.
     """
 
-    def __init__(self, plan: Plan, steps: Sequence[Bound], otherwise: Function, keeps: Callable[[dict[int, Any]], Any]):
+    def __init__(self, plan: Plan, steps: Sequence[Bound], otherwise: Function):
         self.plan, self.steps = plan, steps
         self.otherwise = otherwise
-        self.keeps = keeps
-        self.runs = self.wrong = 0
+        self.runs = 0
+        self.differed: list[None] = []  # one for each run in which a shape did: the function holds it, not this object
         self.before: Any = None  # the signature of the last run that was noted
-        self.alike: frozenset[int] = frozenset(
-            range(len(plan.inputs))
-        )  # positions whose part of signatures was the same
+        self.alike = frozenset(range(len(plan.inputs)))  # positions whose part of the signatures was the same
         self.shapes: dict[int, tuple[int, ...]] | None = None  # of the slots whose shape was the same
         self.noted = 0
         self.parts: tuple[Any, ...] = ()  # of the signatures that the function is for, at the positions `places`
         self.places: tuple[int, ...] = ()
         self.function: Function | None = None
 
-    def __call__(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """A run of a signature without a function of its own."""
+    def __call__(self, key: Any, inputs: Sequence[Any], keep: Keep) -> tuple[Any, ...] | None:
+        """A run of a signature without a function of its own; None where there is nothing for it, and nothing to learn.
+
+        `keep` tells which of some values may be baked in.
+        """
         function = self.function
         if function is not None:
+            if len(self.differed) >= WRONG:
+                self.function, self.runs = None, RUNS + TRIES
+                return None
             alike = all(key[place] == part for place, part in zip(self.places, self.parts, strict=True))
-            return function(*inputs) if alike else self.otherwise(*inputs)
+            return function(*inputs) if alike else None
         self.runs += 1
         if self.runs <= RUNS or self.runs > RUNS + TRIES or key == self.before:
-            return self.otherwise(*inputs)
-        return self._learn(key, inputs)
+            return None
+        return self._learn(key, inputs, keep)
 
-    def _learn(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    def _learn(self, key: Any, inputs: Sequence[Any], keep: Keep) -> tuple[Any, ...] | None:
         """A run step by step, in which shapes are noted; the third that agrees makes the function."""
         before, self.before = self.before, key
         alike = self.alike
@@ -68,7 +73,7 @@ class Steady:
             alike = frozenset(i for i in alike if key[i] == before[i])
         if not alike:
             self.runs = RUNS + TRIES
-            return self.otherwise(*inputs)
+            return None
         self.alike = alike
         given = list(inputs)
         for position in self.plan.shape_inputs:  # a baked value may be a view of one
@@ -96,15 +101,18 @@ class Steady:
         agrees = ready and all(found.get(slot) == shape for slot, shape in steady.items())
         self.shapes, self.noted = same, self.noted + 1
         if agrees and kernels:
-            guards = Guards({slot: steady[slot] for slot in guarded}, self._differs)
-            baked = self.keeps(values)
+            guards = Guards({slot: steady[slot] for slot in guarded}, _counted(self.otherwise, self.differed))
+            baked = keep(values)
             self.places, self.parts = tuple(alike), tuple(key[i] for i in alike)
             self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards)
         return outputs
 
-    def _differs(self, *inputs: Any) -> tuple[Any, ...]:
-        """A run in which a shape differed."""
-        self.wrong += 1
-        if self.wrong >= WRONG:
-            self.function, self.runs = None, RUNS + TRIES
-        return self.otherwise(*inputs)
+
+def _counted(fn: Function, calls: list[None]) -> Function:
+    """The function, which counts its calls."""
+
+    def call(*inputs: Any) -> tuple[Any, ...]:
+        calls.append(None)
+        return fn(*inputs)
+
+    return call

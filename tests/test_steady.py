@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -68,7 +70,7 @@ def test_a_cache_that_grows(name):
         for extra in range(3):
             x = draw.standard_normal((rows, D)).astype(np.float32)
             check(found, x, draw.standard_normal((200 + 10 * rows + extra, D)).astype(np.float32))
-    assert program(found)._steady.wrong == 0
+    assert not program(found)._steady.differed
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -90,12 +92,26 @@ def test_shapes_that_only_happened_to_stay_the_same(name):
     assert steadily.function is not None
     for wrong, count in enumerate((2, 4, 3, 2), 1):
         run(count, 100 + wrong)
-    assert steadily.wrong == 3
-    for length in range(200, 200 + steady.WRONG):
+    assert len(steadily.differed) == 3
+    for length in range(200, 201 + steady.WRONG):
         run(2, length)
     assert steadily.function is None
     for length in range(300, 310):
         run(1 + length % 3 + 1, length)
+
+
+def test_a_program_is_freed_with_its_last_reference():
+    found = session(GROWS, PROVIDERS[0])
+    for length in range(RUNS + 6):
+        found.run(None, {"x": np.ones((1, D), np.float32), "past": np.ones((1 + length, D), np.float32)})
+    learned = weakref.ref(program(found)._steady)
+    assert learned().function is not None
+    gc.disable()
+    try:
+        del found
+        assert learned() is None
+    finally:
+        gc.enable()
 
 
 def test_many_threads():
