@@ -201,7 +201,9 @@ class Program:
             plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived, within)
         )
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
-        self.compiles = sum(provider.compiler is not None for provider in providers) == 1
+        compilers = sum(provider.compiler is not None for provider in providers)
+        self.compiles = compilers == 1
+        self._plain = not compilers
         self._signatures = Signatures(self.shared.budget)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any: Function | None = None  # for inputs of all signatures
@@ -262,7 +264,7 @@ class Program:
             if self._interpreted <= OFTEN or self.compiles or not self.specialises:
                 return run.interpret(self.plan, self.steps, inputs)
             self._any = specialise.generate(self.plan, self.steps, {})
-            if self._decided and not _draws(self.steps):  # a run may begin anew
+            if self._plain and self._decided and not _draws(self.steps):  # a run may begin anew
                 self._steady = Steady(self.plan, self.steps, self._any)
         return self._any(*inputs)
 

@@ -143,6 +143,15 @@ def test_random_numbers_are_drawn_once_a_run():
     assert program(found)._steady is None
 
 
+def test_what_a_library_compiles_has_no_place_for_a_look():
+    pytest.importorskip("jax")
+    found = session(GROWS, "JAXExecutionProvider")
+    for length in range(6):
+        found.run(None, {"x": np.ones((1, D), np.float32), "past": np.ones((1 + length, D), np.float32)})
+    assert program(found)._steady is None
+    assert not program(found)._plain
+
+
 def test_an_error_is_told_as_that_of_its_node():
     x = np.ones(4, np.float32)
     text = """<ir_version: 8, opset_import: ["": 18]>
