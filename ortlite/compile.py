@@ -31,7 +31,8 @@ from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
 from ortlite.provider import ExecutionProvider
 from ortlite.specialise import KEY_ELEMENTS
-from ortlite.steps import Binding, Bound, OnStep, bind
+from ortlite.steady import Steady
+from ortlite.steps import Binding, Bound, OnStep, ReadBody, ReadSeed, bind
 
 __all__ = ["Budget", "Closure", "Program", "Shared", "Signatures", "compile_plan"]
 
@@ -200,10 +201,13 @@ class Program:
             plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived, within)
         )
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
-        self.compiles = sum(provider.compiler is not None for provider in providers) == 1
+        compilers = sum(provider.compiler is not None for provider in providers)
+        self.compiles = compilers == 1
+        self._plain = not compilers
         self._signatures = Signatures(self.shared.budget)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any: Function | None = None  # for inputs of all signatures
+        self._steady: Steady | None = None  # for those of which a part comes up again
         self._interpreted = 0
         renewed_after_fork(self, "_lock", threading.Lock)
 
@@ -235,7 +239,9 @@ class Program:
         if wanted:
             return self._made(key, inputs)
         began = perf_counter()
-        outputs = self._unspecialised(inputs)
+        outputs = None if self._steady is None else self._steady(key, inputs, self._baked)
+        if outputs is None:
+            outputs = self._unspecialised(inputs)
         with self._lock:
             self._signatures.ran(perf_counter() - began)
         return outputs
@@ -258,7 +264,20 @@ class Program:
             if self._interpreted <= OFTEN or self.compiles or not self.specialises:
                 return run.interpret(self.plan, self.steps, inputs)
             self._any = specialise.generate(self.plan, self.steps, {})
+            if self._plain and self._decided and not _draws(self.steps):  # a run may begin anew
+                self._steady = Steady(self.plan, self.steps, self._any)
         return self._any(*inputs)
+
+    @property
+    def _decided(self) -> bool:
+        """Whether nobody takes derivatives in one run and none in the next."""
+        return not (self.shared.differentiable and any(place.tracer for place in self.plan.providers))
+
+    def _baked(self, values: Mapping[int, Any]) -> Mapping[int, Any]:
+        """Those of the values that a function may hold."""
+        for place in self.plan.providers:
+            place.settle([*values.values()])
+        return self.shared.budget.take(values)
 
     def _compiled(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The first run of a signature where a library compiles. It compiles once: other threads wait for it."""
@@ -279,10 +298,9 @@ class Program:
         static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}
-        decided = not (self.shared.differentiable and any(place.tracer for place in self.plan.providers))
         spent: list[float] = []
         watch = specialise.recorder(
-            static, values, kernels if decided else None, self.plan.constants.keys(), shapes, spent
+            static, values, kernels if self._decided else None, self.plan.constants.keys(), shapes, spent
         )
         outputs = run.interpret(self.plan, self.steps, given, watch)
         began = perf_counter()
@@ -293,9 +311,7 @@ class Program:
 
     def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
-        for place in self.plan.providers:
-            place.settle([*values.values()])
-        baked = self.shared.budget.take(values)
+        baked = self._baked(values)
         function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
         entry = _Entry(function, baked, kernels or {})
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
@@ -361,6 +377,15 @@ class Program:
             else:
                 return None
         return tuple(key)
+
+
+def _draws(steps: Sequence[Bound]) -> bool:
+    """Whether a step, or one of a subgraph, takes random numbers."""
+    given = [reader for bound in steps for _, reader in bound.keywords]
+    bodies = [reader.program for reader in given if isinstance(reader, ReadBody)]
+    return any(isinstance(reader, ReadSeed) for reader in given) or any(
+        _draws(body.steps) for body in bodies if isinstance(body, Program)
+    )
 
 
 @dataclass(slots=True, eq=False)  # frozen ones take four times as long to make

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.dtypes import DType
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Recording", "Tracer", "TransferStats", "available",
-    "create", "entered", "known", "outside_trace", "owner", "traceable", "traced", "transfer", "usable",
+    "create", "entered", "known", "outside_trace", "owner", "traceable", "traced", "transfer", "unshared", "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -282,6 +283,11 @@ class ExecutionProvider:
         except AttributeError:  # the standard has no such attribute
             return np.lib.array_utils.byte_bounds(np.from_dlpack(array))
 
+    @classmethod
+    def unshared(cls, array: Any) -> bool:
+        """Whether the library took the memory of what a NumPy array from `to_numpy` has as its base, for that alone."""
+        return False
+
     def copy(self, array: Any) -> Any:
         """An equal array in memory of its own; gradients flow through, and a tracer sees it."""
         return self.xp.asarray(array, copy=True)
@@ -379,6 +385,13 @@ def owner(array: Any) -> ExecutionProvider | None:
     return None if cls is None else create(cls.name, cls.options_of(array))
 
 
+def unshared(array: Any) -> bool:
+    """Whether the base of a NumPy array may be given away with it; see `ExecutionProvider.unshared`."""
+    kind: Any = type(array)
+    cls = _holder(kind)
+    return cls is not None and cls.unshared(array)
+
+
 def traced(provider: ExecutionProvider, value: Any) -> bool:
     """Whether an array of the provider's library, or one in a sequence, has no values: the library is tracing."""
     if provider.tracer is None:
@@ -400,25 +413,54 @@ def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-@contextmanager
-def _all_entered(providers: Sequence[ExecutionProvider], gradients: bool) -> Iterator[None]:
-    with ExitStack() as stack:
-        for provider in providers:
-            stack.enter_context(provider.context(gradients=gradients))
-        yield
+class _Entered:
+    """Several contexts, without what ExitStack takes."""
+
+    __slots__ = ("contexts",)
+
+    def __init__(self, contexts: Sequence[AbstractContextManager[Any]]):
+        self.contexts = contexts
+
+    def __enter__(self) -> None:
+        for index, context in enumerate(self.contexts):
+            try:
+                context.__enter__()
+            except BaseException as error:
+                self.leave(index, type(error), error, error.__traceback__)
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(len(self.contexts), kind, error, trace)
+
+    def leave(self, count: int, *error: Any) -> None:
+        """Leave the first `count` contexts, the last of them first, each of them whatever the others do."""
+        if count:
+            try:
+                self.contexts[count - 1].__exit__(*error)
+            finally:
+                self.leave(count - 1, *error)
 
 
 def entered(providers: Sequence[ExecutionProvider], *, gradients: bool = False) -> AbstractContextManager[Any]:
     """The contexts of several providers, entered around a run; see `ExecutionProvider.context`."""
-    return providers[0].context(gradients=gradients) if len(providers) == 1 else _all_entered(providers, gradients)
+    if len(providers) == 1:
+        return providers[0].context(gradients=gradients)
+    return _Entered([provider.context(gradients=gradients) for provider in providers])
 
 
 @dataclass(slots=True)
 class TransferStats:
-    """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory."""
+    """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory.
+
+    It is found out anew where size or layout change, or where the target shares what lies at a round address alone:
+    `strides` are the NumPy array's that was looked at.
+    """
 
     nbytes: int | None = None
     shared: bool | None = None
+    strides: tuple[int, ...] | None = None
 
 
 def transfer(
@@ -439,11 +481,23 @@ def transfer(
             stats.shared = all(part.shared is not False for part in parts)
         return items
     moved = _carry(value, source, target)
-    if stats is not None and not traced(target, moved):  # a tracer value has no memory
-        stats.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
-        here = source.pointer(value)
-        stats.shared = stats.nbytes == 0 or (here is not None and here == target.pointer(moved))
+    if stats is not None:
+        like = moved if target.name == CPU else value
+        strides = getattr(like, "strides", None)
+        if target.immutable or strides is None or strides != stats.strides or like.nbytes != stats.nbytes:
+            _measure(value, moved, source, target, stats)
+            stats.strides = strides
     return moved
+
+
+def _measure(
+    value: Any, moved: Any, source: ExecutionProvider, target: ExecutionProvider, stats: TransferStats
+) -> None:
+    if traced(target, moved):  # a tracer value has no memory
+        return
+    stats.nbytes = int(getattr(moved, "nbytes", getattr(value, "nbytes", 0)))
+    here = source.pointer(value)
+    stats.shared = stats.nbytes == 0 or (here is not None and here == target.pointer(moved))
 
 
 def _carry(value: Any, source: ExecutionProvider, target: ExecutionProvider) -> Any:

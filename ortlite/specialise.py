@@ -25,7 +25,7 @@ from ortlite.provider import Compiler, ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
 from ortlite.stopping import current
 
-__all__ = ["KEY_ELEMENTS", "abstract_values", "generate", "live_steps", "static_slots"]
+__all__ = ["KEY_ELEMENTS", "Guards", "abstract_values", "generate", "live_steps", "static_slots", "steady_slots"]
 
 STOP = "if stop is not None: stop()"
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
@@ -33,13 +33,27 @@ KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a
 
 def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> tuple[set[int], set[int]]:
     """Slots whose value every run with inputs of this signature gives again; and those whose shapes it does."""
+    static, shapes, _ = steady_slots(plan, steps, inputs, plan.inputs, ())
+    return static, shapes
+
+
+def steady_slots(
+    plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any], known: Collection[int], steady: Collection[int]
+) -> tuple[set[int], set[int], set[int]]:
+    """The same, where of the inputs only those in the slots `known` are as in a signature.
+
+    The shapes of the slots `steady` are held to be the same in all runs, too: the third result has those of them where
+    this does not follow, so that every run must look.
+    """
     values = set(plan.constants)
-    shapes = set(plan.constants) | set(plan.inputs)
+    shapes = set(plan.constants) | set(known)
     for position in plan.shape_inputs:
         value = inputs[position]
-        if isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS:
+        small = isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS
+        if small and plan.inputs[position] in shapes:
             values.add(plan.inputs[position])
     static: set[int] = set()
+    guarded: set[int] = set()
     for bound in steps:
         reads = bound.step.reads()
         outputs = [slot for slot in bound.outputs if slot is not None]
@@ -56,7 +70,10 @@ def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> t
             and not (call is not None and call.kernel.data_dependent_shape)
         ):
             shapes.update(outputs)
-    return static, shapes
+        else:
+            guarded.update(slot for slot in outputs if slot in steady)
+            shapes.update(guarded)
+    return static, shapes, guarded
 
 
 def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:
@@ -140,25 +157,42 @@ def generate(
     values: Mapping[int, Any],
     kernels: Mapping[int, Inlined] | None = None,
     compilations: list[float] | None = None,
+    guards: Guards | None = None,
 ) -> Callable[..., tuple[Any, ...]]:
     """Write the function of the plan's inputs in which the slots of `values` are constants.
 
     `kernels` has, by the id of a step, the code that stands for its kernel. `compilations` is told of every region how
-    many seconds it took to compile, its first call included, in which most libraries do it.
+    many seconds it took to compile, its first call included, in which most libraries do it. `guards` are shapes that
+    results must have, else another function answers.
     """
     baked = {**plan.constants, **values}
-    return _Writer(plan, baked, kernels or {}, compilations).function(live_steps(plan, steps, values))
+    looked_at = () if guards is None else guards.shapes.keys()
+    live = live_steps(plan, steps, values, looked_at)
+    return _Writer(plan, baked, kernels or {}, compilations, guards).function(live)
 
 
-def live_steps(plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any]) -> list[Bound]:
-    """The steps that still have to run where `values` are known; each frees the slots that no later one reads."""
+@dataclass(frozen=True)
+class Guards:
+    """The shapes of some slots, and the function of the plan's inputs that answers where one of them has another."""
+
+    shapes: Mapping[int, tuple[int, ...]]
+    otherwise: Callable[..., tuple[Any, ...]]
+
+
+def live_steps(
+    plan: Plan, steps: Sequence[Bound], values: Mapping[int, Any], looked_at: Collection[int] = ()
+) -> list[Bound]:
+    """The steps that still have to run where `values` are known; each frees the slots that no later one reads.
+
+    `looked_at` are slots that must be there, though no step may read them.
+    """
     baked = {**plan.constants, **values}
     needed = set(plan.outputs)
     keep = needed | set(plan.inputs) | baked.keys()
     live: list[Bound] = []
     for bound in reversed(steps):
         outputs = {slot for slot in bound.outputs if slot is not None}
-        if not any(slot in needed and slot not in baked for slot in outputs):
+        if not any(slot in needed and slot not in baked for slot in outputs) and outputs.isdisjoint(looked_at):
             continue
         touched = {*bound.step.reads(), *outputs}
         live.append(replace(bound, free=tuple(sorted(touched - needed - keep))))
@@ -188,8 +222,10 @@ class _Writer:
         baked: Mapping[int, Any],
         kernels: Mapping[int, Inlined],
         compilations: list[float] | None = None,
+        guards: Guards | None = None,
     ):
         self.plan = plan
+        self.guards = guards
         self.compilations = [] if compilations is None else compilations
         self.kernels = kernels
         self.baked = baked
@@ -240,6 +276,7 @@ class _Writer:
                     if len(main.lines) > 2:
                         main.add(STOP)
                     self.step(bound, main)
+                    self.guard(bound, main)
                     if bound.free:
                         main.add(f"del {', '.join(f'v{slot}' for slot in bound.free)}")
                 continue
@@ -305,6 +342,17 @@ class _Writer:
         if condition is not None:
             code.add("else:", bound)
             self.call(bound, code, "    ")
+
+    def guard(self, bound: Bound, code: _Code) -> None:
+        """Look at the shapes of what a step has made."""
+        if self.guards is None:
+            return
+        for slot in bound.outputs:
+            if slot is not None and slot in self.guards.shapes:
+                given = ", ".join(f"v{index}" for index in self.plan.inputs)
+                shape = self.name(self.guards.shapes[slot], "c")
+                other = self.name(self.guards.otherwise, "k")
+                code.add(f"if getattr(v{slot}, 'shape', None) != {shape}: return {other}({given})")
 
     def call(self, bound: Bound, code: _Code, indent: str) -> None:
         """Call the kernel of a step."""

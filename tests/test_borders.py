@@ -11,7 +11,7 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite.provider import CPU, TransferStats, create, owner, transfer
+from ortlite.provider import CPU, TransferStats, create, entered, owner, transfer
 
 STRICT, TORCH, JAX = (f"{name}ExecutionProvider" for name in ("Strict", "Torch", "JAX"))
 LIBRARIES = {TORCH: "torch", JAX: "jax"}
@@ -194,3 +194,87 @@ def test_inputs_of_every_layout_give_the_same(name):
         kept = x.copy()
         np.testing.assert_allclose(session.run(None, {"x": x})[0], np.exp(kept), rtol=1e-6)
         np.testing.assert_array_equal(x, kept)
+
+
+OUTPUTS = """<ir_version: 8, opset_import: ["": 18]>
+g (float[4, 6] x) => (float[4, 6] y, float[24] view, float[6, 4] turned, float[1, 6] row, float[4, 6] same, float[2] c)
+<float[2] c = {1, 2}, int64[1] flat = {24}, int64[1] zero = {0}, int64[1] one = {1}>
+{ y = Exp(x)  view = Reshape(y, flat)  e = Neg(x)  turned = Transpose(e)  row = Slice(e, zero, one, zero)
+  same = Identity(x) }"""
+
+
+@pytest.mark.parametrize("name", [TORCH, JAX, STRICT])
+def test_no_output_shares_memory_with_anything(name):
+    provider(name)
+    session = ortlite.InferenceSession(parser.parse_model(OUTPUTS).SerializeToString(), providers=[name])
+    x = fresh((4, 6), np.float32)
+    before = x.copy()
+    expected = [np.exp(x), np.exp(x).reshape(-1), -x.T, -x[:1], x, np.array([1, 2], np.float32)]
+    kept = []
+    for _ in range(4):
+        found = session.run(None, {"x": x})
+        for value, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=1e-6)
+            value[...] = -7
+            assert all(not np.shares_memory(value, other) for other in (x, *kept))
+            kept.append(value)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_torch_hands_its_own_memory_over():
+    provider(TORCH)
+    import torch
+
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[A, B] x) => (float[A, B] y) { y = Exp(x) }'
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[TORCH])
+    x = fresh((4, 6), np.float32)
+    for _ in range(3):  # the run that specialises has looked at it, and copies
+        (y,) = session.run(None, {"x": x})
+    assert isinstance(y.base, torch.Tensor)
+    assert y.flags.writeable
+
+
+def test_torch_keeps_what_another_tensor_has():
+    torch_ = provider(TORCH)
+    import torch
+
+    x = torch.ones(3)
+    y = torch_.to_numpy(x)
+    assert not torch_.unshared(y.base)
+    del x
+    assert torch_.unshared(y.base)
+    whole = torch.ones(4)
+    view = torch_.to_numpy(whole[1:])
+    assert not torch_.unshared(view.base)
+    assert not torch_.unshared(torch_.to_numpy(torch.from_numpy(np.ones(3))).base)
+    assert not torch_.unshared(torch_.to_numpy(torch.from_dlpack(np.ones(3))).base)
+
+
+def test_several_contexts_are_left_in_turn_whatever_happens():
+    cpu = create(CPU)
+    seen = []
+
+    class Context:
+        def __init__(self, name, fails=""):
+            self.name, self.fails = name, fails
+
+        def context(self, *, gradients=False):
+            return self
+
+        def __enter__(self):
+            seen.append(f"+{self.name}")
+            if self.fails == "entering":
+                raise ValueError(self.name)
+
+        def __exit__(self, *error):
+            seen.append(f"-{self.name}")
+            if self.fails == "leaving":
+                raise ValueError(self.name)
+
+    with entered([Context("a"), Context("b"), cpu]):
+        pass
+    with pytest.raises(ValueError, match="b"), entered([Context("a"), Context("b", "leaving"), Context("c")]):
+        pass
+    with pytest.raises(ValueError, match="b"), entered([Context("a"), Context("b", "entering"), Context("c")]):
+        pass
+    assert "".join(seen) == "+a+b-b-a" + "+a+b+c-c-b-a" + "+a+b-a"

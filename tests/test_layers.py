@@ -21,6 +21,7 @@ save plan
 sizes steps
 bounded inline run
 specialise
+steady
 compile
 guard memory evaluate
 optimize

@@ -248,6 +248,11 @@ class TorchExecutionProvider(ExecutionProvider):
             return None
         return (start, start + storage.nbytes()) if start else None
 
+    @classmethod
+    def unshared(cls, array: Any) -> bool:
+        found: bool = _borders().unshared(array)
+        return found
+
     def copy(self, array: Any) -> Any:
         import torch
         from torch._guards import detect_fake_mode
@@ -258,11 +263,10 @@ class TorchExecutionProvider(ExecutionProvider):
         return torch.where(torch.ones((), dtype=torch.bool, device=array.device), array, array)
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
-        import torch
-
         if not gradients and self.device.type == "cpu":  # as in most runs
-            alone: AbstractContextManager[Any] = torch.no_grad()
+            alone: AbstractContextManager[Any] = _borders().NoGradient()
             return alone
+        import torch
         from torch._guards import detect_fake_mode
 
         stack = ExitStack()

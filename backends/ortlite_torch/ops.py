@@ -18,7 +18,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
 from ortlite.ops.helpers import normal_axis
 from ortlite_torch import fused, indexing, onednn, products, quant, recurrent
-from ortlite_torch.primitives import differentiated
+from ortlite_torch.primitives import differentiated, functorch
 from ortlite_torch.record import opaque
 from ortlite_torch.threads import fit, norm_work
 
@@ -195,16 +195,29 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
         later = F.pad((~v.isfinite()).flip(2).cumsum(2).flip(2)[:, :, 1:], (0, 0, 0, q.shape[2]))
         unseen = later[:, :, : q.shape[2]].repeat_interleave(q.shape[1] // v.shape[1], 1)
         y = torch.where(unseen > 0, torch.nan, y)
-        if not torch.compiler.is_compiling():  # which would multiply everything twice, for infinite scores alone
-            signed = factor if scale is None else scale
-            scores = attend.by_key_heads(xp, q.to(wide) * signed, k.to(wide).transpose(2, 3))
-            endless = (scores.isnan() | (scores == torch.inf)).triu(1).any(-1, keepdim=True)
-            y = torch.where(endless, torch.nan, y)  # less infinity, by which causality hides them
+        signed = factor if scale is None else scale
+        if torch.compiler.is_compiling() and not functorch.is_functorch_wrapped_tensor(q):  # two products for few
+            endless = torch.cond(
+                far.any() | reach.isnan().any(),
+                lambda q, k: _endless(xp, q, k, signed),
+                lambda q, k: q.new_zeros((*q.shape[:3], 1), dtype=torch.bool),
+                (q, k),
+            )
+        else:
+            endless = _endless(xp, q, k, signed)
+        y = torch.where(endless, torch.nan, y)  # less infinity, by which causality hides them
     if mask is None:
         return y
     hidden = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
     nothing = (v * 0).sum(2, keepdim=True).repeat_interleave(q.shape[1] // v.shape[1], 1)
     return torch.where(hidden, nothing, y)
+
+
+def _endless(xp: Namespace, q: Any, k: Any, scale: float) -> Any:
+    """For which queries the score of a later key is infinite or NaN."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = attend.by_key_heads(xp, q.to(wide) * scale, k.to(wide).transpose(2, 3))
+    return (scores.isnan() | (scores == torch.inf)).triu(1).any(-1, keepdim=True)
 
 
 def rotary_embedding(

@@ -17,7 +17,7 @@ from ortlite.api.ortvalue import OrtValue
 from ortlite.api.sparse import SparseTensor
 from ortlite.errors import Fail, InvalidArgument
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
-from ortlite.provider import CPU, ExecutionProvider, owner
+from ortlite.provider import CPU, ExecutionProvider, owner, unshared
 
 __all__ = [
     "ModelMetadata", "NodeArg", "check_dtype", "check_shape", "library_of", "on_device", "plain", "to_inside",
@@ -234,7 +234,7 @@ def to_outside(values: Sequence[Any]) -> list[Any]:
     """Turn run-time values (on NumPy) into what onnxruntime's `run` gives.
 
     An array that shares memory with an input, a constant or another output is copied. Constants and inputs are
-    read-only inside, so that every view of them is as well.
+    read-only inside, so that every view of them is as well; of another library's memory the library tells.
     """
     if len(values) == 1 and type(values[0]) is np.ndarray and values[0].base is None and values[0].flags.carray:
         return [values[0]]  # as most are
@@ -259,7 +259,11 @@ def _outside(value: Any, owners: set[int]) -> Any:
     root = array
     while isinstance(root.base, np.ndarray):
         root = root.base
-    if not array.flags.writeable or not array.flags.c_contiguous or id(root) in owners or not root.flags.owndata:
+    base: Any = root.base  # what another library has made
+    owned = root.flags.owndata and id(root) not in owners
+    if base is not None:
+        owned = unshared(base) and 2 * array.nbytes >= base.nbytes
+    if not array.flags.writeable or not array.flags.c_contiguous or not owned:
         array = root = np.array(array, order="C")
     owners.add(id(root))
     return array

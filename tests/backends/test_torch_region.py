@@ -66,3 +66,38 @@ def test_without_a_compiler_it_says_so(monkeypatch):
         (RuntimeError, ortlite.capi.onnxruntime_pybind11_state.Fail), match=r"compile=1 .* needs a C\+\+ compiler"
     ):
         ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider"), enable_fallback=0)
+
+
+class Called(torch.nn.Module):
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, *tensors):
+        return self.fn(*tensors)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("traced", ["compiled", "exported"])
+def test_keys_that_causality_hides_count_where_torch_compiles(bad, traced):
+    """As in ONNX, where -inf is added to the scores: NaN and infinity of them become NaN."""
+    text = """<ir_version: 10, opset_import: ["": 23]>
+    g (float[1,2,6,4] q, float[1,1,6,4] k, float[1,1,6,4] v) => (float[1,2,6,4] y)
+    { y = Attention<is_causal=1>(q, k, v) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString())
+    draw = np.random.default_rng(0)
+    q, k, v = (draw.standard_normal((1, heads, 6, 4)).astype(np.float32) for heads in (2, 1, 1))
+    tensors = tuple(map(torch.from_numpy, (q, k, v)))
+    if traced == "compiled":
+        made = torch.compile(fn, fullgraph=True, backend="aot_eager")
+    else:
+        made = torch.export.export(Called(fn), tensors).module()
+    for place in (None, 5, 2):  # the tensors have NumPy's memory
+        if place is not None:
+            k[0, 0, place, 1] = bad
+        with np.errstate(invalid="ignore"):
+            scores = q @ k.swapaxes(2, 3) * np.float32(0.5)
+            scores += np.where(np.tri(6, dtype=bool), np.float32(0), -np.float32(np.inf))
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            wanted = weights / weights.sum(-1, keepdims=True) @ v
+        np.testing.assert_allclose(made(*tensors), wanted, rtol=1e-4, atol=1e-5)
