@@ -15,6 +15,9 @@ from weakref import WeakValueDictionary
 import jax
 from jax.extend import core
 
+from ortlite_jax import layout
+from ortlite_jax.layout import bound
+
 __all__ = ["Region"]
 
 # Those that are worth their memory: as many elements as before, or fewer, and nothing that XLA would fuse as well.
@@ -22,7 +25,7 @@ PREPARED = frozenset(
     "transpose reshape squeeze broadcast_in_dim slice concatenate rev convert_element_type pad copy "
     "add sub mul div neg sqrt rsqrt integer_pow square stop_gradient".split()
 )
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+LARGE = 1 << 14  # elements of a part of weights that is worth an argument of its own
 MOST = 64  # signatures of which a region keeps the program
 
 # What was made of weights, by how and of which arrays (their ids): the programs of all signatures share it.
@@ -56,8 +59,9 @@ class Region:
         rest = iter(arrays)
         count = len(arrays) + len(self.constants)
         given = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
-        traced = jax.make_jaxpr(self.fn)(*[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given])
-        flat = jax.make_jaxpr(lambda *values: _inlined(traced.jaxpr, traced.consts, values))(*given)
+        with layout.lays_out():
+            traced = jax.make_jaxpr(self.fn)(*[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given])
+        flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values))(*given)
         jaxpr = flat.jaxpr
         known = dict(zip(jaxpr.constvars, flat.consts, strict=True))
         known |= {jaxpr.invars[i]: array for i, array in self.constants.items()}
@@ -115,7 +119,7 @@ def _is_early(eqn: Any, origins: Mapping[Any, Any]) -> bool:
         return False
     before: int = sum(prod(var.aval.shape) for var in arrays)
     after: int = prod(eqn.outvars[0].aval.shape)
-    return after <= before
+    return after <= before and (eqn.primitive.name != "slice" or after >= LARGE)
 
 
 def _evaluated(eqns: Sequence[Any], values: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
@@ -125,25 +129,5 @@ def _evaluated(eqns: Sequence[Any], values: dict[Any, Any], wanted: Sequence[Any
         return var.val if isinstance(var, core.Literal) else values[var]
 
     for eqn in eqns:
-        values.update(zip(eqn.outvars, _bound(eqn, [*map(read, eqn.invars)]), strict=True))
+        values.update(zip(eqn.outvars, bound(eqn, [*map(read, eqn.invars)]), strict=True))
     return [*map(read, wanted)]
-
-
-def _bound(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
-    """The results of one equation."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # before JAX 0.10 functions stood apart
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *values, **params)
-    return results if eqn.primitive.multiple_results else [results]
-
-
-def _inlined(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a traced function, functions called in it written out."""
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-    for eqn in jaxpr.eqns:
-        given = [var.val if isinstance(var, core.Literal) else values[var] for var in eqn.invars]
-        inner = eqn.params.get(INLINED.get(eqn.primitive.name, ""))
-        results = _bound(eqn, given) if inner is None else _inlined(inner.jaxpr, inner.consts, given)
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [var.val if isinstance(var, core.Literal) else values[var] for var in jaxpr.outvars]
