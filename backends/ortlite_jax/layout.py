@@ -7,7 +7,7 @@ element, padded, cut, pooled, put together. What minds gets it in the order of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ ELEMENTWISE = frozenset(
 )
 REDUCTIONS = frozenset(f"reduce_{name}" for name in "sum max min prod and or xor".split())
 WINDOWS = frozenset(f"reduce_window_{name}" for name in "sum max min".split())
+FEW_ROWS, LARGE_WEIGHTS = (4, 64), 1 << 20  # of products; elements
 MOST_SLICES = 64  # of the input in a convolution that is written out: XLA takes its time to compile each
 
 _active: ContextVar[bool] = ContextVar("ortlite_jax_layout", default=False)
@@ -95,32 +96,49 @@ def bound(eqn: Any, values: Sequence[Any], params: Any = None) -> Sequence[Any]:
     return results if eqn.primitive.multiple_results else [results]
 
 
-def evaluated(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a traced function: functions that it calls are written out, images laid out."""
-    return [_plain(value) for value in _evaluated(jaxpr, consts, arguments)]
+def evaluated(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], constants: Collection[int]) -> list[Any]:
+    """The results of a traced function: functions that it calls are written out, images laid out.
+
+    The arguments at the positions of `constants` are the same in every run.
+    """
+    fixed = [position in constants for position in range(len(arguments))]
+    return [_plain(value) for value in _evaluated(jaxpr, consts, arguments, fixed)]
 
 
-def _evaluated(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def _evaluated(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], fixed: Sequence[bool]) -> list[Any]:
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+    known = {*jaxpr.constvars, *(var for var, is_fixed in zip(jaxpr.invars, fixed, strict=True) if is_fixed)}
 
     def read(var: Any) -> Any:
         return var.val if isinstance(var, core.Literal) else values[var]
 
     for eqn in jaxpr.eqns:
         given = [read(var) for var in eqn.invars]
+        still = [isinstance(var, core.Literal) or var in known for var in eqn.invars]
         inner = eqn.params.get(INLINED.get(eqn.primitive.name, ""))
         if inner is not None:
-            results: Sequence[Any] = _evaluated(inner.jaxpr, inner.consts, given)
+            results: Sequence[Any] = _evaluated(inner.jaxpr, inner.consts, given, still)
         else:
-            found = _laid(eqn, given)
+            found = _laid(eqn, given, still)
             results = bound(eqn, [*map(_plain, given)]) if found is None else [found]
         values.update(zip(eqn.outvars, results, strict=True))
+        if all(still):
+            known.update(eqn.outvars)
     return [read(var) for var in jaxpr.outvars]
 
 
-def _laid(eqn: Any, given: list[Any]) -> Any:
-    """The result of an equation of images, or with one; None where it wants plain arrays."""
+def _laid(eqn: Any, given: list[Any], fixed: Sequence[bool]) -> Any:
+    """The result of an equation of images, or with one; None where it wants plain arrays.
+
+    `fixed` says which are the same in every run.
+    """
     name = eqn.primitive.name
+    if name == "dot_general" and fixed == [False, True]:
+        with eqn.ctx.manager:
+            return _multiplied(given, eqn.params)
+    if name == "transpose" and not isinstance(given[0], _Image):  # may be what a convolution wants, or a product
+        axes = tuple(eqn.params["permutation"].index(axis) for axis in range(_rank(given[0])))
+        return _Image(given[0], axes) if axes == _last(len(axes)) or (len(axes) == 2 and all(fixed)) else None
     if name == "conv_general_dilated":
         with eqn.ctx.manager:
             return _convolved(given, eqn.params)
@@ -183,6 +201,28 @@ def _turned(eqn: Any, image: _Image, given: list[Any]) -> Any:
     return _image(image.array, [order.index(axis) for axis in image.axes])
 
 
+def _taken(eqn: Any, image: _Image, given: list[Any]) -> Any:
+    """Elements along one axis, by their numbers."""
+    numbers, rank, indices = eqn.params["dimension_numbers"], len(image.axes), _plain(given[1])
+    if given[0] is not image or len(numbers.start_index_map) != 1 or indices.ndim != 2:
+        return None
+    axis, sizes = numbers.start_index_map[0], eqn.params["slice_sizes"]
+    others = tuple(i for i in range(rank) if i != axis)
+    if numbers.collapsed_slice_dims != (axis,) or numbers.offset_dims != others or numbers.operand_batching_dims:
+        return None
+    shape = [image.array.shape[image.axes.index(i)] for i in range(rank)]
+    if any(sizes[i] != shape[i] for i in others):
+        return None
+    place = image.axes.index(axis)
+    turned = lax.GatherDimensionNumbers(
+        offset_dims=tuple(i for i in range(rank) if i != place),
+        collapsed_slice_dims=(place,),
+        start_index_map=(place,),
+    )
+    params = {**eqn.params, "dimension_numbers": turned, "slice_sizes": image.inside(sizes)}
+    return _Image(bound(eqn, [image.array, indices], params)[0], image.axes)
+
+
 def _reshaped(eqn: Any, image: _Image, given: list[Any]) -> Any:
     """The axes behind the second one may become one, or several: they lie next to each other."""
     shape, rank = eqn.params["new_sizes"], len(image.axes)
@@ -194,8 +234,27 @@ def _reshaped(eqn: Any, image: _Image, given: list[Any]) -> Any:
 
 RULES: dict[str, Callable[[Any, _Image, list[Any]], Any]] = {
     **dict.fromkeys(REDUCTIONS, _reduced), **dict.fromkeys(WINDOWS, _windowed), "pad": _padded, "slice": _cut,
-    "concatenate": _joined, "broadcast_in_dim": _spread, "transpose": _turned, "reshape": _reshaped,
+    "concatenate": _joined, "broadcast_in_dim": _spread, "transpose": _turned, "reshape": _reshaped, "gather": _taken,
 }  # fmt: skip
+
+
+def _multiplied(given: Sequence[Any], params: dict[str, Any]) -> Any:
+    """A product of few rows with weights: XLA's is faster where these lie with what is summed over last.
+
+    None for another one.
+    """
+    x, w = given
+    ((along, by), batch), rank = params["dimension_numbers"], _rank(w)
+    if rank != 2 or len(along) != 1 or any(batch):
+        return None
+    x = _plain(x)
+    size = w.array.size if isinstance(w, _Image) else w.size
+    rows = x.size // x.shape[along[0]] if x.size else 0
+    if not (FEW_ROWS[0] <= rows <= FEW_ROWS[1] and size >= LARGE_WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)):
+        return None
+    w = _plain(w) if by[0] == 1 else _lying(w, (1, 0))
+    keys: dict[str, Any] = {name: params[name] for name in ("precision", "preferred_element_type")}
+    return lax.dot_general(x, w, ((along, (1,)), ((), ())), **keys)
 
 
 def _convolved(given: Sequence[Any], params: dict[str, Any]) -> Any:

@@ -61,7 +61,9 @@ class Region:
         given = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
         with layout.lays_out():
             traced = jax.make_jaxpr(self.fn)(*[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given])
-        flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values))(*given)
+        flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values, self.constants))(
+            *given
+        )
         jaxpr = flat.jaxpr
         known = dict(zip(jaxpr.constvars, flat.consts, strict=True))
         known |= {jaxpr.invars[i]: array for i, array in self.constants.items()}

@@ -94,7 +94,14 @@ def several(x, w):
     yield y.astype(jnp.int32) % 3
     yield lax.fori_loop(0, 2, lambda _, a: a * 2, y)
     yield conv(y, jnp.ones((4, 1, 3, 3)), groups=4) - conv(y, jnp.ones((4, 4, 3, 3)))
-    yield jnp.take(y, jnp.asarray([1, 0]), axis=1)
+    for axis in range(4):
+        yield jnp.take(y, jnp.asarray([1, 0, 1, -1]), axis=axis)
+        yield jnp.take(y, jnp.asarray([[1, 0], [9, 1]]), axis=axis, mode="clip")
+        yield jnp.take_along_axis(y, jnp.argmin(y, axis=axis, keepdims=True), axis=axis)
+    rows = y.reshape(2, 4, 80).transpose(0, 2, 1)
+    yield rows @ rows.transpose(0, 2, 1)
+    yield jnp.maximum(rows.transpose(0, 2, 1), 0.5).reshape(2, 4, 5, 16)
+    yield conv(rows.transpose(0, 2, 1).reshape(2, 4, 5, 16), w[:, :1, :2, :2], groups=4)
     yield y / jnp.asarray(3.0)
 
 
@@ -124,6 +131,26 @@ def test_images_are_turned_once():
     np.testing.assert_allclose(region(x)[0], fn(x, w, v)[0], rtol=1e-4, atol=1e-4)
     program, weights, _ = next(iter(region.programs.values()))
     assert program.lower(x, *weights).as_text().count("stablehlo.transpose") == 1
+
+
+@pytest.mark.parametrize("rows", [(1,), (4,), (64,), (65,), (2, 3), ()])
+def test_products_of_few_rows(rows):
+    w, square, x = draw(1024, 1030), draw(1024, 1024), draw(*rows, 1024)
+
+    def fn(x, w, square):
+        y = x @ square.T
+        return (
+            y,
+            x @ square,
+            (y * 1e-2) @ w,
+            jnp.tensordot(square.T, x, ((0,), (x.ndim - 1,))),
+            w.T,
+            square.T + w[:, :1024],
+        )
+
+    for got, wanted in zip(Region(fn, {1: w, 2: square})(x), jax.jit(fn)(x, w, square), strict=True):
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_other_than_floats():
