@@ -97,6 +97,15 @@ def test_functions_and_loops_inside_are_what_they_were():
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
+def test_regions_within_transformations():
+    w, x = draw(5, 7), draw(3, 7, seed=1)
+    wanted = np.asarray(x) @ np.asarray(w).T
+    for transformed in (jax.jit, jax.vmap, lambda fn: lambda x: jax.jvp(fn, (x,), (x,))[1]):
+        region = Region(lambda x, w: (x @ w.T,), {1: w})  # whose first program is made while JAX traces
+        np.testing.assert_allclose(transformed(lambda x: region(x)[0])(x), wanted, rtol=1e-5)  # noqa: B023
+        np.testing.assert_allclose(region(x)[0], wanted, rtol=1e-5)
+
+
 def test_values_of_the_host_that_depend_on_shapes_make_no_borders():
     nodes = [
         helper.make_node("Exp", ["x"], ["e"]),
