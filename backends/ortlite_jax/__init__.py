@@ -110,11 +110,11 @@ class JAXExecutionProvider(ExecutionProvider):
 
         array = np.asarray(array)
         array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-        # shares what is contiguous and starts at a multiple of 64 bytes; what others trace is no concern of a copy
-        if self._put is not None and jax.config.jax_default_device is None:
-            return self._put(array)
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            return jax.device_put(array, self.device)
+        with jax.enable_x64(True):  # shares what is contiguous and starts at a multiple of 64 bytes
+            if self._put is not None and jax.config.jax_default_device is None:
+                return self._put(array)
+            with jax.ensure_compile_time_eval():  # a copy is no concern of what others trace
+                return jax.device_put(array, self.device)
 
     @cached_property
     def _put(self) -> Callable[[np.ndarray], Any] | None:
@@ -127,6 +127,7 @@ class JAXExecutionProvider(ExecutionProvider):
         sharding, devices, fixed = jax.sharding.SingleDeviceSharding(device), [device], self.device is not None
         if put is None:
             return None
+        # in 64 bits where JAX is set to, whatever the type says that it is told
         return lambda array: put(jax.core.ShapedArray(array.shape, array.dtype), sharding, [array], devices, fixed)
 
     def to_numpy(self, array: Any) -> np.ndarray:

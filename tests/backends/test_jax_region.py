@@ -130,7 +130,10 @@ def test_arrays_are_carried_to_jax_whatever_it_traces():
     seen = []
     jax.jit(lambda x: seen.append(place.from_numpy(values)) or x)(1.0)
     assert not isinstance(seen[0], jax.core.Tracer)
-    for array in (values, values.T, values[:, ::-1], values.astype(">i8"), np.array(3), np.zeros((0, 2)), values > 2):
+    exact = values + 2**53, values / 7, values / 7 + 1j  # JAX is not set to 64 bits here
+    arrays = (values, values.T, values[:, ::-1], values.astype(">i8"), np.array(3), np.zeros((0, 2)), values > 2)
+    for array in (*arrays, *exact, np.broadcast_to(values[:1], (4, 3))):
         got = place.from_numpy(array)
-        assert got.dtype == array.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(place.to_numpy(got), array)
+        back = place.to_numpy(got)
+        assert got.dtype == back.dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(back, array)
