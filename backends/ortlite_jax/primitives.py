@@ -68,13 +68,6 @@ def _by_channel(
     return jnp.reshape(total, (n, m, *windows))
 
 
-def pad(xp: Namespace, x: Any, widths: Pads, mode: str = "constant", value: Any = 0) -> Any:
-    """lax.pad, where nothing is cropped."""
-    if mode != "constant" or any(lo < 0 or hi < 0 for lo, hi in widths):
-        return NotImplemented
-    return lax.pad(x, jnp.asarray(value, dtype=x.dtype), [(lo, hi, 0) for lo, hi in widths])
-
-
 def erf(xp: Namespace, x: Any) -> Any:
     """lax.erf."""
     return lax.erf(x)
@@ -423,7 +416,7 @@ def asarray(obj: Any, /, **keywords: Any) -> Any:
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, erf, pad, relu, leaky_relu, hardtanh, max_pool,
+        bit_view, conv, erf, relu, leaky_relu, hardtanh, max_pool,
         fmod, trunc_divide, scatter_flat, scatter_nd, top_k, concrete_value, readable, cond, while_loop, scan,
     )
 }  # fmt: skip
