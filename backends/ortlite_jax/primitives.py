@@ -16,6 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from ortlite import primitives as default
 from ortlite.namespace import Namespace
+from ortlite_jax import layout
+from ortlite_jax.layout import MOST_SLICES
 
 Pads = Sequence[tuple[int, int]]
 
@@ -25,15 +27,13 @@ def bit_view(xp: Namespace, x: Any, dtype: Any) -> Any:
     return x.view(dtype)
 
 
-MOST_SLICES = 64  # of the input in a convolution that is written out: XLA takes its time to compile each
-
-
 def conv(
     xp: Namespace, x: Any, w: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int = 1
 ) -> Any:
     """lax.conv_general_dilated; on the CPU something else where XLA's is slower, forwards or backwards."""
     size = w.shape[2:]
-    if jax.default_backend() == "cpu" and prod(size) <= MOST_SLICES:
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if jax.default_backend() == "cpu" and prod(size) <= MOST_SLICES and not (layout.laid_out() and floating):
         windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
         if 1 < groups == x.shape[1]:
             return _by_channel(xp, x, w, windows, strides=strides, pads=pads, dilations=dilations)

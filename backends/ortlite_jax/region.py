@@ -1,0 +1,135 @@
+"""A part of a specialised program as XLA gets it: what follows from the weights alone is computed once, beforehand.
+
+The weights stay arguments. As constants in the program XLA would fold them, which takes long, and keep each once more,
+on disk too. But what kernels make of weights alone, transposed and put together, need not be made in every run: these
+equations of the traced function become a program of their own, whose results are arguments of the other one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+from weakref import WeakValueDictionary
+
+import jax
+from jax.extend import core
+
+from ortlite_jax import layout
+from ortlite_jax.layout import bound
+
+__all__ = ["Region"]
+
+# Those that are worth their memory: as many elements as before, or fewer, and nothing that XLA would fuse as well.
+PREPARED = frozenset(
+    "transpose reshape squeeze broadcast_in_dim slice concatenate rev convert_element_type pad copy "
+    "add sub mul div neg sqrt rsqrt integer_pow square stop_gradient".split()
+)
+LARGE = 1 << 14  # elements of a part of weights that is worth an argument of its own
+MOST = 64  # signatures of which a region keeps the program
+
+# What was made of weights, by how and of which arrays (their ids): the programs of all signatures share it.
+_made: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+
+
+class Region:
+    """`fn`, a pure function of arrays to a tuple of them, its arguments at the positions of `constants` known."""
+
+    def __init__(self, fn: Callable[..., Any], constants: Mapping[int, Any]):
+        self.fn = fn
+        self.constants = dict(constants)
+        self.programs: dict[Any, tuple[Callable[..., Any], list[Any], Any]] = {}
+
+    def __call__(self, *arrays: Any) -> Any:
+        form = tuple([(array.shape, array.dtype) for array in arrays])
+        found = self.programs.get(form)
+        if found is None:
+            found = self._program(arrays)
+            while len(self.programs) >= MOST:
+                self.programs.pop(next(iter(tuple(self.programs))), None)
+            self.programs[form] = found
+        program, weights, _ = found
+        return program(*arrays, *weights)
+
+    def _program(self, arrays: Sequence[Any]) -> tuple[Callable[..., Any], list[Any], Any]:
+        """The compiled function of the other arguments, then of what is made of the constants: and this.
+
+        Last come arrays whose ids must stay theirs.
+        """
+        rest = iter(arrays)
+        count = len(arrays) + len(self.constants)
+        given = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
+        with layout.lays_out():
+            traced = jax.make_jaxpr(self.fn)(*[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given])
+        flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values, self.constants))(
+            *given
+        )
+        jaxpr = flat.jaxpr
+        known = dict(zip(jaxpr.constvars, flat.consts, strict=True))
+        known |= {jaxpr.invars[i]: array for i, array in self.constants.items()}
+        origins: dict[Any, tuple[Any, ...]] = {var: ("array", id(value)) for var, value in known.items()}
+        early: list[Any] = []
+        late: list[Any] = []
+        for eqn in jaxpr.eqns:
+            (early if _is_early(eqn, origins) else late).append(eqn)
+            if early and early[-1] is eqn:
+                inputs = tuple(str(v.val) if isinstance(v, core.Literal) else origins[v] for v in eqn.invars)
+                origins[eqn.outvars[0]] = (eqn.primitive.name, str(eqn.params), inputs)
+        read = dict.fromkeys(
+            var for eqn in late for var in eqn.invars if not isinstance(var, core.Literal) and var in origins
+        )
+        read |= dict.fromkeys(var for var in jaxpr.outvars if not isinstance(var, core.Literal) and var in origins)
+        kept = self._prepared(known, early, [var for var in read if var not in known], origins)
+        weights = [known[var] if var in known else kept[var] for var in read]
+        outside = [var for i, var in enumerate(jaxpr.invars) if i not in self.constants]
+
+        def main(*values: Any) -> tuple[Any, ...]:
+            return tuple(_evaluated(late, dict(zip([*outside, *read], values, strict=True)), jaxpr.outvars))
+
+        main.__name__ = getattr(self.fn, "__name__", "region")
+        return jax.jit(main), weights, flat.consts
+
+    def _prepared(
+        self, known: Mapping[Any, Any], eqns: Sequence[Any], wanted: Sequence[Any], origins: Mapping[Any, Any]
+    ) -> dict[Any, Any]:
+        """The values of `wanted`, of which `eqns` tell how they are made of `known` ones."""
+        with jax.ensure_compile_time_eval():
+            found = {var: value for var in wanted if (value := _made.get(origins[var])) is not None}
+            missing = [var for var in wanted if var not in found]
+            if missing:
+                needed, steps = set(missing), []
+                for eqn in reversed(eqns):
+                    if eqn.outvars[0] in needed:
+                        steps.append(eqn)
+                        needed.update(var for var in eqn.invars if not isinstance(var, core.Literal))
+                steps.reverse()
+                sources = [var for var in known if var in needed]
+
+                def prepare(*values: Any) -> list[Any]:
+                    return _evaluated(steps, dict(zip(sources, values, strict=True)), missing)
+
+                values = jax.jit(prepare)(*[known[var] for var in sources])
+                for var, value in zip(missing, values, strict=True):
+                    found[var] = _made[origins[var]] = value
+        return found
+
+
+def _is_early(eqn: Any, origins: Mapping[Any, Any]) -> bool:
+    """Whether an equation has only constants for arguments, and is worth being computed beforehand."""
+    arrays = [var for var in eqn.invars if not isinstance(var, core.Literal)]
+    if eqn.primitive.name not in PREPARED or not arrays or any(var not in origins for var in arrays):
+        return False
+    before: int = sum(prod(var.aval.shape) for var in arrays)
+    after: int = prod(eqn.outvars[0].aval.shape)
+    return after <= before and (eqn.primitive.name != "slice" or after >= LARGE)
+
+
+def _evaluated(eqns: Sequence[Any], values: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
+    """The values of `wanted` where `values` are known."""
+
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, core.Literal) else values[var]
+
+    for eqn in eqns:
+        values.update(zip(eqn.outvars, bound(eqn, [*map(read, eqn.invars)]), strict=True))
+    return [*map(read, wanted)]

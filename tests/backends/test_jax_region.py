@@ -1,0 +1,139 @@
+"""Parts of specialised programs as XLA gets them: what follows from the weights alone is computed beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+import ortlite
+from ortlite.provider import create
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+
+from ortlite_jax.region import Region  # noqa: E402
+
+NAME = "JAXExecutionProvider"
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def text(region, *arrays):
+    """What the program for these arrays is, before XLA sees it."""
+    region(*arrays)
+    (program, weights, _), *_ = reversed(region.programs.values())
+    return program.lower(*arrays, *weights).as_text()
+
+
+def model(nodes, inputs, outputs, **weights):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, 1, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return proto.SerializeToString()
+
+
+def test_weights_are_turned_once():
+    w, x = draw(5, 7), draw(3, 7, seed=1)
+    region = Region(lambda x, w: (x @ w.T,), {1: w})
+    np.testing.assert_allclose(region(x)[0], np.asarray(x) @ np.asarray(w).T, rtol=1e-6)
+    assert "transpose" not in text(region, x)
+    assert "transpose" in jax.jit(lambda x, w: x @ w.T).lower(x, w).as_text()
+
+
+def test_what_is_made_of_weights_serves_all_signatures():
+    w = draw(5, 7)
+    region = Region(lambda w, x: (x @ w.T,), {0: w})
+    for rows in (1, 2, 3):
+        x = draw(rows, 7, seed=rows)
+        np.testing.assert_allclose(region(x)[0], np.asarray(x) @ np.asarray(w).T, rtol=1e-6)
+    turned = [weights[0] for _, weights, _ in region.programs.values()]
+    assert len(turned) == 3
+    assert turned[0] is turned[1] is turned[2]
+
+
+def test_other_weights_are_other_arrays():
+    x = draw(3, 7, seed=1)
+    for seed in range(4):
+        w = draw(5, 7, seed=seed + 2)
+        region = Region(lambda x, w: (x @ w.T,), {1: w})
+        np.testing.assert_allclose(region(x)[0], np.asarray(x) @ np.asarray(w).T, rtol=1e-6)
+
+
+def test_nothing_large_is_made_of_something_small():
+    w, x = draw(4), draw(1000, 4, seed=1)
+    region = Region(lambda x, w: (x + jnp.broadcast_to(w, (1000, 4)),), {1: w})
+    np.testing.assert_array_equal(region(x)[0], np.asarray(x) + np.asarray(w))
+    _, weights, _ = next(iter(region.programs.values()))
+    assert max(weight.size for weight in weights) <= 4
+
+
+def test_results_that_are_weights_or_arguments():
+    w, x = draw(4, 3), draw(2, seed=1)
+    region = Region(lambda x, w: (w, x, w.T, x + 1), {1: w})
+    for _ in range(2):
+        same, given, turned, more = region(x)
+        np.testing.assert_array_equal(same, w)
+        np.testing.assert_array_equal(given, x)
+        np.testing.assert_array_equal(turned, np.asarray(w).T)
+        np.testing.assert_array_equal(more, np.asarray(x) + 1)
+
+
+def test_functions_and_loops_inside_are_what_they_were():
+    w, x = draw(3, 3), draw(4, 3, seed=1)
+
+    def fn(x, w):
+        y = jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w.T), x)
+        return (jax.nn.relu(y), jnp.where(w.T > 0, w, 0.0))
+
+    for got, wanted in zip(Region(fn, {1: w})(x), fn(x, w), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_regions_within_transformations():
+    w, x = draw(5, 7), draw(3, 7, seed=1)
+    wanted = np.asarray(x) @ np.asarray(w).T
+    for transformed in (jax.jit, jax.vmap, lambda fn: lambda x: jax.jvp(fn, (x,), (x,))[1]):
+        region = Region(lambda x, w: (x @ w.T,), {1: w})  # whose first program is made while JAX traces
+        np.testing.assert_allclose(transformed(lambda x: region(x)[0])(x), wanted, rtol=1e-5)  # noqa: B023
+        np.testing.assert_allclose(region(x)[0], wanted, rtol=1e-5)
+
+
+def test_values_of_the_host_that_depend_on_shapes_make_no_borders():
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=1),  # of shapes alone: known before any run, carried over to JAX
+        helper.make_node("Add", ["e", "f"], ["y"]),
+        helper.make_node("MatMul", ["y", "w"], ["z"]),
+    ]
+    w = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    session = ortlite.InferenceSession(model(nodes, {"x": ["n", 2]}, ["z"], w=w), providers=[NAME])
+    for rows in (4, 5):
+        x = np.random.default_rng(rows).standard_normal((rows, 2)).astype(np.float32)
+        for _ in range(2):
+            (z,) = session.run(None, {"x": x})
+            np.testing.assert_allclose(z, (np.exp(x) + np.float32([rows, 2])) @ w, rtol=1e-5)
+    assert len(session._shared.compilations) == 2  # one a signature
+
+
+def test_arrays_are_carried_to_jax_whatever_it_traces():
+    place = create(NAME)
+    values = np.arange(6, dtype=np.int64).reshape(2, 3)
+    seen = []
+    jax.jit(lambda x: seen.append(place.from_numpy(values)) or x)(1.0)
+    assert not isinstance(seen[0], jax.core.Tracer)
+    exact = values + 2**53, values / 7, values / 7 + 1j  # JAX is not set to 64 bits here
+    arrays = (values, values.T, values[:, ::-1], values.astype(">i8"), np.array(3), np.zeros((0, 2)), values > 2)
+    for array in (*arrays, *exact, np.broadcast_to(values[:1], (4, 3))):
+        got = place.from_numpy(array)
+        back = place.to_numpy(got)
+        assert got.dtype == back.dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(back, array)
