@@ -284,7 +284,7 @@ def between(
     C_zero: Any, derived: Any,
 ) -> Any:  # fmt: skip
     """The kernel over all elements of two tensors of one shape, or of one and a single number."""
-    if A.size == 1 < B.size and A.ndim <= B.ndim:  # either order is as good
+    if A.size == 1 and A.ndim <= B.ndim:  # either order is as good
         A, A_scale, A_zero, B, B_scale, B_zero = B, B_scale, B_zero, A, A_scale, A_zero
     if A.dtype.name not in BYTES or B.dtype != A.dtype or not A.size:
         return NotImplemented
