@@ -271,6 +271,12 @@ OPERATORS = {
         [bytes_(48, 768), F(0.1), np.uint8(3), bytes_(768, 3072), F(0.1), np.uint8(3)], {})},
     "DynamicQuantizeMatMul": {"48 × 768 by 768 × 3072": lambda: ([floats(48, 768), bytes_(768, 3072), F(0.1)], {})},
     "MatMulInteger": {"48 × 768 by 768 × 3072": lambda: ([bytes_(48, 768), bytes_(768, 3072)], {})},
+    **{name: {"64 × 56 × 56": lambda: (
+        [bytes_(1, 64, 56, 56), F(0.1), np.uint8(3), bytes_(1, 64, 56, 56), F(0.2), np.uint8(4), F(0.3), np.uint8(5)],
+        {})} for name in ("QLinearAdd", "QLinearMul")},
+    "QLinearGlobalAveragePool": {"512 × 7 × 7": lambda: (
+        [bytes_(1, 512, 7, 7), F(0.1), np.uint8(3), F(0.1), np.uint8(3)], {})},
+    "CDist": {"100 by 1000 of 16": lambda: ([floats(100, 16), floats(1000, 16)], {"metric": "euclidean"})},
 }  # fmt: skip
 RENAMED = {16: {"linear": "bilinear", "cubic": "bicubic"}}  # what GridSample calls its modes below opset 20
 
