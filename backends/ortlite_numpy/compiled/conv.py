@@ -1,8 +1,8 @@
 """Convolutions of few channels a group: depthwise, grouped, and small ones, where a product of matrices does not pay.
 
-Images keep their layout. With channels last, the channels of a pixel are computed side by side. With channels first,
-an image is padded and parted by the strides, so that every element of the kernel adds one long vector to the result.
-A loop reads from at most eight places at once: for more, LLVM does not prove that they are apart from the result.
+Images keep their layout. With channels last, `depthwise` computes the channels of a pixel side by side. With channels
+first, an image is padded and parted by the strides, so that every element of the kernel adds one long vector to the
+result. A loop reads from at most eight places at once: for more, LLVM does not prove that they are apart from the result.
 """
 
 from __future__ import annotations
