@@ -148,7 +148,8 @@ def cdist(xp: Namespace, A: Array, B: Array, *, metric: Text = "sqeuclidean") ->
     rows = max(DIFFERENCES // max(prod(B.shape), 1), 1)
     parts = []
     for start in range(0, max(A.shape[0], 1), rows):
-        apart = xp.expand_dims(A[start : start + rows, :], axis=1) - xp.expand_dims(B, axis=0)
+        some = A[start : min(start + rows, A.shape[0]), :]
+        apart = xp.expand_dims(some, axis=1) - xp.expand_dims(B, axis=0)
         parts.append(xp.sum(xp.square(apart), axis=2, dtype=A.dtype))
     y = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
     return xp.sqrt(y) if metric == "euclidean" else y
