@@ -2,7 +2,7 @@
 
 Images keep their layout. With channels last, `depthwise` computes the channels of a pixel side by side. With channels
 first, an image is padded and parted by the strides, so that every element of the kernel adds one long vector to the
-result. A loop reads from at most eight places at once: for more, LLVM does not prove that they are apart from the result.
+result. A loop reads from at most eight places at once: for more, LLVM does not prove that they are apart from it.
 """
 
 from __future__ import annotations
