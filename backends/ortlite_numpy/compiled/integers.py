@@ -9,12 +9,13 @@ Signed bytes are taken for unsigned ones with another zero point.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, share, wide, with_names
 from ortlite_numpy.compiled.products import VECTORS
-from ortlite_numpy.compiled.vectors import vector_bytes
+from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
 from ortlite_numpy.record import numpy as np
 
 __all__ = [
@@ -47,7 +48,7 @@ def tall() -> int:
     return 12 if vector_bytes() == 64 else 6
 
 
-def _added(builder: Any, sums: Any, a: Any, b: Any, lanes: int, four: bool) -> Any:
+def _added(builder: Any, sums: Any, a: Any, b: Any, lanes: int, *, four: bool) -> Any:
     """`sums` plus the products of the numbers in the words of a and b."""
     from llvmlite import ir
 
@@ -89,90 +90,41 @@ def _tile(
     from llvmlite import ir
     from numba import types
 
-    i32, i64 = ir.IntType(32), ir.IntType(64)
-    lanes = vector_bytes() // 4
-    four = a.dtype.bitwidth == 8
+    word = ir.IntType(32).as_pointer()
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def pointer(array: int) -> Any:
-            data = context.make_array(signature.args[array])(context, builder, args[array]).data
-            return builder.gep(data, [args[array + 1]])
-
-        def further(base: Any, count: int, step: Any) -> Any:
-            return builder.gep(base, [builder.mul(step, i64(count))])
-
-        def load(place: Any) -> Any:
-            value = builder.load(place)
-            value.align = 1
-            return value
-
-        def vector_at(base: Any, index: int) -> Any:
-            return builder.gep(builder.bitcast(base, vector.as_pointer()), [i64(index)])
-
-        vector = ir.VectorType(i32, lanes)
-        results, left, panel, start = map(pointer, (1, 4, 9, 12))
+        v = Vectors(context, builder, types.int32)
+        results, left, panel, start = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (1, 4, 9, 12))
         y_row, a_row, a_part, parts, words = (args[i] for i in (3, 6, 7, 8, 11))
-        panel = builder.bitcast(panel, vector.as_pointer())
+        panel = builder.bitcast(panel, word)
 
-        def write(rows: int, end: Any) -> None:
+        def write(rows: int) -> None:
             """The code for so many rows."""
-            lines = [further(left, r, a_row) for r in range(rows)]
-            begun = [load(vector_at(start, v)) for v in range(VECTORS)]
-            before, outer, loop, next_part, after = (builder.block, *(builder.append_basic_block() for _ in range(4)))
-            builder.branch(outer)
-            builder.position_at_end(outer)
-            part, first, word_of_panel = builder.phi(i64), builder.phi(i64), builder.phi(i64)
-            so_far = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            end_of_part = builder.add(word_of_panel, words)
-            places = [builder.bitcast(builder.gep(line, [first]), i32.as_pointer()) for line in lines]
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            along, at = builder.phi(i64), builder.phi(i64)
-            sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            read = builder.mul(at, i64(VECTORS))
-            right = [load(builder.gep(panel, [builder.add(read, i64(v))])) for v in range(VECTORS)]
-            totals = []
-            for place, old in zip(places, sums, strict=True):
-                one = load(builder.gep(place, [along]))
-                many = builder.insert_element(ir.Constant(vector, ir.Undefined), one, i32(0))
-                many = builder.shuffle_vector(many, many, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
-                totals.append([_added(builder, s, many, x, lanes, four) for s, x in zip(old, right, strict=True)])
-            next_word = builder.add(at, i64(1))
-            inner = [(along, i64(0), builder.add(along, i64(1))), (at, word_of_panel, next_word)]
-            for old, new, then in zip(sums, so_far, totals, strict=True):
-                inner += zip(old, new, then, strict=True)
-            for phi, new, then in inner:
-                phi.add_incoming(new, outer)
-                phi.add_incoming(then, loop)
-            builder.cbranch(builder.icmp_signed("<", next_word, end_of_part), loop, next_part)
-            builder.position_at_end(next_part)
-            one_more = builder.add(part, i64(1))
-            around = [
-                (part, i64(0), one_more),
-                (first, i64(0), builder.add(first, a_part)),
-                (word_of_panel, i64(0), next_word),
-            ]
-            for old, then in zip(so_far, totals, strict=True):
-                around += zip(old, begun, then, strict=True)
-            for phi, new, then in around:
-                phi.add_incoming(new, before)
-                phi.add_incoming(then, next_part)
-            builder.cbranch(builder.icmp_signed("<", one_more, parts), outer, after)
-            builder.position_at_end(after)
-            for r, total in enumerate(totals):
-                to = further(results, r, y_row)
-                for v, value in enumerate(total):
-                    builder.store(value, vector_at(to, v)).align = 4
-            builder.branch(end)
+            lines = [v.further(left, r, a_row) for r in range(rows)]
+            begun = [v.load(start, v.i64(i * v.lanes)) for i in range(VECTORS)]
 
-        end = builder.append_basic_block()
-        blocks = [builder.append_basic_block() for _ in range(tall())]
-        switch = builder.switch(args[0], blocks[-1])
-        for rows, block in enumerate(blocks, 1):
-            switch.add_case(i64(rows), block)
-            builder.position_at_end(block)
-            write(rows, end)
-        builder.position_at_end(end)
+            def part(_: Any, before: Sequence[Any]) -> list[Any]:
+                first, read, *so_far = before
+                places = [builder.bitcast(builder.gep(line, [first]), word) for line in lines]
+
+                def step(k: Any, carried: Sequence[Any]) -> list[Any]:
+                    read, *sums = carried
+                    right = [v.load(panel, builder.add(read, v.i64(i * v.lanes))) for i in range(VECTORS)]
+                    new = [builder.add(read, v.i64(VECTORS * v.lanes))]
+                    for r, place in enumerate(places):
+                        one = v.spread(v.number(place, k))
+                        for x, total in zip(right, sums[r * VECTORS :], strict=False):
+                            new.append(_added(builder, total, one, x, v.lanes, four=a.dtype.bitwidth == 8))
+                    return new
+
+                return [builder.add(first, a_part), *v.loop(words, [read, *so_far], step)]
+
+            _, _, *totals = v.loop(parts, [v.i64(0), v.i64(0), *begun * rows], part)
+            for i, total in enumerate(totals):
+                v.store(total, v.further(results, i // VECTORS, y_row), v.i64(i % VECTORS * v.lanes))
+
+        cases = [partial(write, rows) for rows in range(1, tall() + 1)]
+        v.choose(builder.sub(args[0], v.i64(1)), cases)
         return context.get_dummy_value()
 
     i = types.int64

@@ -21,7 +21,8 @@ def vector_bytes() -> int:
 class Vectors:
     """Vectors of a dtype in a function that is being emitted, as long as those of the processor.
 
-    A `mask` of some of the first elements may go with what is read and written: the others are zero, and stay.
+    With masks, products and bounds they are of floats. A `mask` of some of the first elements may go with what is read
+    and written: the others are zero, and stay.
     """
 
     def __init__(self, context: Any, builder: Any, dtype: Any):
@@ -73,7 +74,7 @@ class Vectors:
     def number(self, base: Any, index: Any) -> Any:
         """The number at an index."""
         value = self.builder.load(self.builder.gep(base, [index]))
-        value.align = self.bytes
+        value.align = 1  # words of bytes lie anywhere
         return value
 
     def load(self, base: Any, index: Any, mask: Any = None) -> Any:
@@ -81,7 +82,7 @@ class Vectors:
         place = self._place(base, index)
         if mask is None:
             value = self.builder.load(place)
-            value.align = self.bytes
+            value.align = 1
             return value
         name = f"llvm.masked.load.v{self.lanes}f{self.bytes * 8}.p0"
         function = self._declared(name, self.type, place.type, self.i32, self.mask_type, self.type)
