@@ -8,6 +8,7 @@ equations of the traced function become a program of their own, whose results ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
@@ -33,7 +34,10 @@ _made: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
 
 class Region:
-    """`fn`, a pure function of arrays to a tuple of them, its arguments at the positions of `constants` known."""
+    """`fn`, a pure function of arrays to a tuple of them, its arguments at the positions of `constants` known.
+
+    A sequence of arrays, or None, may stand for one: given such, all is compiled as it is.
+    """
 
     def __init__(self, fn: Callable[..., Any], constants: Mapping[int, Any]):
         self.fn = fn
@@ -41,7 +45,10 @@ class Region:
         self.programs: dict[Any, tuple[Callable[..., Any], list[Any], Any]] = {}
 
     def __call__(self, *arrays: Any) -> Any:
-        form = tuple([(array.shape, array.dtype) for array in arrays])
+        try:
+            form = tuple([(array.shape, array.dtype) for array in arrays])
+        except AttributeError:
+            return self.whole(*self._given(arrays))
         found = self.programs.get(form)
         if found is None:
             found = self._program(arrays)
@@ -56,11 +63,12 @@ class Region:
 
         Last come arrays whose ids must stay theirs.
         """
-        rest = iter(arrays)
-        count = len(arrays) + len(self.constants)
-        given = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
+        given = self._given(arrays)
         with layout.lays_out():
-            traced = jax.make_jaxpr(self.fn)(*[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given])
+            traced, results = jax.make_jaxpr(self.fn, return_shape=True)(
+                *[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given]
+            )
+        structure = jax.tree.structure(results)
         flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values, self.constants))(
             *given
         )
@@ -84,10 +92,22 @@ class Region:
         outside = [var for i, var in enumerate(jaxpr.invars) if i not in self.constants]
 
         def main(*values: Any) -> tuple[Any, ...]:
-            return tuple(_evaluated(late, dict(zip([*outside, *read], values, strict=True)), jaxpr.outvars))
+            found = _evaluated(late, dict(zip([*outside, *read], values, strict=True)), jaxpr.outvars)
+            return jax.tree.unflatten(structure, found)  # type: ignore[no-any-return]
 
         main.__name__ = getattr(self.fn, "__name__", "region")
         return jax.jit(main), weights, flat.consts
+
+    def _given(self, arrays: Sequence[Any]) -> list[Any]:
+        """All arguments of the function."""
+        rest = iter(arrays)
+        count = len(arrays) + len(self.constants)
+        return [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
+
+    @cached_property
+    def whole(self) -> Callable[..., Any]:
+        """The function of all arguments, compiled as it is."""
+        return jax.jit(self.fn)  # type: ignore[no-any-return]
 
     def _prepared(
         self, known: Mapping[Any, Any], eqns: Sequence[Any], wanted: Sequence[Any], origins: Mapping[Any, Any]

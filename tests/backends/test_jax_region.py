@@ -137,3 +137,18 @@ def test_arrays_are_carried_to_jax_whatever_it_traces():
         back = place.to_numpy(got)
         assert got.dtype == back.dtype == array.dtype.newbyteorder("=")
         np.testing.assert_array_equal(back, array)
+
+
+def test_sequences_enter_and_leave():
+    def twice(pair, w, x):
+        a, b = pair
+        return (a * x, b + w), (w - x,)
+
+    w, x, pair = draw(3), draw(3, seed=1), (draw(3, seed=2), draw(3, seed=3))
+    region = Region(twice, {1: w})
+    got, want = region(pair, x), twice(pair, w, x)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    made = Region(lambda w, x: ((w * x, x), x + w), {0: w})
+    (one, two), three = made(x)
+    np.testing.assert_allclose(np.stack([*got[0], *got[1], one, two, three]),
+                               np.stack([*want[0], *want[1], w * x, x, x + w]), rtol=1e-6)  # fmt: skip
