@@ -7,6 +7,7 @@ equations of the traced function become a program of their own, whose results ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
@@ -16,6 +17,7 @@ from weakref import WeakValueDictionary
 import jax
 from jax.extend import core
 
+from ortlite.forks import renewed_after_fork
 from ortlite_jax import layout
 from ortlite_jax.layout import bound
 
@@ -39,10 +41,13 @@ class Region:
     A sequence of arrays, or None, may stand for one: given such, all is compiled as it is.
     """
 
+    _lock: threading.RLock
+
     def __init__(self, fn: Callable[..., Any], constants: Mapping[int, Any]):
         self.fn = fn
         self.constants = dict(constants)
         self.programs: dict[Any, tuple[Callable[..., Any], list[Any], Any]] = {}
+        renewed_after_fork(self, "_lock", threading.RLock)
 
     def __call__(self, *arrays: Any) -> Any:
         try:
@@ -51,10 +56,14 @@ class Region:
             return self.whole(*self._given(arrays))
         found = self.programs.get(form)
         if found is None:
-            found = self._program(arrays)
-            while len(self.programs) >= MOST:
-                self.programs.pop(next(iter(tuple(self.programs))), None)
-            self.programs[form] = found
+            with self._lock:  # XLA compiles it once, at its first call: other threads wait for that
+                found = self.programs.get(form) or self._program(arrays)
+                program, weights, _ = found
+                outputs = program(*arrays, *weights)
+                while len(self.programs) >= MOST:
+                    self.programs.pop(next(iter(tuple(self.programs))), None)
+                self.programs[form] = found
+                return outputs
         program, weights, _ = found
         return program(*arrays, *weights)
 
