@@ -304,7 +304,8 @@ def peculiar(data: bytes, given: Any) -> bool:
     """Whether a model, fed with `given`, says what no specification gives a meaning, or one that both engines share.
 
     Attributes that are no numbers, or refer to none; a name for two initializers, of which onnxruntime takes the first
-    and we the last; one value as two outputs of a Scan's body, of which onnxruntime writes only one; `OPEN_CALLS`.
+    and we the last; one value as two outputs of a Scan's body, of which onnxruntime writes only one, or one that is an
+    input of it as well, which onnxruntime does not write; `OPEN_CALLS`.
     """
     proto = onnx.ModelProto()
     proto.ParseFromString(data)
@@ -316,7 +317,7 @@ def peculiar(data: bytes, given: Any) -> bool:
         return True
     nodes = [m for m in messages if isinstance(m, onnx.NodeProto)]
     bodies = [a.g for node in nodes if node.op_type == "Scan" for a in node.attribute if a.name == "body"]
-    if any(_repeats(value.name for value in body.output) for body in bodies):
+    if any(_repeats([*(v.name for v in b.output), *{v.name for v in b.input}]) for b in bodies):
         return True
     values = _constants(proto.graph) | given
     return any(
@@ -381,7 +382,7 @@ def _finite(x: Any) -> Any:
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         return x
     limits = np.finfo(x.dtype)
-    return np.clip(x, limits.min, limits.max)
+    return np.asarray(np.clip(x, limits.min, limits.max))  # of an array without axes NumPy makes a number
 
 
 def _child(pipe: Connection, work: str) -> None:

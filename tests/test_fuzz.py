@@ -33,6 +33,7 @@ CALLS = [  # a text, what it is fed, what makes it peculiar instead
     ("g (x) => (y) <int64[2] n = {2, 3}> { y = Reshape(x, n) }", {},
      "g (x) => (y) <int64[2] n = {2, 3}, int64[2] n = {3, 2}> { y = Reshape(x, n) }"),
     (SCAN.format(BODY.format("o")), {}, SCAN.format(BODY.format("t"))),
+    (SCAN.format(BODY.format("o")), {}, SCAN.format(BODY.format("r"))),
     ("g (t, s) => (y) { y = AffineGrid <align_corners = 1> (t, s) }", {"s": [1, 1, 2, 3]}, {"s": [1, 1, 2, 1]}),
     ("g (x) => (y) { y = NonZero(x) }", {"x": [1]}, {"x": 1}),
     ("g (x, s) => (y) { y = QuantizeLinear(x, s) }", {"s": [1.0, 2.0]}, {"s": [1.0, 0.0]}),
@@ -56,11 +57,12 @@ def test_what_is_peculiar(text, given, other):
 
 def test_what_is_no_difference():
     def same(operators, a, b):
-        return fuzz.judged((None, ["y"], [np.float32(a)], operators), [np.float32(b)]) is None
+        return fuzz.judged((None, ["y"], [np.array(a, "f")], operators), [np.array(b, "f")]) is None
 
     largest = np.finfo(np.float32).max
     assert same(["Clip"], [1, -np.inf, np.nan], [1, -largest, np.nan])
     assert not same(["Clip"], [1, -np.inf], [1, largest])
+    assert same(["Clip"], 1, 1)  # no axes
     assert not same(["Mul"], [1, -np.inf], [1, -largest])
     assert same(["DFT"], [1, 0], [1, 2e-5])
     assert not same(["DFT"], [1, 0], [1, 2e-3])
