@@ -279,6 +279,18 @@ Inputs = list["np.ndarray | None"]  # of a node, as far as they are known before
 OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] = {
     # Which numbers one point "from -1 to 1" is: onnxruntime says 1, PyTorch and we 0, ONNX's function NaN.
     "AffineGrid": lambda a, x: "align_corners" in a and a["align_corners"].i != 0 and _has(x, 1, 1, 2),
+    # More queries than keys that count: some see nothing, and onnxruntime lets them see any key.
+    "Attention": lambda _, x: bool(x) and x[0] is not None and _below(x, 6, x[0].shape[-2]),
+    # Divides by alpha: ONNX's function and we say NaN, onnxruntime x.
+    "Celu": lambda a, _: "alpha" in a and a["alpha"].f == 0,
+    # A stride beyond the kernel: onnxruntime's output is not "input * stride" long, as the specification says.
+    "ConvTranspose": lambda a, x: (
+        "auto_pad" in a
+        and a["auto_pad"].s.startswith(b"SAME")
+        and len(x) > 1
+        and x[1] is not None
+        and any(s > (k - 1) * d + 1 for s, k, d in _windows(a, x[1].shape[2:]))
+    ),
     # "Produces output shape (0, N)" of a scalar; onnxruntime's is (1, N).
     "NonZero": lambda _, x: bool(x) and x[0] is not None and x[0].ndim == 0,
     # What the integer nearest to 0 / 0 is.
@@ -287,6 +299,12 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
     "QuantizeLinear": lambda _, x: _has(x, 1, 0),
     # A mean of nothing is "undefined": onnxruntime's is 0, ours NaN.
     "ReduceMean": lambda _, x: bool(x) and x[0] is not None and x[0].size == 0,
+    # A region to crop to: onnxruntime does not crop an axis that keeps its length.
+    "Resize": lambda a, _: (
+        "coordinate_transformation_mode" in a and a["coordinate_transformation_mode"].s == b"tf_crop_and_resize"
+    ),
+    # "Must be one of 0 (default), or 1": a negative one counts from the end here, in onnxruntime it is another axis.
+    "ReverseSequence": lambda a, _: any(name in a and a[name].i not in {0, 1} for name in ("time_axis", "batch_axis")),
     # "If axes is not provided" all go; onnxruntime takes axes that are given, and none, for not provided.
     "Squeeze": lambda a, x: (
         ("axes" in a and not a["axes"].ints) or (len(x) > 1 and x[1] is not None and x[1].size == 0)
@@ -298,6 +316,20 @@ def _has(inputs: Inputs, position: int, number: float, start: int = 0) -> bool:
     """Whether a number is among the elements of an input, from the one at `start` on."""
     x = inputs[position] if position < len(inputs) else None
     return x is not None and bool((x.reshape(-1)[start:] == number).any())
+
+
+def _below(inputs: Inputs, position: int, number: float) -> bool:
+    """Whether an input has elements below a number."""
+    x = inputs[position] if position < len(inputs) else None
+    return x is not None and bool((x < number).any())
+
+
+def _windows(attributes: dict[str, onnx.AttributeProto], kernel: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """Stride, size and dilation of a kernel along each of its axes."""
+    steps = [
+        list(attributes[name].ints) if name in attributes else [1] * len(kernel) for name in ("strides", "dilations")
+    ]
+    return zip(steps[0], kernel, steps[1], strict=False)
 
 
 def peculiar(data: bytes, given: Any) -> bool:
@@ -510,7 +542,9 @@ class Fuzzed:
         key = problem.partition(": ")[0] + problem.partition(" at ")[2].split(": ")[0] or problem
         key = ": ".join(problem.split(": ")[:2]) if problem.startswith("differs") else key
         self.findings[key] += 1
-        if self.findings[key] == 1:
+        if self.findings[key] > 1:
+            print(f"{seed}: again {key}", flush=True)
+        else:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / f"{seed}.onnx").write_bytes(data)
             (self.out / f"{seed}.txt").write_text(problem + "\n")
