@@ -33,6 +33,7 @@ from ortlite.ops import registry
 __all__ = ["inferred_shapes", "output_shapes", "relocate", "to_proto", "write", "write_apart"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
+ALIGNED = 64  # bytes: where the data of a tensor begins in a file of its own
 NO_VERSION = 2**63 - 1  # of a model whose file says none
 SHAPE_ELEMENTS = 128  # an array with more of them decides no shape
 
@@ -62,7 +63,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
 def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
     """Write a model to a file; constants of `least` bytes and more to `external` beside it, if that is given.
 
-    More than protobuf can hold goes to such a file anyhow.
+    More than protobuf can hold goes to such a file anyhow. After an error both files are as they were.
     """
     if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
         external = f"{Path(path).name}.data"
@@ -70,8 +71,18 @@ def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = 
         with atomic.written(path) as part:
             onnx.save(proto, part)
         return
-    Path(path).with_name(external).unlink(missing_ok=True)  # onnx would append to it
-    onnx.save(proto, path, save_as_external_data=True, location=external, size_threshold=least)
+    with atomic.written(path) as model, atomic.written(Path(path).with_name(external)) as part:  # the data comes first
+        with part.open("wb") as data:
+
+            def place(tensor: TensorProto) -> tuple[str, int, int] | None:
+                if len(tensor.raw_data) < least:
+                    return None
+                data.write(bytes(-data.tell() % ALIGNED))
+                begin = data.tell()
+                return external, begin, data.write(tensor.raw_data)
+
+            relocate(proto, place)
+        onnx.save(proto, model)
 
 
 def write_apart(source: str | os.PathLike[str], path: Path) -> None:

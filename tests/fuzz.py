@@ -291,6 +291,8 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
         and x[1] is not None
         and any(s > (k - 1) * d + 1 for s, k, d in _windows(a, x[1].shape[2:]))
     ),
+    # onnxruntime adds squares to a sum and takes them away: beyond the largest number that is NaN.
+    "LRN": lambda a, _: "alpha" in a and abs(a["alpha"].f) > 1e30,
     # "Produces output shape (0, N)" of a scalar; onnxruntime's is (1, N).
     "NonZero": lambda _, x: bool(x) and x[0] is not None and x[0].ndim == 0,
     # What the integer nearest to 0 / 0 is.

@@ -3,8 +3,11 @@
 import os
 import threading
 
+import numpy as np
+import onnx
 import pytest
 
+import ortlite
 from ortlite.atomic import written
 
 
@@ -58,3 +61,33 @@ def test_links_pipes_and_long_names(tmp_path):
         part.write_text("through")
     reader.join()
     assert read == ["through"]
+
+
+@pytest.mark.parametrize("stop", [None, OSError, KeyboardInterrupt])
+def test_a_model_and_its_data_are_written_together(tmp_path, monkeypatch, stop):
+    def optimize(factor):
+        weights = factor * np.arange(1024, dtype=np.float32)
+        model = onnx.parser.parse_model(
+            '<ir_version: 9, opset_import: ["": 21]> g (float[1024] x) => (float[1024] y) { y = Add(x, w) }'
+        )
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+        options = ortlite.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "m.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "m.data")
+        ortlite.InferenceSession(model.SerializeToString(), options)
+        return weights
+
+    before = optimize(1)
+    if stop is None:
+        before = optimize(2)
+    else:  # when the data is written, and the model is not
+
+        def save(*_):
+            raise stop
+
+        monkeypatch.setattr(onnx, "save", save)
+        with pytest.raises((ortlite.errors.OrtError, KeyboardInterrupt)):
+            optimize(2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.data", "m.onnx"]
+    session = ortlite.InferenceSession(tmp_path / "m.onnx")
+    np.testing.assert_array_equal(session.run(None, {"x": np.zeros(1024, np.float32)})[0], before)

@@ -40,6 +40,8 @@ CALLS = [  # a text, what it is fed, what makes it peculiar instead
     ("g (x) => (y) { y = Celu <alpha = 1.0> (x) }", {}, "g (x) => (y) { y = Celu <alpha = 0.0> (x) }"),
     ('g (x, w) => (y) { y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w) }',
      {"w": np.ones((1, 1, 2, 2))}, {"w": np.ones((1, 1, 1, 2))}),
+    ("g (x) => (y) { y = LRN <size = 3, alpha = 1.0> (x) }", {},
+     "g (x) => (y) { y = LRN <size = 3, alpha = 1e38> (x) }"),
     ("g (x) => (y) { y = NonZero(x) }", {"x": [1]}, {"x": 1}),
     ("g (x, s) => (y) { y = QuantizeLinear(x, s) }", {"s": [1.0, 2.0]}, {"s": [1.0, 0.0]}),
     ("g (a, s, z, b, t, w, u, v) => (y) { y = QLinearMatMul(a, s, z, b, t, w, u, v) }", {"u": 1.0}, {"u": 0.0}),
