@@ -274,13 +274,18 @@ OPEN = set(
 # How far onnxruntime may be away, in the bounds of `difference`: it sums a DFT one term after the other in float32.
 ROUGH = {"DFT": 10.0}
 
+HUGE = 1e30  # of an attribute: what is made of it on the way to a result may overflow, or all but vanish
+
 Inputs = list["np.ndarray | None"]  # of a node, as far as they are known before it runs
 # Calls whose result two engines need not share: whether one is, by the attributes and the inputs of its node.
 OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] = {
     # Which numbers one point "from -1 to 1" is: onnxruntime says 1, PyTorch and we 0, ONNX's function NaN.
     "AffineGrid": lambda a, x: "align_corners" in a and a["align_corners"].i != 0 and _has(x, 1, 1, 2),
-    # More queries than keys that count: some see nothing, and onnxruntime lets them see any key.
-    "Attention": lambda _, x: bool(x) and x[0] is not None and _below(x, 6, x[0].shape[-2]),
+    # More queries than keys that count: some see nothing, and onnxruntime lets them see any key. A cap below 0: ONNX's
+    # function and we cap, onnxruntime and onnx.reference do not.
+    "Attention": lambda a, x: (
+        ("softcap" in a and a["softcap"].f < 0) or (bool(x) and x[0] is not None and _below(x, 6, x[0].shape[-2]))
+    ),
     # Divides by alpha: ONNX's function and we say NaN, onnxruntime x.
     "Celu": lambda a, _: "alpha" in a and a["alpha"].f == 0,
     # A stride beyond the kernel: onnxruntime's output is not "input * stride" long, as the specification says.
@@ -291,8 +296,6 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
         and x[1] is not None
         and any(s > (k - 1) * d + 1 for s, k, d in _windows(a, x[1].shape[2:]))
     ),
-    # onnxruntime adds squares to a sum and takes them away: beyond the largest number that is NaN.
-    "LRN": lambda a, _: "alpha" in a and abs(a["alpha"].f) > 1e30,
     # "Produces output shape (0, N)" of a scalar; onnxruntime's is (1, N).
     "NonZero": lambda _, x: bool(x) and x[0] is not None and x[0].ndim == 0,
     # What the integer nearest to 0 / 0 is.
@@ -301,9 +304,11 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
     "QuantizeLinear": lambda _, x: _has(x, 1, 0),
     # A mean of nothing is "undefined": onnxruntime's is 0, ours NaN.
     "ReduceMean": lambda _, x: bool(x) and x[0] is not None and x[0].size == 0,
-    # A region to crop to: onnxruntime does not crop an axis that keeps its length.
+    # A region to crop to: onnxruntime does not crop an axis that keeps its length. Nor does it take a negative axis for
+    # one whose aspect ratio is kept.
     "Resize": lambda a, _: (
-        "coordinate_transformation_mode" in a and a["coordinate_transformation_mode"].s == b"tf_crop_and_resize"
+        ("coordinate_transformation_mode" in a and a["coordinate_transformation_mode"].s == b"tf_crop_and_resize")
+        or ("keep_aspect_ratio_policy" in a and "axes" in a and min(a["axes"].ints, default=0) < 0)
     ),
     # "Must be one of 0 (default), or 1": a negative one counts from the end here, in onnxruntime it is another axis.
     "ReverseSequence": lambda a, _: any(name in a and a[name].i not in {0, 1} for name in ("time_axis", "batch_axis")),
@@ -337,15 +342,15 @@ def _windows(attributes: dict[str, onnx.AttributeProto], kernel: tuple[int, ...]
 def peculiar(data: bytes, given: Any) -> bool:
     """Whether a model, fed with `given`, says what no specification gives a meaning, or one that both engines share.
 
-    Attributes that are no numbers, or refer to none; a name for two initializers, of which onnxruntime takes the first
-    and we the last; one value as two outputs of a Scan's body, of which onnxruntime writes only one, or one that is an
-    input of it as well, which onnxruntime does not write; `OPEN_CALLS`.
+    Attributes that are no numbers, near the largest one, or refer to none; a name for two initializers, of which
+    onnxruntime takes the first and we the last; one value as two outputs of a Scan's body, of which onnxruntime writes
+    only one, or one that is an input of it as well, which onnxruntime does not write; `OPEN_CALLS`.
     """
     proto = onnx.ModelProto()
     proto.ParseFromString(data)
     messages = list(_messages(proto))
     attributes = [m for m in _messages(proto.graph) if isinstance(m, onnx.AttributeProto)]
-    if any(a.ref_attr_name or not np.isfinite([a.f, *a.floats]).all() for a in attributes):
+    if any(a.ref_attr_name or not (np.abs([a.f, *a.floats]) < HUGE).all() for a in attributes):
         return True
     if any(_repeats(t.name for t in m.initializer) for m in messages if isinstance(m, onnx.GraphProto)):
         return True
@@ -405,6 +410,8 @@ def judged(ours: Any, other: Any) -> str | None:
             a = a.astype(a.dtype).view(np.uint8) if a.dtype.itemsize == 1 else a
         if "Clip" in operators:  # a bound that is not given is the largest number (text) or none (ONNX's function)
             a, b = _finite(a), _finite(b)
+        if "ReduceMean" in operators:  # of nothing that a node before it leaves
+            a = _zero_for_nan(a, b)
         found = difference(a, b)
         if found.problem or found.odd or found.excess > max([1.0, *(ROUGH.get(op, 1.0) for op in operators)]):
             return f"differs: {' '.join(operators)}: output {name}: {found}"[:400]
@@ -417,6 +424,12 @@ def _finite(x: Any) -> Any:
         return x
     limits = np.finfo(x.dtype)
     return np.asarray(np.clip(x, limits.min, limits.max))  # of an array without axes NumPy makes a number
+
+
+def _zero_for_nan(a: Any, b: Any) -> Any:
+    """`a` with zeros for NaN where b has them."""
+    both = isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.dtype.kind == "f" and a.shape == b.shape
+    return np.where(np.isnan(a) & (b == 0), b, a) if both else a
 
 
 def _child(pipe: Connection, work: str) -> None:

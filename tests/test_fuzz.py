@@ -37,17 +37,20 @@ CALLS = [  # a text, what it is fed, what makes it peculiar instead
     ("g (t, s) => (y) { y = AffineGrid <align_corners = 1> (t, s) }", {"s": [1, 1, 2, 3]}, {"s": [1, 1, 2, 1]}),
     ("g (q, k, v, n) => (y) { y = Attention(q, k, v, , , , n) }", {"q": np.ones((1, 1, 2, 4)), "n": [2]},
      {"q": np.ones((1, 1, 2, 4)), "n": [1]}),
+    ("g (q, k, v) => (y) { y = Attention <softcap = 1.0> (q, k, v) }", {},
+     "g (q, k, v) => (y) { y = Attention <softcap = -1.0> (q, k, v) }"),
     ("g (x) => (y) { y = Celu <alpha = 1.0> (x) }", {}, "g (x) => (y) { y = Celu <alpha = 0.0> (x) }"),
     ('g (x, w) => (y) { y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w) }',
      {"w": np.ones((1, 1, 2, 2))}, {"w": np.ones((1, 1, 1, 2))}),
-    ("g (x) => (y) { y = LRN <size = 3, alpha = 1.0> (x) }", {},
-     "g (x) => (y) { y = LRN <size = 3, alpha = 1e38> (x) }"),
+    ("g (x) => (y) { y = Elu <alpha = 1.0> (x) }", {}, "g (x) => (y) { y = Elu <alpha = 1e38> (x) }"),
     ("g (x) => (y) { y = NonZero(x) }", {"x": [1]}, {"x": 1}),
     ("g (x, s) => (y) { y = QuantizeLinear(x, s) }", {"s": [1.0, 2.0]}, {"s": [1.0, 0.0]}),
     ("g (a, s, z, b, t, w, u, v) => (y) { y = QLinearMatMul(a, s, z, b, t, w, u, v) }", {"u": 1.0}, {"u": 0.0}),
     ("g (x, a) => (y) { y = ReduceMean(x, a) }", {"x": [[1.0]], "a": [0]}, {"x": [[]], "a": [0]}),
     ('g (x, r, s) => (y) { y = Resize <coordinate_transformation_mode = "asymmetric"> (x, r, , s) }', {},
      'g (x, r, s) => (y) { y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, r, , s) }'),
+    ('g (x, r, s) => (y) { y = Resize <axes = [1], keep_aspect_ratio_policy = "not_smaller"> (x, r, s) }', {},
+     'g (x, r, s) => (y) { y = Resize <axes = [-1], keep_aspect_ratio_policy = "not_smaller"> (x, r, s) }'),
     ("g (x, n) => (y) { y = ReverseSequence <time_axis = 0> (x, n) }", {},
      "g (x, n) => (y) { y = ReverseSequence <time_axis = -2> (x, n) }"),
     ("g (x, a) => (y) { y = Squeeze(x, a) }", {"a": [0]}, {"a": []}),
@@ -75,6 +78,9 @@ def test_what_is_no_difference():
     assert not same(["Clip"], [1, -np.inf], [1, largest])
     assert same(["Clip"], 1, 1)  # no axes
     assert not same(["Mul"], [1, -np.inf], [1, -largest])
+    assert same(["ReduceMean"], [1, np.nan], [1, 0])
+    assert not same(["ReduceMean"], [1, 0], [1, np.nan])
+    assert not same(["ReduceSum"], [1, np.nan], [1, 0])
     assert same(["DFT"], [1, 0], [1, 2e-5])
     assert not same(["DFT"], [1, 0], [1, 2e-3])
     assert not same(["Mul"], [1, 0], [1, 2e-5])
