@@ -124,7 +124,7 @@ def dask(engine: str, model: str, workers: int, x: np.ndarray, batch: int) -> tu
     import dask.array as da
     from distributed import Client, LocalCluster
 
-    cluster = LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, Client(cluster):
         lazy = da.from_array(x, chunks=(max(batch, len(x) // 64), *x.shape[1:])).persist()
         if engine == "ortlite":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ortlite import dtypes
+from ortlite import dtypes, heap
 from ortlite.batches import Job, Port, Source
 from ortlite.errors import InvalidArgument
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["map_blocks"]
 
+KEPT = 1 << 26  # bytes that a worker may keep between runs
 OWN = 1000  # from which on the axes of the first array are numbered that no other has
 
 Sizes: TypeAlias = "tuple[int | float, ...]"  # of the chunks along an axis; NaN is not known
@@ -162,6 +163,7 @@ def _index(place: int, array: da.Array) -> tuple[int, ...]:
 
 def run_model(*blocks: np.ndarray, job: Job, names: Sequence[str], threads: int) -> dict[str, np.ndarray]:
     """Run the model on one block."""
+    heap.keep_freed(KEPT, in_worker=True)
     return job.run(dict(zip(names, blocks, strict=True)), threads)
 
 

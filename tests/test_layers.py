@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "ortlite"
 # Modules and packages of ortlite/, the lowest first; those of one line do not import each other.
 LAYERS = [line.split() for line in """
-errors dtypes forks cache version progress processors atomic
+errors dtypes forks cache version progress processors atomic heap
 limits graph derived
 stopping primitives
 namespace schema

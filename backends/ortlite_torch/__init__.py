@@ -152,7 +152,8 @@ class TorchExecutionProvider(ExecutionProvider):
         import array_api_compat.torch as library
         import torch
 
-        from ortlite_torch import heap, primitives
+        from ortlite import heap
+        from ortlite_torch import primitives
 
         if self.device.type == "cpu":
             heap.keep_freed()
