@@ -18,7 +18,7 @@ from ortlite.derived import Derived, at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
 from ortlite_numpy import conv as dense
-from ortlite_numpy.compiled import products
+from ortlite_numpy.compiled import attention, products
 from ortlite_numpy.compiled.conv import convolved
 
 MS, ML = "com.microsoft", "ai.onnx.ml"
@@ -188,8 +188,10 @@ HIDING = [None, (3, 7), (2, 1, 1, 7), (1, 4, 3, 7), (4, 1, 7), (2, 4, 1, 7), (1,
 @pytest.mark.parametrize("mask", HIDING, ids=str)
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("more", [{}, {"is_causal": 1}, {"past": 1}, {"past": 1, "is_causal": 1}], ids=str)
-def test_attention(mask, heads, more):
+@pytest.mark.parametrize("few", [1, 100])
+def test_attention(mask, heads, more, few, monkeypatch):
     """Rows that a mask hides, NaN, and infinities among the values, are what the kernel makes of them."""
+    monkeypatch.setattr(attention, "FEW", few)  # queries up to which BLAS multiplies
     past = [floats(2, heads, 2, 8), floats(2, heads, 2, 6)] if "past" in more else []
     keys = 5 if past else 7
     attributes = {k: v for k, v in more.items() if k == "is_causal"}

@@ -189,7 +189,9 @@ def test_a_kernel_without_memory_says_so(most):
     b, row = np.zeros((1, 8, 16), np.float32), np.zeros(16, np.float32)
     inf = np.float32(-np.inf), np.float32(np.inf)
     with pytest.raises(MemoryError, match="a compiled kernel failed"):
-        multiply_rows.shared(threads.TEAM, most, 4, 4, row, 1, 1, b, row, *inf, row, 1, many, 1, 6, 8, many, True)
+        multiply_rows.shared(
+            threads.TEAM, most, 4, 4, row, 1, 1, b, row, row[:0], *inf, row, 1, many, 1, 6, 8, many, True
+        )
 
 
 class Interrupts:

@@ -1,4 +1,8 @@
-"""Attention, a block of queries of one head at a time: its scores stay in the cache until they have met the values."""
+"""Attention, a block of queries of one head at a time: its scores stay in the cache until they have met the values.
+
+Of few queries, BLAS multiplies keys and values as they lie. For more, they are brought into the panels of
+`compiled.products` once a head, and a block is computed from its scores to its result without the GIL.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ import numpy as np
 
 from ortlite.ops.attention import scaled_dot_product
 from ortlite_numpy import products
-from ortlite_numpy.compiled.jit import loops, own, wide
+from ortlite_numpy.compiled.jit import loops, own, share, wide
+from ortlite_numpy.compiled.products import filled, multiply_rows, sizes, width
 from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.conv import scratch
@@ -19,6 +24,7 @@ __all__ = ["attention"]
 
 SCORES = 1 << 17  # of a block
 ROWS = 128  # of a block at least, for a product packs its second factor
+FEW = 16  # queries of a head below which it does not pay to bring keys and values into panels
 ELEMENT = 2e-9  # seconds a score takes
 ALL = 1 << 40  # keys before the first query: none is in its future
 F = np.float32
@@ -68,8 +74,100 @@ def weigh(scores, mask, first, queries, before):
                 rest[i] = 0
 
 
+@loops()
+def key_panels(k, at, row, keys, size, scale, y):
+    """Rows of a flat matrix, times `scale`, as columns of panels."""
+    lanes = y.shape[2]
+    for key in range(keys):
+        line, panel, column = k[at + key * row : at + key * row + size], key // lanes, key % lanes
+        for i in range(size):
+            y[panel, i, column] = line[i] * scale
+
+
+@loops()
+def value_panels(v, at, row, keys, size, y):
+    """Rows of a flat matrix as rows of panels."""
+    lanes = y.shape[2]
+    for panel in range(y.shape[0]):
+        first = panel * lanes
+        count = min(lanes, size - first)
+        for key in range(keys):
+            line, to = v[at + key * row + first : at + key * row + first + count], y[panel, key]
+            for i in range(count):
+                to[i] = line[i]
+
+
+@loops()
+def attend(q, k, v, places, shape, scale, mask, before, parts, lanes, nothing, tall, deep, block, y, start, stop):
+    """softmax(q k' · scale + mask) v; of every head of keys, the rows in so many `parts`: [start, stop) of them all.
+
+    The arrays are flat; a row of `places` says how far examples, heads and rows are apart in each. `shape` is (heads,
+    rows, keys, size, size of values); a mask is (batch or 1, heads or 1, rows, keys). `lanes` are the columns of a
+    panel, `nothing` are zeros.
+    """
+    heads, rows, keys, size, width = shape[0], shape[1], shape[2], shape[3], shape[4]
+    queries = shape[5]
+    keyed = np.zeros(((keys + lanes - 1) // lanes, size, lanes), q.dtype)
+    valued = np.zeros(((width + lanes - 1) // lanes, keys, lanes), q.dtype)
+    some = (rows + parts - 1) // parts
+    scores = np.empty(some * keys, q.dtype)
+    low, high = F(-np.inf), F(np.inf)
+    held = -1
+    for unit in range(start, stop):
+        number, part = unit // parts, unit % parts
+        example, head = number // heads, number % heads
+        if number != held:
+            held = number
+            key_panels(k, example * places[1, 0] + head * places[1, 1], places[1, 2], keys, size, scale, keyed)
+            value_panels(v, example * places[2, 0] + head * places[2, 1], places[2, 2], keys, width, valued)
+        first, last = rows * part // parts, rows * (part + 1) // parts
+        count, row, to = last - first, places[0, 2], places[3, 2]
+        from_, part_of = example * places[0, 0] + head * places[0, 1] + first * row, scores[: count * keys]
+        multiply_rows(
+            q[from_:], row, 1, keyed, nothing, q[:0], low, high, part_of, keys, count, keys, tall, deep, block, False,
+            0, keyed.shape[0],
+        )  # fmt: skip
+        own_mask = mask[example if mask.shape[0] > 1 else 0, head if mask.shape[1] > 1 else 0]
+        weigh(part_of.reshape((count, keys)), own_mask, first, queries, before)
+        at = example * places[3, 0] + head * places[3, 1] + first * to
+        multiply_rows(
+            part_of, keys, 1, valued, nothing, q[:0], low, high, y[at:], to, count, width, tall, deep, block, False,
+            0, valued.shape[0],
+        )  # fmt: skip
+
+
+def _flat(x: Any) -> tuple[Any, tuple[int, int, int]]:
+    """An array (batch, heads, rows, size) as a flat one, and how far examples, heads and rows are apart in it."""
+    _, heads, rows, size = x.shape
+    turned = x.transpose(0, 2, 1, 3)
+    if turned.flags.c_contiguous:
+        return own(turned).reshape(-1), (rows * heads * size, size, heads * size)
+    return own(x).reshape(-1), (heads * rows * size, rows * size, size)
+
+
+def _attended(xp: Any, q: Any, k: Any, v: Any, scale: Any, mask: Any, before: int, y: Any, queries: int) -> None:
+    """`attend` on the threads that are worth it; y is memory that `_flat` takes as it is."""
+    (batch, shared, rows, size), (keys, wide_) = q.shape, v.shape[2:]
+    given = [_flat(x) for x in (q, k, v, y)]
+    places = np.array([place for _, place in given], np.int64)
+    parts = -(-rows // max(SCORES // keys, ROWS))
+    if batch * shared % 2:  # or two threads have heads that do not come out even
+        parts = max(parts, 2)
+    (tall, deep, most), lanes = sizes(), width(q.dtype)
+    shape = np.array([shared, rows, keys, size, wide_, queries], np.int64)
+    args = [flat for flat, _ in given[:3]]
+    share(
+        xp, attend,
+        (*args, places, shape, scale, own(mask), before, parts, lanes, filled(None, max(keys, wide_), q.dtype), tall,
+         deep, most // tall * tall, given[3][0]),
+        batch * shared * parts,
+        batch * shared * rows * keys * (4 * (size + wide_) / (2 * products.RATE) + ELEMENT),
+    )  # fmt: skip
+
+
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (np.ones((1, 1, 2, 4), dtype),) * 3, {}
+    yield (np.ones((1, 1, FEW, 4), dtype),) * 3, {}
 
 
 def _mask(mask: Any, heads: int, group: int, queries: int, keys: int) -> Any:
@@ -103,9 +201,16 @@ def attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: boo
         return NotImplemented
     if past is not None:
         k, v = np.concatenate([past[0], k], axis=2), np.concatenate([past[1], v], axis=2)
-    q = (q * F(size**-0.5 if scale is None else scale)).reshape(batch, shared, group * queries, size)
+    factor = F(size**-0.5 if scale is None else scale)
     y = np.empty((batch, queries, heads, v.shape[3]), F).transpose(0, 2, 1, 3)  # the heads of a query side by side
     grouped = y if group == 1 else np.empty((batch, shared, group * queries, v.shape[3]), F)
+    if queries >= FEW:
+        q = q if group == 1 else np.ascontiguousarray(q).reshape(batch, shared, group * queries, size)
+        _attended(xp, q, k, v, factor, mask, before, grouped, queries)
+        if group > 1:
+            y[...] = grouped.reshape(y.shape)
+        return y, k, v
+    q = (q * factor).reshape(batch, shared, group * queries, size)
     rows = group * queries
     parts = -(-rows // max(SCORES // keys, ROWS))
     together = 1 if parts > 1 else min(max(SCORES // (rows * keys), 1), shared)  # heads of keys in a block

@@ -120,8 +120,8 @@ def depthwise(x, w, bias, steps, size, lanes, many, most, by_channels, kind, alp
     height, oh, block = size[0], size[1], many * lanes
     kh, kw, channels = w.shape
     width, ow = x.shape[1], y.shape[1]
-    source, weights, out, none = x.reshape(x.size), w.reshape(w.size), y.reshape(y.size), y[:0, 0, 0]
-    low, high = bounds(y, kind, none, alpha, beta)
+    source, weights, out = x.reshape(x.size), w.reshape(w.size), y.reshape(y.size)
+    low, high = bounds(y, kind, alpha, beta)
     first = min(max((left + sw - 1) // sw, 0), ow)  # of the pixels that see all columns of the kernel, and the end
     last = max(min((width - 1 + left - (kw - 1) * dw) // sw + 1, ow), first)
     usual = WHOLE
@@ -171,5 +171,5 @@ def depthwise(x, w, bias, steps, size, lanes, many, most, by_channels, kind, alp
                         j += pixels
                 c += across
         done = out[line * ow * channels : until * ow * channels]
-        finish(done, none, 0, channels, c0, c1, kind, alpha, beta)
+        finish(done, channels, c0, c1, kind, alpha, beta)
         line = until

@@ -24,6 +24,8 @@ from ortlite_numpy.record import numpy as np
 __all__ = ["multiplied", "panels", "times"]
 
 VECTORS = 2
+STEPS = 4  # rows of a panel that are read in one turn of the loop
+GROUP = 3  # rows of a tile that are reached from the first of them
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
 FEW_ROWS = 2  # for which BLAS reads the matrix as it is
 SMALL = 1 << 17  # multiplications up to which BLAS is as fast
@@ -42,53 +44,79 @@ def sizes() -> tuple[int, int, int]:
 
 
 def _tile(
-    typing: Any, rows: Any, across: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_step: Any,
-    a_part: Any, parts: Any, b: Any, b_at: Any, depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any,
-    low: Any, high: Any,
+    typing: Any, rows: Any, across: Any, y: Any, y_at: Any, y_row: Any, a: Any, a_at: Any, a_row: Any, a_part: Any,
+    parts: Any, b: Any, b_at: Any, depth: Any, ahead: Any, given: Any, given_at: Any, given_row: Any, z: Any, z_at: Any,
+    added: Any, low: Any, high: Any,
 ) -> Any:  # fmt: skip
     """Of `rows` rows, the first `across` columns of a panel: y[r] = given[r] + the sum over k of a[r, k] · b[k].
 
     The arrays are flat; `_at` is the element to begin with, `_row` how far rows are apart. A row of `a` has `parts`,
-    `a_part` apart, of `depth` elements that are `a_step` apart. What lies `ahead` of a row of the panel is fetched into
-    the cache on the way. No result is below `low` or above `high`.
+    `a_part` apart, of `depth` elements. What lies `ahead` of a row of the panel is fetched into the cache on the way.
+    Where `added` is 1, not 0, z is added, whose rows are as far apart as those of y. No result is below `low` or above
+    `high`.
     """
     from numba import types
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(context, builder, y.dtype)
-        results, left, panel, start = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (2, 5, 11, 15))
-        rows, across, y_row, a_row, a_step, a_part, parts = (args[i] for i in (0, 1, 4, 7, 8, 9, 10))
-        depth, ahead, given_row, low, high = (args[i] for i in (13, 14, 17, 18, 19))
+        pointers = (v.pointer(signature.args[i], args[i], args[i + 1]) for i in (2, 5, 10, 14, 17))
+        results, left, panel, start, more = pointers
+        rows, across, y_row, a_row, a_part, parts = (args[i] for i in (0, 1, 4, 7, 8, 9))
+        depth, ahead, given_row, added, low, high = (args[i] for i in (12, 13, 16, 19, 20, 21))
         bounds = v.spread(low), v.spread(high)
 
         def write(rows: int, masks: Sequence[Any]) -> None:
             """The code for so many rows, and a vector for each mask."""
-            lines = [v.further(left, r, a_row) for r in range(rows)]
             each = len(masks)
+            places = [(r, v.i64(i * v.lanes), mask) for r in range(rows) for i, mask in enumerate(masks)]
+            for r, column, _ in places:  # what is far away arrives while the products are added up
+                v.fetch(v.further(results, r, y_row), column, to_write=True)
+
+            def fetch_more(_: Any, before: Sequence[Any]) -> Sequence[Any]:
+                for r, column, _ in places:
+                    v.fetch(v.further(more, r, y_row), column)
+                return before
+
+            v.loop(added, [], fetch_more, perhaps=True)
+            # From row to row LLVM would take an addition each: it must not see how far they are apart.
+            firsts = [v.hidden(builder.ptrtoint(v.further(left, r, a_row), v.i64)) for r in range(0, rows, GROUP)]
+            apart = [v.hidden(builder.mul(a_row, v.i64(r * v.bytes))) for r in range(GROUP)]
 
             def part(_: Any, before: Sequence[Any]) -> list[Any]:
-                first, row, *so_far = before
+                along, row, *so_far = before
 
-                def step(_: Any, carried: Sequence[Any]) -> list[Any]:
-                    along, k, *sums = carried
-                    read = builder.mul(k, v.i64(VECTORS * v.lanes))
-                    right = [v.load(panel, builder.add(read, v.i64(i * v.lanes))) for i in range(each)]
-                    v.fetch(panel, builder.add(read, ahead))
-                    new = [builder.add(along, a_step), builder.add(k, v.i64(1))]
-                    for r, line in enumerate(lines):
-                        one = v.spread(v.number(line, along))
-                        new += [v.add_product(one, x, s) for x, s in zip(right, sums[r * each :], strict=False)]
-                    return new
+                def turn(steps: int, _: Any, carried: Sequence[Any]) -> list[Any]:
+                    row, groups, sums = carried[0], carried[1 : 1 + len(firsts)], list(carried[1 + len(firsts) :])
+                    groups = [v.hidden(group) for group in groups]
+                    for step in range(steps):
+                        read = builder.mul(builder.add(row, v.i64(step)), v.i64(VECTORS * v.lanes))
+                        right = [v.load(panel, builder.add(read, v.i64(i * v.lanes))) for i in range(each)]
+                        v.fetch(panel, builder.add(read, ahead))
+                        for r in range(rows):
+                            place = (
+                                builder.add(groups[r // GROUP], apart[r % GROUP]) if r % GROUP else groups[r // GROUP]
+                            )
+                            one = v.spread(v.number_at(builder.add(place, v.i64(step * v.bytes))))
+                            for i, x in enumerate(right):
+                                sums[r * each + i] = v.add_product(one, x, sums[r * each + i])
+                    groups = [builder.add(group, v.i64(steps * v.bytes)) for group in groups]
+                    return [builder.add(row, v.i64(steps)), *groups, *sums]
 
-                _, row, *sums = v.loop(depth, [first, row, *so_far], step)
-                return [builder.add(first, a_part), row, *sums]
+                offset = builder.mul(along, v.i64(v.bytes))
+                carried = [row, *(builder.add(first, offset) for first in firsts), *so_far]
+                for steps, turns in ((STEPS, builder.udiv), (1, builder.urem)):
+                    carried = v.loop(turns(depth, v.i64(STEPS)), carried, partial(turn, steps), perhaps=True)
+                return [builder.add(along, a_part), carried[0], *carried[1 + len(firsts) :]]
+
+            def add_more(_: Any, totals: Sequence[Any]) -> list[Any]:
+                other = [v.load(v.further(more, r, y_row), column, mask) for r, column, mask in places]
+                return [builder.fadd(total, one) for total, one in zip(totals, other, strict=True)]
 
             _, _, *totals = v.loop(parts, [v.i64(0), v.i64(0), *[v.zero] * (rows * each)], part)
-            for i, total in enumerate(totals):
-                r, at = i // each, v.i64(i % each * v.lanes)
-                mask = masks[i % each]
-                whole = builder.fadd(total, v.load(v.further(start, r, given_row), at, mask))
-                v.store(v.held(whole, *bounds), v.further(results, r, y_row), at, mask)
+            totals = v.loop(added, totals, add_more, perhaps=True)
+            for total, (r, column, mask) in zip(totals, places, strict=True):
+                whole = builder.fadd(total, v.load(v.further(start, r, given_row), column, mask))
+                v.store(v.held(whole, *bounds), v.further(results, r, y_row), column, mask)
 
         lanes = v.i64(v.lanes)
         masks = [v.first(across), v.first(builder.sub(across, lanes))]
@@ -101,7 +129,7 @@ def _tile(
         return context.get_dummy_value()
 
     i, dtype = types.int64, y.dtype
-    return types.none(i, i, y, i, i, a, i, i, i, i, i, b, i, i, i, given, i, i, dtype, dtype), code
+    return types.none(i, i, y, i, i, a, i, i, i, i, b, i, i, i, given, i, i, z, i, i, dtype, dtype), code
 
 
 tile = Emitted(_tile)
@@ -127,12 +155,12 @@ def copy_rows(a, at, a_row, a_step, rows, depth, y):
 
 @loops()
 def multiply_rows(
-    a, a_row, a_step, b, bias, low, high, y, y_row, rows, columns, tall, deep, block, by_rows, start, stop
+    a, a_row, a_step, b, bias, z, low, high, y, y_row, rows, columns, tall, deep, block, by_rows, start, stop
 ):
-    """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, to `y`.
+    """The products of a matrix of `rows` rows and the panels `b`, plus `bias`, as wide as all panels, and z, to `y`.
 
-    The matrix and `y` are flat; `tall`, `deep` and `block` are `sizes`; no result is below `low` or above `high`. Of
-    the panels or, `by_rows`, of the rows in steps of `tall`, [start, stop) are computed.
+    The matrix, `y`, and z, which is like `y` or empty, are flat; `tall`, `deep` and `block` are `sizes`; no result is
+    below `low` or above `high`. Of the panels or, `by_rows`, of the rows in steps of `tall`, [start, stop) are made.
     """
     count, depth, width = b.shape
     flat = b.reshape(b.size)
@@ -145,12 +173,14 @@ def multiply_rows(
         tiles = (some + tall - 1) // tall
         for k in range(0, depth, deep):
             many = min(deep, depth - k)
-            if end - begin < FEW:
-                source, before, apart, step = a, first * a_row + k * a_step, a_row, a_step
+            if end - begin < FEW and a_step == 1:
+                source, before, apart = a, first * a_row + k, a_row
             else:  # rows far apart in memory meet in few lines of the cache
                 copy_rows(a, first * a_row + k * a_step, a_row, a_step, some, many, copied)
-                source, before, apart, step = copied, 0, many, 1
-            least, most = (low, high) if k + many == depth else (lowest, highest)
+                source, before, apart = copied, 0, many
+            whole = k + many == depth
+            least, most = (low, high) if whole else (lowest, highest)
+            added = 1 if whole and z.size else 0
             for panel in range(begin, end):
                 column, right = panel * width, (panel * depth + k) * width
                 across, row = min(columns - column, width), 0
@@ -159,8 +189,8 @@ def multiply_rows(
                     left, to = before + row * apart, (first + row) * y_row + column
                     given, at, row_apart = (bias, column, 0) if k == 0 else (y, to, y_row)
                     tile(
-                        n, across, y, to, y_row, source, left, apart, step, 0, 1, flat, right, many, depth * width,
-                        given, at, row_apart, least, most,
+                        n, across, y, to, y_row, source, left, apart, 0, 1, flat, right, many, depth * width,
+                        given, at, row_apart, z, to, added, least, most,
                     )  # fmt: skip
                     row += n
         first += some
@@ -217,7 +247,7 @@ def add_rows(xp: Any, a: Any, a_row: int, a_step: int, b: Any, bias: Any, y: Any
     by_rows = count < FEW and rows > columns  # else each thread had better read some of the panels
     work = max(rows * depth * columns * b.itemsize / (2 * RATE), depth * columns * b.itemsize / BYTES)
     bounds = b.dtype.type(-np.inf), b.dtype.type(np.inf)
-    args = (a, a_row, a_step, b, bias, *bounds, y, columns, rows, columns, tall, deep, block, by_rows)
+    args = (a, a_row, a_step, b, bias, y[:0], *bounds, y, columns, rows, columns, tall, deep, block, by_rows)
     share(xp, multiply_rows, args, -(-rows // tall) if by_rows else count, work)
 
 

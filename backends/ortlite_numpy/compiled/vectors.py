@@ -71,6 +71,16 @@ class Vectors:
             lone, lone, ir.Constant(ir.VectorType(self.i32, self.lanes), [0] * self.lanes)
         )
 
+    def hidden(self, number: Any) -> Any:
+        """A number of 64 bits of which LLVM does not know how it came about."""
+        from llvmlite import ir
+
+        return self.builder.asm(ir.FunctionType(self.i64, [self.i64]), "", "=r,0", [number], side_effect=False)
+
+    def number_at(self, address: Any) -> Any:
+        """The number at an address."""
+        return self.number(self.builder.inttoptr(address, self.type.element.as_pointer()), self.i64(0))
+
     def number(self, base: Any, index: Any) -> Any:
         """The number at an index."""
         value = self.builder.load(self.builder.gep(base, [index]))
@@ -110,8 +120,8 @@ class Vectors:
         value = self.builder.select(self.builder.fcmp_ordered("<", value, low), low, value)
         return self.builder.select(self.builder.fcmp_ordered(">", value, high), high, value)
 
-    def fetch(self, base: Any, index: Any) -> None:
-        """Bring what is at an index nearer, into the second cache."""
+    def fetch(self, base: Any, index: Any, to_write: bool = False) -> None:
+        """Bring what is at an index nearer: into the second cache, or `to_write` it, into the first."""
         from llvmlite import ir
 
         place = self.builder.bitcast(self.builder.gep(base, [index]), self.i8.as_pointer())
@@ -119,16 +129,22 @@ class Vectors:
         function = self.builder.module.declare_intrinsic(
             "llvm.prefetch", [self.i8.as_pointer()], ir.FunctionType(ir.VoidType(), kinds)
         )
-        self.builder.call(function, [place, self.i32(0), self.i32(2), self.i32(1)])
+        self.builder.call(function, [place, self.i32(int(to_write)), self.i32(2 + to_write), self.i32(1)])
 
-    def loop(self, count: Any, before: Sequence[Any], body: Any) -> list[Any]:
-        """`body(i, values)` gives the next values, for i from 0 to `count`, which is at least 1; the last ones."""
+    def loop(self, count: Any, before: Sequence[Any], body: Any, perhaps: bool = False) -> list[Any]:
+        """`body(i, values)` gives the next values, for i from 0 to `count`; the last ones.
+
+        `count` is at least 1, or 0 `perhaps`.
+        """
         builder = self.builder
         entry, start, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(start)
+        if perhaps:
+            builder.cbranch(builder.icmp_signed(">", count, self.i64(0)), start, after)
+        else:
+            builder.branch(start)
         builder.position_at_end(start)
         i, values = builder.phi(self.i64), [builder.phi(v.type) for v in before]
-        then = body(i, values)
+        then = list(body(i, values))
         end = builder.block
         following = builder.add(i, self.i64(1))
         for phi, first, new in zip([i, *values], [self.i64(0), *before], [following, *then], strict=True):
@@ -136,7 +152,13 @@ class Vectors:
             phi.add_incoming(new, end)
         builder.cbranch(builder.icmp_signed("<", following, count), start, after)
         builder.position_at_end(after)
-        return list(then)
+        if not perhaps:
+            return then
+        last = [builder.phi(v.type) for v in before]
+        for phi, first, new in zip(last, before, then, strict=True):
+            phi.add_incoming(first, entry)
+            phi.add_incoming(new, end)
+        return last
 
     def choose(self, number: Any, cases: Sequence[Any]) -> None:
         """Of `cases`, functions that emit code, that of a number, the last one for any that is not there."""

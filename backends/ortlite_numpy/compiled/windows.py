@@ -52,33 +52,20 @@ def activate(y, kind, alpha, beta):
 
 
 @loops()
-def finish(y, z, to, width, left, right, kind, alpha, beta):
-    """Columns [left, right) of rows of y, in place: plus z from `to` on, which may be empty; and the activation.
-
-    Without z, products that are not held otherwise than between two numbers are finished as they are.
-    """
-    if z.size == 0 and kind == HELD:
+def finish(y, width, left, right, kind, alpha, beta):
+    """The activation of columns [left, right) of rows of y, in place, where `bounds` is not all of it."""
+    if kind == HELD:
         return
     whole = right - left == width  # then the rows are one stretch
     length = y.size if whole else right - left
     for at in range(left, y.size, y.size if whole else width):
-        row = y[at : at + length]
-        if z.size:
-            other = z[to + at : to + at + length]
-            if kind == HELD:
-                for j in range(row.size):
-                    row[j] = held(row[j] + other[j], alpha, beta)
-            else:
-                for j in range(row.size):
-                    row[j] += other[j]
-        if kind != HELD:
-            activate(row, kind, alpha, beta)
+        activate(y[at : at + length], kind, alpha, beta)
 
 
 @loops()
-def bounds(y, kind, z, alpha, beta):
-    """What products are held between before they are finished."""
-    if kind == HELD and z.size == 0:
+def bounds(y, kind, alpha, beta):
+    """What the products are held between as they are made."""
+    if kind == HELD:
         return alpha, beta
     return y.dtype.type(-np.inf), y.dtype.type(np.inf)
 
@@ -182,7 +169,7 @@ def multiply_windows(x, kernel, steps, b, bias, z, kind, alpha, beta, y, height,
     m = y.size // (n * each)
     plain = depth == c and steps[0] * steps[1] == 1 and steps[4] == steps[5] == 0 and h == height and w == width
     flat = x.reshape(x.size)
-    low, high = bounds(y, kind, z, alpha, beta)
+    low, high = bounds(y, kind, alpha, beta)
     cols = np.empty(0 if plain else min(most, each) * depth, x.dtype)
     window, after, left, right = 0, n * each, start * b.shape[2], min(stop * b.shape[2], m)
     if unit:
@@ -197,9 +184,10 @@ def multiply_windows(x, kernel, steps, b, bias, z, kind, alpha, beta, y, height,
             columns_last(x[image : image + 1], kernel, steps, width, at, at + rows, source.reshape((rows, depth)))
         begin, end = (0, (rows + tall - 1) // tall) if unit else (start, stop)
         multiply_rows(
-            source, depth, 1, b, bias, low, high, part, m, rows, m, tall, deep, block, unit != 0, begin, end
+            source, depth, 1, b, bias, z[to : to + rows * m], low, high, part, m, rows, m, tall, deep, block, unit != 0,
+            begin, end,
         )  # fmt: skip
-        finish(part, z, to, m, left, right, kind, alpha, beta)
+        finish(part, m, left, right, kind, alpha, beta)
         window += rows
 
 
@@ -247,7 +235,7 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
     source, panels = x.reshape(x.size), b.reshape(b.size)
     if not bare:
         source = np.empty(((most - 1) * sh + (kh - 1) * dh + 1) * columns * c, x.dtype)
-    low, high = bounds(y, kind, z, alpha, beta)
+    low, high = bounds(y, kind, alpha, beta)
     lowest, highest = y.dtype.type(-np.inf), y.dtype.type(np.inf)
     cuts = (width + cut - 1) // cut
     unit, after, begin, end = (0, n * height * cuts, start, stop) if by_panels else (start, stop, 0, count)
@@ -266,6 +254,7 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
             parts, many = min(max(deep // depth, 1), kh - a), min(deep, depth - k)
             fresh, last = a == 0 and k == 0, a + parts == kh and k + many == depth
             least, greatest = (low, high) if last else (lowest, highest)
+            added = 1 if last and z.size else 0
             for panel in range(begin, end):
                 column, right = panel * lanes, (panel * whole + a * depth + k) * lanes
                 across = min(m - column, lanes)
@@ -276,8 +265,8 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
                         rows = (j1 - j + tiles - t - 1) // (tiles - t)
                         given, given_at, apart = (bias, column, 0) if fresh else (y, to, m)
                         tile(
-                            rows, across, y, to, m, source, at, sw * c, 1, dh * pitch, parts, panels, right, many,
-                            whole * lanes, given, given_at, apart, least, greatest,
+                            rows, across, y, to, m, source, at, sw * c, dh * pitch, parts, panels, right, many,
+                            whole * lanes, given, given_at, apart, z, to, added, least, greatest,
                         )  # fmt: skip
                         at, to, j = at + rows * sw * c, to + rows * m, j + rows
             k += many
@@ -285,5 +274,5 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
                 a, k = a + parts, 0
         to = (line * width + j0) * m
         done = y[to : to + (some * width if cuts == 1 else j1 - j0) * m]
-        finish(done, z, to, m, begin * lanes, min(end * lanes, m), kind, alpha, beta)
+        finish(done, m, begin * lanes, min(end * lanes, m), kind, alpha, beta)
         unit += some
