@@ -10,7 +10,7 @@ import torch
 
 with warnings.catch_warnings():  # freezing imports it, which says that it is made with what is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
-    import torch.utils.mkldnn  # noqa: F401
+    import torch.utils.mkldnn
 
 __all__ = ["Region", "frozen_at_first"]
 
