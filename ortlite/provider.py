@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Recording", "Tracer", "TransferStats", "available",
-    "create", "entered", "known", "outside_trace", "owner", "traceable", "traced", "transfer", "unshared", "usable",
+    "create", "entered", "known", "outside_trace", "owner", "takes", "traceable", "traced", "transfer", "unshared",
+    "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
@@ -370,6 +371,12 @@ def _shared(name: str, options: tuple[tuple[str, str], ...]) -> ExecutionProvide
 def create(name: str, options: Mapping[str, str] | None = None) -> ExecutionProvider:
     """The provider of that name with those options (one instance is shared). Raises RuntimeError."""
     return _shared(name, tuple(sorted((options or {}).items())))
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the provider of that name lists an option among those that it knows."""
+    cls = _provider_class(name)
+    return option in (getattr(cls, "option_names", None) or ())
 
 
 @cache

@@ -45,6 +45,14 @@ def _borders() -> Any:
     return borders
 
 
+@cache
+def _threads() -> Any:
+    """How many threads a run has: a module, which imports torch."""
+    from ortlite_torch import threads
+
+    return threads
+
+
 class _Tracer(Tracer):
     """torch.compile and torch.export, which run a function on fake tensors, and vmap, grad and jvp."""
 
@@ -83,17 +91,26 @@ class _Memory:
 
 
 class _Inductor(Compiler):
-    """torch.compile, which packs the weights that it knows. It keeps what it compiled on disk, as torch is set up."""
+    """torch.compile, which packs the weights that it knows. It keeps what it compiled on disk, as torch is set up.
+
+    What it compiles has the number of threads in it; 0 for those that torch has then.
+    """
 
     freezes: ClassVar[bool] = True
+
+    def __init__(self, threads: int = 0):
+        self.threads = threads
 
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
 
-        from ortlite_torch.region import Region
+        from ortlite_torch.epilogues import Apart
+        from ortlite_torch.region import Region, frozen_at_first
 
-        compiled: Callable[..., Any] = torch.compile(Region(fn, constants), dynamic=False, options={"freezing": True})
-        return compiled
+        options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart()}
+        if self.threads:
+            options["cpp.threads"] = self.threads
+        return frozen_at_first(torch.compile(Region(fn, constants), dynamic=False, options=options))
 
 
 def _require_compiler() -> None:
@@ -119,13 +136,17 @@ class TorchExecutionProvider(ExecutionProvider):
     A product then errs by up to 2^-7 of the sum of its terms' sizes (float16: 2^-10, and it overflows above 65504):
     `ortlite compare MODEL --providers CPU Torch:precision=bfloat16` tells what that means for a model. On
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
+    `intra_op_num_threads` of a session on the CPU, which is the default of the option of that name, is the number of
+    OpenMP's threads for what a run calls; without it they are torch's. The caller's own setting is left alone.
     """
 
     name = "TorchExecutionProvider"
     library = "torch"
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
-    option_names: ClassVar[frozenset[str] | None] = frozenset({"device", "compile", "use_tf32", "precision"})
+    option_names: ClassVar[frozenset[str] | None] = frozenset(
+        {"device", "compile", "use_tf32", "precision", "intra_op_num_threads"}
+    )
     tracer: ClassVar[Tracer | None] = _Tracer()
     recorded_elements: ClassVar[int] = 1 << 24
     # Of the unsigned types torch computes in uint8 alone; half precision is summed in float32, as elsewhere.
@@ -146,6 +167,17 @@ class TorchExecutionProvider(ExecutionProvider):
         import torch
 
         return torch.device(self.options.get("device", "cpu"))
+
+    @cached_property
+    def threads(self) -> int:
+        """How many threads a run has, 0 for torch's own setting."""
+        given = self.options.get("intra_op_num_threads", "0")
+        if not given.isdecimal():
+            raise ValueError(f"the option intra_op_num_threads is a number, 0 or more, not {given!r}")
+        count = int(given) if self.device.type == "cpu" else 0
+        if count and _threads().SETTERS is None:
+            log.warning("intra_op_num_threads has no effect: this torch has no OpenMP; see torch.set_num_threads")
+        return count
 
     @cached_property
     def xp(self) -> Namespace:
@@ -265,12 +297,15 @@ class TorchExecutionProvider(ExecutionProvider):
 
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         if not gradients and self.device.type == "cpu":  # as in most runs
-            alone: AbstractContextManager[Any] = _borders().NoGradient()
+            count = self.threads
+            alone: AbstractContextManager[Any] = _threads().NoGradientOn(count) if count else _borders().NoGradient()
             return alone
         import torch
         from torch._guards import detect_fake_mode
 
         stack = ExitStack()
+        if self.threads:
+            stack.enter_context(_threads().On(self.threads))
         if not gradients:
             stack.enter_context(torch.no_grad())
         elif (mode := detect_fake_mode()) is not None:
@@ -292,4 +327,4 @@ class TorchExecutionProvider(ExecutionProvider):
             return None
         if self.device.type == "cpu":
             _require_compiler()
-        return _Inductor()
+        return _Inductor(self.threads)

@@ -182,7 +182,7 @@ ACTIVATIONS: dict[str, Any] = {
     "Tanh": torch.tanh_,
     "LeakyRelu": lambda y, alpha=0.01: F.leaky_relu_(y, alpha),
     "Clip": lambda y, low, high: y.clamp_(low, high),
-    "HardSwish": lambda y: F.hardswish(y, inplace=True),
+    "HardSwish": lambda y: y.mul_(F.hardsigmoid(y)),  # F.hardswish makes infinity of 1e38
     "QuickGelu": lambda y, alpha: F.silu(y, inplace=True) if alpha == 1 else y.mul_(torch.sigmoid(alpha * y)),
 }
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["Region"]
+with warnings.catch_warnings():  # freezing imports it, which says that it is made with what is deprecated
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import torch.utils.mkldnn
+
+__all__ = ["Region", "frozen_at_first"]
 
 
 class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is not looked into
@@ -24,3 +29,24 @@ class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
     def forward(self, *arrays: Any) -> Any:
         rest = iter(arrays)
         return self.fn(*[getattr(self, name) if name else next(rest) for name in self.places])
+
+
+def frozen_at_first(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch.compile that finds the option `freezing` also outside of its options, in its first call.
+
+    Dynamo, which decides whether buffers are constants or arguments, looks there alone.
+    """
+    from torch._inductor import config
+
+    done = False
+
+    def call(*arrays: Any) -> Any:
+        nonlocal done
+        if done:
+            return compiled(*arrays)
+        with config.patch(freezing=True):  # in this thread
+            results = compiled(*arrays)
+        done = True
+        return results
+
+    return call

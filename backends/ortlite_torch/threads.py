@@ -4,6 +4,10 @@ Torch's products, norms and networks hand even a few rows to all threads of Open
 another process has taken one of the cores, that wait is a time slice of the system, milliseconds for microseconds of
 work: a decoder of small products took eight times as long beside one busy process. On an idle machine one thread is as
 fast for what is that small.
+
+The same is done to a whole run for `intra_op_num_threads`: what this thread calls is shared out to as many threads as a
+session asks for, whatever other threads do meanwhile. torch.set_num_threads would set it for threads that start
+meanwhile, too, and for good.
 """
 
 from __future__ import annotations
@@ -18,34 +22,84 @@ import torch
 
 from ortlite_torch.record import opaque
 
-__all__ = ["fit", "norm_work", "product_work"]
+__all__ = ["NoGradientOn", "On", "fit", "norm_work", "product_work"]
 
 SMALL = 2_000_000  # operations that one thread does in some ten microseconds
 TOUCHED = 64  # operations that reading, taking exponentials of and writing one element are worth
 
 
-def _openmp() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """How many threads OpenMP gives to what this thread calls, and how to set it; None where torch has no OpenMP.
+Setter = Callable[[int], Any]
 
-    torch.set_num_threads would set it for threads that start meanwhile, too.
+
+def _setters() -> tuple[Setter, Setter | None] | None:
+    """How to set how many threads of OpenMP what this thread calls gets; None where torch has no OpenMP.
+
+    The second sets it for MKL, and gives what was there: 0 for as many as OpenMP's, any other number comes before that.
     """
     try:
         library = ctypes.PyDLL(torch._C.__file__)  # noqa: SLF001  (its symbols, and those of what it is linked with)
-        get, put = library.omp_get_max_threads, library.omp_set_num_threads
+        put = library.omp_set_num_threads
     except (AttributeError, OSError):
         return None
-    get.argtypes, get.restype = [], ctypes.c_int
     put.argtypes, put.restype = [ctypes.c_int], None
-    before = get()
-    if before < 2 or torch.get_num_threads() != before:
-        return None
-    put(1)
-    works = torch.get_num_threads() == 1
+    by_mkl = getattr(library, "MKL_Set_Num_Threads_Local", None)
+    if by_mkl is not None:
+        by_mkl.argtypes, by_mkl.restype = [ctypes.c_int], ctypes.c_int
+    before = torch.get_num_threads()
+    put(before + 1)
+    works = torch.get_num_threads() == before + 1
     put(before)
-    return (get, put) if works else None
+    return (put, by_mkl) if works else None
 
 
-OPENMP = _openmp()
+SETTERS = _setters()
+get = torch.get_num_threads  # where a thread asks for the first time, it gets the process's number of threads
+OPENMP = (get, SETTERS[0]) if SETTERS is not None and get() > 1 else None
+
+
+class On:
+    """A context in which what this thread calls has so many threads of OpenMP and MKL, where torch has them."""
+
+    __slots__ = ("before", "by_mkl", "count")
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.before, self.by_mkl = get(), None
+        if SETTERS is None:
+            return
+        put, by_mkl = SETTERS
+        if self.before != self.count:
+            put(self.count)
+        if by_mkl is not None:
+            self.by_mkl = by_mkl(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        if SETTERS is None:
+            return
+        put, by_mkl = SETTERS
+        if self.before != self.count:
+            put(self.before)
+        if by_mkl is not None and self.by_mkl is not None:
+            by_mkl(self.by_mkl)
+
+
+class NoGradientOn(On):
+    """The same, and nobody takes derivatives."""
+
+    __slots__ = ("records",)
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.records = torch.is_grad_enabled()
+        if self.records:
+            torch._C._set_grad_enabled(False)  # noqa: SLF001
+
+    def __exit__(self, *_: object) -> None:
+        if self.records:
+            torch._C._set_grad_enabled(True)  # noqa: SLF001
+        super().__exit__()
 
 
 @cache

@@ -10,6 +10,7 @@ from ortlite import provider
 
 __all__ = ["KNOWN", "check_and_normalize_provider_args", "get_all_providers", "get_available_providers", "resolve"]
 
+THREADS = "intra_op_num_threads"
 # Providers of onnxruntime's builds, best first. One that is not available here is dropped with a warning,
 # so that a program written for another machine runs; a name that nobody knows is an error.
 KNOWN = (
@@ -99,15 +100,18 @@ def resolve(
 ) -> list[provider.ExecutionProvider]:
     """The providers of a session, CPU appended where it is absent. Raises RuntimeError for an unknown name.
 
-    `threads`, if above 0, becomes the CPU provider's option intra_op_num_threads where that is not given.
+    `threads`, if above 0, becomes the option intra_op_num_threads of those that have one, where it is not given.
     """
     usable = provider.usable()
     for name in names:
         if name not in usable and name not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")
     chosen = {n: o for n, o in zip(names, options, strict=True) if n in usable}
-    own = {"intra_op_num_threads": str(threads)} if threads > 0 else {}
-    chosen[provider.CPU] = own | chosen.get(provider.CPU, {})
+    chosen.setdefault(provider.CPU, {})
+    if threads > 0:
+        own = {THREADS: str(threads)}
+        having = {name for name in chosen if name == provider.CPU or provider.takes(name, THREADS)}
+        chosen = {name: own | o if name in having else o for name, o in chosen.items()}
     order = [name for name in chosen if name != provider.CPU]
     # The CPU provider runs everything, so nothing listed behind it would ever be used.
     listed = list(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import ortlite
 
@@ -132,3 +132,29 @@ def test_frames_of_zeros(pads, spot, monkeypatch):
         x[0, 1, 0, 0] = np.nan
         ours, theirs = (session.run(None, {"X": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [("HardSwish",), ("Relu",), ("Clip", 0.0, 6.0), ("Sigmoid",), ("Tanh",)])
+@pytest.mark.parametrize("more", [False, True])
+def test_activations_of_what_is_large_or_no_number(activation, more):
+    """Of the largest numbers, infinity, NaN and -0.0 that come by the image or by what is added."""
+    given = {"W": np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1), "B": np.zeros(8, np.float32)}
+    both = sessions(model(given, activation, more))
+    x = np.zeros((1, 8, 6, 2), np.float32)
+    x[0, :, 0], x[0, 0, 1, 0], x[0, 0, 2, 0], x[0, 0, 3, 0], x[0, 0, 4, 0] = 3e38, np.nan, np.inf, -3e38, -0.0
+    z = np.zeros_like(x)
+    z[0, 3, 5] = np.nan, np.inf
+    for _ in range(3):
+        ours, theirs = (session.run(None, {"X": x, **({"Z": z} if more else {})})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_hard_swish_of_the_largest_numbers():
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] X) => (float[N] Y) {Y = HardSwish(X)}'
+    session = ortlite.InferenceSession(
+        parser.parse_model(text).SerializeToString(), providers=["TorchExecutionProvider"]
+    )
+    x = np.array([3e38, 1e38, -3e38, np.inf, -0.0, 1, np.nan], np.float32)
+    wanted = np.array([3e38, 1e38, 0, np.inf, 0, 2 / 3, np.nan], np.float32)
+    for _ in range(3):
+        np.testing.assert_allclose(session.run(None, {"X": x})[0], wanted, rtol=1e-6)

@@ -49,7 +49,8 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     assert len(given) == 2  # one a signature
     for module, options in given:
         assert [tuple(buffer.shape) for buffer in module.buffers()] == [(3, 4)]
-        assert options == {"dynamic": False, "options": {"freezing": True}}
+        assert options["dynamic"] is False
+        assert options["options"]["freezing"] is True
     explained = session.explain()
     assert len(explained.compilations) == 2
     assert "2 regions compiled in 0." in str(explained)
@@ -66,6 +67,65 @@ def test_without_a_compiler_it_says_so(monkeypatch):
         (RuntimeError, ortlite.capi.onnxruntime_pybind11_state.Fail), match=r"compile=1 .* needs a C\+\+ compiler"
     ):
         ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider"), enable_fallback=0)
+
+
+def images(activations):
+    """Convolutions of single elements, each with something behind it."""
+    text = "".join(
+        f" c{i} = Conv(x, W{i}) s{i} = Add(c{i}, z) y{i} = {kind.format(i=i)}" for i, kind in enumerate(activations)
+    )
+    outputs = ", ".join(f"float[1,8,4,4] y{i}" for i in range(len(activations)))
+    model = parser.parse_model(f"""<ir_version: 9, opset_import: ["": 20]> g (float[1,8,4,4] x, float[1,8,4,4] z)
+    => ({outputs}) <float low = {{-0.5}}, float high = {{0.7}}> {{ {text} }}""")
+    for i in range(len(activations)):
+        weights = np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1) * (1 + i)  # the same ones would be computed once
+        model.graph.initializer.append(numpy_helper.from_array(weights, f"W{i}"))
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def compiler():
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        pytest.skip("no C++ compiler")
+
+
+def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, monkeypatch):
+    """Which make numbers of NaN; and weights are constants, or there would be nothing to fuse."""
+    from torch._inductor import config
+
+    from ortlite_torch.epilogues import Apart
+
+    seen, real = [], Apart.__call__
+
+    def looks(self, graph):
+        real(self, graph)
+        seen.append([(node.op, str(node.target)) for node in graph.nodes])
+
+    monkeypatch.setattr(Apart, "__call__", looks)
+    kinds = ["Relu(c{i})", "Relu(s{i})", "Clip(c{i}, low, high)", "Gelu(c{i})", "HardSwish(c{i})", "LeakyRelu(c{i})"]
+    kinds += ["HardSigmoid<alpha = 0.16666667, beta = 0.5>(c{i})", "Sigmoid(c{i})", "Mul(c{i}, z)", "Tanh(s{i})"]
+    source = images(kinds)
+    x = np.linspace(-4, 4, 128, dtype=np.float32).reshape(1, 8, 4, 4)
+    # 3e38 becomes infinity in most of the convolutions; infinity itself would be NaN at once, by weights of 0
+    x[0, 0, 0, 1], x[0, 0, 1, 1], x[0, :, 1, 2], x[0, :, 2, 0] = np.nan, -0.0, 3e38, -30
+    feed = {"x": x, "z": np.zeros_like(x)}
+    compiled, plain = (
+        ortlite.InferenceSession(source, providers=p)
+        for p in (provider("TorchExecutionProvider"), ["CPUExecutionProvider"])
+    )
+    wanted = plain.run(None, feed)
+    for _ in range(3):
+        with config.patch(fx_graph_cache=False):  # what is found there is not looked at
+            found = compiled.run(None, feed)
+        for kind, ours, theirs in zip(kinds, found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=kind)
+    (nodes,) = seen
+    assert sum(op == "placeholder" for op, _ in nodes) == 2
+    assert any("mkldnn" in target for _, target in nodes) or not torch.backends.mkldnn.is_available()
 
 
 class Called(torch.nn.Module):

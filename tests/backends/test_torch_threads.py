@@ -12,7 +12,8 @@ import ortlite
 
 torch = pytest.importorskip("torch")
 threads = pytest.importorskip("ortlite_torch.threads")
-pytestmark = pytest.mark.skipif(threads.OPENMP is None, reason="torch has one thread, or no OpenMP")
+pytestmark = pytest.mark.skipif(threads.SETTERS is None, reason="torch has no OpenMP")
+several = pytest.mark.skipif(threads.OPENMP is None, reason="torch has one thread")
 
 
 def count(*_, **__):
@@ -20,6 +21,7 @@ def count(*_, **__):
     return torch.tensor(torch.get_num_threads())
 
 
+@several
 def test_small_work_is_done_by_one_thread():
     x, usual = torch.zeros(2), torch.get_num_threads()
     assert usual > 1
@@ -28,6 +30,7 @@ def test_small_work_is_done_by_one_thread():
     assert threads.fit(count, threads.SMALL, x) is count
 
 
+@several
 def test_an_error_leaves_all_threads():
     usual = torch.get_num_threads()
 
@@ -39,6 +42,7 @@ def test_an_error_leaves_all_threads():
     assert torch.get_num_threads() == usual
 
 
+@several
 def test_other_threads_keep_theirs():
     usual, seen = torch.get_num_threads(), []
 
@@ -52,6 +56,7 @@ def test_other_threads_keep_theirs():
     assert seen == [usual]
 
 
+@several
 def test_recordings_do_the_same(monkeypatch):
     """In a session: interpreted, while it is recorded, and afterwards."""
     text = (
@@ -73,3 +78,117 @@ def test_recordings_do_the_same(monkeypatch):
     assert torch.get_num_threads() == usual
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer, answers[0])
+
+
+SOFTMAX = '<ir_version: 8, opset_import: ["": 17]> g (float[N] X) => (float[N] Y) {Y = Softmax(X)}'
+LARGE = threads.SMALL // threads.TOUCHED  # elements that one thread does not keep for itself
+
+
+def session(count, name="TorchExecutionProvider", **given):
+    options = ortlite.SessionOptions()
+    options.intra_op_num_threads = count
+    return ortlite.InferenceSession(parser.parse_model(SOFTMAX).SerializeToString(), options, providers=[(name, given)])
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many threads OpenMP and MKL had in every call of torch.softmax."""
+    found, real = [], torch.softmax
+    by_mkl = threads.SETTERS[1]
+
+    def mkls():
+        if by_mkl is None:
+            return None
+        count = by_mkl(0)
+        by_mkl(count)
+        return count
+
+    from ortlite import provider
+
+    provider._shared.cache_clear()  # one of its own, which finds this softmax
+    monkeypatch.setattr(torch, "softmax", lambda *args: found.append((torch.get_num_threads(), mkls())) or real(*args))
+    yield found
+    provider._shared.cache_clear()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_session_has_the_threads_it_asks_for(count, seen):
+    x, usual = np.ones(LARGE, np.float32), torch.get_num_threads()
+    one, free = session(count), session(0)
+    outside = seen_outside()
+    for _ in range(4):  # interpreted, recorded; then what was recorded runs, in the same context
+        one.run(None, {"X": x})
+        assert seen_outside() == outside
+    assert {n for n, _ in seen} == {count}
+    assert {n for _, n in seen} <= {None, count}
+    seen.clear()
+    free.run(None, {"X": x})
+    assert {n for n, _ in seen} == {usual}
+    assert session(2, intra_op_num_threads="1").run(None, {"X": x})
+    assert seen[-1][0] == 1  # what is given to the provider comes first
+
+
+def seen_outside():
+    """What the caller has."""
+    by_mkl = threads.SETTERS[1]
+    count = None if by_mkl is None else by_mkl(0)
+    if by_mkl is not None:
+        by_mkl(count)
+    return torch.get_num_threads(), count
+
+
+def test_threads_that_start_later_and_sessions_within_sessions(seen):
+    """A thread that has never called torch takes the process's number at its first call, not in a run."""
+    x, made, other = np.ones(LARGE, np.float32), session(1), session(3)
+    usual, found = torch.get_num_threads(), []
+
+    def work():
+        made.run(None, {"X": x})
+        found.append(torch.get_num_threads())
+
+    for _ in range(2):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert {n for n, _ in seen} == {1}
+    assert found == [usual, usual]
+    with threads.On(1):
+        with threads.On(3):
+            other.run(None, {"X": x})
+            assert seen[-1][0] == torch.get_num_threads() == 3
+        session(1).run(None, {"X": x})
+        assert seen[-1][0] == torch.get_num_threads() == 1
+    assert {n for n, _ in seen} == {1, 3}
+    assert torch.get_num_threads() == usual
+
+
+def test_the_callers_own_setting_stays(seen):
+    """Of MKL, too, which torch.set_num_threads tells apart from OpenMP."""
+    found = []
+
+    def work():
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(2)
+            outside = seen_outside()
+            session(1).run(None, {"X": np.ones(LARGE, np.float32)})
+            found.append((outside, seen_outside()))
+        finally:
+            torch.set_num_threads(before)
+
+    thread = threading.Thread(target=work)  # what it has set for MKL goes with it
+    thread.start()
+    thread.join()
+    ((before, after),) = found
+    assert before == after
+    assert seen == [(1, seen[0][1])]
+    assert seen[0][1] in {None, 1}
+
+
+def test_an_error_in_a_run_leaves_the_threads():
+    usual = torch.get_num_threads()
+    with pytest.raises(ortlite.capi.onnxruntime_pybind11_state.InvalidArgument):
+        session(1).run(None, {"X": np.ones((2, 2), np.float32)})
+    assert torch.get_num_threads() == usual
+    with pytest.raises(ortlite.capi.onnxruntime_pybind11_state.Fail, match="intra_op_num_threads is a number"):
+        session(0, intra_op_num_threads="-1")
