@@ -86,7 +86,7 @@ class Body:
         return f"body {self.plan.name}({', '.join(f'%{i}' for i in self.captures)})"
 
 
-OURS = "ortlite_"  # modules of ours that replace kernels are named so
+OURS = ("ortlite_", "ortlite.ops.")  # modules of ours that replace kernels are named so
 Argument: TypeAlias = Slot | Host | Const | Body
 # (id of a constant, index of a provider) -> the constant (an id holds as long as its object is held), its copy there
 DeviceConstants: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
@@ -431,17 +431,17 @@ class _Planner:
 def _overrides(provider: ExecutionProvider) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
     """The operators a provider replaces. Raises TypeError where it is no kernel, or one that is called otherwise.
 
-    Tests see to the latter for ours: to read all those signatures takes longer than to make a small session.
+    Tests see to both for ours: to look at them all takes longer than to make a small session.
     """
-    kernels = {(kernel.domain, kernel.op_type, kernel.since): kernel for kernel in registry.kernels()}
-    for key, fn in provider.overrides.items():
+    foreign = {key: fn for key, fn in provider.overrides.items() if not (fn.__module__ or "").startswith(OURS)}
+    every = registry.kernels() if foreign else ()
+    kernels = {(kernel.domain, kernel.op_type, kernel.since): kernel for kernel in every}
+    for key, fn in foreign.items():
         kernel = kernels.get(key)
         if kernel is None:
             name = key[:2] if isinstance(key, tuple) and len(key) == 3 else ("", key)
             known = ", ".join(str(k) for k in kernels if k[:2] == name) or "none of that name"
             raise TypeError(f"{provider.name} overrides {key!r}; kernels (domain, operator, since): {known}")
-        if (fn.__module__ or "").startswith(OURS):
-            continue
         signature = inspect.signature(fn)
         needed = [param for param in kernel.inputs if param.default is EMPTY]
         named = {name: None for name, param in kernel.attributes.items() if param.default is EMPTY}

@@ -319,6 +319,10 @@ def _entry_points() -> dict[str, Any]:
 @cache
 def _provider_class(name: str) -> type[ExecutionProvider] | None:
     """The provider class of that name, or None when it is unknown, broken (warns) or not usable here."""
+    if name == CPU:  # always there, and nobody takes its name: a session that asks for no other looks for none
+        from ortlite_numpy import CPUExecutionProvider
+
+        return CPUExecutionProvider
     point = _entry_points().get(name)
     if point is None:
         return None
