@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
@@ -77,8 +77,7 @@ class Compiler:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """What a kernel does at one signature, as code.
 
     `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand

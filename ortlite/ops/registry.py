@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ortlite.dtypes import DType
 from ortlite.forks import renewed_after_fork
@@ -52,8 +52,7 @@ CATEGORIES = {
 REST = "vision signal text image training"
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(NamedTuple):
     """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given.
 
     `nullable` is a parameter that takes None for an input left out, with a default or without.
