@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -187,7 +187,7 @@ class Program:
         within: Callable[[Namespace], Namespace] | None = None,
     ):
         if xp is not None:
-            plan = replace(plan, constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
+            plan = plan._replace(constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
         self.plan = plan
         self.seed = seed
         self.specialises = specialises and xp is None
@@ -198,7 +198,7 @@ class Program:
         derived = Derived() if self._under_tracer else self.shared.derived  # nothing made in a trace is kept
         self._within = within
         self.steps = bind(
-            plan, Binding(lambda body: self._like(body, xp), seed, xp, self._under_tracer, derived, within)
+            plan, Binding(lambda body: self._like(body, xp), derived, seed, xp, self._under_tracer, within)
         )
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         compilers = sum(provider.compiler is not None for provider in providers)
@@ -321,12 +321,12 @@ class Program:
         """The plan at the signature of these inputs: its steps, and the code of each, a function of what it reads."""
         entry = self._signatures.get(self.signature(inputs)) if self.specialises else None
         baked, kernels = ({}, {}) if entry is None else (entry.baked, entry.kernels)
-        plan = replace(self.plan, constants={**self.plan.constants, **baked})
+        plan = self.plan._replace(constants={**self.plan.constants, **baked})
         pieces = []
         for bound in specialise.live_steps(self.plan, self.steps, baked):
             made = tuple(slot for slot in bound.outputs if slot is not None)
             read = tuple(slot for slot in dict.fromkeys(bound.step.reads()) if slot not in plan.constants)
-            one = replace(plan, inputs=read, outputs=made)
+            one = plan._replace(inputs=read, outputs=made)
             pieces.append((bound, specialise.generate(one, [bound], {}, kernels)))
         return plan, pieces
 

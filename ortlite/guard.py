@@ -8,7 +8,7 @@ loop, which are only counted. Other runs are interpreted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -96,7 +96,7 @@ class _Guard:
         before, node = self.live, bound.node
         self.check_before(bound, values)
         if isinstance(bound.step, Call) and any(isinstance(reader, ReadBody) for _, reader in bound.keywords):
-            bound = replace(bound, keywords=tuple((n, self.watched(r, bound.step.node)) for n, r in bound.keywords))
+            bound = bound._replace(keywords=tuple((n, self.watched(r, bound.step.node)) for n, r in bound.keywords))
         try:
             inner(bound, values)
         except LimitExceeded as error:

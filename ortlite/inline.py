@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -98,7 +97,7 @@ def _recorded(
     for slot, value in zip(bound.outputs, found.values, strict=False):
         if slot is not None and not _same(value, values[slot], step.provider):
             return None
-    return replace(found, values=()), slots
+    return found._replace(values=()), slots
 
 
 def _same(a: Any, b: Any, provider: ExecutionProvider) -> bool:

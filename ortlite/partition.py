@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ortlite import errors
 from ortlite.dtypes import DType, by_code
@@ -27,8 +28,7 @@ __all__ = ["Partitions", "Placement", "partition"]
 SMALL = 1024  # elements of a constant that may take part in shape arithmetic
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where one node runs. `provider` indexes the providers; `reasons` say why each earlier one does not."""
 
     provider: int
@@ -38,8 +38,7 @@ class Placement:
     pinned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Partitions:
+class Partitions(NamedTuple):
     """A graph with a placement for every node and a location (an index into `providers`) for every value.
 
     The last provider is the CPU provider; host values live there. `shape_inputs` are the graph inputs whose
@@ -195,8 +194,7 @@ def _dtypes(type_: Type | None) -> list[DType]:
     return [] if type_ is None else [type_.dtype]
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
+class _Host(NamedTuple):
     """Names of values: those on the host, small constants, what the host wants, and which inputs that demands."""
 
     values: set[str]

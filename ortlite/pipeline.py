@@ -6,7 +6,8 @@ Each stage takes one frozen type and returns the next; print any of them to see 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ortlite import progress
 from ortlite.compile import Program, Shared, compile_plan
@@ -19,8 +20,7 @@ from ortlite.provider import ExecutionProvider, entered
 __all__ = ["Stages", "build"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(NamedTuple):
     """What every stage made of a model, the program last."""
 
     model: Model

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ortlite import dtypes
 from ortlite.dtypes import DType
@@ -64,8 +64,7 @@ class Host:
         return f"{self.kind}(%{self.index})"
 
 
-@dataclass(frozen=True, slots=True)
-class Const:
+class Const(NamedTuple):
     """A value known when the plan is made."""
 
     value: Any
@@ -75,8 +74,7 @@ class Const:
         return repr(self.value) if shape is None else f"{self.value.dtype}{list(shape)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """A subgraph as a callable; `captures` are the slots it reads besides its own inputs."""
 
     plan: Plan
@@ -86,14 +84,13 @@ class Body:
         return f"body {self.plan.name}({', '.join(f'%{i}' for i in self.captures)})"
 
 
-OURS = "ortlite_"  # modules of ours that replace kernels are named so
+OURS = ("ortlite_", "ortlite.ops.")  # modules of ours that replace kernels are named so
 Argument: TypeAlias = Slot | Host | Const | Body
 # (id of a constant, index of a provider) -> the constant (an id holds as long as its object is held), its copy there
 DeviceConstants: TypeAlias = MutableMapping[tuple[int, int], tuple[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Run a kernel. `free` are the slots whose last use this is; `given` names the inputs' dtypes, where known."""
 
     node: Node
@@ -122,8 +119,7 @@ class Call:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
+class Cast(NamedTuple):
     """Widen a value to a dtype its library computes in, or narrow a result back."""
 
     source: int
@@ -146,8 +142,7 @@ class Cast:
         return [self.source]
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(NamedTuple):
     """Carry a value from one provider to another; to the CPU provider it is a ToHost, else a ToDevice."""
 
     source: int
@@ -175,8 +170,7 @@ class Transfer:
 Step: TypeAlias = Call | Cast | Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Steps over `slots` slots. `constants` are preloaded; `inputs` and `captures` are filled by the caller.
 
     `shape_inputs` are positions of inputs whose values decide host parameters. Outputs live on the CPU provider for a
@@ -195,7 +189,7 @@ class Plan:
     output_providers: tuple[ExecutionProvider, ...]
     input_types: tuple[Type | None, ...] = ()
     output_types: tuple[Type | None, ...] = ()
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = {}
     providers: tuple[ExecutionProvider, ...] = ()
 
     def __str__(self) -> str:
@@ -431,17 +425,17 @@ class _Planner:
 def _overrides(provider: ExecutionProvider) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
     """The operators a provider replaces. Raises TypeError where it is no kernel, or one that is called otherwise.
 
-    Tests see to the latter for ours: to read all those signatures takes longer than to make a small session.
+    Tests see to both for ours: to look at them all takes longer than to make a small session.
     """
-    kernels = {(kernel.domain, kernel.op_type, kernel.since): kernel for kernel in registry.kernels()}
-    for key, fn in provider.overrides.items():
+    foreign = {key: fn for key, fn in provider.overrides.items() if not (fn.__module__ or "").startswith(OURS)}
+    every = registry.kernels() if foreign else ()
+    kernels = {(kernel.domain, kernel.op_type, kernel.since): kernel for kernel in every}
+    for key, fn in foreign.items():
         kernel = kernels.get(key)
         if kernel is None:
             name = key[:2] if isinstance(key, tuple) and len(key) == 3 else ("", key)
             known = ", ".join(str(k) for k in kernels if k[:2] == name) or "none of that name"
             raise TypeError(f"{provider.name} overrides {key!r}; kernels (domain, operator, since): {known}")
-        if (fn.__module__ or "").startswith(OURS):
-            continue
         signature = inspect.signature(fn)
         needed = [param for param in kernel.inputs if param.default is EMPTY]
         named = {name: None for name, param in kernel.attributes.items() if param.default is EMPTY}
@@ -468,5 +462,5 @@ def with_last_uses(steps: Sequence[Step], kept: Collection[int]) -> tuple[Step, 
             if slot is not None and slot not in seen:
                 seen.add(slot)
                 free.append(slot)
-        result.append(replace(step, free=tuple(free)))
+        result.append(step._replace(free=tuple(free)))
     return tuple(reversed(result))

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace
@@ -78,8 +78,7 @@ class Compiler:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """What a kernel does at one signature, as code.
 
     `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand
@@ -320,6 +319,10 @@ def _entry_points() -> dict[str, Any]:
 @cache
 def _provider_class(name: str) -> type[ExecutionProvider] | None:
     """The provider class of that name, or None when it is unknown, broken (warns) or not usable here."""
+    if name == CPU:  # always there, and nobody takes its name: a session that asks for no other looks for none
+        from ortlite_numpy import CPUExecutionProvider
+
+        return CPUExecutionProvider
     point = _entry_points().get(name)
     if point is None:
         return None

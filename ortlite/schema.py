@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import helper
@@ -32,8 +31,7 @@ SupportType = onnx.defs.OpSchema.SupportType
 DROPPED = {("", "consumed_inputs")}
 
 
-@dataclass(frozen=True, slots=True)
-class FormalParameter:
+class FormalParameter(NamedTuple):
     """A formal input or output. `type` is a type variable of the schema or a type such as `tensor(int64)`."""
 
     name: str
@@ -43,8 +41,7 @@ class FormalParameter:
     homogeneous: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(NamedTuple):
     """One version of one operator. `variables` maps type variables to the types they may stand for.
 
     `kinds` says of what kind each attribute is, as ONNX names it (INT, FLOATS, GRAPH, ...); an attribute that may be

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
     for bound in reversed(steps):
         if not needed.isdisjoint(bound.outputs):
             needed.update(bound.step.reads())
-            leading.append(replace(bound, free=()))
+            leading.append(bound._replace(free=()))
     leading.reverse()
     provider = next((s.provider for s in plan.steps if isinstance(s, Call) and s.provider.compiler is not None), None)
     compiler = None if provider is None else provider.compiler
@@ -99,7 +99,7 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
         given = list(inputs)
         for index, array in zip(away, arrays, strict=True):
             given[index] = array
-        run.interpret(replace(plan, outputs=()), leading, given, recorder(static, found))
+        run.interpret(plan._replace(outputs=()), leading, given, recorder(static, found))
         return ()
 
     try:
@@ -195,13 +195,12 @@ def live_steps(
         if not any(slot in needed and slot not in baked for slot in outputs) and outputs.isdisjoint(looked_at):
             continue
         touched = {*bound.step.reads(), *outputs}
-        live.append(replace(bound, free=tuple(sorted(touched - needed - keep))))
+        live.append(bound._replace(free=tuple(sorted(touched - needed - keep))))
         needed |= touched
     return live[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Code:
+class _Code(NamedTuple):
     """A function as source. `bounds[i]` is the step that line i comes from."""
 
     head: str

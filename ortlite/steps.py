@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from math import isfinite
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -55,8 +55,7 @@ class ReadHost:
         return self.convert(values[self.index])
 
 
-@dataclass(frozen=True, slots=True)
-class ReadConst:
+class ReadConst(NamedTuple):
     """A value known when the plan was made."""
 
     value: Any
@@ -73,8 +72,7 @@ class SubProgram(Protocol):
         """The subgraph as a callable of its formal inputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBody:
+class ReadBody(NamedTuple):
     """A subgraph as a callable of its formal inputs, its captures read when the step runs."""
 
     program: SubProgram
@@ -85,8 +83,7 @@ class ReadBody:
         return self.program.closure([values[index] for index in self.captures], on_step)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSeed:
+class ReadSeed(NamedTuple):
     """A fresh 63-bit seed for each run of a random node."""
 
     draw: Callable[[], int]
@@ -99,8 +96,7 @@ class ReadSeed:
 Reader: TypeAlias = ReadSlot | ReadHost | ReadConst | ReadBody | ReadSeed
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A step ready to run: `fn(*arguments, **keywords)`, then its result into `outputs`.
 
     `stats` says of a transfer what the last value that went this way was like, which only a run can tell.
@@ -127,8 +123,7 @@ class Bound:
         return [a.index for a in self.arguments if isinstance(a, ReadHost)]
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """How the steps of a program are bound.
 
     `program` makes the program of a subgraph; `seed` makes random operators repeat. `xp`, when given, is the namespace
@@ -139,10 +134,10 @@ class Binding:
     """
 
     program: Callable[[Plan], SubProgram]
+    derived: Derived
     seed: int | None = None
     xp: Namespace | None = None
     under_tracer: bool = False
-    derived: Derived = field(default_factory=Derived)
     within: Callable[[Namespace], Namespace] | None = None
 
     def namespace(self, provider: ExecutionProvider) -> Namespace:
@@ -176,7 +171,7 @@ def _bind(step: Step, binding: Binding) -> Bound:
     if (warm := getattr(override, "warm", None)) is not None:
         warm(step.given, step.node.attributes)
     if override is not None and takes_derived(override):
-        step = replace(step, kernel=step.kernel.replaced(partial(override, derived=binding.derived)))
+        step = step._replace(kernel=step.kernel.replaced(partial(override, derived=binding.derived)))
     readers = tuple(_reader(a, binding) for a in step.arguments)
     keywords = [(name, _reader(a, binding)) for name, a in step.keywords]
     if "rng" in step.kernel.injected:

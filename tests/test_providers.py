@@ -273,6 +273,8 @@ def test_nobody_takes_the_name_of_one_of_ours(installed):
             warnings.simplefilter("always")
             from ortlite.provider import create
             assert create("CPUExecutionProvider").library == "numpy"
+            assert not caught  # nobody has looked
+            assert ortlite.get_available_providers()[-1] == "CPUExecutionProvider"
         assert "ortlite_numpy:CPUExecutionProvider is used, not taker" in str(caught[0].message), caught
     """)
     assert done.returncode == 0, done.stderr

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,7 @@ DIFFERENT = 8  # limits of which a session keeps what it found out
 Take = Callable[[Any], Any]  # checks one fed value and makes it a run-time value
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+class Feed(NamedTuple):
     """The inputs of a graph: how each is taken, and the values of those that may be left out."""
 
     takes: tuple[tuple[str, Take], ...]
@@ -124,8 +122,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """The program of a model, or of a part of it. `input_transfers`: of inputs that go to other providers.
 
     `program` is what runs: that of the stages, within the limits of all runs; `bounded` has those of runs with others.
@@ -136,9 +133,9 @@ class Prepared:
     input_transfers: Mapping[int, TransferStats]
     program: Callable[..., tuple[Any, ...]]
     entered: Callable[[], AbstractContextManager[Any]]  # the contexts of the providers
+    bounded: dict[Limits, Callable[..., tuple[Any, ...]]]
     on_step: OnStep | None = None
     sparse: tuple[int, ...] = ()  # outputs that are sparse tensors
-    bounded: dict[Limits, Callable[..., tuple[Any, ...]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stages: Stages, on_step: OnStep | None = None, limits: Limits = DEFAULTS) -> Prepared:
@@ -156,7 +153,7 @@ class Prepared:
             program = Bounded(stages.program, limits)
         providers = stages.plan.providers
         contexts = providers[0].context if len(providers) == 1 else partial(entered, providers)
-        return cls(stages, feed, transfers, program, contexts, on_step, sparse, {limits: program})
+        return cls(stages, feed, transfers, program, contexts, {limits: program}, on_step, sparse)
 
     def within(self, limits: Limits) -> Callable[..., tuple[Any, ...]]:
         """The program, or one that keeps to limits."""

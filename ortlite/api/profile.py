@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +108,7 @@ class Profiler:
 
 def by_steps(session: InferenceSession, on_step: OnStep) -> Callable[[Mapping[str, Any]], list[Any]]:
     """The session as a function of its feed that runs step by step, each by `on_step`."""
-    built = replace(session._whole, on_step=on_step)
+    built = session._whole._replace(on_step=on_step)
     return lambda feed: built.compute(built.feed.values(feed))
 
 

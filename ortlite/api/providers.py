@@ -8,7 +8,10 @@ from typing import Any
 
 from ortlite import provider
 
-__all__ = ["KNOWN", "check_and_normalize_provider_args", "get_all_providers", "get_available_providers", "resolve"]
+__all__ = [
+    "KNOWN", "available_for", "check_and_normalize_provider_args", "get_all_providers", "get_available_providers",
+    "resolve",
+]  # fmt: skip
 
 THREADS = "intra_op_num_threads"
 # Providers of onnxruntime's builds, best first. One that is not available here is dropped with a warning,
@@ -41,6 +44,16 @@ def get_all_providers() -> list[str]:
     usable = provider.usable()
     theirs = [f"{word}ExecutionProvider" for word in KNOWN.split()]
     return [*(name for name in dict.fromkeys([*theirs, *provider.known()]) if name not in usable), *usable]
+
+
+def available_for(providers: Any) -> list[str]:
+    """`get_available_providers()`, as far as a session with these `providers` needs it.
+
+    Where it asks for NumPy alone, no other is looked for: that would take as long as making it.
+    """
+    given = providers if isinstance(providers, Sequence) else ()  # what is no list is refused by who reads it
+    names = [entry[0] if isinstance(entry, tuple) and entry else entry for entry in given]
+    return [provider.CPU] if all(name == provider.CPU for name in names) else get_available_providers()
 
 
 def check_and_normalize_provider_args(
@@ -102,7 +115,7 @@ def resolve(
 
     `threads`, if above 0, becomes the option intra_op_num_threads of those that have one, where it is not given.
     """
-    usable = provider.usable()
+    usable = [provider.CPU] if set(names) <= {provider.CPU} else provider.usable()
     for name in names:
         if name not in usable and name not in get_all_providers():
             raise RuntimeError(f"Unknown Provider Type: {name}")

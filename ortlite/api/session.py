@@ -18,7 +18,7 @@ from ortlite.api.asynchronous import Asynchronous
 from ortlite.api.description import Described
 from ortlite.api.names import check_placement, tapped, unknown
 from ortlite.api.options import RunOptions, SessionOptions, adapted, checked
-from ortlite.api.providers import check_and_normalize_provider_args, get_available_providers, resolve
+from ortlite.api.providers import available_for, check_and_normalize_provider_args, resolve
 from ortlite.api.source import configured, loaded, write_optimized
 from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, typed
 from ortlite.limits import Limits, applied, both, current
@@ -160,7 +160,7 @@ class InferenceSession(Described, Asynchronous):
             raise ModelLoadCanceled("Session creation was cancelled by SessionOptions.set_load_cancellation_flag.")
         if not -1 <= options.log_severity_level <= logs.FATAL:
             raise RuntimeError(f"Invalid session log severity level: {options.log_severity_level} is none of -1 to 4")
-        available = get_available_providers()
+        available = available_for(providers)
         names, given = check_and_normalize_provider_args(providers, provider_options, available)
         resolve(names, given)  # unknown names are told before a large model is read
         if self._no_cpu and CPU in names:

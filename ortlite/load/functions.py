@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import AttributeProto
@@ -34,8 +33,7 @@ def domain_of(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-@dataclass
-class Function:
+class Function(NamedTuple):
     """A function that nodes may call: of the file, or the body of an operator."""
 
     key: Key
@@ -86,7 +84,7 @@ def operator_body(domain: str, op_type: str, opset: int) -> Function | None:
         return None
     defaults = [a.default_value for a in known.attributes.values() if a.default_value.type]
     function = read_function(known.function_body, (domain, op_type, ""), defaults)
-    return replace(function, attributes=frozenset(known.attributes))
+    return function._replace(attributes=frozenset(known.attributes))
 
 
 def check_expansion(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, Function], allowed: int | None) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -74,15 +74,14 @@ class File:
             check_expansion(proto.graph.node, self.functions, self.tensors.limits.function_expansion)
 
 
-@dataclass(frozen=True)
-class _Scope:
+class _Scope(NamedTuple):
     """Where a list of nodes is read: the whole model, or the body of a function that is being inlined."""
 
     opsets: Mapping[str, int]
     function: Function | None = None
     prefix: str = ""
-    names: Mapping[str, str] = field(default_factory=dict)
-    bound: Mapping[str, AttributeProto] = field(default_factory=dict)
+    names: Mapping[str, str] = {}
+    bound: Mapping[str, AttributeProto] = {}
     depth: int = 1  # of graphs
 
     def rename(self, name: str) -> str:
@@ -386,7 +385,7 @@ def _subgraph(proto: onnx.GraphProto, scope: _Scope, reader: _Reader, given: Seq
         raise InvalidGraph(
             f"This is an invalid model. {reader.file.about}: more than {GRAPHS} graphs inside one another."
         )
-    read = _graph(proto, replace(scope, depth=scope.depth + 1), reader.types, reader.file, given, overridable=False)
+    read = _graph(proto, scope._replace(depth=scope.depth + 1), reader.types, reader.file, given, overridable=False)
     reader.file.reading = reading
     return read
 

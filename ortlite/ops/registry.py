@@ -4,7 +4,7 @@ A kernel is a plain function `kernel(xp, *inputs, **attributes)` whose parameter
 schema's. `@op` reads its signature once; nothing about an operator is written anywhere else.
 
 Third parties register kernels with `@ortlite.op` too: in a script, or in a package that names a module or a function in
-the entry-point group `ortlite.operators`, loaded when the first operator is looked up.
+the entry-point group `ortlite.operators`, loaded when the first operator is looked up that is none of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ortlite.dtypes import DType
 from ortlite.forks import renewed_after_fork
@@ -39,15 +39,20 @@ EMPTY = inspect.Parameter.empty
 ENTRY_POINTS = "ortlite.operators"
 BUILT_IN = "ortlite.ops."  # where the modules of our own kernels are
 
-# One file per ONNX category, imported when the first operator is looked up.
-CATEGORIES = (
-    "elementwise activation logical reduce shape index create linalg norm conv pool resize vision attention recurrent "
-    "quant cast signal random control sequence text image ml training contrib"
-).split()
+# One file per ONNX category. The first operator of a domain that is looked up brings the domain's; the rest, and what
+# other packages register, come with the first that is not among these.
+CATEGORIES = {
+    "": (
+        "elementwise activation logical reduce shape index create linalg norm conv pool resize attention recurrent "
+        "quant cast random control sequence"
+    ),
+    "com.microsoft": "contrib",
+    "ai.onnx.ml": "ml",
+}
+REST = "vision signal text image training"
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(NamedTuple):
     """One parameter of a kernel: `kind` is its annotation; `default` is EMPTY when it must be given.
 
     `nullable` is a parameter that takes None for an input left out, with a default or without.
@@ -215,6 +220,7 @@ _TABLE: dict[tuple[str, str], list[Kernel]] = {}
 _LOCK = RLock()
 renewed_after_fork(sys.modules[__name__], "_LOCK", RLock)
 _loaded = _loading = False
+_READY: set[str] = set()  # domains whose categories are there
 
 
 def op(
@@ -255,7 +261,7 @@ def op(
         kernel = Kernel(domain, op_type, since, fn, *flags, needs, results, types)
         foreign = not _built_in(kernel)
         if foreign:
-            _load_categories()  # ours come first, whoever imports what when
+            _load_ours()  # they come first, whoever imports what when
             kernel.inputs  # noqa: B018  (reads the signature: a mistake shows here, not in the first session)
         versions = [k for k in _TABLE.get((domain, op_type), []) if not (foreign and _same(k, kernel))]
         name = f"{domain or 'ai.onnx'}::{op_type}"
@@ -282,9 +288,21 @@ def _built_in(kernel: Kernel) -> bool:
     return (kernel.fn.__module__ or "").startswith(BUILT_IN)
 
 
-def _load_categories() -> None:
-    for category in CATEGORIES:
+def _load_categories(names: str) -> None:
+    for category in names.split():
         importlib.import_module(BUILT_IN + category)
+
+
+def _load_domain(domain: str) -> None:
+    if domain not in _READY:
+        with _LOCK:
+            _load_categories(CATEGORIES.get(domain, ""))
+            _READY.add(domain)
+
+
+def _load_ours() -> None:
+    for names in (*CATEGORIES.values(), REST):
+        _load_categories(names)
 
 
 def _load() -> None:
@@ -297,7 +315,7 @@ def _load() -> None:
             return
         _loading = True
         try:
-            _load_categories()
+            _load_ours()
             _load_packages()
             _loaded = True
         finally:
@@ -341,10 +359,19 @@ def local(operators: Operators) -> Iterator[None]:
         _LOCAL.reset(token)
 
 
+def _versions(domain: str, op_type: str) -> list[Kernel]:
+    """All kernels of an operator. Where one is ours, all are: nobody can take its place."""
+    _load_domain(domain)
+    found = _TABLE.get((domain, op_type), [])
+    if not _loaded and not any(map(_built_in, found)):
+        _load()
+        found = _TABLE.get((domain, op_type), [])
+    return found
+
+
 def lookup(domain: str, op_type: str, opset: int) -> Kernel | None:
     """The kernel with the largest `since` not above `opset`, or None."""
-    _load()
-    versions = _LOCAL.get({}).get((domain, op_type)) or _TABLE.get((domain, op_type), [])
+    versions = _LOCAL.get({}).get((domain, op_type)) or _versions(domain, op_type)
     index = bisect_right(versions, opset, key=lambda k: k.since)
     return versions[index - 1] if index else None
 

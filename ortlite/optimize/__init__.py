@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 from ortlite.graph import Graph
 from ortlite.optimize.cast_like import make_casts
@@ -29,8 +29,7 @@ DISABLED, BASIC, EXTENDED, LAYOUT, ALL = 0, 1, 2, 3, 99
 log = logging.getLogger("ortlite")
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """A rewriting of graphs: its name as `disabled_optimizers` writes it, its level, and the function."""
 
     name: str

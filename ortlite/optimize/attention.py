@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ ANY = (-np.inf, np.inf)
 TINY, HUGE = 1e-30, 1e30  # scales beyond overflow or vanish in float32
 
 
-@dataclass(frozen=True, slots=True)
-class _Repeated:
+class _Repeated(NamedTuple):
     """Keys or values of which every head serves a group of heads of queries; `target` is what they were expanded to."""
 
     source: str
@@ -34,8 +33,7 @@ class _Repeated:
     heads: tuple[int, int]  # those of the source, and how many times each is repeated
 
 
-@dataclass(frozen=True, slots=True)
-class _Attention:
+class _Attention(NamedTuple):
     """What Attention gets. `swap`: how to turn the keys that were found into (batch, heads, sequence, size).
 
     `heads`: how many the queries must be expanded to, where that is not certain. `poisoned`: whether a query from which

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ortlite.graph import Graph, Node
 from ortlite.optimize.rule import MS, New, copy
@@ -11,8 +11,7 @@ from ortlite.optimize.view import View
 __all__ = ["distances", "match_distances"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Rows(NamedTuple):
     """The matrix whose rows are scanned, and the one that every step sees."""
 
     scanned: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,8 +72,7 @@ def conv_activation(view: View, node: Node, found: tuple[Node, tuple[float, ...]
     return New((copy(node, "FusedConv", conv.inputs, domain=MS, attributes=attributes),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
+class _Sum(NamedTuple):
     conv: Node
     other: str
 
@@ -98,8 +96,7 @@ def conv_sum(view: View, node: Node, found: _Sum) -> New:
     return New((copy(node, "FusedConv", [*inputs, found.other], domain=MS, attributes=conv.attributes),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Product:
+class _Product(NamedTuple):
     a: str
     b: str
     turned: tuple[bool, bool]

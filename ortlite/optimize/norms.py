@@ -4,8 +4,7 @@ from that of one channel between two reshapes; and the mean of each channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ EPSILON = 0.1  # nobody adds more to a variance
 FLOAT = dtypes.by_name("float32")
 
 
-@dataclass(frozen=True, slots=True)
-class _Norm:
+class _Norm(NamedTuple):
     """What is normalised over the axes from `axis` on, and what comes behind: scale, shift, the nodes of these."""
 
     x: str
@@ -273,12 +271,11 @@ def _channels(view: View, name: str, shape: Shape) -> np.ndarray | None:
     return value.reshape(-1) if value is not None and value.shape in {wanted, (1, *wanted)} else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Groups:
+class _Groups(NamedTuple):
     """What is normalised by groups of channels, scale and shift of each channel, the nodes behind."""
 
     x: str
-    count: int
+    parts: int
     scale: np.ndarray
     shift: np.ndarray
     tail: tuple[Node, ...]
@@ -312,7 +309,7 @@ def group_norm(view: View, node: Node, found: _Groups) -> New:
     """GroupNormalization, which ONNX has with a scale for each channel from opset 21 on."""
     outputs = found.tail[-1].outputs
     names = [view.names.fresh(f"{outputs[0]}/{word}") for word in ("scale", "bias")]
-    attributes = {"num_groups": found.count, "epsilon": node.attributes.get("epsilon", 1e-5)}
+    attributes = {"num_groups": found.parts, "epsilon": node.attributes.get("epsilon", 1e-5)}
     new = copy(
         node, "GroupNormalization", [found.x, *names], outputs=outputs, attributes=attributes, opset=max(node.opset, 21)
     )  # fmt: skip
@@ -348,8 +345,7 @@ SKIP = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Skip:
+class _Skip(NamedTuple):
     norm: Node
     inputs: tuple[str, str]
     bias: str

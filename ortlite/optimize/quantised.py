@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,7 @@ UNARY = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Quantised:
+class _Quantised(NamedTuple):
     """Bytes with a constant scale and zero point, "" for none; `axis` where there is one for each place."""
 
     x: str
@@ -122,8 +120,7 @@ def moving(view: View, node: Node, found: tuple[Node, str]) -> New:
     return New((copy(node, move.op_type, [source, *move.inputs[1:]], opset=move.opset, attributes=move.attributes),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Integer:
+class _Integer(NamedTuple):
     """An operator on bytes: its inputs in order, zeros for a zero point that is missing."""
 
     op_type: str

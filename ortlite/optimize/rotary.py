@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ __all__ = ["match_rotary", "rotary"]
 FAR = 2**31 - 1  # where a slice that has no other end ends
 
 
-@dataclass(frozen=True, slots=True)
-class _Rotary:
+class _Rotary(NamedTuple):
     """`x` (batch, heads, sequence, size) and tables (batch or 1, sequence, size) whose halves are the same."""
 
     x: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,20 +22,18 @@ MS = "com.microsoft"
 ROUNDS = 4  # what one rewrite makes possible for another; a chain of more is left as it is
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """What takes the place of a node: nodes in order, the constants they bring, and later nodes that go as well.
 
     All that the node and those in `gone` compute and somebody still wants, the new nodes compute under the same names.
     """
 
     nodes: tuple[Node, ...]
-    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+    constants: Mapping[str, np.ndarray] = {}
     gone: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A rewrite: its name as `disabled_optimizers` writes it, its level, and the operators it starts from.
 
     `match` returns what it found, or None; `replace` gets that, and may still find that nothing is to be done.

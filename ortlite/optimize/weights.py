@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ __all__ = ["conv_affine", "gemm_affine", "gemm_of_product", "match_conv_add", "m
 DTYPES = {"float16", "float32", "float64"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Affine:
+class _Affine(NamedTuple):
     """`source` computes what is multiplied and shifted: a factor and an offset a channel, in float64."""
 
     source: Node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor
 from typing import Any, NamedTuple, TypeAlias
@@ -14,8 +13,7 @@ __all__ = ["Filter", "Taps", "taps"]
 Table: TypeAlias = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """How an axis is resampled; the fields are the attributes of Resize."""
 
     mode: str = "nearest"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,8 +51,7 @@ class _Group(NamedTuple):
     width: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forest:
+class Forest(NamedTuple):
     """Tables of an ensemble. Nodes are numbered through: first the leaves, tree by tree, then the splits.
 
     `child` has two entries per node: where it goes when its test is false, and true. The test is `value <= threshold`;
