@@ -85,6 +85,7 @@ class _Entry:
     function: Function
     baked: Mapping[int, Any]
     kernels: Mapping[int, Inlined]
+    fixed: frozenset[int] = frozenset()  # outputs, by position, whose shapes are the same in all runs
     hits: int = 0
 
     @property
@@ -305,15 +306,22 @@ class Program:
         outputs = run.interpret(self.plan, self.steps, given, watch)
         began = perf_counter()
         with self._lock:
-            self._keep(key, values, kernels)
+            fixed = frozenset(index for index, slot in enumerate(self.plan.outputs) if slot in shapes)
+            self._keep(key, values, kernels, fixed)
             self._signatures.made(sum(spent) + perf_counter() - began)
         return outputs
 
-    def _keep(self, key: Any, values: Mapping[int, Any], kernels: Mapping[int, Inlined] | None = None) -> Function:
+    def _keep(
+        self,
+        key: Any,
+        values: Mapping[int, Any],
+        kernels: Mapping[int, Inlined] | None = None,
+        fixed: frozenset[int] = frozenset(),
+    ) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self._baked(values)
         function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
-        entry = _Entry(function, baked, kernels or {})
+        entry = _Entry(function, baked, kernels or {}, fixed)
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function
 
@@ -400,23 +408,36 @@ class Closure:
         """Run the subgraph."""
         return self.program((*inputs, *self.captures), self.on_step)
 
-    def repeated(self) -> Callable[..., tuple[Any, ...]]:
-        """The same for many calls in a row: inputs like those before go straight to their code."""
+    def repeated(self, states: Mapping[int, int] | None = None) -> Callable[..., tuple[Any, ...]]:
+        """The same for many calls in a row: inputs like those before go straight to their code.
+
+        `states`, if given: positions of the inputs that are results of the call before, and of these results; the other
+        inputs have the same dtypes and shapes in all calls. Where those keep theirs, no call looks any more.
+        """
         program, captures = self.program, self.captures
         if self.on_step is not None or not program.specialises or program.plan.shape_inputs:
             return self
         forms: Any = None
         entry: _Entry | None = None
+        settled: _Entry | None = None
 
         def call(*inputs: Any) -> tuple[Any, ...]:
-            nonlocal forms, entry
+            nonlocal forms, entry, settled, states
+            if settled is not None:
+                settled.hits += 1
+                return settled.function(*inputs, *captures)
             try:
                 given = [(value.dtype, value.shape) for value in inputs]
             except AttributeError:  # a sequence, or nothing
                 return self(*inputs)
             if entry is not None and given == forms:
                 entry.hits += 1
-                return entry.function(*inputs, *captures)
+                results = entry.function(*inputs, *captures)
+                if states is not None:
+                    kept = all(_form(results[made]) == forms[place] for place, made in states.items())
+                    settled = entry if kept and entry.fixed.issuperset(states.values()) else None
+                    states = None
+                return results
             results = self(*inputs)
             forms, entry = given, program.latest((*inputs, *captures))
             return results

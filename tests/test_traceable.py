@@ -50,7 +50,7 @@ class Body:
 
     unread = frozenset()
 
-    def repeated(self):
+    def repeated(self, states=None):
         return self
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:

@@ -60,8 +60,10 @@ def require_range(xp: Namespace, name: str, x: Any, lowest: int, highest: int) -
 
 def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     """Many small arrays, one after the other: NumPy's own makes a view of each first."""
-    if axis or len(arrays) < MANY or len({(x.shape, x.dtype) for x in arrays}) > 1 or not arrays[0].ndim:
+    if axis or len(arrays) < MANY or len({x.shape for x in arrays}) > 1 or arrays[0].dtype == object:
         return np.stack(arrays, axis=axis)
+    if not arrays[0].ndim:
+        return np.array(arrays)
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 

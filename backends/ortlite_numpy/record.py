@@ -116,6 +116,13 @@ class Tape:
             raise Ended
         return value
 
+    def fresh(self, made: Any, inputs: Sequence[Any]) -> bool:
+        """Whether the last line made `made` as an empty array like the only array among `inputs`."""
+        arrays = [x for x in inputs if getattr(x, "ndim", 0)]
+        if not made.ndim or len(arrays) != 1 or type(arrays[0]) is not Traced or not self.lines:
+            return False
+        return self.lines[-1] == (made.name, f"{self.names.get(id(np.empty_like))}({arrays[0].name})")
+
     def add(self, expression: str, target: bool = True) -> str:
         if len(self.lines) >= LINES:
             raise Ended
@@ -265,6 +272,11 @@ class Traced:
             return tape.line(text, value)
         if any(x is None for x in out):
             raise Ended
+        if method == "__call__" and len(out) == 1 and not keywords and tape.fresh(out[0], inputs):
+            alone, made = fn(*map(_real, inputs)), out[0].value
+            if (alone.dtype, alone.strides) == (made.dtype, made.strides):  # it makes such an array by itself
+                tape.lines[-1] = out[0].name, f"{tape.constant(fn)}({', '.join(given[: len(inputs)])})"
+                return out[0]
         tape.add(text, target=False)
         return out[0] if len(out) == 1 else out
 

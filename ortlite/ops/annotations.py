@@ -51,8 +51,12 @@ class Graph(Protocol):
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Run the subgraph."""
 
-    def repeated(self) -> Callable[..., tuple[Any, ...]]:
-        """The same for many calls one after the other, which cost less."""
+    def repeated(self, states: Mapping[int, int] | None = None) -> Callable[..., tuple[Any, ...]]:
+        """The same for many calls one after the other, which cost less.
+
+        `states`, if given: positions of the inputs that are results of the call before, and of these results; the other
+        inputs have the same dtypes and shapes in all calls.
+        """
 
     def on(self, xp: Any) -> Graph:
         """The same subgraph, its kernels computing in another namespace."""

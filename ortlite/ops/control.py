@@ -37,7 +37,7 @@ def loop(
     """
     count = len(v_initial)
     shapes = [(1,) * len(getattr(t, "shape", None) or ()) for t in body.input_types[:2]]
-    run, counts = body.repeated(), 0 not in body.unread
+    run, counts = body.repeated({2 + k: 1 + k for k in range(count)}), 0 not in body.unread
     start, true = (
         _shaped(xp, xp.asarray(x, dtype=d), shape)
         for x, d, shape in zip((0, True), (xp.int64, xp.bool), shapes, strict=True)
@@ -99,7 +99,7 @@ def scan(
         raise ValueError(f"scan inputs have {sorted(lengths)} elements along their scan axes; they must agree")
     backward = scan_input_directions or (0,) * num_scan_inputs
     columns = [xp.flip(x, axis=0) if b else x for x, b in zip(columns, backward, strict=True)]
-    run = body.repeated()
+    run = body.repeated({k: k for k in range(split)})
 
     def step(state: tuple[Value, ...], row: tuple[Array, ...]) -> tuple[tuple[Value, ...], tuple[Array, ...]]:
         results = run(*state, *row)

@@ -303,7 +303,7 @@ def closure(fn, types=()):
         return fn(*inputs)
 
     graph.types, graph.input_types = tuple(types), (None, None)
-    graph.repeated, graph.unread = lambda: graph, frozenset()
+    graph.repeated, graph.unread = lambda states=None: graph, frozenset()
     return graph
 
 

@@ -135,6 +135,26 @@ def test_memory_that_is_written_to_is_made_in_every_run():
     check(filled, data(4))
 
 
+def test_the_first_function_that_writes_to_an_empty_array_makes_it():
+    def fn(xp, x, y):
+        a, b, c, d = (np.empty_like(x) for _ in range(4))
+        np.negative(x, out=b)  # not the last that was made
+        np.exp(x, out=d)
+        np.add(d, y, out=c)
+        z = np.empty_like(x)
+        np.add(x, y, out=z)  # of two arrays: their layouts may differ
+        w = np.empty_like(x)
+        np.isnan(x, out=w)  # which makes bools by itself
+        np.copyto(a, z)
+        return a, b, c, d, z, w
+
+    found = check(fn, data(3, 4), data(3, 4))
+    assert sum("out=" in text for _, text in found.lines) == 5
+    (only,) = check(lambda xp, x: np.maximum(x, F(0), out=np.empty_like(x)), data(3, 4)).lines
+    assert "out=" not in only[1]
+    check(lambda xp, x: np.exp(x, out=np.empty_like(x)), data())  # a scalar would be no array
+
+
 def test_a_small_array_that_is_written_to_later_counts_as_it_was():
     def counting(xp, x):
         steps = np.ones(4, F)  # not seen by the recording

@@ -225,6 +225,39 @@ def test_a_state_that_grows_runs_by_code_for_all_shapes():
         np.testing.assert_allclose(y, state, rtol=1e-5)
 
 
+def test_a_state_whose_shape_depends_on_values_is_looked_at_in_every_trip():
+    """It stays as it is for twenty trips, and loses an element in each of the others."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> g (int64 n, float[k] x) => (float[m] y) {
+        y = Loop (n, , x) <body = b (int64 i, bool ci, float[p] s) => (bool co, float[q] t) {
+            co = Identity(ci)  d = Constant<value = float[1] {1.0}>()  low = Constant<value = float {0.0}>()
+            u = Sub(s, d)  keep = GreaterOrEqual(u, low)  t = Compress(u, keep) }> }""")
+    session = ortlite.InferenceSession(model.SerializeToString())
+    x = np.arange(20, 26, dtype=np.float32)
+    for trips in (0, 19, 20, 22, 25, 40):
+        for _ in range(2):
+            (y,) = session.run(None, {"n": np.array(trips), "x": x})
+            np.testing.assert_array_equal(y, (x - np.float32(trips))[x >= trips])
+
+
+def test_a_settled_state_is_no_settled_row():
+    """Of the results only those that come back as inputs keep their shapes; the others are what they are."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (int64 n, float[k] x) => (float[k] y, float[l] r) {
+        zero = Constant<value = int64 {0}>()
+        y, r = Loop (n, , x) <body = b (int64 i, bool ci, float[k] s) => (bool co, float[k] t, float e) {
+            co = Identity(ci)  t = Tanh(s)  f = Cast<to = 1>(i)  g = Gather(t, zero)  e = Add(g, f) }> }""")
+    session = ortlite.InferenceSession(model.SerializeToString())
+    for size, trips in ((3, 30), (4, 30), (3, 12), (3, 30)):
+        x = np.linspace(-1, 1, size, dtype=np.float32)
+        y, r = session.run(None, {"n": np.array(trips), "x": x})
+        rows = []
+        for i in range(trips):
+            x = np.tanh(x)
+            rows.append(x[0] + np.float32(i))
+        np.testing.assert_allclose(y, x, rtol=1e-5)
+        np.testing.assert_allclose(r, rows, rtol=1e-5)
+
+
 def test_an_error_in_a_body_names_its_node_in_every_way_to_run():
     text = """<ir_version: 8, opset_import: ["": 18]> g (int64 n, float[5,4] x) => (float[4] y) {
       c = Constant<value: tensor = bool {1}>()  z = Constant<value: tensor = float[4] {0, 0, 0, 0}>()
