@@ -17,8 +17,6 @@ __all__ = ["keep_freed"]
 TRIM, MMAP = -1, -3  # mallopt's names for what is below
 KEPT = 1 << 28  # bytes that may be free at the end of the heap
 LARGE = 1 << 25  # bytes from which on memory is the system's own; what glibc arrives at by itself
-
-
 DASKS = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # what a nanny of Dask sets for its workers, unless it is told otherwise
 
 

@@ -494,7 +494,7 @@ def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose(
 
 
 def test_an_option_that_torch_has_not_is_named():
-    options = "compile, device, precision, use_tf32"
+    options = "compile, device, intra_op_num_threads, precision, use_tf32"
     with pytest.warns(UserWarning, match=f"no option devise, which is ignored; it has {options}"):
         create("TorchExecutionProvider", {"devise": "cpu"})
 

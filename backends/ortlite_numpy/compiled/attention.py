@@ -102,11 +102,10 @@ def attend(q, k, v, places, shape, scale, mask, before, parts, lanes, nothing, t
     """softmax(q k' · scale + mask) v; of every head of keys, the rows in so many `parts`: [start, stop) of them all.
 
     The arrays are flat; a row of `places` says how far examples, heads and rows are apart in each. `shape` is (heads,
-    rows, keys, size, size of values); a mask is (batch or 1, heads or 1, rows, keys). `lanes` are the columns of a
-    panel, `nothing` are zeros.
+    rows, keys, size, size of values, queries); a mask is (batch or 1, heads or 1, rows, keys). `lanes` are the columns
+    of a panel, `nothing` are zeros.
     """
-    heads, rows, keys, size, width = shape[0], shape[1], shape[2], shape[3], shape[4]
-    queries = shape[5]
+    heads, rows, keys, size, width, queries = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
     keyed = np.zeros(((keys + lanes - 1) // lanes, size, lanes), q.dtype)
     valued = np.zeros(((width + lanes - 1) // lanes, keys, lanes), q.dtype)
     some = (rows + parts - 1) // parts
