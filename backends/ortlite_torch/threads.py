@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ortlite_torch.borders import NoGradient
 from ortlite_torch.record import opaque
 
 __all__ = ["NoGradientOn", "On", "fit", "norm_work", "product_work"]
@@ -88,17 +89,18 @@ class On:
 class NoGradientOn(On):
     """The same, and nobody takes derivatives."""
 
-    __slots__ = ("records",)
+    __slots__ = ("alone",)
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self.alone = NoGradient()
 
     def __enter__(self) -> None:
         super().__enter__()
-        self.records = torch.is_grad_enabled()
-        if self.records:
-            torch._C._set_grad_enabled(False)  # noqa: SLF001
+        self.alone.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        if self.records:
-            torch._C._set_grad_enabled(True)  # noqa: SLF001
+        self.alone.__exit__()
         super().__exit__()
 
 
