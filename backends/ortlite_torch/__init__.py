@@ -298,7 +298,7 @@ class TorchExecutionProvider(ExecutionProvider):
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         if not gradients and self.device.type == "cpu":  # as in most runs
             count = self.threads
-            alone: AbstractContextManager[Any] = _threads().NoGradientOn(count) if count else _borders().NoGradient()
+            alone: AbstractContextManager[Any] = _borders().NoGradientOn(count) if count else _borders().NoGradient()
             return alone
         import torch
         from torch._guards import detect_fake_mode

@@ -11,8 +11,9 @@ import torch
 
 from ortlite import dtypes
 from ortlite_torch.primitives import functorch, symbolic
+from ortlite_torch.threads import On
 
-__all__ = ["AS_BITS", "NoGradient", "from_numpy", "to_numpy", "traced", "unshared"]
+__all__ = ["AS_BITS", "NoGradient", "NoGradientOn", "from_numpy", "to_numpy", "traced", "unshared"]
 
 Tensor = torch.Tensor
 # What NumPy holds through ml_dtypes crosses as its bytes.
@@ -102,6 +103,24 @@ class NoGradient:
     def __exit__(self, *_: object) -> None:
         if self.before:
             torch._C._set_grad_enabled(True)  # noqa: SLF001
+
+
+class NoGradientOn(On):
+    """Both: so many threads, and nobody takes derivatives."""
+
+    __slots__ = ("alone",)
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self.alone = NoGradient()
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.alone.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.alone.__exit__()
+        super().__exit__()
 
 
 def traced(array: Any) -> bool:

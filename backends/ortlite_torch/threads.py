@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 
-from ortlite_torch.borders import NoGradient
 from ortlite_torch.record import opaque
 
-__all__ = ["NoGradientOn", "On", "fit", "norm_work", "product_work"]
+__all__ = ["On", "fit", "norm_work", "product_work"]
 
 SMALL = 2_000_000  # operations that one thread does in some ten microseconds
 TOUCHED = 64  # operations that reading, taking exponentials of and writing one element are worth
@@ -84,24 +83,6 @@ class On:
             put(self.before)
         if by_mkl is not None and self.by_mkl is not None:
             by_mkl(self.by_mkl)
-
-
-class NoGradientOn(On):
-    """The same, and nobody takes derivatives."""
-
-    __slots__ = ("alone",)
-
-    def __init__(self, count: int):
-        super().__init__(count)
-        self.alone = NoGradient()
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        self.alone.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.alone.__exit__()
-        super().__exit__()
 
 
 @cache
