@@ -234,6 +234,14 @@ def test_normalisations_of_channels(spatial, last):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("groups", [3, 130, 390])
+def test_large_images_are_normalised_in_stripes_of_their_channels(groups):
+    x = np.moveaxis(floats(1, 700, 390) * 3 + 1, -1, 1)
+    inputs = [x, floats(390), floats(390)]
+    (y,) = agree(("", "GroupNormalization", 21), inputs, {"num_groups": groups}, rtol=1e-4, atol=1e-4)
+    assert y.strides == x.strides
+
+
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -331,18 +339,21 @@ def test_convolutions_of_many_channels(windows, layout):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.data(), st.sampled_from([1, 2]), st.sampled_from([1, 3, 17, 90]), st.sampled_from([5, 40]))
-def test_convolutions_by_lines(data, rank, c, m):
-    """Whole lines of windows, parts of long ones, and what is copied, with and without borders and gaps."""
+@given(
+    st.data(), st.sampled_from([1, 2]), st.sampled_from([1, 3, 17, 90]), st.sampled_from([5, 40]),
+    st.sampled_from([1, 1, 3]),
+)  # fmt: skip
+def test_convolutions_by_lines(data, rank, c, m, groups):
+    """Whole lines of windows, parts of long ones, and what is copied, with and without borders, gaps and groups."""
     each = lambda low, high: data.draw(st.tuples(*[st.integers(low, high)] * rank))  # noqa: E731
     kernel, strides, before, behind = each(1, 4), each(1, 3), each(0, 2), each(0, 2)
     dilations = data.draw(st.sampled_from([(1,) * rank, each(1, 3)]))
     width = data.draw(st.sampled_from([13, 25, 33, 600]))
-    x = floats(data.draw(st.integers(1, 2)), c, *(10, width)[2 - rank :])
+    x = floats(data.draw(st.integers(1, 2)), c * groups, *(10, width)[2 - rank :])
     if data.draw(st.booleans()):
         x = np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1)
-    windows = {"strides": strides, "dilations": dilations, "pads": before + behind}
-    inputs = [x, floats(m, c, *kernel), floats(m)]
+    windows = {"strides": strides, "dilations": dilations, "pads": before + behind, "group": groups}
+    inputs = [x, floats(m * groups, c, *kernel), floats(m * groups)]
     (plain,) = agree((MS, "FusedConv", 1), inputs, windows, rtol=2e-5, atol=2e-4)
     attributes = windows | data.draw(st.sampled_from([{"activation": "Relu"}, {"activation": "Sigmoid"}, {}]))
     agree((MS, "FusedConv", 1), [*inputs, floats(*plain.shape)], attributes, rtol=2e-5, atol=2e-4)
@@ -738,14 +749,17 @@ def test_convolutions_with_constant_weights(given, kernel, layout, threads, monk
     if threads > 1:
         monkeypatch.setattr(dense.products, "RATE", 1.0)
     rank = len(kernel)
-    for n, c, m, spatial in [(1, 3, 37, 9), (2, 40, 5, 30), (1, 70, 64, 13)]:
-        x, w = floats(n, c, *[spatial] * rank), floats(m, c, *kernel)
+    for n, c, m, spatial, group in [
+        (1, 3, 37, 9, 1), (2, 40, 5, 30, 1), (1, 70, 64, 13, 1), (1, 60, 40, 9, 5), (2, 20, 200, 3, 2),
+    ]:  # fmt: skip
+        x, w = floats(n, c, *[spatial] * rank), floats(m, c // group, *kernel)
         if layout == "last":
             x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
             x = np.moveaxis(x, -1, 1)
         inputs = [x, w, floats(m) if "bias" in given else None]
         activation = given.split(", ")[-1] if given[-1:] in {"u", "h"} else ""
         attributes = {"pads": [k // 2 for k in kernel] * 2, "strides": [2] * rank, "activation": activation}
+        attributes["group"] = group
         inputs += [np.float32(RNG.standard_normal((n, m, *[-(-spatial // 2)] * rank)))] if "z" in given else []
         xp = SimpleNamespace(threads=threads)
         fn = compiled.OVERRIDES[MS, "FusedConv", 1]

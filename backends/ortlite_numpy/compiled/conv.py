@@ -38,7 +38,7 @@ MULTIPLY, DEPTHWISE = 0.1e-9, 0.05e-9  # seconds
 # Without groups, seconds: here, for one weight and each image, for one multiplication, and for each element of an image
 # with channels last; as a product, more at the beginning, and for each window.
 WEIGHT, PRODUCT, TURN, SETUP, ROW = 5e-9, 7.5e-11, 1.7e-9, 1e-5, 2e-9
-FEW = 16  # channels of a group
+FEW = 8  # channels of a group below which a product does not pay; twice as many where weights change
 FEW_WINDOWS = 96  # below which all threads had better not read all weights
 FEW_COLUMNS = 8  # windows of a line below which they are better copied side by side
 LINES, TILES = 16, 14  # with fewer lines, a line is shared out, so many tiles at a time
@@ -231,7 +231,7 @@ def convolved(
     if X.dtype.char not in "fd" or W.dtype != X.dtype or rank not in {3, 4} or W.ndim != rank or 0 in X.shape:
         return NotImplemented
     per = W.shape[1]
-    if per > FEW and group > 1:
+    if group > 1 and per >= (FEW if lasting(derived, W) else 2 * FEW):
         return NotImplemented
     activated = _activation(activation, params, X.dtype)
     if activated is None:
@@ -292,8 +292,8 @@ def finished(
     activated = _activation(activation, params, X.dtype)
     if activated is None:
         return NotImplemented
-    kept = group == 1 and lasting(derived, W)
-    if kept:
+    kept = lasting(derived, W)
+    if kept and (group == 1 or W.shape[1] > 1):
         y = _by_windows(xp, X, W, B, Z, activated, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
         if y is not NotImplemented:
             return y
@@ -304,7 +304,8 @@ def finished(
         finish_rows(block, bias, nothing if other is None else own(other), *activated)
 
     threads = getattr(xp, "threads", 1)
-    times = products.times(xp, derived(weight_panels, W), W.shape[0]) if kept else None
+    alone = kept and group == 1
+    times = products.times(xp, derived(weight_panels, W, 1), W.shape[0]) if alone else None
     if group == 1 and X.shape[1] >= TURNED and X.flags.c_contiguous and prod(W.shape[2:]) > 1:
         X = dense.channels_first(np.ascontiguousarray(dense.channels_last(X)))
     return dense.finished(
@@ -316,7 +317,7 @@ def finished(
 def _by_windows(
     xp: Any, X: Any, W: Any, B: Any, Z: Any, activated: tuple[int, Any, Any], windows: tuple[Any, ...], derived: Any
 ) -> Any:
-    """All of a convolution without groups by one kernel. Of few windows, threads share out the weights."""
+    """All of a convolution by one kernel. Of few windows, threads share out the weights."""
     n, c = X.shape[:2]
     m, one = W.shape[0], X.ndim == 3
     auto_pad, group, *given = windows
@@ -327,8 +328,8 @@ def _by_windows(
     kh, kw = (1, *W.shape[2:])[-2:]
     sh, sw, dh, dw = steps[:4].tolist()
     plain = prod(W.shape[2:]) == 1 and out == X.shape[2:] and c >= TURNED
-    by_lines = (dw == 1 or kw == 1) and width >= FEW_COLUMNS and not plain
-    first = by_lines and X.flags.c_contiguous and c < TURNED  # many are read faster side by side
+    by_lines = group > 1 or ((dw == 1 or kw == 1) and width >= FEW_COLUMNS and not plain)
+    first = by_lines and group == 1 and X.flags.c_contiguous and c < TURNED  # many are read faster side by side
     x = X if first else dense.channels_last(X)
     if one:
         x = x[:, :, None] if first else x[:, None]
@@ -336,17 +337,21 @@ def _by_windows(
     if Z is not None:
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
     y = np.empty((n, *out, m), X.dtype)
-    b, bias = derived(weight_panels, W), derived(products.filled, B, m, X.dtype)
+    b, bias = derived(weight_panels, W, group), derived(products.filled, B, m, X.dtype)
     tall, deep, block = products.sizes()
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
     kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < max(FEW_WINDOWS, m)
     args = (kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width)
     if by_lines:
-        cut = tall * TILES if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS) else width
-        rows = dense.COLUMNS // (((cut - 1) * sw + kw) * c)  # of the image around the lines that are computed at once
+        cut = width
+        if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS):
+            threads = getattr(xp, "threads", 1)
+            cuts = -(-width // (tall * TILES * threads)) * threads  # as many for each
+            cut = -(-width // (cuts * tall)) * tall
+        rows = dense.COLUMNS // (((cut - 1) * sw + (kw - 1) * dw + 1) * c)  # of the image around lines computed at once
         most = min(max((rows - (kh - 1) * dh - 1) // sh + 1, 1), height)
         count = len(b) if by_panels else n * height * -(-width // cut)
-        share(xp, multiply_lines, (own(x), first, *args, cut, most, by_panels, tall, deep), count, seconds)
+        share(xp, multiply_lines, (own(x), first, group, *args, cut, most, by_panels, tall, deep), count, seconds)
     else:
         most = max(dense.COLUMNS // max(b.shape[1], m) // tall, -(-block // tall)) * tall
         count = len(b) if by_panels else -(-n * prod(out) // tall)
@@ -355,9 +360,10 @@ def _by_windows(
     return dense.channels_first(y)
 
 
-def weight_panels(W: Any) -> Any:
-    """The weights by which columns are multiplied, in panels."""
-    return products.panels(dense.weight_columns(W, 1)[0])
+def weight_panels(W: Any, groups: int) -> Any:
+    """The weights by which columns are multiplied, in panels, one group's after the other's."""
+    each = [products.panels(matrix) for matrix in dense.weight_columns(W, groups)]
+    return each[0] if groups == 1 else np.concatenate(each)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:

@@ -20,7 +20,7 @@ MS = "com.microsoft"
 ELEMENT = 1e-9  # seconds
 PIXELS = 64  # whose sums are added up in the precision of the image
 TOGETHER = 1 << 12  # elements of rows that stay in the nearest cache
-IMAGE = 1 << 18  # elements of an image with channels last up to which one thread is better than another layout
+STRIPE, STRIPED = 64, 1 << 16  # channels and elements that a part of an image with channels last has at least
 F = np.float32
 
 
@@ -387,19 +387,21 @@ def skip_simplified_layer_normalization(
 
 
 @loops(FREE)
-def normalise_pixels(x, groups, scale, shift, epsilon, y, start, stop):
-    """Images [start, stop) of x (N, pixels, C), normalised by groups of channels."""
-    pixels, channels = x.shape[1], x.shape[2]
-    each = channels // groups
-    sums, part = np.empty(channels, np.float64), np.empty(channels, x.dtype)
-    mean, factor = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-    for image in range(start, stop):
+def normalise_pixels(x, groups, stripes, scale, shift, epsilon, y, start, stop):
+    """Images x (N, pixels, C) normalised by groups of channels: [start, stop) of the `stripes` of groups of each."""
+    pixels, each = x.shape[1], x.shape[2] // groups
+    for unit in range(start, stop):
+        image, stripe = unit // stripes, unit % stripes
+        begin, end = stripe * groups // stripes, (stripe + 1) * groups // stripes
+        left, right = begin * each, end * each
+        sums, part = np.empty(right - left, np.float64), np.empty(right - left, x.dtype)
+        mean, factor = np.empty(right - left, x.dtype), np.empty(right - left, x.dtype)
         for moment in range(2):
             sums[:] = 0
             for first in range(0, pixels, PIXELS):
                 part[:] = 0
                 for p in range(first, min(first + PIXELS, pixels)):
-                    row = x[image, p]
+                    row = x[image, p, left:right]
                     if moment == 0:
                         for c in range(part.size):
                             part[c] += row[c]
@@ -408,7 +410,7 @@ def normalise_pixels(x, groups, scale, shift, epsilon, y, start, stop):
                             part[c] += (row[c] - mean[c]) * (row[c] - mean[c])
                 for c in range(part.size):
                     sums[c] += part[c]
-            for g in range(groups):
+            for g in range(end - begin):
                 s = 0.0
                 for c in range(g * each, (g + 1) * each):
                     s += sums[c]
@@ -417,11 +419,12 @@ def normalise_pixels(x, groups, scale, shift, epsilon, y, start, stop):
                     if moment == 0:
                         mean[c] = s
                     else:
-                        factor[c] = scale[c] / np.sqrt(s + epsilon)
+                        factor[c] = scale[left + c] / np.sqrt(s + epsilon)
+        offset = shift[left:right]
         for p in range(pixels):
-            row, to = x[image, p], y[image, p]
+            row, to = x[image, p, left:right], y[image, p, left:right]
             for c in range(to.size):
-                to[c] = (row[c] - mean[c]) * factor[c] + shift[c]
+                to[c] = (row[c] - mean[c]) * factor[c] + offset[c]
 
 
 def _grouped(xp: Any, x: Any, groups: int, scale: Any, shift: Any, epsilon: float, derived: Any) -> Any:
@@ -434,11 +437,12 @@ def _grouped(xp: Any, x: Any, groups: int, scale: Any, shift: Any, epsilon: floa
     rows = x.shape[0] * groups
     width = x.size // rows
     last = np.moveaxis(x, 1, -1)
-    if last.flags.c_contiguous and not x.flags.c_contiguous and x.size <= IMAGE * x.shape[0]:
+    stripes = max(min(groups, channels // STRIPE, x.size // x.shape[0] // STRIPED), 1)
+    if last.flags.c_contiguous and not x.flags.c_contiguous:
         pixels = own(last).reshape(x.shape[0], -1, channels)
         z = np.empty_like(pixels)
-        factors = owned(scale, derived), owned(shift, derived)
-        share(xp, normalise_pixels, (pixels, groups, *factors, float(epsilon), z), len(z), x.size * ELEMENT)
+        args = (pixels, groups, stripes, owned(scale, derived), owned(shift, derived), float(epsilon), z)
+        share(xp, normalise_pixels, args, len(z) * stripes, x.size * ELEMENT)
         return np.moveaxis(z.reshape(last.shape), -1, 1)
     x2 = own(x).reshape(rows, width)
     y = np.empty_like(x2)

@@ -1,8 +1,9 @@
-"""Convolutions without groups as products of their windows and the weights, in panels.
+"""Convolutions as products of their windows and the weights, in panels.
 
 With channels last, what a window shows of a line of the image is one stretch of memory, and the next window's is so
-many channels further on: lines, with zeros around them where there is a border, are multiplied as they are. Windows
-with gaps between their columns, and lines of few windows, are first copied side by side.
+many channels further on: lines, with zeros around them where there is a border, are multiplied as they are, and so are
+groups of channels, of which every column is a stretch. Without groups, windows with gaps between their columns, and
+lines of few windows, are first copied side by side.
 """
 
 from __future__ import annotations
@@ -215,9 +216,16 @@ def fill_lines(x, first, image, row, rows, column, columns, y):
 
 
 @loops()
-def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, height, width, cut, most, by_panels, tall,
-                   deep, start, stop):  # fmt: skip
-    """The same of windows without gaps between their columns; x may be (N, C, H, W), with its channels `first`.
+def column_of(panel, each, wide, lanes):
+    """The first column of a panel, where groups of `wide` columns have `each` panels of `lanes`."""
+    return panel // each * wide + panel % each * lanes
+
+
+@loops()
+def multiply_lines(x, first, groups, kernel, steps, b, bias, z, kind, alpha, beta, y, height, width, cut, most,
+                   by_panels, tall, deep, start, stop):  # fmt: skip
+    """The same of windows without gaps between their columns, or of `groups` of channels; x may be (N, C, H, W), with
+    its channels `first`.
 
     Of the lines, or `cut` windows of one at a time, or `by_panels` of the panels, [start, stop) are computed. Up to
     `most` lines at once have what they need of the image around them.
@@ -225,16 +233,22 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
     n, h, w, c = x.shape
     if first:
         c, h, w = h, w, c
-    kh, kw, sh, sw, dh, top, left = kernel[0], kernel[1], steps[0], steps[1], steps[2], steps[4], steps[5]
+    kh, kw, sh, sw, dh, dw = kernel[0], kernel[1], steps[0], steps[1], steps[2], steps[3]
+    top, left = steps[4], steps[5]
     count, whole, lanes = b.shape
     m = y.size // (n * height * width)
-    depth = kw * c
-    columns = (min(cut, width) - 1) * sw + kw
-    inside = (height - 1) * sh + (kh - 1) * dh < h and (width - 1) * sw + kw <= w
-    bare = not first and top == left == 0 and inside
+    each, wide, mine = count // groups, m // groups, c // groups
+    tail, lowermost = (kw - 1) * dw + 1, (kh - 1) * dh  # columns of a window, and its last row
+    columns = (min(cut, width) - 1) * sw + tail
+    bare = not first and top == left == 0 and (height - 1) * sh + lowermost < h and (width - 1) * sw + tail <= w
     source, panels = x.reshape(x.size), b.reshape(b.size)
     if not bare:
-        source = np.empty(((most - 1) * sh + (kh - 1) * dh + 1) * columns * c, x.dtype)
+        source = np.empty(((most - 1) * sh + lowermost + 1) * columns * c, x.dtype)
+    pitch = (w if bare else columns) * c
+    # What a window shows are stretches of memory in lines: without groups one of each line, else one of each column.
+    lines, outer, parted, inner, stretch = 1, 0, kh, dh * pitch, kw * c
+    if groups > 1:
+        lines, outer, parted, inner, stretch = kh, dh * pitch, kw, dw * c, mine
     low, high = bounds(y, kind, alpha, beta)
     lowest, highest = y.dtype.type(-np.inf), y.dtype.type(np.inf)
     cuts = (width + cut - 1) // cut
@@ -244,35 +258,38 @@ def multiply_lines(x, first, kernel, steps, b, bias, z, kind, alpha, beta, y, he
         j1 = min(j0 + cut, width)
         image, i = line // height, line % height
         some = min(most, after - unit, height - i) if cuts == 1 else 1
-        base, pitch = ((image * h + i * sh) * w + j0 * sw) * c, w * c
+        base = ((image * h + i * sh) * w + j0 * sw) * c
         if not bare:
-            rows = (some - 1) * sh + (kh - 1) * dh + 1
+            rows = (some - 1) * sh + lowermost + 1
             fill_lines(x, first, image, i * sh - top, rows, j0 * sw - left, columns, source)
-            base, pitch = 0, columns * c
-        a, k = 0, 0  # the row of the kernel, and the element of its columns and channels
-        while a < kh:
-            parts, many = min(max(deep // depth, 1), kh - a), min(deep, depth - k)
-            fresh, last = a == 0 and k == 0, a + parts == kh and k + many == depth
+            base = 0
+        a, k = 0, 0  # the stretch, and the element of it
+        while a < lines * parted:
+            parts, many = min(max(deep // stretch, 1), parted - a % parted), min(deep, stretch - k)
+            fresh, last = a == 0 and k == 0, a + parts == lines * parted and k + many == stretch
             least, greatest = (low, high) if last else (lowest, highest)
             added = 1 if last and z.size else 0
+            place = base + a // parted * outer + a % parted * inner + k
             for panel in range(begin, end):
-                column, right = panel * lanes, (panel * whole + a * depth + k) * lanes
-                across = min(m - column, lanes)
+                column, right = column_of(panel, each, wide, lanes), (panel * whole + a * stretch + k) * lanes
+                across = min(wide - panel % each * lanes, lanes)
                 for l in range(some):
-                    at, to = base + (l * sh + a * dh) * pitch + k, ((line + l) * width + j0) * m + column
+                    at = place + l * sh * pitch + panel // each * mine
+                    to = ((line + l) * width + j0) * m + column
                     j, tiles = j0, (j1 - j0 + tall - 1) // tall
                     for t in range(tiles):
                         rows = (j1 - j + tiles - t - 1) // (tiles - t)
                         given, given_at, apart = (bias, column, 0) if fresh else (y, to, m)
                         tile(
-                            rows, across, y, to, m, source, at, sw * c, dh * pitch, parts, panels, right, many,
+                            rows, across, y, to, m, source, at, sw * c, inner, parts, panels, right, many,
                             whole * lanes, given, given_at, apart, z, to, added, least, greatest,
                         )  # fmt: skip
                         at, to, j = at + rows * sw * c, to + rows * m, j + rows
             k += many
-            if k == depth:
+            if k == stretch:
                 a, k = a + parts, 0
         to = (line * width + j0) * m
         done = y[to : to + (some * width if cuts == 1 else j1 - j0) * m]
-        finish(done, m, begin * lanes, min(end * lanes, m), kind, alpha, beta)
+        to_right = m if end == count else column_of(end, each, wide, lanes)
+        finish(done, m, column_of(begin, each, wide, lanes), to_right, kind, alpha, beta)
         unit += some
