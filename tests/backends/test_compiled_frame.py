@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ from onnx import helper
 import ortlite
 from ortlite import provider
 from ortlite.cli import main
-from ortlite_numpy import compiled
+from ortlite_numpy import compiled, threads
 from ortlite_numpy.compiled import elementwise, jit
+from ortlite_numpy.compiled.team import load, pause, store
 
 OFF = [("CPUExecutionProvider", {"compiled": "0"})]
 ON = ["CPUExecutionProvider"]
@@ -182,12 +185,39 @@ def test_many_threads_at_once():
             if not np.array_equal(elementwise.gelu(None, x), want):
                 wrong.append(1)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
     assert not wrong
+
+
+@jit.loops()
+def wait_for_the_other(place, start, stop):
+    """The first range waits, some seconds at most, until the second has said that it is done."""
+    if start > 0:
+        store(place, 1)
+        return
+    for _ in range(1 << 27):
+        if load(place) != 0:
+            store(place + 8, 1)
+            return
+        pause()
+
+
+@pytest.mark.skipif(threads.limit() < 2, reason="this process may use one processor alone")
+def test_a_helper_that_wakes_up_late_takes_part():
+    """However long the first range takes."""
+    flags = np.ones(2, np.int64)
+    given = (SimpleNamespace(threads=2), wait_for_the_other, (flags.ctypes.data,), 2, 1.0)
+    jit.share(*given)  # compiles, and makes a helper
+    flags[:] = 0
+    deadline = time.monotonic() + 60
+    while any(helper.awake for helper in threads._helpers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    jit.share(*given)
+    assert flags.tolist() == [1, 1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

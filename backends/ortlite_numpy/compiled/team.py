@@ -1,9 +1,10 @@
 """Kernels on several threads without the GIL: who calls one offers its ranges, and helpers that look out take some.
 
-The helpers are the threads of `ortlite_numpy.threads`; each has a row of numbers, and STATE says what it does: nothing
-(0), look out (LOOKS_OUT), or it is the address of a job on offer, plus TAKEN once the helper has taken it. A job lies
-on the stack of the caller, who takes back what nobody took and waits for who did, so that nobody reads it later.
-To hand over a range takes about a microsecond.
+The helpers are the threads of `ortlite_numpy.threads`; each has a row of numbers, and STATE says what it does: look out
+(LOOKS_OUT), something else or nothing (0), or it is the address of a job on offer, plus TAKEN once the helper has taken
+it. A helper that does not look out is offered a job, too, where too few do: it may be waking up. A job lies on the
+stack of the caller, who takes back what nobody took and waits for who did, so that nobody reads it later. To hand over
+a range takes about a microsecond.
 """
 
 from __future__ import annotations
@@ -194,16 +195,16 @@ def run(team, most, parts, count, fn, args):
         ranges, offered, failed = 0, 0, 0
         while taken(ranges) < parts:
             helper, part = 0, ranges % LAST
-            while offered + 1 < most and helper < helpers and taken(load(this + TAKEN_RANGES)) < parts:
+            while offered + 1 < most and helper < 2 * helpers and taken(load(this + TAKEN_RANGES)) < parts:
+                state = team + (helper % helpers + 1) * ROW + STATE
+                offered += change(state, LOOKS_OUT if helper < helpers else 0, this)
                 helper += 1
-                if change(team + helper * ROW + STATE, LOOKS_OUT, this):
-                    offered += 1
             failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
             ranges = add(this + TAKEN_RANGES, 1)
         give_way = load(team + YIELD)
         for helper in range(1, helpers + 1 if offered else 0):
             state = team + helper * ROW + STATE
-            if not change(state, this, LOOKS_OUT):
+            if not change(state, this, 0):
                 looks = 0
                 while load(state) == this + TAKEN:
                     looks += 1
@@ -220,11 +221,12 @@ def run(team, most, parts, count, fn, args):
 def look_out(row, given):
     """Take part in what is offered, until GIVEN is not `given` or nothing has been offered for a while."""
     state = row + STATE
-    store(state, LOOKS_OUT)
     looks = 0
     while True:
         now = load(state)
-        if now != LOOKS_OUT:
+        if now == 0:
+            change(state, 0, LOOKS_OUT)
+        elif now != LOOKS_OUT:
             if change(state, now, now + TAKEN):
                 take_part(now)
                 store(state, LOOKS_OUT)
