@@ -9,7 +9,22 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
 from ortlite.ops.helpers import along, distinct_axes, one_of
 from ortlite.ops.registry import op
-from ortlite.primitives.resample import Filter, taps
+from ortlite.primitives.resample import Filter, Taps, taps
+
+
+def tables(
+    shape: Sequence[int],
+    sizes: dict[int, int],
+    scales: dict[int, float],
+    rule: Filter,
+    roi: dict[int, tuple[float, float]] | None,
+) -> dict[int, Taps]:
+    """Of what the elements of each axis are made that does not stay as it is."""
+    return {
+        axis: taps(rule, shape[axis], out, scales[axis], (roi or {}).get(axis, (0.0, 1.0)))
+        for axis, out in sizes.items()
+        if (out, scales[axis]) != (shape[axis], 1.0) or rule.transform == "tf_crop_and_resize"
+    }
 
 
 def resize_axes(
@@ -34,11 +49,7 @@ def resize_axes(
     if rule.mode != "nearest" and not xp.isdtype(dtype, "real floating"):
         x = xp.astype(x, xp.float32)
     outside = None
-    for axis, out in sizes.items():
-        n, scale = x.shape[axis], scales[axis]
-        if out == n and scale == 1.0 and rule.transform != "tf_crop_and_resize":
-            continue
-        table = taps(rule, n, out, scale, (roi or {}).get(axis, (0.0, 1.0)))
+    for axis, table in tables(x.shape, sizes, scales, rule, roi).items():
         x = xp.resample(x, axis, table.indices, table.weights)
         if table.outside is not None:
             beyond = along(xp, xp.asarray(table.outside, dtype=xp.bool), axis, x.ndim)
@@ -59,6 +70,37 @@ def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:
     """Raises ValueError unless there is one size or scale for each axis, none of them negative."""
     if given and (len(given) != len(axes) or min(given) < 0):
         raise ValueError(f"sizes or scales {list(given)} must not be negative, one for each of the axes {list(axes)}")
+
+
+def asked(
+    shape: Sequence[int],
+    roi: Floats | None,
+    scales: Floats | None,
+    sizes: Ints | None,
+    axes: Ints | None,
+    policy: Text,
+) -> tuple[dict[int, int], dict[int, float], dict[int, tuple[float, float]] | None]:
+    """The new size of each axis, by what it is scaled, and the region of interest, of an array of that shape.
+
+    Raises ValueError where not one of scales and sizes is given for each axis, or for a policy that ONNX does not have.
+    """
+    one_of("keep_aspect_ratio_policy", policy, "stretch", "not_larger", "not_smaller")
+    chosen = distinct_axes(range(len(shape)) if axes is None else axes, len(shape))
+    _require_factors(sizes or scales or (), chosen)
+    if sizes:
+        wanted = dict(zip(chosen, sizes, strict=True))
+        factors = {a: size / shape[a] if shape[a] else 1.0 for a, size in wanted.items()}
+        if policy != "stretch":
+            same = (min if policy == "not_larger" else max)(factors.values())
+            factors = dict.fromkeys(chosen, same)
+            wanted = {a: floor(same * shape[a] + 0.5) for a in chosen}
+    elif scales:
+        factors = dict(zip(chosen, scales, strict=True))
+        wanted = {a: floor(shape[a] * s) for a, s in factors.items()}
+    else:
+        raise ValueError("Resize needs scales or sizes")
+    count = len(chosen)
+    return wanted, factors, {a: (roi[i], roi[i + count]) for i, a in enumerate(chosen)} if roi else None
 
 
 @op("Resize", since=11, views=True)
@@ -84,26 +126,10 @@ def resize(
     Raises ValueError for a mode or policy that ONNX does not have.
     """
     one_of("mode", mode, "nearest", "linear", "cubic")
-    one_of("keep_aspect_ratio_policy", keep_aspect_ratio_policy, "stretch", "not_larger", "not_smaller")
-    chosen = distinct_axes(range(X.ndim) if axes is None else axes, X.ndim)
-    _require_factors(sizes or scales or (), chosen)
-    if sizes:
-        wanted = dict(zip(chosen, sizes, strict=True))
-        factors = {a: size / X.shape[a] if X.shape[a] else 1.0 for a, size in wanted.items()}
-        if keep_aspect_ratio_policy != "stretch":
-            same = (min if keep_aspect_ratio_policy == "not_larger" else max)(factors.values())
-            factors = dict.fromkeys(chosen, same)
-            wanted = {a: floor(same * X.shape[a] + 0.5) for a in chosen}
-    elif scales:
-        factors = dict(zip(chosen, scales, strict=True))
-        wanted = {a: floor(X.shape[a] * s) for a, s in factors.items()}
-    else:
-        raise ValueError("Resize needs scales or sizes")
+    wanted, factors, regions = asked(X.shape, roi, scales, sizes, axes, keep_aspect_ratio_policy)
     rule = Filter(
         mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias)
     )
-    count = len(chosen)
-    regions = {a: (roi[i], roi[i + count]) for i, a in enumerate(chosen)} if roi else None
     return resize_axes(xp, X, wanted, factors, rule, regions, extrapolation_value)
 
 

@@ -409,6 +409,39 @@ def test_convolutions_of_odd_numbers():
         agree(("", "Conv", 1), [layout(x), np.abs(floats(8, 1, 3, 3))], {"group": 8, "pads": (1, 1, 1, 1)}, rtol=1e-5)
 
 
+SAMPLED = [
+    {"mode": "linear"}, {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1}, {"mode": "nearest"},
+    {"mode": "linear", "antialias": 1}, {"mode": "cubic", "coordinate_transformation_mode": "align_corners"},
+    {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, last], ids=["first", "last"])
+@pytest.mark.parametrize("attributes", SAMPLED, ids=str)
+def test_images_are_resampled(attributes, layout, dtype):
+    """Few and many channels, short and long lines, one axis and two, those that are not neighbours, none."""
+    kernel, taken = registry.lookup("", "Resize", 11), 0
+    for shape, scales in [
+        ((2, 3, 7, 9), (2.5, 0.6)), ((1, 20, 5, 300), (1.4, 1.2)), ((1, 70, 6, 5), (1, 2)), ((1, 4, 6, 5), (0.5, 1)),
+        ((1, 4, 6, 5), (1, 1)), ((2, 5, 40), (0.3,)), ((1, 2, 5, 5), (0.1, 1)), ((1, 2, 3, 4, 5), (2, 1, 2)),
+    ]:  # fmt: skip
+        x = layout(floats(*shape).astype(dtype))
+        x[0, 1, 2], x[0, 0, 1] = np.nan, np.inf
+        given = {**attributes, "axes": tuple(range(2, len(shape)))}
+        regions, sizes = (0.1,) * len(scales) + (0.9,) * len(scales), tuple(n * 3 // 2 for n in shape[2:])
+        for where in ((regions, scales, None), (regions, None, sizes)):
+            with np.errstate(all="ignore"):
+                got = compiled.OVERRIDES["", "Resize", 11](CPU.xp, x, *where, **given)
+                want = kernel.fn(CPU.xp, x.astype(np.float64), *where, **given)
+            if got is not NotImplemented:
+                taken += 1
+                assert got.dtype == dtype
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert taken >= 8
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, last], ids=["first", "last"])
 @pytest.mark.parametrize("windows", WINDOWS[:-1], ids=str)  # pads are less than the kernel
