@@ -805,6 +805,43 @@ def test_convolutions_with_constant_weights(given, kernel, layout, threads, monk
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 2), st.sampled_from([32, 48]), st.integers(1, 21), st.integers(1, 40)),
+    st.sampled_from([33, 48, 70]), st.sampled_from([1, 2]), st.sampled_from(["", "Relu", "Sigmoid", "z", "z, Tanh"]),
+    st.tuples(*[st.integers(0, 2)] * 4), st.sampled_from(["", "inf", "nan", "large"]), st.data(),
+)  # fmt: skip
+def test_convolutions_by_tiles(shape, m, threads, given, pads, odd, data):
+    """Images of all sizes; where numbers are infinite, or become it on the way, exactly what lines give."""
+    n, c, h, w = shape
+    h, w = h + 2, w + 2
+    x, weights = floats(n, c, h, w), floats(m, c, 3, 3) / 16
+    if odd:
+        x[data.draw(st.integers(0, n - 1)), 3, h - 2, w // 2] = {"inf": -np.inf, "nan": np.nan, "large": 3e38}[odd]
+        x[:, 3, h - 1, w // 2] = -2e38 if odd == "large" else 1
+    inputs = [last(x), weights, floats(m)]
+    attributes = {"pads": pads, "activation": given.removeprefix("z").removeprefix(", ")}
+    xp, fn = SimpleNamespace(threads=threads), compiled.OVERRIDES[MS, "FusedConv", 1]
+    kernel = registry.lookup(MS, "FusedConv", 1)
+    with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.conv, "PIXELS", 1)
+        if given.startswith("z"):
+            inputs.append(last(floats(n, m, h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2)))
+        got = fn(xp, *inputs, **attributes, derived=Derived([weights]))
+        want = registry.call(kernel, CPU.xp, [v.astype(np.float64) for v in inputs], attributes, n_outputs=1)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want.astype(F)))
+        patch.setattr(compiled.conv, "PIXELS", 1 << 30)
+        by_lines = fn(xp, *inputs, **attributes, derived=Derived([weights]))
+    np.testing.assert_allclose(got, by_lines, rtol=1e-5, atol=1e-5 * max(1, np.nanmax(np.abs(x[np.isfinite(x)]))))
+
+
+def test_what_a_weight_of_zero_hides_leaves_no_trace():
+    x, w = np.ones((1, 32, 12, 12), F), np.ones((32, 32, 3, 3), F)
+    w[:, :, 1, 1], x[0, 0, 6, 6] = 0, 1e30
+    got = compiled.OVERRIDES["", "Conv", 1](SimpleNamespace(threads=1), last(x), w, derived=Derived([w]))
+    assert got[0, 0, 5, 5] == 32 * 8
+
+
 def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
     """The result of a kernel of one place is as large as the image then, but lies elsewhere."""
     monkeypatch.setattr(compiled.conv, "SETUP", -1.0)

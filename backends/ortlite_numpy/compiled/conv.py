@@ -16,7 +16,7 @@ from ortlite.derived import at_once, lasting
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
-from ortlite_numpy.compiled import products
+from ortlite_numpy.compiled import products, winograd
 from ortlite_numpy.compiled.depthwise import depthwise, vectors
 from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
@@ -43,6 +43,8 @@ FEW_WINDOWS = 96  # below which all threads had better not read all weights
 FEW_COLUMNS = 8  # windows of a line below which they are better copied side by side
 LINES, TILES = 16, 14  # with fewer lines, a line is shared out, so many tiles at a time
 TURNED = 16  # channels from which on an image is brought into another order before it is copied window by window
+CHANNELS, PIXELS = 32, 49  # of convolutions by tiles, in and out, and of the result
+TILED, FEW_TILES = 1 << 16, 32  # elements that are multiplied of a block of tiles, and tiles that it has at least
 STRIP = 1 << 16  # elements of the lines that a strip of the result sees, which stay in the cache
 
 
@@ -337,9 +339,14 @@ def _by_windows(
     if Z is not None:
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
     y = np.empty((n, *out, m), X.dtype)
-    b, bias = derived(weight_panels, W, group), derived(products.filled, B, m, X.dtype)
+    bias = derived(products.filled, B, m, X.dtype)
     tall, deep, block = products.sizes()
-    seconds = max(work * X.dtype.itemsize / (2 * products.RATE), b.size * b.itemsize / products.BYTES)
+    seconds = max(work * X.dtype.itemsize / (2 * products.RATE), W.size * W.itemsize / products.BYTES)
+    if _by_tiles(X, W, group, steps, height, width) and derived(winograd.all_count, W):
+        tensors = own(x), owned(W, derived), derived(winograd.tile_panels, W), bias, z
+        _multiply_tiles(xp, (*tensors, *activated, y.reshape(-1)), steps, height, width, seconds)
+        return dense.channels_first(y)
+    b = derived(weight_panels, W, group)
     kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < max(FEW_WINDOWS, m)
     args = (kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width)
     if by_lines:
@@ -358,6 +365,28 @@ def _by_windows(
         unit = 0 if by_panels else tall
         share(xp, multiply_windows, (own(x), *args, most, unit, tall, deep, block), count, seconds)
     return dense.channels_first(y)
+
+
+def _by_tiles(X: Any, W: Any, group: int, steps: Any, height: int, width: int) -> bool:
+    """Whether tiles of 4 × 4 pixels take less time: of enough channels, and without much of them outside."""
+    lanes = products.width(X.dtype) // products.VECTORS
+    m, c = W.shape[:2]
+    fits = X.dtype.char == "f" and group == 1 and W.shape[2:] == (3, 3) and steps[:4].tolist() == [1, 1, 1, 1]
+    return fits and c % lanes == 0 and min(c, m) >= CHANNELS and height * width >= PIXELS
+
+
+def _multiply_tiles(xp: Any, given: tuple[Any, ...], steps: Any, height: int, width: int, seconds: float) -> None:
+    n, (m, c) = given[0].shape[0], given[1].shape[:2]
+    down, along = -(-height // 2), -(-width // 2)
+    by_panels = n * down * along < m
+    blocks = -(-down // max(TILED // (winograd.POINTS * along * c), -(-FEW_TILES // along)))
+    threads = getattr(xp, "threads", 1)
+    if not by_panels and n * blocks < LINES:  # as many for each
+        blocks = min(-(-n * blocks // threads) * threads // n, down)
+    count = len(given[2]) if by_panels else n * blocks
+    top, left = steps[4:].tolist()
+    args = (*given, top, left, height, width, blocks, by_panels, *products.sizes()[:2])
+    share(xp, winograd.multiply_tiles, args, count, seconds / 2)
 
 
 def weight_panels(W: Any, groups: int) -> Any:
@@ -384,6 +413,10 @@ def _products(dtype: Any, activation: str, params: tuple[float, ...]) -> None:
         z = np.zeros((1, 2, 2, width), dtype)
         for x in (np.zeros((1, 2, 3, width + 1), dtype), np.zeros((1, 3, width + 1, 2), dtype).transpose(0, 3, 1, 2)):
             fused_conv(None, x, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
+    if dtype.char == "f":
+        w = np.ones((CHANNELS, CHANNELS, 3, 3), dtype)
+        x = np.zeros((1, 9, 9, CHANNELS), dtype).transpose(0, 3, 1, 2)
+        fused_conv(None, x, w, activation=activation, activation_params=params)
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)
