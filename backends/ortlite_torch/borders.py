@@ -11,6 +11,7 @@ import torch
 
 from ortlite import dtypes
 from ortlite_torch.primitives import functorch, symbolic
+from ortlite_torch.reach import begin
 from ortlite_torch.threads import On
 
 __all__ = ["AS_BITS", "NoGradient", "NoGradientOn", "from_numpy", "to_numpy", "traced", "unshared"]
@@ -96,6 +97,7 @@ class NoGradient:
     __slots__ = ("before",)
 
     def __enter__(self) -> None:
+        begin()
         self.before = torch.is_grad_enabled()
         if self.before:
             torch._C._set_grad_enabled(False)  # noqa: SLF001

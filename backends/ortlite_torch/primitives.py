@@ -69,6 +69,11 @@ def _fits(x: Any, size: Sequence[int], ranks: Any) -> bool:
     return len(size) in ranks and x.dtype.is_floating_point and 0 not in x.shape
 
 
+def _channels_last(x: Any) -> bool:
+    """Whether images have their channels last in memory, and only so."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _own_padding(size: Sequence[int], pads: Pads) -> list[int] | None:
     """What torch's pools can pad by themselves: the same on both sides, up to half a window."""
     fits = all(lo == hi and 0 <= lo <= k // 2 for k, (lo, hi) in zip(size, pads, strict=True))
@@ -115,8 +120,8 @@ def max_pool(
     windows = default.window.output_shape(x.shape[2:], size, strides, dilations, pads)
     fits = _fits(x, size, MAX_POOL) and 0 not in windows
     picks = x.dtype.is_floating_point and differentiated(x)
-    # torch's loops over images are slow on the CPU, slices and reductions are vectorised
-    slow = not picks and x.device.type == "cpu" and (len(size) > 1 or set(windows) == {1})
+    # torch's loops over images are slow on the CPU but for channels that are last; slices, reductions are vectorised
+    slow = not picks and x.device.type == "cpu" and (len(size) > 1 or set(windows) == {1}) and not _channels_last(x)
     if picks and (indices or not fits):
         given: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
         where = default.window.max_pool(xp, x.detach(), size, indices=True, **given)[1] if indices else None

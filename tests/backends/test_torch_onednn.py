@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import ortlite
+from ortlite.derived import Derived
 
 torch = pytest.importorskip("torch")
 onednn = pytest.importorskip("ortlite_torch.onednn")
@@ -158,3 +159,139 @@ def test_hard_swish_of_the_largest_numbers():
     wanted = np.array([3e38, 1e38, 0, np.inf, 0, 2 / 3, np.nan], np.float32)
     for _ in range(3):
         np.testing.assert_allclose(session.run(None, {"X": x})[0], wanted, rtol=1e-6)
+
+
+def chain(activation, **attributes):
+    """Convolutions of single elements and of windows, plain ones and a residual among them."""
+    names = {"activation": activation[0]} | ({"activation_params": activation[1:]} if activation[1:] else {})
+    nodes = [
+        helper.make_node("FusedConv", ["X", "A", "B"], ["a"], domain="com.microsoft", pads=[1, 1, 1, 1], **names),
+        helper.make_node("FusedConv", ["a", "D", "B"], ["b"], domain="com.microsoft", group=8, **attributes, **names),
+        helper.make_node("Conv", ["b", "P", "B"], ["c"]),
+        helper.make_node("FusedConv", ["c", "E", "B", "b"], ["d"], domain="com.microsoft", pads=[1, 1, 1, 1], **names),
+        helper.make_node("FusedConv", ["d", "P", "", "c"], ["Y"], domain="com.microsoft", **names),
+    ]
+    shapes = {"A": (8, 4, 3, 3), "B": (8,), "D": (8, 1, 3, 3), "E": (8, 8, 3, 3), "P": (8, 8, 1, 1)}
+    given = [numpy_helper.from_array(R.standard_normal(s).astype(np.float32), name) for name, s in shapes.items()]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in "XY")
+    graph = helper.make_graph(nodes, "g", [x], [y], given)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("activation", [("Relu",), ("Clip", 0.0, 6.0), ("QuickGelu", 1.0), ("HardSwish",)])
+@pytest.mark.parametrize("attributes", [{"pads": [1, 1, 1, 1]}, {"strides": [2, 2], "pads": [0, 0, 1, 1]}])
+@pytest.mark.parametrize("most", [1e37, 100.0, 0.0], ids=["far", "near", "never"])
+def test_a_chain_of_any_numbers(activation, attributes, most, monkeypatch):
+    """The sums of ordinary numbers are bounded from one convolution to the next; of others nothing may get lost."""
+    monkeypatch.setattr(onednn.reach, "MOST", most)
+    monkeypatch.setattr(onednn, "LIGHTEST", 0)
+    both = sessions(chain(activation, **attributes))
+    plain = R.standard_normal((1, 4, 8, 8)).astype(np.float32)
+    for odd in (0.0, 0.0, np.nan, np.inf, -np.inf, 1e17, 1e25, 0.0, -0.0):
+        x = plain.copy()
+        x[0, 1, 0, 0] = x[0, 2, 5, 7] = odd
+        ours, theirs = (session.run(None, {"X": x})[0] for session in both)
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-3, atol=1e-3 if abs(odd) < 1e17 else 1e-4 * np.nanmax(np.abs(theirs))
+        )
+
+
+def test_what_is_done_on_the_way(monkeypatch):
+    """The Relu of oneDNN makes 0 of NaN: it is asked for it only where there can be none."""
+    asked, framed = [], []
+    for name in ("convolution", "convolution_and_sum", "linear"):
+        call = getattr(onednn, name)
+
+        def noted(*args, call=call):
+            asked.extend(arg for arg in args if isinstance(arg, str) and arg in {"relu", "hardtanh"})
+            return call(*args)
+
+        monkeypatch.setattr(onednn, name, noted)
+    padded = onednn._padded
+    monkeypatch.setattr(onednn, "_padded", lambda *args: framed.append(args) or padded(*args))
+    monkeypatch.setattr(onednn, "LIGHTEST", 0)
+    ours = sessions(chain(("Relu",), strides=[2, 2], pads=[0, 0, 1, 1]))[0]
+    x = R.standard_normal((1, 4, 8, 8)).astype(np.float32)
+    for _ in range(4):
+        asked.clear()
+        ours.run(None, {"X": x})
+        assert not framed
+    assert asked == ["relu"] * 3  # the last is a product, whose residual is added afterwards
+    x[0, 0, 0, 0] = np.nan
+    asked.clear()
+    ours.run(None, {"X": x})
+    assert not asked
+    assert framed
+
+
+def test_it_is_the_same_on_the_way():
+    W, B = torch.eye(4).reshape(4, 4, 1, 1), torch.tensor([0.0, -0.0, 1.0, -1.0])
+    x = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45]).expand(1, 4, 2, 6).contiguous()
+    z = torch.tensor([[0.0], [-0.0]]).expand(1, 4, 2, 6).contiguous()
+    derived = Derived([W, B])
+    with torch.no_grad():
+        for activation, params in (("Relu", ()), ("Clip", (0.0, 6.0)), ("Clip", (-0.0, 1.0)), ("", ())):
+            for more in (None, z):
+                after = onednn.After(more is not None, activation, params)
+                place = (1, None, None, None, None, "NOTSET")
+                results = []
+                for light in (0, 1 << 40):
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(onednn, "LIGHT", light)
+                        patch.setattr(onednn, "LIGHTEST", 0)
+                        for keep in (onednn.at_once, derived):
+                            results.append(onednn.packed_convolution(x, W, B, place, keep, after=after, Z=more))
+                for result in results[1:]:
+                    assert torch.equal(result, results[0])
+                    if not activation:  # which of two zeros is the larger one is a matter of the processor
+                        assert torch.equal(result.signbit(), results[0].signbit())
+
+
+def test_bounds_are_known_for_one_run():
+    reach = onednn.reach
+    x = torch.ones(1, 2, 2, 2)
+    reach.begin()
+    assert reach.known(x) is None
+    assert reach.measured(x, 7) is None
+    assert reach.measured(x, 8) == pytest.approx(8**0.5)
+    assert reach.known(x) is not None
+    x[0, 0, 0, 0] = torch.nan
+    assert reach.known(x) is None
+    assert np.isnan(reach.norm(x))
+    reach.begin()
+    assert reach.known(x) is None
+    assert reach.norm(torch.full((1, 1, 1, 1), 1e30)) == np.inf
+
+
+def test_weights_that_come_with_every_run():
+    text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+    g (float[1,4,6,6] X, float[8,4,3,3] W, float[8] B) => (float[1,8,4,4] Y) {
+        Y = com.microsoft.FusedConv<activation = "Relu">(X, W, B)
+    }"""
+    both = sessions(parser.parse_model(text).SerializeToString())
+    for _ in range(4):
+        feed = {
+            n: R.standard_normal(s).astype(np.float32) for n, s in (("X", (1, 4, 6, 6)), ("W", (8, 4, 3, 3)), ("B", 8))
+        }
+        ours, theirs = (session.run(None, feed)[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 2, 1, 0]])
+def test_pools_of_what_has_its_channels_last(pads):
+    """Convolutions leave images that way."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    g (float[1,4,H,W] X) => (float[1,4,h,w] Y) {{
+        C = Conv<group = 4>(X, W)
+        Y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = {pads}>(C)
+    }}"""
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 1, 1, 1), np.float32), "W"))
+    both = sessions(model.SerializeToString())
+    x = R.standard_normal((1, 4, 8, 9)).astype(np.float32)
+    for odd in (0.0, np.nan, np.inf, -np.inf, -3e38):
+        x[0, 0, 3, 3], x[0, 1], x[0, 2, -1] = odd, odd, odd
+        ours, theirs = (session.run(None, {"X": x})[0] for session in both)
+        np.testing.assert_array_equal(ours, theirs)
