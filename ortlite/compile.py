@@ -30,6 +30,7 @@ from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
 from ortlite.provider import ExecutionProvider
+from ortlite.race import Race
 from ortlite.specialise import KEY_ELEMENTS
 from ortlite.steady import Steady
 from ortlite.steps import Binding, Bound, OnStep, ReadBody, ReadSeed, bind
@@ -70,7 +71,8 @@ class Shared:
     """What the programs of a session have in common, subgraphs' and those for parts of the model too.
 
     `differentiable`: somebody may take derivatives of one run, and none of the next. `compilations`: the seconds that
-    each region took which a library compiled.
+    each region took which a library compiled; `races`, of every function whether that was worth it, where both ways
+    were tried.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -78,6 +80,7 @@ class Shared:
     device_constants: DeviceConstants = field(default_factory=dict)
     differentiable: bool = False
     compilations: list[float] = field(default_factory=list)
+    races: list[bool] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -204,6 +207,7 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         compilers = sum(provider.compiler is not None for provider in providers)
         self.compiles = compilers == 1
+        self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not _draws(self.steps)
         self._plain = not compilers
         self._signatures = Signatures(self.shared.budget)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
@@ -320,7 +324,10 @@ class Program:
     ) -> Function:
         """Generate the function in which `values`, as far as there is room, are baked, and keep it."""
         baked = self._baked(values)
-        function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
+        function: Function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
+        if self._races and kernels:
+            plain = specialise.generate(self.plan, self.steps, baked, kernels, regions=False)
+            function = Race(function, plain, self.shared.races.append)
         entry = _Entry(function, baked, kernels or {}, fixed)
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function

@@ -60,10 +60,12 @@ class Compiler:
     """A library's compiler, which gets neighbouring steps of a specialised program as one function.
 
     `freezes`: arrays that are the same in every call, the model's weights, become part of what is compiled: those are
-    given to `frozen`. Else they are arguments like any others.
+    given to `frozen`. Else they are arguments like any others. `races`: what it compiles may take longer than the
+    library's own calls, so that both are tried where the provider records.
     """
 
     freezes: ClassVar[bool] = False
+    races: bool = False
 
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         """Compile a pure function of arrays, of which those of `constants`, by position, are known, for the others."""

@@ -158,17 +158,20 @@ def generate(
     kernels: Mapping[int, Inlined] | None = None,
     compilations: list[float] | None = None,
     guards: Guards | None = None,
+    *,
+    regions: bool = True,
 ) -> Callable[..., tuple[Any, ...]]:
     """Write the function of the plan's inputs in which the slots of `values` are constants.
 
     `kernels` has, by the id of a step, the code that stands for its kernel. `compilations` is told of every region how
     many seconds it took to compile, its first call included, in which most libraries do it. `guards` are shapes that
-    results must have, else another function answers.
+    results must have, else another function answers. `regions`: some go to their library's compiler, their kernels as
+    they are.
     """
     baked = {**plan.constants, **values}
     looked_at = () if guards is None else guards.shapes.keys()
     live = live_steps(plan, steps, values, looked_at)
-    return _Writer(plan, baked, kernels or {}, compilations, guards).function(live)
+    return _Writer(plan, baked, kernels or {}, compilations, guards).function(live, regions)
 
 
 @dataclass(frozen=True)
@@ -261,13 +264,13 @@ class _Writer:
             return repr(value)
         return self.name(value, "c")
 
-    def function(self, live: Sequence[Bound]) -> Callable[..., tuple[Any, ...]]:
+    def function(self, live: Sequence[Bound], compiles: bool) -> Callable[..., tuple[Any, ...]]:
         main = _Code(f"def specialised({', '.join(f'v{i}' for i in self.plan.inputs)}):", [], [])
         main.add(f"stop = {self.name(current, 'k')}()")
         main.add(STOP)  # once at least: the body of a loop may have no steps
         readers = _readers(live)
         regions: dict[str, tuple[Compiler, _Code, dict[int, Any]]] = {}
-        for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked)):
+        for provider, group in groupby(live, lambda bound: _compiler(bound, self.baked) if compiles else None):
             steps = list(group)
             compiler = None if provider is None else provider.compiler
             if compiler is None:
@@ -283,7 +286,7 @@ class _Writer:
             given, made = self.border(steps, readers)
             code = _Code(f"def {name}({', '.join(given)}):", [], [])
             for bound in steps:
-                self.step(bound, code)
+                self.call(bound, code, "")
             code.add(f"return ({', '.join(made)},)")
             read = {slot for bound in steps for slot in bound.step.reads() if slot in self.baked}
             known = {self.slot(slot): self.baked[slot] for slot in read} if compiler.freezes else {}

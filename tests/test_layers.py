@@ -15,7 +15,7 @@ BACKENDS = ROOT.parent / "backends"
 LAYERS = [line.split() for line in """
 errors dtypes forks cache version progress processors atomic heap
 limits graph derived
-stopping primitives
+stopping primitives race
 namespace schema
 ops
 infer provider

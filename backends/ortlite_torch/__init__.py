@@ -98,8 +98,9 @@ class _Inductor(Compiler):
 
     freezes: ClassVar[bool] = True
 
-    def __init__(self, threads: int = 0):
+    def __init__(self, threads: int = 0, races: bool = False):
         self.threads = threads
+        self.races = races
 
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
@@ -129,10 +130,12 @@ def _require_compiler() -> None:
 class TorchExecutionProvider(ExecutionProvider):
     """PyTorch, on the current stream of a CUDA device. Inputs produced on another stream: synchronise the two first.
 
-    Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"); `use_tf32`,
-    "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime); `precision`,
-    "bfloat16", and on CUDA "float16", for products, convolutions and attention of float32 in that type (default
-    "float32"). Weights are converted once a session; sums, norms, softmax, biases, inputs and outputs stay in float32.
+    Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"), on the CPU
+    for shapes with which that is faster than torch's own calls, as the second run with them finds out, or "always";
+    `use_tf32`, "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime);
+    `precision`, "bfloat16", and on CUDA "float16", for products, convolutions and attention of float32 in that type
+    (default "float32"). Weights are converted once a session; sums, norms, softmax, biases, inputs and outputs stay in
+    float32.
     A product then errs by up to 2^-7 of the sum of its terms' sizes (float16: 2^-10, and it overflows above 65504):
     `ortlite compare MODEL --providers CPU Torch:precision=bfloat16` tells what that means for a model. On
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
@@ -218,9 +221,14 @@ class TorchExecutionProvider(ExecutionProvider):
             log.warning("this processor does not multiply in %s: values are rounded, and nothing is faster", given)
         return precision.overrides(dtype, self.device)
 
+    @property
+    def _races(self) -> bool:
+        """Whether what is compiled is kept only where it is faster."""
+        return self.device.type == "cpu" and self.options.get("compile", "0") not in {"0", "always"}
+
     @cached_property
     def recorder(self) -> Any:
-        if self.options.get("compile", "0") != "0":  # inductor chooses for itself what it calls
+        if self.options.get("compile", "0") != "0" and not self._races:  # inductor chooses for itself what it calls
             return None
         from ortlite_torch import record
 
@@ -327,4 +335,4 @@ class TorchExecutionProvider(ExecutionProvider):
             return None
         if self.device.type == "cpu":
             _require_compiler()
-        return _Inductor(self.threads)
+        return _Inductor(self.threads, self._races)

@@ -78,13 +78,15 @@ class Choice:
 class Explanation:
     """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers.
 
-    `compilations` are the seconds that each region took which a library's compiler got until now.
+    `compilations` are the seconds that each region took which a library's compiler got until now; `races` says, for
+    every signature at which the library's own calls were tried too, whether what it compiled was faster, and is used.
     """
 
     nodes: tuple[NodePlacement, ...]
     copies: tuple[Copy, ...]
     providers: tuple[Choice, ...] = ()
     compilations: tuple[float, ...] = ()
+    races: tuple[bool, ...] = ()
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("node", "operator", "provider", "kernel", "reasons")]
@@ -108,6 +110,8 @@ class Explanation:
         if self.compilations:
             regions = "region" if len(self.compilations) == 1 else "regions"
             lines += ["", f"{len(self.compilations)} {regions} compiled in {sum(self.compilations):.1f} s"]
+        if self.races:
+            lines += [f"compiled code was faster, and is used, at {sum(self.races)} of {len(self.races)} signatures"]
         return "\n".join(lines)
 
 
@@ -129,8 +133,9 @@ def explain(parts: Partitions, program: Program, input_transfers: Mapping[int, T
         if index in input_transfers
     ]
     providers = tuple(Choice(p.name, p.library, p.rank, dict(p.options)) for p in parts.providers)
-    compiled = tuple(program.shared.compilations)
-    return Explanation(tuple(_nodes(parts)), (*copies, *_copies(program, parts.graph.types)), providers, compiled)
+    shared = program.shared
+    crossings = (*copies, *_copies(program, parts.graph.types))
+    return Explanation(tuple(_nodes(parts)), crossings, providers, tuple(shared.compilations), tuple(shared.races))
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:

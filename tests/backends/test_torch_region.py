@@ -32,12 +32,12 @@ def given(monkeypatch):
     return found
 
 
-def provider(name):
+def provider(name, compile="always"):
     """One of its own: providers are shared by their options."""
     from ortlite import provider
 
     provider._shared.cache_clear()
-    return [(name, {"compile": "1"})]
+    return [(name, {"compile": compile})]
 
 
 def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
@@ -56,7 +56,37 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     assert "2 regions compiled in 0." in str(explained)
 
 
-def test_without_a_compiler_it_says_so(monkeypatch):
+@pytest.mark.parametrize("slower", [False, True])
+def test_the_faster_of_two_ways_stays(given, slower, monkeypatch):
+    """What is compiled, or torch's own calls."""
+    from ortlite import race
+
+    takes = iter(([3, 1] if slower else [1, 3]) * race.ROUNDS)  # of compiled code, then of torch's own
+    read = []
+
+    def clock():
+        read.append(read[-1] + next(takes) if len(read) % 2 else 0)
+        return read[-1]
+
+    session = ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider", "1"))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3) - 3
+    x[0, 0] = np.nan
+    wanted = ortlite.InferenceSession(source(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    monkeypatch.setattr(race, "perf_counter", clock)
+    called = []
+    for _ in range(5):
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-5)
+        if given and not called:
+            given[0][0].register_forward_hook(lambda *_: called.append(1))
+    assert session.explain().races == (not slower,)
+    assert f"at {int(not slower)} of 1 signatures" in str(session.explain())
+    before = len(called)
+    session.run(None, {"x": x})
+    assert len(called) == before + (not slower)
+
+
+@pytest.mark.parametrize("compile", ["1", "always"])
+def test_without_a_compiler_it_says_so(monkeypatch, compile):
     from torch._inductor import cpp_builder, exc
 
     def lacking():
@@ -66,7 +96,7 @@ def test_without_a_compiler_it_says_so(monkeypatch):
     with pytest.raises(
         (RuntimeError, ortlite.capi.onnxruntime_pybind11_state.Fail), match=r"compile=1 .* needs a C\+\+ compiler"
     ):
-        ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider"), enable_fallback=0)
+        ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider", compile), enable_fallback=0)
 
 
 def images(activations):
