@@ -31,6 +31,7 @@ LARGE = 1 << 18  # elements of a matrix that pay
 ROWS = 3
 FEW = 16  # rows
 HUGE = 1 << 20  # elements of a matrix that pay for rows of zeros
+MANY, DEEP = 512, 192  # rows up to which MKL's product is faster, and terms of a sum from which on
 mkl: Any = torch.ops.mkl
 BY_MKL = torch.backends.mkl.is_available() and all(
     hasattr(mkl, name) for name in ("_mkl_linear", "_mkl_reorder_linear_weight")
@@ -92,6 +93,11 @@ def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: C
             return NotImplemented
         return _few_rows(A.reshape(rows, depth), B, bias, turned, derived).reshape(*A.shape[:-1], columns)
     a = A.reshape(rows, depth).contiguous()
+    if cut is None and BY_MKL and rows <= MANY and depth >= DEEP:
+        matrix = derived(ForRows, B, turned).of(rows)
+        if matrix is not None:
+            y = fit(few_linear, 2 * rows * prod(B.shape), a)(a, matrix, B if turned else B.T, bias, rows)
+            return y.reshape(*A.shape[:-1], columns)
     a = a if cut is None else cut(a)
     y = fit(linear, 2 * rows * prod(B.shape), a)(a, derived(packed, B, turned, cut), bias, "none", [], "")
     return y.reshape(*A.shape[:-1], columns)
@@ -115,6 +121,26 @@ def transposed(B: Any) -> Any:
 def packed_by_mkl(B: Any, turned: bool, rows: int) -> Any:
     """A matrix, given transposed or not, as MKL likes it for products of so many rows."""
     return mkl._mkl_reorder_linear_weight(B if turned else B.T.contiguous(), rows)  # noqa: SLF001
+
+
+class ForRows:
+    """A matrix, given transposed or not, as MKL likes it, for the first number of rows that is asked for."""
+
+    def __init__(self, B: Any, turned: bool):
+        self.given = B, turned
+        self.made: tuple[int, Any] | None = None
+
+    def of(self, rows: int) -> Any:
+        """The packed matrix, or None for another number of rows."""
+        made = self.made
+        if made is None:
+            made = self.made = rows, packed_by_mkl(*self.given, rows)  # the last of two threads leaves its own
+        return made[1] if made[0] == rows else None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        return 0 if self.made is None else int(self.made[1].nbytes)
 
 
 def packed(B: Any, turned: bool, cut: Cut | None = None) -> Any:

@@ -64,7 +64,7 @@ def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
         x[..., :1, 0] = np.nan if shape == (2, 3) else 1
         ours, theirs = (session.run(None, {"x": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-    few = [("packed_by_mkl", 512, 600, size) for size in (8, 16)] if products.BY_MKL else []
+    few = [("packed_by_mkl", 512, 600, size) for size in (8, 16, 40)] if products.BY_MKL else []
     assert sorted(packs) == [("packed", 512, 600, None), *few, *([("transposed", 512, 600)] if few else [])]
 
 
@@ -78,7 +78,7 @@ def test_a_matrix_that_is_computed_is_not_packed(packs):
 
 
 @pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
-@pytest.mark.parametrize("rows", [2, 3, 4, 8, 9, 16])
+@pytest.mark.parametrize("rows", [2, 3, 4, 8, 9, 16, 17, 200])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_few_rows_by_mkl(rows, turned, biased, packs):
@@ -95,6 +95,20 @@ def test_few_rows_by_mkl(rows, turned, biased, packs):
     with np.errstate(invalid="ignore"):
         wanted = a.astype(float) @ W + (bias if biased else 0)
     np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+def test_the_first_number_of_rows_is_mkls(packs):
+    """What it has packed is for one number; oneDNN's serves the others."""
+    B = torch.from_numpy(floats(700, 512))
+    kept = Derived([B])
+    with torch.no_grad():
+        for rows in (30, 20, 30, 40, 1000):
+            a = torch.from_numpy(floats(rows, 700))
+            y = products.packed_product(a, B, None, False, kept)
+            np.testing.assert_allclose(y.numpy(), a.numpy() @ B.numpy(), rtol=1e-4, atol=1e-3)
+    assert packs == [("packed_by_mkl", 700, 512, 30), ("packed", 700, 512, None)]
+    assert kept.nbytes >= 2 * B.nbytes
 
 
 @pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
