@@ -158,6 +158,42 @@ def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, monkeypatch):
     assert any("mkldnn" in target for _, target in nodes) or not torch.backends.mkldnn.is_available()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_follows_products_where_torch_compiles(compiler, precision):
+    """Layers of rows with an activation or a residual behind them, of odd numbers too, each in lines of its own."""
+    lines = ["Relu(p)", "Relu(s)", "Clip(p, low, high)", "Gelu(p)", 'Gelu<approximate = "tanh">(p)', "HardSwish(p)"]
+    lines += ["LeakyRelu(p)", "Sigmoid(p)", "Tanh(s)", "Mul(p, z)", "HardSigmoid(p)", "Identity(s)"]
+    text = "".join(
+        f" p{i} = Gemm(x, W{i}, b) s{i} = Add(p{i}, z) y{i} = {line.replace('(p', f'(p{i}').replace('(s', f'(s{i}')}"
+        for i, line in enumerate(lines)
+    )
+    outputs = ", ".join(f"float[24,32] y{i}" for i in range(len(lines)))
+    model = parser.parse_model(f"""<ir_version: 9, opset_import: ["": 20]> g (float[24,32] x, float[24,32] z)
+    => ({outputs}) <float low = {{-0.5}}, float high = {{0.7}}> {{ {text} }}""")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(32, np.float32), "b"))
+    draw = np.random.default_rng(3)
+    for i in range(len(lines)):  # small whole numbers: exact in bfloat16
+        weights = np.eye(32, dtype=np.float32) * (1 + i) + draw.integers(0, 2, (32, 32)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weights, f"W{i}"))
+    x = draw.integers(-4, 5, (24, 32)).astype(np.float32) / 4
+    x[0, 0], x[1, 1], x[2, 2], x[3], x[4] = np.nan, np.inf, -np.inf, -30, 1e30
+    z = draw.integers(-4, 5, (24, 32)).astype(np.float32)
+    z[5, 0], z[6, 0] = np.nan, np.inf
+    source = model.SerializeToString()
+    options = {"compile": "always", "precision": precision}
+    [(name, _)] = provider("TorchExecutionProvider")
+    compiled = ortlite.InferenceSession(source, providers=[(name, options)])
+    with np.errstate(invalid="ignore", over="ignore"):
+        wanted = ortlite.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, {"x": x, "z": z})
+    for _ in range(3):
+        found = compiled.run(None, {"x": x, "z": z})
+        for line, ours, theirs in zip(lines, found, wanted, strict=True):
+            np.testing.assert_allclose(
+                ours, theirs, rtol=1e-2 if precision == "bfloat16" else 1e-4, atol=1e-4, err_msg=line
+            )
+    assert len(compiled.explain().compilations) == 1
+
+
 class Called(torch.nn.Module):
     def __init__(self, fn):
         super().__init__()

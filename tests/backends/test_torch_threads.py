@@ -162,6 +162,44 @@ def test_threads_that_start_later_and_sessions_within_sessions(seen):
     assert torch.get_num_threads() == usual
 
 
+def test_sessions_that_run_at_once_have_their_own(monkeypatch):
+    """Each waits, in the middle of a run, for the others to be there, too."""
+    counts, rounds = (1, 2, 3), 4
+    meeting, found, real = threading.Barrier(len(counts), timeout=60), {}, torch.softmax
+    from ortlite import provider
+
+    provider._shared.cache_clear()
+
+    def noted(*args):
+        meeting.wait()
+        found.setdefault(threading.current_thread().name, []).append(torch.get_num_threads())
+        y = real(*args)
+        meeting.wait()
+        return y
+
+    monkeypatch.setattr(torch, "softmax", noted)
+    x, usual = np.ones(LARGE, np.float32), torch.get_num_threads()
+    answers, afterwards = [], []
+
+    def work(count):
+        made = session(count)
+        answers.extend(made.run(None, {"X": x})[0] for _ in range(rounds))
+        afterwards.append(torch.get_num_threads())
+
+    workers = [threading.Thread(target=work, args=(count,), name=str(count)) for count in counts]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    provider._shared.cache_clear()
+    assert found == {str(count): [count] * len(found[str(count)]) for count in counts}
+    assert len(answers) == len(counts) * rounds
+    for y in answers:
+        np.testing.assert_allclose(y, 1 / LARGE, rtol=1e-5)
+    assert afterwards == [usual] * len(counts)
+    assert torch.get_num_threads() == usual
+
+
 def test_the_callers_own_setting_stays(seen):
     """Of MKL, too, which torch.set_num_threads tells apart from OpenMP."""
     found = []
