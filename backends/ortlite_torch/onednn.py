@@ -8,7 +8,7 @@ can be (`reach`), else afterwards, in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import copysign, prod
+from math import copysign, inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from ortlite_torch.threads import fit
 __all__ = ["OVERRIDES"]
 
 onednn: Any = torch.ops.mkldnn
-LIGHTEST = 4_000_000  # operations of a product from which on it gains by what it does on the way
+WIDE = 1 << 18  # elements of a result from which on a product gains by what oneDNN does on the way
 LIGHT = 25_000_000  # operations of a 1 x 1 convolution: oneDNN's spends 30 microseconds before it begins
 SPOT = 1 << 16  # elements of images that are padded sooner than a frame is written
 HERE = torch.backends.mkldnn.is_available() and all(
@@ -154,12 +154,12 @@ class After(NamedTuple):
             return ("hardtanh", list(self.params)), NOTHING
         return ("none", []), left
 
-    def bound(self, of_sums: float) -> float:
-        """What no result exceeds in size, where no sum exceeds `of_sums`."""
+    def bound(self) -> tuple[float, float, float]:
+        """What no result exceeds if no sum exceeds b: b times the first, plus the second, at most the third."""
         if self.activation == "Clip":
             low, high = self.params
-            return min(max(abs(low), abs(high)), max(of_sums, low, -high))
-        return of_sums * max((1.0, *map(abs, self.params))) + 1 if self.activation else of_sums
+            return 1.0, max(low, -high, 0.0), max(abs(low), abs(high))
+        return (max((1.0, *map(abs, self.params))), 1.0, inf) if self.activation else (1.0, 0.0, inf)
 
 
 NOTHING = After()
@@ -203,7 +203,7 @@ def packed_convolution(
         packed = derived(packings, W, cut, *geometry).of(tuple(X.shape[2:]))
         return after.apply(fit(convolution, work, X)(X, packed, B, *geometry, "none", [], ""), Z)
     if products:
-        large = work >= LIGHTEST
+        large = prod(shape) >= WIDE and after.split(bounded=True, products=True)[0][0] != "none"
         weights = derived(packed_points, W) if large else W.reshape(W.shape[:2])
         call = fit(linear if large else F.linear, work, X)
         ways = [
@@ -220,9 +220,10 @@ def packed_convolution(
             weights = derived(led_by_zeros, W, ahead, behind, *geometry).of(tuple(X.shape[2:]))
             ways[1] = _Way(None, _windows, weights, (*geometry, place[-1]), *after.split(bounded=True))
     led = ways[1].rest != ways[0].rest
-    if not led and ways[0].name == ways[1].name and after.activation:
+    gains = led or ways[0].name != ways[1].name
+    if not gains and after.activation not in {"", "Relu", "Clip"}:  # behind which more may gain
         return ways[0](X, B, Z)
-    most = X.numel() if led else prod(shape) if after.activation else 0
+    most = X.numel() if led else prod(shape) if gains else 0
     found = _Bounded(ways[0], ways[1], derived(gain, W), 0.0 if B is None else derived(largest, B), most, after)
     return _bounded(found, X, B, Z)
 
@@ -291,7 +292,14 @@ class _Bounded:
     __slots__ = ("after", "any", "gain", "most", "shift", "some")
 
     def __init__(self, of_any: _Way, of_some: _Way, gain: float, shift: float, most: int, after: After):
-        self.any, self.some, self.gain, self.shift, self.most, self.after = of_any, of_some, gain, shift, most, after
+        self.any, self.some, self.gain, self.shift, self.most, self.after = (
+            of_any,
+            of_some,
+            gain,
+            shift,
+            most,
+            after.bound(),
+        )
 
     def bound(self, X: Any, Z: Any) -> float | None:
         """What no sum exceeds, as far as that is known or easily found out; of NaN and infinity there is no bound."""
@@ -310,7 +318,8 @@ def _bounded(made: _Bounded, X: Any, B: Any, Z: Any) -> Any:
     if bound is None:
         return made.any(X, B, Z)
     y = made.some(X, B, Z)
-    reach.know(y, made.after.bound(bound))
+    factor, more, most = made.after
+    reach.know(y, min(bound * factor + more, most))
     return y
 
 

@@ -185,7 +185,7 @@ def chain(activation, **attributes):
 def test_a_chain_of_any_numbers(activation, attributes, most, monkeypatch):
     """The sums of ordinary numbers are bounded from one convolution to the next; of others nothing may get lost."""
     monkeypatch.setattr(onednn.reach, "MOST", most)
-    monkeypatch.setattr(onednn, "LIGHTEST", 0)
+    monkeypatch.setattr(onednn, "WIDE", 0)
     both = sessions(chain(activation, **attributes))
     plain = R.standard_normal((1, 4, 8, 8)).astype(np.float32)
     for odd in (0.0, 0.0, np.nan, np.inf, -np.inf, 1e17, 1e25, 0.0, -0.0):
@@ -211,7 +211,7 @@ def test_what_is_done_on_the_way(monkeypatch):
         monkeypatch.setattr(onednn, name, noted)
     padded = onednn._padded
     monkeypatch.setattr(onednn, "_padded", lambda *args: framed.append(args) or padded(*args))
-    monkeypatch.setattr(onednn, "LIGHTEST", 0)
+    monkeypatch.setattr(onednn, "WIDE", 0)
     ours = sessions(chain(("Relu",), strides=[2, 2], pads=[0, 0, 1, 1]))[0]
     x = R.standard_normal((1, 4, 8, 8)).astype(np.float32)
     for _ in range(4):
@@ -240,7 +240,7 @@ def test_it_is_the_same_on_the_way():
                 for light in (0, 1 << 40):
                     with pytest.MonkeyPatch.context() as patch:
                         patch.setattr(onednn, "LIGHT", light)
-                        patch.setattr(onednn, "LIGHTEST", 0)
+                        patch.setattr(onednn, "WIDE", 0)
                         for keep in (onednn.at_once, derived):
                             results.append(onednn.packed_convolution(x, W, B, place, keep, after=after, Z=more))
                 for result in results[1:]:
