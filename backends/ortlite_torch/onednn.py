@@ -258,23 +258,26 @@ def _led(W: Any, geometry: Any, around: Sequence[tuple[int, int]]) -> Any:
 class _Way:
     """How a convolution is computed: what oneDNN does of what follows it, and what is left."""
 
-    __slots__ = ("call", "left", "name", "place", "rest", "weights")
+    __slots__ = ("call", "left", "name", "place", "rest", "tail", "weights")
 
     def __init__(self, rest: Any, call: Any, weights: Any, place: Any, name: Any, left: After):
         self.rest, self.call, self.weights, self.place, self.name, self.left = rest, call, weights, place, name, left
+        self.tail = (*place[:-1], *name, "") if call is _windows else ()
 
     def __call__(self, X: Any, B: Any, Z: Any) -> Any:
         if self.rest is not None:
             X = _padded(X, self.rest)
-        y = self.call(X.contiguous(memory_format=CHANNELS_LAST), self.weights, B, Z, self.place, self.name)
+        X = X.contiguous(memory_format=CHANNELS_LAST)
+        if Z is None and self.tail:
+            y = self.place[-1](X, self.weights, B, *self.tail)
+        else:
+            y = self.call(X, self.weights, B, Z, self.place, self.name)
         return y if self.left is NOTHING else self.left.apply(y, Z)
 
 
 def _windows(X: Any, weights: Any, B: Any, Z: Any, place: Any, name: tuple[str, list[float]]) -> Any:
-    """A convolution by oneDNN, and what it does on the way."""
+    """A convolution by oneDNN, the sum with Z, and what it does on the way behind it."""
     *geometry, call = place
-    if Z is None:
-        return call(X, weights, B, *geometry, *name, "")
     unary = (None, [], None) if name[0] == "none" else (*name, None)
     return call(X, Z.contiguous(memory_format=CHANNELS_LAST), weights, B, *geometry, "add", 1.0, *unary)
 
@@ -314,6 +317,8 @@ class _Bounded:
 
 @opaque
 def _bounded(made: _Bounded, X: Any, B: Any, Z: Any) -> Any:
+    if X.numel() > made.most and not hasattr(X, "ortlite_reach"):  # as in most models without bounds
+        return made.any(X, B, Z)
     bound = made.bound(X, Z)
     if bound is None:
         return made.any(X, B, Z)
