@@ -36,7 +36,7 @@ Pads: TypeAlias = Sequence[tuple[int, int]]
 Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z
 Times: TypeAlias = Callable[[Any, Any, int], object]  # puts the product of rows with the weights into a result
 
-COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
+COLUMNS = 1 << 18  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
@@ -181,7 +181,7 @@ def _dense(
     m = y.shape[-1]
     depth = prod(size) * images.shape[-1]
     out = y.shape[1:-1]
-    blocks = _blocks(y.shape[0], out, COLUMNS // depth, ROWS)
+    blocks = _blocks(y.shape[0], out, COLUMNS // depth, ROWS, threads)
     cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
     cost += COPIED * depth * prod(y.shape[:-1])
     wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
@@ -302,14 +302,19 @@ def _padded(
 
 
 @lru_cache(maxsize=1024)
-def _blocks(n: int, out: Sequence[int], most: int, least: int = 1) -> list[tuple[slice, int, int]]:
-    """Images and rows of windows of each block, about `most` windows in each, but not below `least`."""
+def _blocks(n: int, out: Sequence[int], most: int, least: int, threads: int) -> list[tuple[slice, int, int]]:
+    """Images and rows of windows of each block, about `most` windows in each, but not below `least`.
+
+    Where one image has several, they are as many for each thread.
+    """
     most, whole, row = max(most, least), prod(out), prod(out[1:])
     if whole <= most:
         step = max(most // whole, 1)
         count = -(-n // step)
         return [(slice(n * i // count, n * (i + 1) // count), 0, out[0]) for i in range(count)]
     parts = min(max(round(whole / most), 1), max(out[0] * row // max(least, 1), 1), out[0])
+    if parts > 1 and n % threads:
+        parts = min(-(-parts // threads) * threads, out[0])
     edges = [out[0] * i // parts for i in range(parts + 1)]
     return [(slice(i, i + 1), a, b) for i in range(n) for a, b in pairwise(edges)]
 
@@ -338,7 +343,7 @@ def _depthwise(
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
     repeats = 1 if alone else repeats
     lines = derived(weight_lines, w, repeats)
-    blocks = _blocks(n, out, SMALL // c)
+    blocks = _blocks(n, out, SMALL // c, 1, threads)
     rank = len(size)
     axes, kernel = list(range(2 * rank + 2)), list(range(rank))
     lines = lines.reshape(*size, -1)
