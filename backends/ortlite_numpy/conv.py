@@ -186,9 +186,9 @@ def _dense(
     m = y.shape[-1]
     depth = prod(size) * images.shape[-1]
     out = y.shape[1:-1]
-    blocks = _blocks(y.shape[0], out, COLUMNS // depth, ROWS, threads)
     cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
     cost += COPIED * depth * prod(y.shape[:-1])
+    blocks = _blocks(y.shape[0], out, _most(COLUMNS // depth, out, cost, threads), ROWS, threads)
     wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
 
     def some(start: int, stop: int) -> None:
@@ -335,6 +335,11 @@ def _padded(
     return result
 
 
+def _most(windows: int, out: Sequence[int], cost: float, threads: int) -> int:
+    """So many of a block at most that every thread has one, where that pays."""
+    return min(windows, -(-prod(out) // threads)) if threads > 1 and pays(cost) else windows
+
+
 @lru_cache(maxsize=1024)
 def _blocks(n: int, out: Sequence[int], most: int, least: int, threads: int) -> list[tuple[slice, int, int]]:
     """Images and rows of windows of each block, about `most` windows in each, but not below `least`.
@@ -378,10 +383,7 @@ def _depthwise(
     repeats = 1 if alone else repeats
     lines = derived(weight_lines, w, repeats)
     cost = TOUCHED * y.size * prod(size)
-    most = SMALL // c
-    if threads > 1 and pays(cost):
-        most = min(most, -(-prod(out) // threads))
-    blocks = _blocks(n, out, most, 1, threads)
+    blocks = _blocks(n, out, _most(SMALL // c, out, cost, threads), 1, threads)
     rank = len(size)
     axes, kernel = list(range(2 * rank + 2)), list(range(rank))
     lines = lines.reshape(*size, -1)
