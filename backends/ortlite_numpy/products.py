@@ -70,12 +70,13 @@ def readable(x: Any) -> Any:
 
 def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
     """Up to `LOOPED` rows one by one: BLAS packs a matrix for a product, and reads it as it is for one row."""
+    (rows, depth), columns = a.shape, b.shape[1]
 
     def some(start: int, stop: int) -> None:
-        for row in range(a.shape[0]):
+        for row in range(rows):
             np.matmul(a[row], b[:, start:stop], out=out[row, start:stop])
 
-    split(some, b.shape[1], seconds(*a.shape, b.shape[1], b.itemsize), threads)
+    split(some, columns, seconds(rows, depth, columns, b.itemsize), threads)
     return out
 
 
