@@ -36,9 +36,10 @@ Pads: TypeAlias = Sequence[tuple[int, int]]
 Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z
 Times: TypeAlias = Callable[[Any, Any, int], object]  # puts the product of rows with the weights into a result
 
-COLUMNS = 1 << 17  # elements of a block's columns, which the product finds in the cache
+COLUMNS = 1 << 18  # elements of a block's columns, which the product finds in the cache
 ROWS = 192  # of a block: with fewer, packing the weights costs as much as the product
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
+APART = 1 << 20  # multiplications from which on a group is better off by itself, where there is one block
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 WIDE = 64  # channels from which on a place's own are a row that is long enough
@@ -111,12 +112,16 @@ def convolved(
         images = images[(slice(None), *(slice(None, None, s) for s in strides))]
         _pointwise(images, times or _times(derived(weight_columns, w, 1)[0]), y, threads, finish, other)
     else:
-        if groups > 1 or times is None:
+        around = (size, strides, pads, dilations)
+        if groups == 1:
+            times = times or _times(derived(weight_columns, w, 1)[0])
+            _dense(images, times, y, *around, 1, threads, finish, other, columns or copied)
+        else:
             weights = derived(weight_columns, w, groups)
-            times = _times(weights[0]) if groups == 1 else _grouped(weights)
-        _dense(
-            images, times, y, size, strides, pads, dilations, groups, threads, finish, other, columns or copied
-        )  # fmt: skip
+            if weights.size * prod(out) * y.shape[0] < groups * APART or prod(out) * y.shape[0] > ROWS:
+                _dense(images, _grouped(weights), y, *around, groups, threads, finish, other, columns or copied)
+            else:
+                _by_group(images, weights, y, *around, threads, finish, other, columns or copied)
     return channels_first(y)
 
 
@@ -181,9 +186,9 @@ def _dense(
     m = y.shape[-1]
     depth = prod(size) * images.shape[-1]
     out = y.shape[1:-1]
-    blocks = _blocks(y.shape[0], out, COLUMNS // depth, ROWS)
     cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
     cost += COPIED * depth * prod(y.shape[:-1])
+    blocks = _blocks(y.shape[0], out, _most(COLUMNS // depth, out, cost, threads), ROWS, threads)
     wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
 
     def some(start: int, stop: int) -> None:
@@ -199,6 +204,35 @@ def _dense(
         some(0, 1)
     else:
         split(some, len(blocks), cost, threads)
+
+
+def _by_group(
+    images: Any,
+    weights: Any,
+    y: Any,
+    size: Sequence[int],
+    strides: Sequence[int],
+    pads: Pads,
+    dilations: Sequence[int],
+    threads: int,
+    finish: Finish | None,
+    z: Any,
+    columns: Callable[..., Any],
+) -> None:
+    """Few windows and much to do for each group: one after the other, so that their columns stay in the cache."""
+    out, (groups, depth, m), c = y.shape[1:-1], weights.shape, images.shape[-1]
+    flat, each = y.reshape(-1, y.shape[-1]), c // groups
+
+    def some(start: int, stop: int) -> None:
+        for group in range(start, stop):
+            shown = images[..., group * each : (group + 1) * each]
+            cols = columns(shown, 0, out[0], out, size, strides, pads, dilations, 1)
+            np.matmul(cols[0], weights[group], out=flat[:, group * m : (group + 1) * m])
+
+    cost = groups * (products.seconds(flat.shape[0], depth, m, y.itemsize) + COPIED * depth * flat.shape[0])
+    split(some, groups, cost, threads)
+    if finish is not None:
+        finish(flat, None if z is None else z.reshape(flat.shape))
 
 
 def copied(
@@ -301,15 +335,25 @@ def _padded(
     return result
 
 
+def _most(windows: int, out: Sequence[int], cost: float, threads: int) -> int:
+    """So many of a block at most that every thread has one, where that pays."""
+    return min(windows, -(-prod(out) // threads)) if threads > 1 and pays(cost) else windows
+
+
 @lru_cache(maxsize=1024)
-def _blocks(n: int, out: Sequence[int], most: int, least: int = 1) -> list[tuple[slice, int, int]]:
-    """Images and rows of windows of each block, about `most` windows in each, but not below `least`."""
+def _blocks(n: int, out: Sequence[int], most: int, least: int, threads: int) -> list[tuple[slice, int, int]]:
+    """Images and rows of windows of each block, about `most` windows in each, but not below `least`.
+
+    Where one image has several, they are as many for each thread.
+    """
     most, whole, row = max(most, least), prod(out), prod(out[1:])
     if whole <= most:
         step = max(most // whole, 1)
         count = -(-n // step)
         return [(slice(n * i // count, n * (i + 1) // count), 0, out[0]) for i in range(count)]
     parts = min(max(round(whole / most), 1), max(out[0] * row // max(least, 1), 1), out[0])
+    if parts > 1 and n % threads:
+        parts = min(-(-parts // threads) * threads, out[0])
     edges = [out[0] * i // parts for i in range(parts + 1)]
     return [(slice(i, i + 1), a, b) for i in range(n) for a, b in pairwise(edges)]
 
@@ -338,7 +382,8 @@ def _depthwise(
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
     repeats = 1 if alone else repeats
     lines = derived(weight_lines, w, repeats)
-    blocks = _blocks(n, out, SMALL // c)
+    cost = TOUCHED * y.size * prod(size)
+    blocks = _blocks(n, out, _most(SMALL // c, out, cost, threads), 1, threads)
     rank = len(size)
     axes, kernel = list(range(2 * rank + 2)), list(range(rank))
     lines = lines.reshape(*size, -1)
@@ -373,7 +418,7 @@ def _depthwise(
                 block = result.reshape(-1, c)
                 finish(block, None if z is None else z[some_images, first:last].reshape(block.shape))
 
-    split(some, len(blocks), TOUCHED * y.size * prod(size), threads)
+    split(some, len(blocks), cost, threads)
 
 
 def conv(

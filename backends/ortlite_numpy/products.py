@@ -23,7 +23,7 @@ __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
-BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
+BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
 SQUARE = 64  # rows and columns of a matrix that are turned together
 SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
@@ -70,12 +70,13 @@ def readable(x: Any) -> Any:
 
 def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
     """Up to `LOOPED` rows one by one: BLAS packs a matrix for a product, and reads it as it is for one row."""
+    (rows, depth), columns = a.shape, b.shape[1]
 
     def some(start: int, stop: int) -> None:
-        for row in range(a.shape[0]):
+        for row in range(rows):
             np.matmul(a[row], b[:, start:stop], out=out[row, start:stop])
 
-    split(some, b.shape[1], a.shape[0] * b.size * b.itemsize / BYTES / 4, threads)
+    split(some, columns, seconds(rows, depth, columns, b.itemsize), threads)
     return out
 
 

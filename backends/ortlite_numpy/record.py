@@ -9,9 +9,11 @@ called as before.
 from __future__ import annotations
 
 import operator
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
+from itertools import pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +22,7 @@ import numpy as np
 from ortlite.derived import lasting
 from ortlite.provider import Recording
 
-__all__ = ["Ended", "Traced", "aside", "numpy", "opaque", "recorded", "recording"]
+__all__ = ["Ended", "Traced", "apart", "aside", "numpy", "opaque", "recorded", "recording"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +59,8 @@ class Tape:
         self.lasting: set[int] = set()  # arrays that nobody writes to
         self.layouts = False  # whether the kernel looked at the layout of an array
         self.count = 0
+        self.token = re.compile(rf"\b{prefix}[vt]\d+\b")
+        self.inside: set[str] = set()  # variables of parts (`apart`), which nothing else can read
 
     def constant(self, value: Any) -> str:
         """A name for an object."""
@@ -123,8 +127,18 @@ class Tape:
             return False
         return self.lines[-1] == (made.name, f"{self.names.get(id(np.empty_like))}({arrays[0].name})")
 
+    def noted(self, work: Callable[[], object]) -> list[tuple[str, str]]:
+        """The lines of what `work` does, which are left out of the recording."""
+        before, self.lines = self.lines, []
+        try:
+            work()
+            self.inside.update(target for target, _ in self.lines)
+            return self.lines
+        finally:
+            self.lines = before
+
     def add(self, expression: str, target: bool = True) -> str:
-        if len(self.lines) >= LINES:
+        if len(self.lines) >= LINES or (self.inside and not self.inside.isdisjoint(self.token.findall(expression))):
             raise Ended
         name = f"{self.prefix}t{self.count}" if target else ""
         self.count += target
@@ -166,6 +180,33 @@ def opaque(fn: Callable[..., Any], *args: Any) -> Any:
         tape.add(text, target=False)
         return None
     return tape.line(text, value)
+
+
+def apart(run: Callable[..., None], fn: Callable[[int, int], object], edges: Sequence[int], seconds: float) -> None:
+    """Note a call `run(parts, seconds, *arrays)`, in which each of `parts` does with the arrays what `fn` does now
+    between two edges.
+    """
+    tape = _tape(())
+    texts = [tape.noted(partial(fn, start, stop)) for start, stop in pairwise(edges)]
+    read = dict.fromkeys(name for lines in texts for _, text in lines for name in tape.token.findall(text))
+    given = ", ".join(name for name in read if name not in tape.inside)
+    parts = tuple(_part(tape, lines, given) for lines in texts)
+    tape.add(f"{tape.constant(run)}({tape.text(parts)}, {tape.text(seconds)}, {given})", target=False)
+
+
+def _part(tape: Tape, lines: Sequence[tuple[str, str]], given: str) -> Callable[..., None]:
+    """The lines as a function. What nobody reads any more is let go, so that the next array may lie there."""
+    last = {name: number for number, line in enumerate(lines) for name in tape.token.findall(" ".join(line))}
+    source = [f"def part({given}): pass"] if not lines else [f"def part({given}):"]
+    for number, (target, text) in enumerate(lines):
+        source.append(f" {target} = {text}" if target else f" {text}")
+        names = {target, *tape.token.findall(text)} & tape.inside
+        if gone := [name for name in names if name and last[name] == number]:
+            source.append(f" del {', '.join(gone)}")
+    scope = dict(tape.scope)
+    exec(compile("\n".join(source), "<part of a recording>", "exec"), scope)  # noqa: S102
+    part: Callable[..., None] = scope["part"]
+    return part
 
 
 def _tape(args: Any) -> Tape:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import cache
 from itertools import count, pairwise
+from queue import SimpleQueue
 from time import perf_counter
 from typing import Protocol
 
@@ -22,17 +23,18 @@ import numpy as np
 
 from ortlite.forks import in_child
 from ortlite.processors import available
-from ortlite_numpy.record import Ended, recording
+from ortlite_numpy.record import Ended, apart, recording
 
 __all__ = [
     "DONE", "GIVEN", "HELPERS", "ROW", "STATE", "TEAM", "YIELD", "Waiting", "available", "limit", "pays", "split",
     "wait_by", "wake",
 ]  # fmt: skip
 
-WOKEN = 7e-4  # seconds of work from which on another thread pays that must be woken,
+WOKEN = 2e-4  # seconds of work from which on another thread pays that must be woken,
 SOON_AWAKE = 5e-4  # that must be woken, but will look out for what comes after this,
 AWAKE = 4e-4  # that is looking out
 PIECE = 2.5e-4  # seconds of a range, where there are more than threads
+LONG = 5e-3  # seconds of work from which on it is not written out, call by call
 LATELY = 1e-3  # seconds in which what helpers have missed counts
 
 
@@ -90,7 +92,8 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
     """
     most = min(threads, count)
     if most > 1 and pays(seconds) and recording():
-        raise Ended("what a recording holds is done by one thread")
+        _record(fn, count, seconds, most)
+        return
     helpers: list[_Helper] = []
     before: list[int] = []
     try:
@@ -113,6 +116,26 @@ def split(fn: Callable[[int, int], object], count: int, seconds: float, threads:
         return
     work.do()
     work.wait(helpers)
+
+
+def _record(fn: Callable[[int, int], object], count: int, seconds: float, most: int) -> None:
+    """Note what each of up to `most` threads does."""
+    if seconds > LONG:
+        raise Ended("the Python around such calls does not matter")
+    parts = 1
+    while parts < min(most, limit()) and pays(seconds / parts):
+        parts += 1
+    apart(_together, fn, [count * part // parts for part in range(parts + 1)], seconds)
+
+
+def _together(parts: Sequence[Callable[..., None]], seconds: float, *arrays: object) -> None:
+    """Call each of `parts` with the arrays."""
+
+    def some(start: int, stop: int) -> None:
+        for part in parts[start:stop]:
+            part(*arrays)
+
+    split(some, len(parts), seconds, len(parts))
 
 
 def _take(found: list[_Helper], most: int, seconds: float) -> None:
@@ -180,7 +203,7 @@ class _Helper:
         self.numbers[:] = 0
         self.work: _Work | None = None
         self.called = self.awake = False
-        self.begun = threading.Event()
+        self.begun: SimpleQueue[None] = SimpleQueue()  # wakes it: one too many does no harm
         threading.Thread(target=self.serve, name=f"ortlite_{place}", daemon=True).start()
 
     @property
@@ -191,7 +214,7 @@ class _Helper:
     def recover(self, begun: bool) -> None:
         """After an interrupt: serve what it was given, or be idle again."""
         if begun:
-            self.begun.set()
+            self.begun.put(None)
         else:
             self.work = None
             _idle.append(self)
@@ -200,12 +223,12 @@ class _Helper:
         self.work = work
         self.numbers[GIVEN // 8] += 1
         if not self.awake:
-            self.begun.set()
+            self.begun.put(None)
 
     def call(self) -> None:
         self.called = True
         if not self.awake:
-            self.begun.set()
+            self.begun.put(None)
 
     def look(self) -> None:
         if _waiting:
@@ -224,8 +247,7 @@ class _Helper:
             else:
                 self.awake = False  # before the next look: who gives work, or calls, looks at this afterwards
                 while self.numbers[GIVEN // 8] == given and not self.called:
-                    self.begun.wait()
-                    self.begun.clear()
+                    self.begun.get()
                 self.awake, self.called = True, False
             if _waiting:
                 _waiting.for_work(self.row, given)

@@ -1,6 +1,7 @@
 """Recordings of kernels: the same answers as the kernels', for other values too; and none where values decide."""
 
 import inspect
+import weakref
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from ortlite import inline
 from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
-from ortlite_numpy import record
+from ortlite_numpy import record, threads
 
 F = np.float32
 
@@ -301,3 +302,83 @@ def test_searches_means_and_short_orders_are_recorded():
     check(lambda xp, x: np.mean(x, axis=0), data(3, 7, dtype=np.float16))  # added up in float32
     for axis, largest in ((0, True), (1, False), (1, True)):
         check(lambda xp, x, a=axis, big=largest: xp.top_k(x, 2, a, big, True), data(3, 4))
+
+
+@pytest.fixture
+def shared_out(monkeypatch):
+    """All that can be is shared out to two threads, however short it is."""
+    monkeypatch.setattr(threads, "WOKEN", 0)
+    monkeypatch.setattr(threads, "_waiting", None)
+    monkeypatch.setattr(threads, "limit", lambda: 2)
+    monkeypatch.setattr("ortlite_numpy.elementwise.BLOCK", 8)
+    monkeypatch.setattr("ortlite_numpy.elementwise.ROWS", 8)
+    return create(CPU, {"compiled": "0", "intra_op_num_threads": "2"}).xp
+
+
+def share(fn, xp, *arrays, **keywords):
+    names = {i: f"q_v{i}" for i in range(len(arrays))}
+    return record.recorded(fn, xp, arrays, keywords, names, "q_"), names
+
+
+@pytest.mark.parametrize(
+    ("op_type", "opset", "shapes", "attributes"),
+    [
+        ("Gelu", 20, [(5, 6)], {}),
+        ("Softmax", 13, [(5, 6)], {}),
+        ("LayerNormalization", 17, [(5, 6), (6,), (6,)], {}),
+        ("MaxPool", 12, [(1, 2, 8, 6)], {"kernel_shape": (2, 2), "strides": (2, 2), "n_outputs": 1}),
+        ("Conv", 11, [(3, 2, 7, 7), (3, 2, 3, 3), (3,)], {"pads": (1, 1, 1, 1)}),
+        ("Conv", 11, [(1, 64, 50, 50), (64, 1, 3, 3)], {"group": 64}),
+        ("Conv", 11, [(3, 2, 20, 20), (3, 2, 1, 1), (3,)], {}),
+        ("MatMul", 13, [(64, 48), (48, 64)], {}),
+        ("MatMul", 13, [(3, 48, 48), (3, 48, 48)], {}),
+    ],
+)
+def test_each_threads_share_is_written_out(op_type, opset, shapes, attributes, shared_out):
+    kernel = registry.lookup("", op_type, opset)
+    fn = create(CPU, {"compiled": "0"}).overrides.get(("", op_type, kernel.since), kernel.fn)
+    arrays = [data(*shape) for shape in shapes]
+    found, names = share(fn, shared_out, *arrays, **attributes)
+    assert found is not None
+    assert any(value is threads._together for value in found.scope.values())
+    with np.errstate(all="ignore"):
+        for given in (arrays, [a[::-1].copy() for a in arrays]):
+            wanted = fn(shared_out, *given, **attributes)
+            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+            for _ in range(3):
+                for result, value in zip(replay(found, given, names), wanted, strict=False):
+                    np.testing.assert_array_equal(result, value, strict=True)
+
+
+def test_a_share_that_leaves_an_array_behind_is_not_recorded(shared_out):
+    def fn(xp, x):
+        halves = {}
+        threads.split(lambda start, stop: halves.update({start: x[start:stop] + x[start:stop]}), 6, 1e-4, 2)
+        return record.numpy.concatenate([halves[start] for start in sorted(halves)])
+
+    assert share(fn, shared_out, data(6, 2))[0] is None
+    np.testing.assert_array_equal(fn(None, data(6, 2)), data(6, 2) * 2)
+
+
+def test_a_share_lets_go_of_what_nobody_reads_any_more(shared_out):
+    alive = []
+
+    def noted(x):
+        alive.append(weakref.ref(y := x.copy()))
+        assert sum(ref() is not None for ref in alive) <= 2
+        return y
+
+    def fn(xp, x):
+        out = record.numpy.empty_like(x)
+
+        def some(start, stop):
+            for i in range(start, stop):
+                out[i] = record.opaque(noted, x)[i] if record.recording() else noted(x)[i]
+
+        threads.split(some, 8, 1e-4, 1 if not record.recording() else 2)
+        return out
+
+    found, names = share(fn, shared_out, data(8, 2))
+    alive.clear()
+    replay(found, [data(8, 2)], names)
+    assert len(alive) == 8

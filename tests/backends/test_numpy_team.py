@@ -195,19 +195,19 @@ def test_a_kernel_without_memory_says_so(most):
 
 
 class Interrupts:
-    """An event whose first setting Control-C interrupts."""
+    """A queue that Control-C keeps from the first thing put into it."""
 
-    def __init__(self, event):
-        self.event, self.left = event, 1
+    def __init__(self, queue):
+        self.queue, self.left = queue, 1
 
     def __getattr__(self, name):
-        return getattr(self.event, name)
+        return getattr(self.queue, name)
 
-    def set(self):
+    def put(self, item):
         left, self.left = self.left, 0
         if left:
             raise KeyboardInterrupt
-        self.event.set()
+        self.queue.put(item)
 
 
 def interrupted(work):
