@@ -58,6 +58,7 @@ def text(*words: str) -> np.ndarray:
 ORT, REFERENCE = "onnxruntime", "onnx.reference"
 ML = "ai.onnx.ml"
 ONE = np.ones((1, 1, 2), F)
+CAPPED = (np.ones((1, 1, 1, 1), F), np.array([[[[0], [9]]]], F), np.array([[[[0], [1]]]], F))
 BUGS = [
     Bug(ORT, "Gather", 13, (np.array([["a", "b"], ["c", "d"]], object), np.array([1, 0])), {},
         np.array([["c", "d"], ["a", "b"]], object), "every element of a slice is gathered, not the first alone"),
@@ -80,6 +81,9 @@ BUGS = [
     Bug(ORT, "Attention", 24, (np.ones((1, 1, 1, 1), F), np.ones((1, 1, 2, 1), F), np.array([[[[1], [3]]]], F),
                                np.ones((1, 2), np.uint8)), {"is_causal": 1}, np.ones((1, 1, 1, 1), F),
         "query 0 sees key 0 alone also beside a mask of uint8 (is_causal and windows are ignored)"),
+    *(Bug(peer, "Attention", 24, CAPPED, {"softcap": -1.0}, F([[[[1 / (1 + np.exp(-1))]]]]),
+          "softcap * tanh(logits / softcap) but for 0: the operator's function caps below 0, too")
+      for peer in (ORT, REFERENCE)),
     Bug(ORT, "Cast", 19, (np.array([61441, 1e6], F),), {"to": onnx.TensorProto.FLOAT8E5M2, "saturate": 0},
         np.array([np.inf, np.inf], F), "what rounds beyond the largest float8e5m2 is infinite (1e6 is, 61441 is not)",
         seen_as=onnx.TensorProto.FLOAT),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["map_blocks"]
 
 KEPT = 1 << 26  # bytes that a worker may keep between runs
+NANNYS = frozenset({("MALLOC_TRIM_THRESHOLD_", "65536")})  # what a nanny sets for its workers, unless told otherwise
 OWN = 1000  # from which on the axes of the first array are numbered that no other has
 
 Sizes: TypeAlias = "tuple[int | float, ...]"  # of the chunks along an axis; NaN is not known
@@ -163,7 +164,7 @@ def _index(place: int, array: da.Array) -> tuple[int, ...]:
 
 def run_model(*blocks: np.ndarray, job: Job, names: Sequence[str], threads: int) -> dict[str, np.ndarray]:
     """Run the model on one block."""
-    heap.keep_freed(KEPT, in_worker=True)
+    heap.keep_freed(KEPT, NANNYS)
     return job.run(dict(zip(names, blocks, strict=True)), threads)
 
 

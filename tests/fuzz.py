@@ -282,7 +282,7 @@ OPEN_CALLS: dict[str, Callable[[dict[str, onnx.AttributeProto], Inputs], bool]] 
     # Which numbers one point "from -1 to 1" is: onnxruntime says 1, PyTorch and we 0, ONNX's function NaN.
     "AffineGrid": lambda a, x: "align_corners" in a and a["align_corners"].i != 0 and _has(x, 1, 1, 2),
     # More queries than keys that count: some see nothing, and onnxruntime lets them see any key. A cap below 0: ONNX's
-    # function and we cap, onnxruntime and onnx.reference do not.
+    # function and we cap, onnxruntime and onnx.reference do not (conformance/PEER_BUGS.md).
     "Attention": lambda a, x: (
         ("softcap" in a and a["softcap"].f < 0) or (bool(x) and x[0] is not None and _below(x, 6, x[0].shape[-2]))
     ),

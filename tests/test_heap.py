@@ -1,4 +1,4 @@
-"""Memory that is freed stays in a worker of Dask, whatever its nanny asks glibc for."""
+"""Memory that is freed stays in the process, unless a user asked glibc for something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CODE = """
 import resource
 import numpy as np
 from ortlite import heap
-print(heap.keep_freed(1 << 26, in_worker=WORKER))
+print(heap.keep_freed(1 << 26, frozenset(OVERRULED)))
 def run():
     x = [np.ones(1 << 18, np.float32) for _ in range(4)]
 for _ in range(5):
@@ -26,34 +26,36 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 PAGES = 4 * (1 << 20) // os.sysconf("SC_PAGE_SIZE")  # of one run
 
 
-def asked(in_worker, **variables):
+THRESHOLD = {"MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def asked(overruled, **variables):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    code = CODE.replace("WORKER", str(in_worker))
+    code = CODE.replace("OVERRULED", repr([*overruled.items()]))
     done = subprocess.run([sys.executable, "-c", code], env=env | variables, capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     return kept == "True", int(faults)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives the heap back at once")
-def test_what_dask_asks_for_is_overruled_and_what_a_user_asks_for_is_not():
-    dasks = {"MALLOC_TRIM_THRESHOLD_": "65536"}
-    kept, faults = asked(True, **dasks)
+def test_what_a_framework_asks_for_is_overruled_and_what_a_user_asks_for_is_not():
+    kept, faults = asked(THRESHOLD, **THRESHOLD)
     assert kept
     assert faults < PAGES  # in ten runs
-    kept, faults = asked(False, **dasks)
+    kept, faults = asked({}, **THRESHOLD)
     assert not kept
     assert faults >= 9 * PAGES
-    assert not asked(True, MALLOC_TRIM_THRESHOLD_="131072")[0]
-    assert not asked(True, MALLOC_ARENA_MAX="1", **dasks)[0]
+    assert asked(THRESHOLD)[0]
+    assert not asked(THRESHOLD, MALLOC_TRIM_THRESHOLD_="131072")[0]
+    assert not asked(THRESHOLD, MALLOC_ARENA_MAX="1", **THRESHOLD)[0]
 
 
-def test_it_is_what_dask_sets():
+def test_dask_overrules_what_its_nanny_sets():
     config = pytest.importorskip("distributed.config")  # fills dask's
     import dask
 
-    from ortlite import heap
+    from ortlite.dask import NANNYS
 
     assert config
     found = dask.config.get("distributed.nanny.pre-spawn-environ")
-    assert heap.DASKS.items() <= {name: str(value) for name, value in found.items()}.items()
-    assert not [name for name in found if name.startswith(("MALLOC_", "GLIBC_")) and name not in heap.DASKS]
+    assert {(n, str(v)) for n, v in found.items() if n.startswith(("MALLOC_", "GLIBC_"))} == NANNYS

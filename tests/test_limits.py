@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 
 import ortlite
 from ortlite import LimitExceeded, Limits, limits, load
@@ -251,7 +251,7 @@ def test_a_loop_without_end_and_without_steps():
     )
     for bounds in ({"loop_trips": 1000}, {"loop_trips": 1000, "elements": 10}):
         with pytest.raises(LimitExceeded, match="loop_trips"):
-            session(text, **bounds).run(None, {"x": F([1])})
+            session(text, **bounds).run(None, {"x": F([1])}, timeout=60)  # so that a broken bound ends, too
     with pytest.raises(ortlite.RunTimeout):
         session(text).run(None, {"x": F([1])}, timeout=0.01)
 
@@ -526,6 +526,23 @@ def test_nodes_that_functions_become():
     load.load(data, limits=Limits(function_expansion=4))
     with pytest.raises(LimitExceeded, match="function_expansion"):
         load.load(data, limits=Limits(function_expansion=3))
+
+
+def test_nodes_of_a_graph_count_each_time_that_a_function_refers_to_it():
+    """What is counted ahead are calls; a graph that a call hands over is counted while it is read."""
+    body = parser.parse_graph("b () => (p) { a = Constant <value_float = 1.0> () b = Neg(a) p = Neg(b) }")
+    model = parser.parse_model(HEAD + "g (bool c) => (float y) { y = my.f(c) }")
+    model.graph.node[0].attribute.append(helper.make_attribute("body", body))
+    function = model.functions.add(name="f", domain="my", input=["c"], output=["y0"], attribute=["body"])
+    function.opset_import.add(domain="", version=21)
+    for number in range(2):
+        node = function.node.add(op_type="If", input=["c"], output=[f"y{number}"])
+        for name in ("then_branch", "else_branch"):
+            node.attribute.add(name=name, type=AttributeProto.GRAPH, ref_attr_name="body")
+    data = model.SerializeToString()
+    load.load(data, limits=Limits(function_expansion=2 + 4 * 3))
+    with pytest.raises(LimitExceeded, match="function_expansion"):
+        load.load(data, limits=Limits(function_expansion=2 + 4 * 3 - 1))
 
 
 def test_elements_and_bytes_of_tensors():

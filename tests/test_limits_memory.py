@@ -77,14 +77,14 @@ def nesting(folder):
 
 
 def function_expansion(folder):
-    """Two calls in each of 40 functions: 2^40 nodes."""
+    """Two calls in each of 40 functions: 2^40 nodes. They are counted, not made up to the bound: that takes 46 MiB."""
     head = '<domain: "my", opset_import: ["": 21, "my": 1]>'
     calls = [f"{head} f{i} (a) => (c) {{ b = my.f{i + 1}(a) c = my.f{i + 1}(b) }}" for i in range(40)]
     text = " ".join(
         ["g (float[2] x) => (float[2] y) { y = my.f0(x) }", *calls, f"{head} f40 (a) => (b) {{ b = Neg(a) }}"]
     )
     data = parser.parse_model(HEAD + text).SerializeToString()
-    return lambda: load(data, function_expansion=1000)
+    return lambda: load(data)  # the default is 2^18
 
 
 def elements(folder):
@@ -97,7 +97,7 @@ def total_bytes(folder):
 
 
 def loop_trips(folder):
-    run(LOOP, {"n": np.asarray(2**62, I), "x": F([1, 2])}, loop_trips=1000)
+    run(LOOP, {"n": np.asarray(2**62, I), "x": F([1, 2])}, loop_trips=1000, seconds=60)
 
 
 def sequence_length(folder):

@@ -105,7 +105,8 @@ def test_links_that_stay_inside_are_for_those_who_are_trusted(folder, location):
     (folder / "link").symlink_to("w.bin")
     (folder / "other").symlink_to("sub")
     assert loaded(folder, location, limits=TRUSTED)["w0"].tolist() == [1, 2]
-    with pytest.raises(Fail, match="External data path validation failed"):
+    why = "a link, which own_files does not allow" if location == "link" else ""
+    with pytest.raises(Fail, match=f"External data path validation failed.*{why}"):
         loaded(folder, location)
 
 
@@ -227,8 +228,11 @@ def test_a_picture_that_is_larger_than_it_looks(monkeypatch):
 
 def test_a_pattern_takes_linear_time():
     pytest.importorskip("re2")
-    text = 'g (string[N] x) => (bool[N] y) { y = RegexFullMatch <pattern = "(a+)+b"> (x) }'
-    session = ortlite.InferenceSession(parser.parse_model(HEAD + text).SerializeToString())
+    text = 'g (string[N] x) => (bool[N] y) { y = RegexFullMatch <pattern = "PATTERN"> (x) }'
+    made = lambda pattern: parser.parse_model(HEAD + text.replace("PATTERN", pattern)).SerializeToString()  # noqa: E731
+    with pytest.raises(OrtError, match="pattern"):  # what needs to go back over the text is no pattern at all
+        ortlite.InferenceSession(made(r"(a)\\1")).run(None, {"x": np.array(["aa"])})
+    session = ortlite.InferenceSession(made("(a+)+b"))
     assert session.run(None, {"x": np.array(["a" * 10_000])})[0].tolist() == [False]
 
 

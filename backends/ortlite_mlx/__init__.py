@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ortlite.namespace import Namespace, build
-from ortlite.provider import ExecutionProvider, Tracer
+from ortlite.provider import Compiler, ExecutionProvider, Tracer
 
 __all__ = ["MLXExecutionProvider"]
 
@@ -33,8 +33,18 @@ class _Tracer(Tracer):
         return not known(array)
 
 
+class _Compiler(Compiler):
+    """mx.compile, which makes one kernel of neighbouring elementwise operators, at each signature."""
+
+    def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        import mlx.core as mx
+
+        compiled: Callable[..., Any] = mx.compile(fn)
+        return compiled
+
+
 class MLXExecutionProvider(ExecutionProvider):
-    """MLX. Option: `device`, "cpu" or "gpu" (default: MLX's own).
+    """MLX. Options: `device`, "cpu" or "gpu" (default: MLX's own); `compile`, "1" for mx.compile (default "0").
 
     MLX computes when somebody asks for a value: a run builds a graph, and outputs are computed where they leave it.
     """
@@ -43,7 +53,7 @@ class MLXExecutionProvider(ExecutionProvider):
     library = "mlx"
     storage = frozenset(DTYPES)
     rank: ClassVar[int | None] = 80  # benchmarks/PROVIDERS.md
-    option_names = frozenset({"device"})
+    option_names = frozenset({"device", "compile"})
     tracer = _Tracer()
     widen: ClassVar[dict[str, str]] = {"float16": "float32", "bfloat16": "float32"}
 
@@ -108,6 +118,10 @@ class MLXExecutionProvider(ExecutionProvider):
 
         context: AbstractContextManager[Any] = mx.stream({"cpu": mx.cpu, "gpu": mx.gpu}[self.options["device"]])
         return context
+
+    @property
+    def compiler(self) -> Compiler | None:
+        return _Compiler() if self.options.get("compile", "0") != "0" else None
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -57,7 +58,12 @@ def below(folder: Path, location: str, limits: Limits) -> Iterator[int]:
         parts = real.relative_to(root).parts
     if not parts:
         raise ValueError("not a file")
-    descriptor = _walk(root, parts)
+    try:
+        descriptor = _walk(root, parts)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # what the system says of a link at the end; its words would be of many
+            raise ValueError(f"a link{', which own_files does not allow' if limits.own_files else ''}") from None
+        raise
     try:
         _check_kind(descriptor)
         if limits.own_files and (names := os.fstat(descriptor).st_nlink) != 1:

@@ -91,7 +91,8 @@ def run_files(
     port_bytes = sum(
         prod(d for d in port.row or () if isinstance(d, int)) * port.dtype.bits // 8 for port in job.inputs
     )
-    runs = max(1, min(RUNS, BLOCK_BYTES // max(1, port_bytes * job.size)))
+    share = -(-reader.count // (job.size * workers))  # of few rows each worker gets some
+    runs = max(1, min(RUNS, share, BLOCK_BYTES // max(1, port_bytes * job.size)))
     size = runs * job.size
     workers = max(1, min(workers, -(-reader.count // size)))
     written: dict[str, tuple[str, tuple[int, ...]]] = {}

@@ -426,6 +426,47 @@ def test_a_compiled_function():
     assert cube(x).tolist() == cube(x).tolist() == [1, 8, 27]
 
 
+REGIONS = """g (float[N] x) => (float[N] y, int64[K] z) {
+    a = Exp(x)  b = Add(a, x)  y = Neg(b)  i = NonZero(y)  one = Constant <value_ints = [0]> ()
+    s = Squeeze(i, one)  z = Add(s, s) }"""
+
+
+def test_regions_go_to_the_compiler_where_the_option_asks(monkeypatch):
+    """By itself none do: on a CPU each takes seconds of a C++ compiler."""
+    given = []
+    monkeypatch.setattr(mx, "compile", lambda fn: given.append(fn) or fn)
+    x = np.array([0, 1, -2], np.float32)
+    for options, count in (({}, 0), ({"compile": "0"}, 0), ({"compile": "1"}, 2)):  # NonZero ends the first
+        made = ortlite.InferenceSession(
+            parser.parse_model(HEADER + REGIONS).SerializeToString(), providers=[(NAME, options), CPU]
+        )
+        given.clear()
+        for _ in range(3):
+            y, z = made.run(None, {"x": x})
+            np.testing.assert_allclose(y, -(np.exp(x) + x), rtol=1e-6)
+            assert z.tolist() == [0, 2, 4]
+        assert len(given) == count
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile runs g++ on a CPU")
+def test_compiled_regions_in_several_threads():
+    made = ortlite.InferenceSession(
+        parser.parse_model(HEADER + REGIONS).SerializeToString(), providers=[(NAME, {"compile": "1"}), CPU]
+    )
+    x = np.array([0, 1, -2], np.float32)
+    results = []
+    look = lambda: results.extend(made.run(["y"], {"x": x}) for _ in range(3))  # noqa: E731
+    look()
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 12
+    for (y,) in results:
+        np.testing.assert_allclose(y, -(np.exp(x) + x), rtol=1e-6)
+
+
 def test_what_has_no_value_decides_no_shape():
     fn = function("g (float[N] x, int64[R] shape) => (float[] y) { y = Reshape(x, shape) }")
     x = mx.arange(4.0)

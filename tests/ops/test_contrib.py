@@ -364,3 +364,12 @@ def test_quantised_convolution(group, channels_last):
     scales = np.linspace(0.01, 0.06, 6, dtype=F)
     given = (x, F(0.02), np.uint8(120), w, scales, np.zeros(6, np.int8), F(0.2), np.uint8(99), b)
     check("QLinearConv", *given, channels_last=channels_last, group=group, pads=[1, 0, 1, 2], strides=[1, 2], **MS)
+
+
+def test_group_query_attention_caps_above_zero_alone():
+    """As onnxruntime does, whose operator it is; ONNX's Attention caps below 0, too."""
+    q, k, v = floats(2, 3, 64), floats(2, 3, 32), floats(2, 3, 32)
+    empty, ends, total = np.zeros((2, 2, 0, 16), np.float32), np.array([2, 2], np.int32), np.array(3, np.int32)
+    for softcap in (0.5, -0.5):
+        given = {"num_heads": 4, "kv_num_heads": 2, "softcap": softcap}
+        check("GroupQueryAttention", q, k, v, empty, empty, ends, total, outputs=3, **given, **MS)

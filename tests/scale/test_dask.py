@@ -150,12 +150,12 @@ def test_a_cluster_whose_worker_is_killed(tmp_path):
             n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, local_directory=str(tmp_path)
         ) as cluster,
         distributed.Client(cluster) as client,
-        dask.config.set(scheduler=client),
     ):
         lazy = da.from_array(x, chunks=(10, 1, 8, 8)).map_blocks(
             functools.partial(touched, mark=str(tmp_path / "mark"))
         )
-        y = map_blocks(path, lazy).compute()
+        y = map_blocks(path, lazy).compute(scheduler=client)
+        client.wait_for_workers(2)  # the one that is started anew is there again
         sessions = client.run(sessions_here)
     assert (tmp_path / "mark").exists()
     np.testing.assert_allclose(y, expected(x), atol=1e-6)

@@ -55,6 +55,14 @@ def test_an_array(digits, tmp_path, workers):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_every_worker_gets_some_of_few_rows(digits, tmp_path):
+    np.save(tmp_path / "x.npy", many(40))
+    rows = ["--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--batch", "16"]
+    assert "2 workers" in invoke(digits, *rows, "--workers", 2).output
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected(many(40)), atol=1e-6)
+    assert "3 workers" in invoke(digits, *rows, "--workers", 4).output  # of three batches
+
+
 def test_several_inputs_and_outputs_into_a_folder(tmp_path):
     (tmp_path / "two.onnx").write_bytes(built(TWO))
     a, b = np.arange(30.0).reshape(10, 3), np.arange(10)

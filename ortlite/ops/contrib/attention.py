@@ -249,7 +249,7 @@ def group_query_attention(
         source = xp.clip(source, 0, held + new - 1)
         k, v = (_at(xp, xp.concat([past, x], axis=2), source) for past, x in ((past_key, k), (past_value, v)))
     scores = _scores(xp, q, k, scale)
-    scores = xp.tanh(scores / softcap) * softcap if softcap else scores
+    scores = xp.tanh(scores / softcap) * softcap if softcap > 0 else scores  # below 0: ONNX's Attention caps
     if attention_bias is not None:
         scores = scores + attention_bias
     position = xp.arange(k.shape[2], dtype=xp.int64)
