@@ -195,11 +195,11 @@ def test_many_threads_at_once():
 
 @jit.loops()
 def wait_for_the_other(place, start, stop):
-    """The first range waits, some seconds at most, until the second has said that it is done."""
+    """The first range waits, a minute or so at most, until the second has said that it is done."""
     if start > 0:
         store(place, 1)
         return
-    for _ in range(1 << 27):
+    for _ in range(1 << 31):
         if load(place) != 0:
             store(place + 8, 1)
             return
