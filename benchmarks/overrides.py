@@ -351,6 +351,11 @@ def cases_of(key):
         return PRIMITIVES.get(key, {})
     if key == ("", "GroupNormalization", 18):  # one scale a group, not a channel
         return {"8 groups": lambda: ([floats(4, 64, 64, 64), positive(8), positive(8)], {"num_groups": 8})}
+    if key in {("", "Resize", 10), ("", "Upsample", 7)}:  # scales alone
+        return {
+            mode: lambda mode=mode: ([floats(1, 3, 128, 128), np.array([1, 1, 2, 2], np.float32)], {"mode": mode})
+            for mode in ("nearest", "linear")
+        }
     _, name, _ = key
     general = operators.cases()
     return OPERATORS.get(name) or ({"as in benchmarks.operators": general[name]} if name in general else {})
