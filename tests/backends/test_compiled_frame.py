@@ -195,11 +195,11 @@ def test_many_threads_at_once():
 
 @jit.loops()
 def wait_for_the_other(place, start, stop):
-    """The first range waits, a minute or so at most, until the second has said that it is done."""
+    """The first range waits, a second or so at most, until the second has said that it is done."""
     if start > 0:
         store(place, 1)
         return
-    for _ in range(1 << 31):
+    for _ in range(1 << 25):
         if load(place) != 0:
             store(place + 8, 1)
             return
@@ -208,16 +208,19 @@ def wait_for_the_other(place, start, stop):
 
 @pytest.mark.skipif(threads.limit() < 2, reason="this process may use one processor alone")
 def test_a_helper_that_wakes_up_late_takes_part():
-    """However long the first range takes."""
+    """However long the first range takes. Beside other work it may come too early, and be asleep again: not always."""
     flags = np.ones(2, np.int64)
     given = (SimpleNamespace(threads=2), wait_for_the_other, (flags.ctypes.data,), 2, 1.0)
     jit.share(*given)  # compiles, and makes a helper
-    flags[:] = 0
-    deadline = time.monotonic() + 60
-    while any(helper.awake for helper in threads._helpers) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    jit.share(*given)
-    assert flags.tolist() == [1, 1]
+    for _ in range(40):
+        flags[:] = 0
+        deadline = time.monotonic() + 60
+        while any(helper.awake for helper in threads._helpers) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        jit.share(*given)
+        if flags.all():
+            return
+    pytest.fail("no helper took part")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
