@@ -1,16 +1,18 @@
-"""Every operator on about a million elements, beside onnx.reference: the ratio is what counts.
+"""Every operator on about a million elements, beside onnx.reference and onnxruntime: the ratio is what counts.
 
-    python -m benchmarks.operators [-k PATTERN] [--write]
+    python -m benchmarks.operators [-k PATTERN] [--rounds N] [--write]
 
 Each engine runs in processes of its own, by turns, every operator at its newest version in a graph of its own; a
-figure is the median of ROUNDS processes, each the median of several runs after two that are not counted. It is the
-operator that is measured, not the border of a session: a session's `run` also copies results that share memory with
-its inputs, where the peer hands out views. `--write` puts the table, worst first, into benchmarks/OPERATORS.md.
+figure is the median of N processes (5 by default), each the median of several runs after two that are not counted. It
+is the operator that is measured, not the border of a session: a session's `run` also copies results that share memory
+with its inputs, where onnx.reference hands out views. onnxruntime's session copies all of its results, which is part
+of its figure. `--write` puts the table, worst first, into benchmarks/OPERATORS.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -35,8 +37,8 @@ HERE = Path(__file__).parent
 R = np.random.default_rng(0)
 F = np.float32
 N = 1 << 20
-ROUNDS = 5
 NOISE = 0.95
+PEERS = ("reference", "onnxruntime")
 
 
 def floats(*shape):
@@ -257,9 +259,8 @@ def model(name, inputs, attributes):
         if n
     ]
     graph = helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name=o) for o in outputs])
-    imports = [helper.make_opsetid("", onnx.defs.onnx_opset_version())]
-    if domain:
-        imports.append(helper.make_opsetid(domain, 5))
+    since = onnx.defs.get_schema(op, domain=domain).since_version  # the newest that there is: not all know later opsets
+    imports = [helper.make_opsetid(domain, since)]
     return helper.make_model(graph, opset_imports=imports, ir_version=11)
 
 
@@ -279,6 +280,15 @@ def measure(engine, pattern, seconds=0.25):
                 session = ortlite.InferenceSession(proto.SerializeToString())
                 program, given = session.stages.program, [feeds[a.name] for a in session.get_inputs()]
                 run = partial(program, given)
+            elif engine == "onnxruntime":
+                import onnxruntime
+
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level = 4
+                peer = onnxruntime.InferenceSession(
+                    proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
+                run = partial(peer.run, None, feeds)
             else:
                 from onnx.reference import ReferenceEvaluator
 
@@ -303,34 +313,46 @@ def middle(times):
     return statistics.median(times) if all(times) else None
 
 
-def table(found):
-    """The rows as Markdown, worst first, and the ratios."""
+def mean(ratios):
+    """The geometric mean."""
+    return math.exp(statistics.fmean(map(math.log, ratios)))
+
+
+def table(found, rounds):
+    """The rows as Markdown, those that are slowest beside onnx.reference first, and the ratios."""
     rows = []
     for name, ours in found["ortlite"].items():
-        theirs = found["reference"].get(name)
-        rows.append((theirs / ours if ours and theirs else None, name, ours, theirs))
-    rows.sort(key=lambda r: (r[0] is None, r[0] or 0))
-    ratios = [r[0] for r in rows if r[0]]
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    versions = f"Python {platform.python_version()}, numpy {version('numpy')}, onnx {version('onnx')}"
-    where = (
-        f"`python -m benchmarks.operators --write`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {versions}."
-    )
-    where += f" Medians of {ROUNDS} processes for each engine, by turns."
+        theirs = [found[peer].get(name) for peer in PEERS]
+        rows.append((name, ours, *((t, t / ours if ours and t else None) for t in theirs)))
+    rows.sort(key=lambda row: (row[2][1] is None, row[2][1] or 0))
+    packages = ("numpy", *(["numba"] if importlib.util.find_spec("numba") else []), "onnx", "onnxruntime")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    processes = f"Medians of {rounds} processes for each engine, by turns." if rounds > 1 else "One process each."
     text = [
-        "# Operators on a million elements, beside onnx.reference",
+        "# Operators on a million elements, beside onnx.reference and onnxruntime",
         "",
-        where,
+        f"`python -m benchmarks.operators --write`, {where}. {processes}",
         "",
-        f"{len(ratios)} operators: geometric mean {mean:.1f} × as fast; {sum(r < NOISE for r in ratios)} slower.",
+    ]
+    for place, peer in enumerate(("onnx.reference", "onnxruntime"), 2):
+        ratios = [row[place][1] for row in rows if row[place][1]]
+        if ratios:
+            slower = sum(ratio < NOISE for ratio in ratios)
+            text.append(
+                f"{len(ratios)} operators beside {peer}: geometric mean {mean(ratios):.1f} × as fast; {slower} slower."
+            )
+    text += [
         f"A ratio from {NOISE} counts as equal: two measurements of one NumPy call differ by that much here.",
         "",
-        "| operator | ortlite ms | onnx.reference ms | times as fast |",
-        "|---|---:|---:|---:|",
+        "| operator | ortlite ms | onnx.reference ms | times as fast | onnxruntime ms | times as fast |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for ratio, name, ours, theirs in rows:
-        cells = [f"{v:.3f}" if v else "-" for v in (ours, theirs)]
-        text.append(f"| {name} | {' | '.join(cells)} | {f'{ratio:.2f}' if ratio else '-'} |")
+    for name, ours, *peers in rows:
+        cells = [f"{ours:.3f}" if ours else "-"]
+        for theirs, ratio in peers:
+            cells += [f"{theirs:.3f}" if theirs else "-", f"{ratio:.2f}" if ratio else "-"]
+        text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 
 
@@ -338,7 +360,8 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operators", description=__doc__.split("\n")[0])
     parser.add_argument("-k", dest="pattern", default="", help="regular expression: only operators whose name it finds")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/OPERATORS.md")
-    parser.add_argument("--engine", choices=("ortlite", "reference"), help="measure one, in this process")
+    parser.add_argument("--engine", choices=("ortlite", *PEERS), help="measure one, in this process")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each engine")
     args = parser.parse_args()
     if args.engine:
         measure(args.engine, args.pattern)
@@ -346,14 +369,16 @@ def main():
     from ortlite.cli.bars import working  # not where one engine is measured
     from ortlite.progress import each
 
-    runs = {"ortlite": [], "reference": []}
+    runs = {engine: [] for engine in ("ortlite", *PEERS)}
     with working("processes"):
-        for engine in each("processes", [*runs] * ROUNDS):  # by turns: what else the machine does hits both
+        for engine in each("processes", [*runs] * args.rounds):  # by turns: what else the machine does hits both
             command = [sys.executable, "-m", "benchmarks.operators", "--engine", engine, "-k", args.pattern]
             lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
             print(lines.stderr, end="", file=sys.stderr)
             runs[engine].append(dict(map(json.loads, lines.stdout.splitlines())))
-    text = table({engine: {n: middle([r[n] for r in each]) for n in each[0]} for engine, each in runs.items()})
+    text = table(
+        {engine: {n: middle([r[n] for r in each]) for n in each[0]} for engine, each in runs.items()}, args.rounds
+    )
     print(text)
     if args.write:
         (HERE / "OPERATORS.md").write_text(text)
