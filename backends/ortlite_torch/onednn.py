@@ -295,22 +295,17 @@ class _Bounded:
     __slots__ = ("after", "any", "gain", "most", "shift", "some")
 
     def __init__(self, of_any: _Way, of_some: _Way, gain: float, shift: float, most: int, after: After):
-        self.any, self.some, self.gain, self.shift, self.most, self.after = (
-            of_any,
-            of_some,
-            gain,
-            shift,
-            most,
-            after.bound(),
-        )
+        self.any, self.some = of_any, of_some
+        self.gain, self.shift, self.most, self.after = gain, shift, most, after.bound()
 
     def bound(self, X: Any, Z: Any) -> float | None:
         """What no sum exceeds, as far as that is known or easily found out; of NaN and infinity there is no bound."""
-        of_x, of_z = reach.known(X), 0.0 if Z is None else reach.known(Z)
-        if of_z is None or (of_x is None and X.numel() > self.most):
+        of_z, came = 0.0 if Z is None else reach.known(Z), reach.known(X) is not None
+        of_x = None if of_z is None else reach.measured(X, self.most)
+        if of_z is None or of_x is None:
             return None
-        found = (reach.norm(X) if of_x is None else of_x) * self.gain + self.shift + of_z
-        if found > reach.MOST and of_x is not None:  # it has come a long way
+        found = of_x * self.gain + self.shift + of_z
+        if found > reach.MOST and came:  # it has come a long way
             found = reach.norm(X) * self.gain + self.shift + (0.0 if Z is None else reach.norm(Z))
         return found if found <= reach.MOST else None
 
@@ -374,15 +369,8 @@ def fused_conv(
     if activation not in ACTIVATIONS:
         return NotImplemented
     windows = (group, kernel_shape, strides, dilations, pads, auto_pad)
-    return packed_convolution(
-        X,
-        W,
-        B,
-        windows,
-        derived,
-        after=After(Z is not None, activation, tuple(map(float, activation_params or ()))),
-        Z=Z,
-    )
+    after = After(Z is not None, activation, tuple(map(float, activation_params or ())))
+    return packed_convolution(X, W, B, windows, derived, after=after, Z=Z)
 
 
 ACTIVATIONS: dict[str, Any] = {

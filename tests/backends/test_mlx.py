@@ -38,6 +38,15 @@ def draw(*shape, dtype="float32", low=-4, high=5):
     return values.astype(dtype) if np.dtype(dtype).kind == "f" else np.round(values).astype(dtype)
 
 
+def in_threads(work, count):
+    """Do the same in so many threads at once."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def inside(value):
     """The same on MLX."""
     if isinstance(value, list):
@@ -319,11 +328,7 @@ def test_a_model_computes_in_every_thread():
         results.extend(found.run(None, {"x": x})[0] for _ in range(4))
 
     several()
-    threads = [threading.Thread(target=several) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(several, 4)
     assert len(results) == 20
     for result in results:
         np.testing.assert_allclose(result, wanted, rtol=1e-6)
@@ -457,11 +462,7 @@ def test_compiled_regions_in_several_threads():
     results = []
     look = lambda: results.extend(made.run(["y"], {"x": x}) for _ in range(3))  # noqa: E731
     look()
-    threads = [threading.Thread(target=look) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(look, 3)
     assert len(results) == 12
     for (y,) in results:
         np.testing.assert_allclose(y, -(np.exp(x) + x), rtol=1e-6)
