@@ -52,6 +52,17 @@ def steady_slots(
         small = isinstance(value, np.ndarray | np.generic) and value.size <= KEY_ELEMENTS
         if small and plan.inputs[position] in shapes:
             values.add(plan.inputs[position])
+    static, guarded = _follow(steps, values, shapes, steady)
+    return static, shapes, guarded
+
+
+def _follow(
+    steps: Sequence[Bound], values: set[int], shapes: set[int], steady: Collection[int] = ()
+) -> tuple[set[int], set[int]]:
+    """Add the slots whose values, and whose shapes, follow from those in `values` and `shapes`.
+
+    The slots whose values do are the first result; the second is the `steady` ones whose shapes do not.
+    """
     static: set[int] = set()
     guarded: set[int] = set()
     for bound in steps:
@@ -63,17 +74,33 @@ def steady_slots(
             static.update(outputs)
             values.update(outputs)
             shapes.update(outputs)
-        elif (
-            bound.pure
-            and shapes.issuperset(reads)
-            and values.issuperset(bound.host_slots)
-            and not (call is not None and call.kernel.data_dependent_shape)
-        ):
+        elif values.issuperset(bound.host_slots) and _same_shapes(bound, values, shapes):
             shapes.update(outputs)
         else:
             guarded.update(slot for slot in outputs if slot in steady)
             shapes.update(guarded)
-    return static, shapes, guarded
+    return static, guarded
+
+
+def _same_shapes(bound: Bound, values: set[int], shapes: set[int]) -> bool:
+    """Whether the results of a step have the same shapes wherever the values that it reads as Python objects do."""
+    call = bound.step if isinstance(bound.step, Call) else None
+    if bound.pure:
+        return shapes.issuperset(bound.step.reads()) and not (call is not None and call.kernel.data_dependent_shape)
+    # Whichever branch the known condition takes, its results have shapes that follow from what it reads.
+    taken = call is not None and (call.node.domain, call.node.op_type) == ("", "If")
+    bodies = [reader for _, reader in bound.keywords if isinstance(reader, ReadBody)]
+    return taken and all(_body_fixed(body, values, shapes) for body in bodies)
+
+
+def _body_fixed(body: ReadBody, values: set[int], shapes: set[int]) -> bool:
+    """Whether the shapes of all results of a subgraph without inputs of its own follow from what it reads."""
+    plan = body.program.plan
+    inner = set(plan.constants)
+    known = inner | {slot for slot, outer in zip(plan.inputs, body.captures, strict=True) if outer in values}
+    fixed = known | {slot for slot, outer in zip(plan.inputs, body.captures, strict=True) if outer in shapes}
+    _follow(body.program.steps, known, fixed)
+    return fixed.issuperset(plan.outputs)
 
 
 def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> dict[int, Any] | None:

@@ -68,6 +68,9 @@ class ReadConst(NamedTuple):
 class SubProgram(Protocol):
     """What a subgraph is bound to: `ortlite.compile.Program`."""
 
+    plan: Plan
+    steps: tuple[Bound, ...]
+
     def closure(self, captures: Sequence[Any], on_step: OnStep | None = None) -> Any:
         """The subgraph as a callable of its formal inputs."""
 

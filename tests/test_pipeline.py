@@ -211,6 +211,42 @@ def test_a_data_dependent_shape_is_not_baked_in():
         assert s.tolist() == [1, sum(values)]
 
 
+def branching(then):
+    """An If that takes a branch by the length of its input, and what reads the shape of its result."""
+    text = """g (float[N] x) => (float[?] y, int64[?] s) {
+        d = Shape(x)  f = Squeeze(d)  long = Less(two, f)
+        b = If (long) <then_branch = t () => (float[?] p) { THEN },
+                       else_branch = e () => (float[?] q) { q = Neg(x) }>
+        y = Abs(b)  s = Shape(b) }"""
+    return pipeline.build(
+        graph(HEAD + text.replace("THEN", then), two=np.int64(2), flat=np.array([-1])), [create(CPU)]
+    ).program
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["p = Concat <axis = 0> (x, x)", "u = Concat <axis = 0> (d, d)  r = Expand(x, u)  p = Flatten <axis = 0> (r)"],
+)
+def test_the_shape_of_what_a_known_branch_gives_is_baked_in(then):
+    program = branching(then)
+    for x in ([1, -2, 3], [1, -2, 3], [1, -2], [1, -2], [-1, 2, 3]):
+        y, s = program([np.array(x, np.float32)])
+        many = 1 if len(x) < 3 else 2 if then.startswith("p") else 3
+        np.testing.assert_array_equal(y.reshape(-1), np.abs(x * many))
+        assert s.tolist() == list(y.shape)
+    entry = next(iter(program._signatures.entries.values()))
+    assert "Shape" not in entry.function.source.__code__.co_names
+    assert len(entry.kernels) == 1  # what is done behind the branch is written out
+
+
+def test_the_shape_that_values_give_in_a_known_branch_is_not_baked_in():
+    program = branching("n = NonZero(x)  i = Reshape(n, flat)  p = Gather(x, i)")
+    for x in ([1, -2, 3], [1, -2, 3], [1, -2, 3], [0, -2, 3], [0, 0, 3, 0], [1, 0, 0]):
+        y, s = program([np.array(x, np.float32)])
+        assert y.tolist() == [abs(v) for v in x if v]
+        assert s.tolist() == [np.count_nonzero(x)]
+
+
 def specialisations(monkeypatch):
     """Counts the functions that are generated from here on."""
     made = []
