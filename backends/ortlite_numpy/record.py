@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ortlite import ordered
 from ortlite.derived import lasting
 from ortlite.provider import Recording
 
@@ -348,6 +349,8 @@ class Traced:
         if keywords.pop("copy", None) or keywords.pop("order", "C") != "C" or keywords:
             raise Ended
         value = self.value.reshape(shape)
+        if value.nbytes >= ordered.LARGE and not np.may_share_memory(value, self.value):
+            return opaque(ordered.in_order, self).reshape(shape)
         return self if value.shape == self.value.shape else self._method("reshape", value, value.shape)
 
     def transpose(self, *axes: Any) -> Any:
@@ -678,11 +681,14 @@ def _aligned(shape: tuple[int, ...], dtype: Any, size: int) -> Any:
 
 def _contiguous(a: Any, dtype: Any = None) -> Any:
     if type(a) is not Traced:
-        return np.ascontiguousarray(a, dtype)
+        plain = dtype is not None or not isinstance(a, np.ndarray) or a.flags.c_contiguous
+        return np.ascontiguousarray(a, dtype) if plain else ordered.in_order(a)
     if dtype is not None and np.dtype(dtype) != a.dtype:
         raise Ended
     a.tape.layouts = True
-    return a if a.value.flags.c_contiguous and a.value.ndim else a.copy("C")
+    if a.value.flags.c_contiguous and a.value.ndim:
+        return a
+    return opaque(ordered.in_order, a) if a.value.nbytes >= ordered.LARGE else a.copy("C")
 
 
 def _asarray(a: Any, dtype: Any = None, **keywords: Any) -> Any:

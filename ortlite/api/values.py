@@ -17,6 +17,7 @@ from ortlite.api.ortvalue import OrtValue
 from ortlite.api.sparse import SparseTensor
 from ortlite.errors import Fail, InvalidArgument
 from ortlite.graph import MapType, OptionalType, SequenceType, SparseType, TensorType, Type
+from ortlite.ordered import in_order
 from ortlite.provider import CPU, ExecutionProvider, owner, unshared
 
 __all__ = [
@@ -264,7 +265,7 @@ def _outside(value: Any, owners: set[int]) -> Any:
     if base is not None:
         owned = unshared(base) and 2 * array.nbytes >= base.nbytes
     if not array.flags.writeable or not array.flags.c_contiguous or not owned:
-        array = root = np.array(array, order="C")
+        array = root = in_order(array)
     owners.add(id(root))
     return array
 

@@ -742,6 +742,19 @@ def test_products_with_a_constant_matrix(rows, depth, columns, dtype, threads, e
     np.testing.assert_allclose(multiplied(far, b), np.stack([exact, exact], 1), **close)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_panels(groups):
+    """Rows of several groups as columns of their panels, filled up with zeros; a matrix turned round is one group."""
+    w = floats(groups * 37, 70, 3)
+    each = products.width(w.dtype)
+    for made, matrix in zip(np.split(products.turned_panels(w, groups), groups), np.split(w, groups), strict=True):
+        columns = np.swapaxes(made, 1, 2).reshape(-1, 3, 70)
+        np.testing.assert_array_equal(columns[:37], np.swapaxes(matrix, 1, 2))
+        assert len(columns) % each == 0
+        assert not columns[37:].any()
+    np.testing.assert_array_equal(products.panels(w[:, :, 0].T), products.panels(w[:, :, 0].T.copy()))
+
+
 def test_products_of_odd_numbers(every_product):
     """NaN and infinities stay in their rows and columns; what fills up the last panel touches nothing."""
     a, b = floats(9, 20), floats(20, 19)
@@ -775,10 +788,11 @@ def test_products_that_are_left_to_others(every_product):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layout", ["first", "last"])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5,)])
-@pytest.mark.parametrize("given", ["", "bias", "bias, z, Relu", "Tanh"])
-def test_convolutions_with_constant_weights(given, kernel, layout, threads, monkeypatch):
-    """As products with panels, whatever the layout, on one thread or two."""
+@pytest.mark.parametrize(("given", "changing"), [("", 0), ("bias", 1), ("bias, z, Relu", 0), ("Tanh", 1)])
+def test_convolutions_by_panels(given, changing, kernel, layout, threads, monkeypatch):
+    """As products with panels of constant or changing weights, whatever the layout, on one thread or two."""
     monkeypatch.setattr(compiled.conv, "SETUP", -1.0)
+    monkeypatch.setattr(dense, "finished", None)  # nothing is left to NumPy
     if threads > 1:
         monkeypatch.setattr(dense.products, "RATE", 1.0)
     rank = len(kernel)
@@ -797,7 +811,7 @@ def test_convolutions_with_constant_weights(given, kernel, layout, threads, monk
         xp = SimpleNamespace(threads=threads)
         fn = compiled.OVERRIDES[MS, "FusedConv", 1]
         with np.errstate(all="ignore"):
-            got = fn(xp, *inputs, **attributes, derived=Derived([w]))
+            got = fn(xp, *inputs, **attributes, derived=Derived([] if changing else [w]))
             kernel_itself = registry.lookup(MS, "FusedConv", 1)
             wide = [None if v is None else v.astype(np.float64) for v in inputs]
             want = registry.call(kernel_itself, CPU.xp, wide, attributes, n_outputs=1)

@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite import inline
+from ortlite import inline, ordered
 from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite.provider import CPU, create
@@ -89,6 +89,16 @@ def test_a_recording_has_the_calls_alone():
     found = check(lambda xp, x: xp.sum(xp.reshape(x, (6,)), axis=0), data(2, 3))
     assert found.lines[0][1] == "q_v0.reshape((6, ))"
     assert len(found.lines) == 2
+
+
+@pytest.mark.parametrize("fn", [lambda xp, x: xp.reshape(x, (-1,)), lambda xp, x: record.numpy.ascontiguousarray(x)])
+def test_large_copies_of_images_with_channels_last_are_made_block_by_block(fn):
+    x = np.moveaxis(data(2, 100, 83, 16), -1, 1)
+    found, names = recorded(fn, x)
+    assert ordered.in_order in found.scope.values()
+    (result,) = replay(found, [x], names)
+    assert result.flags.c_contiguous
+    np.testing.assert_array_equal(result, fn(create(CPU, {"compiled": "0"}).xp, x))
 
 
 @pytest.mark.parametrize(

@@ -294,8 +294,7 @@ def finished(
     activated = _activation(activation, params, X.dtype)
     if activated is None:
         return NotImplemented
-    kept = lasting(derived, W)
-    if kept and (group == 1 or W.shape[1] > 1):
+    if group == 1 or W.shape[1] > 1:
         y = _by_windows(xp, X, W, B, Z, activated, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
         if y is not NotImplemented:
             return y
@@ -306,8 +305,7 @@ def finished(
         finish_rows(block, bias, nothing if other is None else own(other), *activated)
 
     threads = getattr(xp, "threads", 1)
-    alone = kept and group == 1
-    times = products.times(xp, derived(weight_panels, W, 1), W.shape[0]) if alone else None
+    times = products.times(xp, derived(weight_panels, W, 1), W.shape[0]) if group == 1 else None
     if group == 1 and X.shape[1] >= TURNED and X.flags.c_contiguous and prod(W.shape[2:]) > 1:
         X = dense.channels_first(np.ascontiguousarray(dense.channels_last(X)))
     return dense.finished(
@@ -342,7 +340,8 @@ def _by_windows(
     bias = derived(products.filled, B, m, X.dtype)
     tall, deep, block = products.sizes()
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), W.size * W.itemsize / products.BYTES)
-    if _by_tiles(X, W, group, steps, height, width) and derived(winograd.all_count, W):
+    by_tiles = lasting(derived, W) and _by_tiles(X, W, group, steps, height, width)
+    if by_tiles and derived(winograd.all_count, W):
         tensors = own(x), owned(W, derived), derived(winograd.tile_panels, W), bias, z
         _multiply_tiles(xp, (*tensors, *activated, y.reshape(-1)), steps, height, width, seconds)
         return dense.channels_first(y)
@@ -391,8 +390,7 @@ def _multiply_tiles(xp: Any, given: tuple[Any, ...], steps: Any, height: int, wi
 
 def weight_panels(W: Any, groups: int) -> Any:
     """The weights by which columns are multiplied, in panels, one group's after the other's."""
-    each = [products.panels(matrix) for matrix in dense.weight_columns(W, groups)]
-    return each[0] if groups == 1 else np.concatenate(each)
+    return products.turned_panels(W.reshape(*W.shape[:2], -1), groups)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:

@@ -26,6 +26,7 @@ import numpy as np
 import ortlite
 from ortlite import cache as cache_of_user
 from ortlite.forks import renewed_after_fork
+from ortlite.ordered import in_order
 from ortlite_numpy import threads
 from ortlite_numpy.record import numpy, opaque, recording
 
@@ -326,7 +327,7 @@ def _own(x: Any) -> Any:
     flags = x.flags
     if flags.c_contiguous and flags.aligned:
         return x if flags.writeable else _alias(x)
-    return np.array(x, order="C")
+    return in_order(x)
 
 
 def owned(x: Any, derived: Any) -> Any:

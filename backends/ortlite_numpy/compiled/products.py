@@ -29,6 +29,8 @@ GROUP = 3  # rows of a tile that are reached from the first of them
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
 FEW_ROWS = 2  # for which BLAS reads the matrix as it is
 SMALL = 1 << 17  # multiplications up to which BLAS is as fast
+TURNED = 64  # numbers of a row that are written down a panel in one turn: what is written stays in the cache
+FILL = 1e-9  # seconds for each number that is brought into a panel
 RATE = 8e10  # multiplications and additions of float32 a second
 BYTES = 2e10  # bytes of panels a second
 
@@ -210,6 +212,31 @@ def fill_panels(b, y, start, stop):
                     to[c] = row[c]
 
 
+@loops()
+def fill_turned(w, groups, y, start, stop):
+    """Panels [start, stop), counted through all groups, of rows w (M, C, size): y (panels, size · C, columns of one).
+
+    The M / groups rows of a group are the columns of its panels.
+    """
+    m, channels, size = w.shape
+    each = y.shape[0] // groups
+    for panel in range(start, stop):
+        to = y[panel]
+        column = panel % each * to.shape[1]
+        some = min(to.shape[1], m // groups - column)
+        begin = panel // each * (m // groups) + column
+        for first in range(0, channels, max(TURNED // size, 1)):
+            last = min(first + max(TURNED // size, 1), channels)
+            for i in range(some):
+                row = w[begin + i]
+                for c in range(first, last):
+                    for k in range(size):
+                        to[k * channels + c, i] = row[c, k]
+        for r in range(to.shape[0]):
+            for i in range(some, to.shape[1]):
+                to[r, i] = 0
+
+
 def width(dtype: Any) -> int:
     """The columns of a panel."""
     return VECTORS * vector_bytes() // int(dtype.itemsize)
@@ -217,16 +244,24 @@ def width(dtype: Any) -> int:
 
 def panels(b: Any) -> Any:
     """A matrix as panels (count, rows, columns of one), the last one filled up with zeros."""
+    if not b.flags.c_contiguous:
+        return turned_panels(b.T[:, :, None], 1)
     each = width(b.dtype)
     rows, columns = b.shape
     result = np.zeros((-(-columns // each), rows, each), b.dtype)
-    if b.flags.c_contiguous:
-        share(None, fill_panels, (own(b), result), rows, b.size * 1e-9)
-        return result
-    whole = columns // each
-    result[:whole] = b[:, : whole * each].reshape(rows, whole, each).transpose(1, 0, 2)
-    if whole * each < columns:
-        result[whole, :, : columns - whole * each] = b[:, whole * each :]
+    share(None, fill_panels, (own(b), result), rows, b.size * FILL)
+    return result
+
+
+def turned_panels(w: Any, groups: int) -> Any:
+    """The panels of a matrix of M columns, one for each row of w (M, C, size); of each of `groups` of them.
+
+    What a place of `size` multiplies, C numbers, stands together.
+    """
+    m, channels, size = w.shape
+    each = width(w.dtype)
+    result = np.empty((groups * -(-m // groups // each), size * channels, each), w.dtype)
+    share(None, fill_turned, (own(w), groups, result), len(result), w.size * FILL)
     return result
 
 
