@@ -278,13 +278,14 @@ def test_recurrent_networks_of_odd_numbers():
         agree(("", op, 1), [x, w, r], n_outputs=3 if op == "LSTM" else 2, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_the_quantised_lstm(dtype):
+@pytest.mark.parametrize(("dtype", "most"), [(np.int8, 0), (np.int8, 9), (np.uint8, 9)])
+def test_the_quantised_lstm(dtype, most):
+    """The state's weights are read as bytes where no zero point is taken from them, and as floats."""
     info = np.iinfo(dtype)
     w, r = (RNG.integers(info.min, info.max + 1, s).astype(dtype) for s in ((2, 3, 20), (2, 5, 20)))
     for shape in ((2,), (2, 20)):
         scales = [RNG.uniform(0.001, 0.01, shape).astype(F) for _ in range(2)]
-        zeros = [RNG.integers(0, 9, shape).astype(dtype) for _ in range(2)]
+        zeros = [RNG.integers(0, most + 1, shape).astype(dtype) for _ in range(2)]
         lens, states = np.array([4, 2], np.int32), [floats(2, 2, 5), floats(2, 2, 5), floats(2, 15)]
         weights = [scales[0], zeros[0], scales[1], zeros[1]]
         inputs = [floats(4, 2, 3), w, r, floats(2, 40), lens, *states, *weights]

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper, parser
 
 pytest.importorskip("numba")
 
-from ortlite import provider
+from ortlite import load, pipeline, provider
 from ortlite.derived import Derived
 from ortlite.ops import registry
 from ortlite_numpy import compiled
-from ortlite_numpy.compiled import integers
+from ortlite_numpy.compiled import integers, qconv
 
 MS = "com.microsoft"
 CPU = provider.create("CPUExecutionProvider", {"compiled": "0"})
+FAST = provider.create("CPUExecutionProvider", {"compiled": "1"})
 F = np.float32
 BYTES = st.sampled_from([np.uint8, np.int8])
 SEEDS = st.integers(0, 1 << 20)
@@ -180,6 +182,30 @@ def test_means_of_images(x_type, y_type, seed, shape, last, memory):
     want = np.clip(exact + int(y_zero), limits.min, limits.max)
     assert (y.dtype, y.shape) == (y_type, want.shape)
     assert np.abs(y - want).max() <= 0.5 + 1e-4
+
+
+def called(entry):
+    """What the kernels that are written out call."""
+    for recording, _ in entry.kernels.values():
+        yield from (value for value in recording.scope.values() if callable(value))
+
+
+@pytest.mark.parametrize("group", [1, 6])
+def test_convolutions_by_zero_points_that_a_run_gives(group):
+    """They are written out with the kernel; every run has another zero point."""
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[1, 6, 9, 9] x) => (int32[1, M, H, W] y) {{
+        q, scale, zero = DynamicQuantizeLinear(x)
+        y = ConvInteger <group = {group}, pads = [1, 1, 1, 1]> (q, w, zero) }}"""
+    proto = parser.parse_model(text)
+    draw = np.random.default_rng(0)
+    weights = whole(draw, np.int8, 6, 6 // group, 3, 3)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    ours, plain = (pipeline.build(load.load(proto.SerializeToString()), [cpu]).program for cpu in (FAST, CPU))
+    for low in (-1, 0, -3, -8, -0.1):
+        feed = [draw.uniform(low, 2, (1, 6, 9, 9)).astype(F)]
+        np.testing.assert_array_equal(ours(feed)[0], plain(feed)[0])
+    (entry,) = ours._signatures.entries.values()
+    assert {qconv._by_windows, qconv._by_channels} & {*called(entry)}
 
 
 def test_what_the_kernels_leave():

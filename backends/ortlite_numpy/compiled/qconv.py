@@ -15,7 +15,7 @@ from ortlite_numpy.compiled.integers import finish, finish_sums
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, own, share, with_names
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.compiled.vectors import vector_bytes
-from ortlite_numpy.record import Traced
+from ortlite_numpy.record import Traced, opaque
 from ortlite_numpy.record import numpy as np
 
 F = np.float32
@@ -248,7 +248,6 @@ def convolved(
     if not work or (bias is not None and (bias.dtype.name != "int32" or bias.shape != (m,))):
         return NotImplemented
     flip = 128 if x.dtype.name == "int8" else 0
-    zero = number(x_zero) + flip
     kh, kw = (1, *w.shape[2:])[-2:]
     height, width = (1, *out)[-2:]
     sh, sw, _, dw, top, left = steps.tolist()
@@ -261,21 +260,8 @@ def convolved(
         y = np.empty((n * height, width, m), dtype)
         size = np.array([last.shape[0] // n, height, kh, kw], np.int64)
         weights, start = derived(taps, w, w_zero), derived(floats_of, bias, m)
-        args = (
-            last,
-            np.uint8(flip),
-            np.int32(zero),
-            weights,
-            start,
-            steps,
-            size,
-            factor[:m],
-            shift[:m],
-            *limits,
-            vector_bytes() // 4,
-            y,
-        )
-        share(xp, DEPTHWISE[to], args, n * height, work * MULTIPLY)
+        args = (weights, start, steps, size, factor[:m], shift[:m], *limits, vector_bytes() // 4, y)
+        _when_known(_by_channels, x_zero, xp, to, last, flip, args, n * height, work * MULTIPLY)
         return dense.channels_first(y.reshape(n, *out, m))
     if dw > 1 and kw > 1:
         return NotImplemented
@@ -287,16 +273,39 @@ def convolved(
         height, width = 1, source.shape[2]
     elif rank == 3:
         source = source[:, :, None] if first else source[:, None]
-    b, start = derived(panels, w, w_zero), derived(totals, w, w_zero) * np.int32(zero)
-    if bias is not None:
-        start += derived(bias_of, bias, m)
+    b, start = derived(panels, w, w_zero), derived(totals, w, w_zero)
     y = np.empty((n, *out, m), dtype)
     place = (np.array([kh, kw], np.int64), steps, (1 if plain else n), height, width)
     few = n * prod(out) < FEW_WINDOWS
-    integers.multiply(
-        xp, to, source, first, flip, zero, place, b, start, (factor, shift, *limits), y.reshape(-1), m, few
-    )
+    more = None if bias is None else derived(bias_of, bias, m)
+    args = (place, b, start, more, (factor, shift, *limits), y.reshape(-1), m, few)
+    _when_known(_by_windows, x_zero, xp, to, source, first, flip, *args)
     return dense.channels_first(y)
+
+
+def _when_known(run: Any, zero: Any, *args: Any) -> None:
+    """`run(zero, *args)`: a zero point that a run of the model gives is a number only then, and so are its kin."""
+    if isinstance(zero, Traced):
+        opaque(run, zero, *args)
+    else:
+        run(zero, *args)
+
+
+def _by_channels(
+    zero: Any, xp: Any, to: str, x: Any, flip: int, args: tuple[Any, ...], count: int, seconds: float
+) -> None:
+    share(xp, DEPTHWISE[to], (x, np.uint8(flip), np.int32(number(zero) + flip), *args), count, seconds)
+
+
+def _by_windows(
+    zero: Any, xp: Any, to: str, x: Any, first: bool, flip: int, place: Any, b: Any, totals: Any, bias: Any,
+    finish: tuple[Any, ...], y: Any, m: int, few: bool,
+) -> None:  # fmt: skip
+    known = number(zero) + flip
+    start = totals * np.int32(known)
+    if bias is not None:
+        start += bias
+    integers.multiply(xp, to, x, first, flip, known, place, b, start, finish, y, m, few)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
@@ -367,8 +376,6 @@ def conv_integer(
     derived: Any = at_once,
 ) -> Any:
     """In int32."""
-    if isinstance(x_zero_point, Traced):  # which the kernels take as a number: NumPy's way is recorded, and as exact
-        return NotImplemented
     nothing = integers.nothing(w.shape[0])
     return convolved(
         xp, x, x_zero_point, w, w_zero_point, None, auto_pad, dilations, group, kernel_shape, pads, strides, derived,

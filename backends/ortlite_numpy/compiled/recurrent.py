@@ -24,7 +24,7 @@ PRODUCT, ACTIVATION = 0.06e-9, 1.2e-9  # seconds for a product of two numbers, f
 
 @loops(FREE)
 def add_product(h, R, first, width, y):
-    """Add h @ R to y, columns from `first` on."""
+    """Add h @ R to y, columns from `first` on; R may be of int8."""
     count = h.size
     y = y[:width]
     for block in range(count // 8):
@@ -34,11 +34,12 @@ def add_product(h, R, first, width, y):
         m, n, o, p = R[k, first:], R[k + 1, first:], R[k + 2, first:], R[k + 3, first:]
         q, r, s, t = R[k + 4, first:], R[k + 5, first:], R[k + 6, first:], R[k + 7, first:]
         for j in range(width):
-            y[j] += (a * m[j] + b * n[j] + (c * o[j] + d * p[j])) + (e * q[j] + f * r[j] + (g * s[j] + i * t[j]))
+            u = a * F(m[j]) + b * F(n[j]) + (c * F(o[j]) + d * F(p[j]))
+            y[j] += u + (e * F(q[j]) + f * F(r[j]) + (g * F(s[j]) + i * F(t[j])))
     for k in range(count - count % 8, count):
         a, m = h[k], R[k, first:]
         for j in range(width):
-            y[j] += a * m[j]
+            y[j] += a * F(m[j])
 
 
 @loops()
@@ -48,8 +49,11 @@ def limited(x, clip):
 
 
 @loops()
-def lstm_steps(projected, bias, R, P, lens, backward, clip, coupled, Y, hs, cs, start, stop):
-    """All steps of LSTMs; gates in the order input, output, forget, cell. `P` may be empty."""
+def lstm_steps(projected, bias, R, scale, P, lens, backward, clip, coupled, Y, hs, cs, start, stop):
+    """All steps of LSTMs; gates in the order input, output, forget, cell. `P` may be empty.
+
+    R may be bytes, which are a `scale` of each column times as much; else that is empty.
+    """
     time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
     limit = F(clip)
     x = np.empty(4 * hidden, F)
@@ -64,8 +68,11 @@ def lstm_steps(projected, bias, R, P, lens, backward, clip, coupled, Y, hs, cs, 
                 continue
             row = projected[t, b, d]
             for j in range(4 * hidden):
-                x[j] = row[j] + shift[j]
+                x[j] = F(0) if scale.size else row[j] + shift[j]
             add_product(h, weights, 0, 4 * hidden, x)
+            if scale.size:
+                for j in range(4 * hidden):
+                    x[j] = x[j] * scale[d, j] + (row[j] + shift[j])
             if P.size:
                 for j in range(hidden):
                     x[j] += P[d, j] * c[j]
@@ -180,6 +187,7 @@ class Weights(NamedTuple):
     state: Any
     bias: Any
     rest: Any
+    scale: Any = np.empty((0, 0), F)
 
 
 def prepared(W: Any, R: Any, B: Any, linear: int) -> Weights:
@@ -366,8 +374,8 @@ def _lstm(xp: Any, run: Run | None, P: Any, clip: float, input_forget: int, layo
         return NotImplemented
     peepholes = np.empty((0, 0), F) if P is None else owned(P, derived)
     args = (
-        run.projected, w.bias, w.state, peepholes, run.lens, run.backward, float(clip), int(bool(input_forget)), run.Y,
-        *run.states,
+        run.projected, w.bias, w.state, w.scale, peepholes, run.lens, run.backward, float(clip),
+        int(bool(input_forget)), run.Y, *run.states,
     )  # fmt: skip
     share(xp, lstm_steps, args, run.items, run.seconds)
     return _finished(run, layout)
@@ -409,13 +417,26 @@ def lstm(
 
 
 def dequantised(W: Any, scale: Any, zero: Any, R: Any, R_scale: Any, R_zero: Any, B: Any) -> Weights:
-    """Quantised weights (directions, features, gates · hidden) as the kernels take them."""
+    """Quantised weights (directions, features, gates · hidden) as the kernels take them.
 
-    def floats(x: Any, scale: Any, zero: Any) -> Any:
-        scale, zero = (v[:, None] if v.ndim == 2 else v.reshape(-1, 1, 1) for v in (scale, zero))
-        return ((x.astype(np.int32) - zero.astype(np.int32)).astype(F) * scale).transpose(0, 2, 1)
+    Those of the state stay bytes, which every step reads, where their zero points let them.
+    """
 
-    return prepared(floats(W, scale, zero), floats(R, R_scale, R_zero), B, 0)
+    def centred(x: Any, zero: Any) -> Any:
+        return x.astype(np.int16) - _by_column(zero)
+
+    floats = (centred(W, zero).astype(F) * _by_column(scale)).transpose(0, 2, 1)
+    state = centred(R, R_zero)
+    made = prepared(floats, (state.astype(F) * _by_column(R_scale)).transpose(0, 2, 1), B, 0)
+    if state.min() < -128 or state.max() > 127:
+        return made
+    factors = np.broadcast_to(_by_column(R_scale), (R.shape[0], 1, R.shape[2]))[:, 0]
+    return made._replace(state=state.astype(np.int8), scale=np.array(factors, F, order="C"))
+
+
+def _by_column(x: Any) -> Any:
+    """A number for each direction, or each of its columns, as (directions, 1, columns or 1)."""
+    return (x.astype(np.int16) if x.dtype.kind in "iu" else x).reshape(len(x), 1, -1)
 
 
 def _quantised_example(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
