@@ -266,6 +266,35 @@ def test_chains_hand_derived_to_who_wants_it():
     assert chain(None, 1, derived=1) == ("second", 1)
 
 
+def test_what_warms_convolutions_makes_all_that_they_need():
+    """Of every kind, with weights that stay or change: no run compiles anything."""
+    alone("""
+        from numba.core import event
+        from ortlite.derived import Derived
+        from ortlite_numpy import compiled
+        from ortlite_numpy.compiled import table, team
+
+        team.warm()
+        conv = compiled.OVERRIDES["", "Conv", 1]
+        table.warm(conv, ("float32",), {"group": 1}), table.warm(conv, ("float32",), {"group": 4})
+        with event.install_recorder("numba:compile") as compiled_late:
+            for c, m, k, group in (  # 48 channels go by tiles
+                (3, 8, 3, 1), (48, 40, 3, 1), (40, 40, 1, 1), (64, 16, 5, 1), (64, 64, 3, 4), (8, 8, 3, 8),
+                (12, 24, 3, 6),
+            ):
+                for size, rank in ((20, 2), (3, 2), (300, 1), (5, 1)):
+                    w = np.ones((m, c // group, *[min(k, size)] * rank), np.float32)
+                    x = np.ones((1, *[size] * rank, c), np.float32)
+                    for layout in (np.moveaxis(x, -1, 1), np.ascontiguousarray(np.moveaxis(x, -1, 1))):
+                        for derived in (Derived([w]), Derived([])):
+                            for gap in (1, 2):
+                                dilations = [gap if size > 5 else 1] * rank
+                                conv(None, layout, w, group=group, dilations=dilations, derived=derived)
+        late = [str(made.data["dispatcher"]) for _, made in compiled_late.buffer]
+        assert not late, late
+    """)
+
+
 def test_warm_compiles_and_says_where(monkeypatch):
     monkeypatch.setattr(compiled, "warm_all", lambda: 3)
     result = CliRunner().invoke(main, ["warm"])

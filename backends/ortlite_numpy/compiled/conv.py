@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ortlite.derived import at_once, lasting
+from ortlite.derived import Derived, at_once, lasting
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
@@ -406,15 +406,16 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 @lru_cache
 def _products(dtype: Any, activation: str, params: tuple[float, ...]) -> None:
     """Make what convolutions need that are products: where something is added, a small one is."""
+    given = {"activation": activation, "activation_params": params}
     w = np.zeros((2, 2, 2, 2), dtype)
     for width in (2, FEW_COLUMNS):
         z = np.zeros((1, 2, 2, width), dtype)
         for x in (np.zeros((1, 2, 3, width + 1), dtype), np.zeros((1, 3, width + 1, 2), dtype).transpose(0, 3, 1, 2)):
-            fused_conv(None, x, w, w[:, 0, 0, 0], z, activation=activation, activation_params=params)
+            fused_conv(None, x, w, w[:, 0, 0, 0], z, **given)
     if dtype.char == "f":
         w = np.ones((CHANNELS, CHANNELS, 3, 3), dtype)
         x = np.zeros((1, 9, 9, CHANNELS), dtype).transpose(0, 3, 1, 2)
-        fused_conv(None, x, w, activation=activation, activation_params=params)
+        fused_conv(None, x, w, **given, derived=Derived([w]))
 
 
 @override("Conv", examples=_examples, dtypes=FLOATS)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from ortlite.derived import at_once, takes_derived
 from ortlite.namespace import or_default
+from ortlite_numpy.compiled import team
 from ortlite_numpy.record import numpy as np
 
 __all__ = ["OVERRIDES", "Call", "before", "both", "override", "warm", "warm_all"]
@@ -52,6 +53,7 @@ def warm(fn: Any, given: tuple[str | None, ...], attributes: Mapping[str, Any]) 
 
 def warm_all() -> int:
     """Compile all that `OVERRIDES` can do; for how many operators."""
+    team.warm()
     for fn in set(OVERRIDES.values()):
         for dtype in fn.dtypes:  # type: ignore[attr-defined]
             warm(fn, (dtype,), {})

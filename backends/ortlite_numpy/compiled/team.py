@@ -263,3 +263,9 @@ def for_work(row: int, done: int) -> None:
 def for_result(row: int, given: int) -> None:
     """Look until DONE is `given`."""
     look.run(row, given)
+
+
+def warm() -> None:
+    """Compile, or load from the disk, what threads wait by."""
+    for waiting in (done_and_look_out, look):
+        waiting.dispatcher().compile("(int64, int64)")
