@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import parser
 
 pytest.importorskip("numba")
 
-from ortlite import provider
+from ortlite import load, pipeline, provider
 from ortlite.derived import Derived, at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
@@ -212,6 +213,23 @@ def test_attention_in_blocks():
         agree(("", "Attention", 23), [q, k, v], {"q_num_heads": 6, "kv_num_heads": 3}, rtol=1e-4, atol=1e-5)
         q, k, v = floats(1, 3, queries, 8), floats(1, 3, keys, 8), floats(1, 3, keys, 5)
         agree(("", "Attention", 23), [q, k, v, floats(3, queries, keys)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("few", [1, 100])
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("attributes", ["", "<is_causal = 1>"])
+def test_attention_is_written_out(attributes, heads, few, monkeypatch):
+    monkeypatch.setattr(attention, "FEW", few)
+    text = f"""<ir_version: 10, opset_import: ["": 23]>
+        g (float[2, 4, 3, 8] q, float[2, {heads}, 7, 8] k, float[2, {heads}, 7, 6] v, float[2, 1, 3, 7] m)
+        => (float[2, 4, 3, 6] y) {{ y = Attention {attributes} (q, k, v, m) }}"""
+    model = load.load(parser.parse_model(text).SerializeToString())
+    ours, plain = (pipeline.build(model, [cpu]).program for cpu in (provider.create(CPU.name, {"compiled": "1"}), CPU))
+    for _ in range(5):
+        feed = [floats(2, 4, 3, 8), floats(2, heads, 7, 8), floats(2, heads, 7, 6), floats(2, 1, 3, 7)]
+        np.testing.assert_allclose(ours(feed)[0], plain(feed)[0], rtol=1e-5, atol=1e-6)
+    (entry,) = ours._signatures.entries.values()
+    assert entry.kernels
 
 
 def test_normalisations_of_odd_numbers():

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ortlite.ops.attention import scaled_dot_product
 from ortlite_numpy import products
 from ortlite_numpy.compiled.jit import loops, own, share, wide
@@ -18,6 +16,7 @@ from ortlite_numpy.compiled.products import filled, multiply_rows, sizes, width
 from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.conv import scratch
+from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
 
 __all__ = ["attention"]
