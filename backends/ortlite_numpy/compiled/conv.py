@@ -317,7 +317,7 @@ def finished(
 def _by_windows(
     xp: Any, X: Any, W: Any, B: Any, Z: Any, activated: tuple[int, Any, Any], windows: tuple[Any, ...], derived: Any
 ) -> Any:
-    """All of a convolution by one kernel. Of few windows, threads share out the weights."""
+    """All of a convolution by one kernel: by tiles, by lines, or by windows copied side by side."""
     n, c = X.shape[:2]
     m, one = W.shape[0], X.ndim == 3
     auto_pad, group, *given = windows
@@ -326,43 +326,29 @@ def _by_windows(
         return NotImplemented
     height, width = (1, *out)[-2:]
     kh, kw = (1, *W.shape[2:])[-2:]
-    sh, sw, dh, dw = steps[:4].tolist()
-    plain = prod(W.shape[2:]) == 1 and out == X.shape[2:] and c >= TURNED
-    by_lines = group > 1 or ((dw == 1 or kw == 1) and width >= FEW_COLUMNS and not plain)
+    plain = kh == kw == 1 and out == X.shape[2:] and c >= TURNED
+    by_lines = group > 1 or ((steps[3] == 1 or kw == 1) and width >= FEW_COLUMNS and not plain)
     first = by_lines and group == 1 and X.flags.c_contiguous and c < TURNED  # many are read faster side by side
     x = X if first else dense.channels_last(X)
     if one:
         x = x[:, :, None] if first else x[:, None]
-    z = np.empty(0, X.dtype)
+    x, z = own(x), np.empty(0, X.dtype)
     if Z is not None:
         z = own(dense.channels_last(np.broadcast_to(Z, (n, m, *out)))).reshape(-1)
     y = np.empty((n, *out, m), X.dtype)
-    bias = derived(products.filled, B, m, X.dtype)
-    tall, deep, block = products.sizes()
+    end = (derived(products.filled, B, m, X.dtype), z, *activated, y.reshape(-1))
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), W.size * W.itemsize / products.BYTES)
     by_tiles = lasting(derived, W) and _by_tiles(X, W, group, steps, height, width)
     if by_tiles and derived(winograd.all_count, W):
-        tensors = own(x), owned(W, derived), derived(winograd.tile_panels, W), bias, z
-        _multiply_tiles(xp, (*tensors, *activated, y.reshape(-1)), steps, height, width, seconds)
+        _multiply_tiles(xp, x, W, end, steps, height, width, seconds, derived)
         return dense.channels_first(y)
     b = derived(weight_panels, W, group)
-    kernel, by_panels = np.array([kh, kw], np.int64), n * prod(out) < max(FEW_WINDOWS, m)
-    args = (kernel, steps, b, bias, z, *activated, y.reshape(-1), height, width)
+    by_panels = n * prod(out) < max(FEW_WINDOWS, m)  # then threads share out the weights
+    args = (np.array([kh, kw], np.int64), steps, b, *end, height, width)
     if by_lines:
-        cut = width
-        if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS):
-            threads = getattr(xp, "threads", 1)
-            cuts = -(-width // (tall * TILES * threads)) * threads  # as many for each
-            cut = -(-width // (cuts * tall)) * tall
-        rows = dense.COLUMNS // (((cut - 1) * sw + (kw - 1) * dw + 1) * c)  # of the image around lines computed at once
-        most = min(max((rows - (kh - 1) * dh - 1) // sh + 1, 1), height)
-        count = len(b) if by_panels else n * height * -(-width // cut)
-        share(xp, multiply_lines, (own(x), first, group, *args, cut, most, by_panels, tall, deep), count, seconds)
+        _multiply_lines(xp, x, first, group, args, by_panels, seconds)
     else:
-        most = max(dense.COLUMNS // max(b.shape[1], m) // tall, -(-block // tall)) * tall
-        count = len(b) if by_panels else -(-n * prod(out) // tall)
-        unit = 0 if by_panels else tall
-        share(xp, multiply_windows, (own(x), *args, most, unit, tall, deep, block), count, seconds)
+        _multiply_windows(xp, x, args, m, by_panels, seconds)
     return dense.channels_first(y)
 
 
@@ -374,18 +360,51 @@ def _by_tiles(X: Any, W: Any, group: int, steps: Any, height: int, width: int) -
     return fits and c % lanes == 0 and min(c, m) >= CHANNELS and height * width >= PIXELS
 
 
-def _multiply_tiles(xp: Any, given: tuple[Any, ...], steps: Any, height: int, width: int, seconds: float) -> None:
-    n, (m, c) = given[0].shape[0], given[1].shape[:2]
+def _multiply_tiles(
+    xp: Any, x: Any, W: Any, end: tuple[Any, ...], steps: Any, height: int, width: int, seconds: float, derived: Any
+) -> None:
+    """`winograd.multiply_tiles`, in blocks whose products stay in the cache."""
+    n, (m, c) = x.shape[0], W.shape[:2]
     down, along = -(-height // 2), -(-width // 2)
     by_panels = n * down * along < m
     blocks = -(-down // max(TILED // (winograd.POINTS * along * c), -(-FEW_TILES // along)))
     threads = getattr(xp, "threads", 1)
     if not by_panels and n * blocks < LINES:  # as many for each
         blocks = min(-(-n * blocks // threads) * threads // n, down)
-    count = len(given[2]) if by_panels else n * blocks
+    b = derived(winograd.tile_panels, W)
+    count = len(b) if by_panels else n * blocks
     top, left = steps[4:].tolist()
-    args = (*given, top, left, height, width, blocks, by_panels, *products.sizes()[:2])
+    args = (x, owned(W, derived), b, *end, top, left, height, width, blocks, by_panels, *products.sizes()[:2])
     share(xp, winograd.multiply_tiles, args, count, seconds / 2)
+
+
+def _multiply_lines(
+    xp: Any, x: Any, first: bool, group: int, args: tuple[Any, ...], by_panels: bool, seconds: float
+) -> None:
+    """`multiply_lines`, in strips whose lines of the image stay in the cache; long lines are cut."""
+    kernel, steps, b, *_, height, width = args
+    (kh, kw), (sh, sw, dh, dw) = kernel.tolist(), steps[:4].tolist()
+    n, c = x.shape[0], x.shape[1 if first else 3]
+    tall, deep, _ = products.sizes()
+    cut = width
+    if width > tall * TILES and (n * height < LINES or width * sw * c > dense.COLUMNS):
+        threads = getattr(xp, "threads", 1)
+        cuts = -(-width // (tall * TILES * threads)) * threads  # as many for each
+        cut = -(-width // (cuts * tall)) * tall
+    rows = dense.COLUMNS // (((cut - 1) * sw + (kw - 1) * dw + 1) * c)
+    most = min(max((rows - (kh - 1) * dh - 1) // sh + 1, 1), height)
+    count = len(b) if by_panels else n * height * -(-width // cut)
+    share(xp, multiply_lines, (x, first, group, *args, cut, most, by_panels, tall, deep), count, seconds)
+
+
+def _multiply_windows(xp: Any, x: Any, args: tuple[Any, ...], m: int, by_panels: bool, seconds: float) -> None:
+    """`multiply_windows`, so many at once that they and their results stay in the cache."""
+    _, _, b, *_, height, width = args
+    tall, deep, block = products.sizes()
+    most = max(dense.COLUMNS // max(b.shape[1], m) // tall, -(-block // tall)) * tall
+    count = len(b) if by_panels else -(-x.shape[0] * height * width // tall)
+    unit = 0 if by_panels else tall
+    share(xp, multiply_windows, (x, *args, most, unit, tall, deep, block), count, seconds)
 
 
 def weight_panels(W: Any, groups: int) -> Any:
