@@ -25,6 +25,7 @@ from ortlite.primitives import window
 from ortlite.primitives.window import output_shape
 from ortlite.provider import CPU, create
 from ortlite_numpy import products
+from ortlite_numpy.blas import turned
 from ortlite_numpy.elementwise import LINE, swish_fill
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
@@ -61,9 +62,12 @@ def channels_first(y: Any) -> Any:
 
 def weight_columns(w: Any, groups: int) -> Any:
     """`w` (M, C / groups, *size) as what columns are multiplied by: (groups, prod(size) · C / groups, M / groups)."""
-    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    w = w.transpose(0, *range(3, w.ndim), 2, 1)
-    return np.ascontiguousarray(w).reshape(groups, -1, w.shape[-1])
+    each, c, places = w.shape[0] // groups, w.shape[1], prod(w.shape[2:])
+    columns = [turned(rows) for rows in w.reshape(groups, each, c * places)]
+    result = np.stack(columns) if groups > 1 else columns[0][None]
+    if places == 1:
+        return result
+    return np.ascontiguousarray(result.reshape(groups, c, places, each).swapaxes(1, 2)).reshape(result.shape)
 
 
 def weight_lines(w: Any, repeats: int) -> Any:

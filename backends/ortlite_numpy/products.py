@@ -14,9 +14,8 @@ from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
-from ortlite_numpy.blas import reads_small
+from ortlite_numpy.blas import reads_small, turned
 from ortlite_numpy.record import numpy as np
-from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
 
 __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
@@ -24,14 +23,14 @@ __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
 BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
-SQUARE = 64  # rows and columns of a matrix that are turned together
 SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements
 # What BLAS multiplies as it lies, of rows by a matrix whose columns lie side by side: up to so many
 UNPACKED, RESULTS = 1_000_000, 1_200  # multiplications, and elements of the result, of
-DEPTH, NARROW = 32, 16  # at least so deep a matrix, where so many columns come together
-TURNED = 16  # rows up to which that is faster than what it does with larger ones
+DEPTH, NARROW, BROAD = 32, 16, 64  # at least so deep a matrix, and so many columns together
+TURNED = 24  # rows up to which that is faster than what it does with larger ones
+LEFT, WEIGHTS = 48, 1 << 19  # rows up to which so many weights whose columns lie side by side are the left factor
 FEW = 96  # rows up to which columns are split: every part reads all rows, but only its own columns
 
 
@@ -80,40 +79,43 @@ def few_rows(a: Any, b: Any, out: Any, threads: int) -> Any:
     return out
 
 
-def turned(b: Any) -> Any:
-    """`b` with its columns side by side in memory, as rows. Squares of it stay in the cache, unlike whole columns."""
-    result = np.empty(b.shape[::-1], b.dtype)
-    for i in range(0, b.shape[0], SQUARE):
-        for j in range(0, b.shape[1], SQUARE):
-            result[j : j + SQUARE, i : i + SQUARE] = b[i : i + SQUARE, j : j + SQUARE].T
-    return result
-
-
 def columns_unpacked(a: Any, b: Any) -> int:
     """How many columns of `b` together BLAS multiplies by a few rows as they lie; 0 where that is not to be had."""
     rows, depth = a.shape
     if not 1 < rows <= TURNED or depth < DEPTH or b.size <= LARGE or a.dtype != np.float32 or not reads_small():
         return 0
-    step = min(RESULTS // rows, UNPACKED // (rows * depth))
+    step = min(RESULTS // rows, UNPACKED // (rows * depth), BROAD)
     return step if step >= NARROW else 0
 
 
 def by_columns_unpacked(a: Any, w: Any, out: Any, step: int) -> None:
-    """The product of `a` and the transpose of `w`, some columns at a time."""
-    for i in range(0, w.shape[0], step):
-        np.matmul(a, w[i : i + step].T, out=out[:, i : i + step])
+    """The product of `a` and the transpose of `w`, some columns at a time, in one call: no thread waits for the GIL."""
+    (count, depth), rows = w.shape, a.shape[0]
+    whole = count - count % step
+    parts = w[:whole].reshape(-1, step, depth).transpose(0, 2, 1)
+    np.matmul(a[None], parts, out=out[:, :whole].reshape(rows, -1, step).transpose(1, 0, 2))
+    if whole < count:
+        np.matmul(a, w[whole:].T, out=out[:, whole:])
+
+
+def from_the_left(a: Any, w: Any, out: Any) -> None:
+    """The same, with `w` as the left factor: BLAS brings that into its order in less time than the right one."""
+    out[...] = np.matmul(w, a.T).T
 
 
 def multiply_turned(a: Any, w: Any, out: Any, step: int, threads: int) -> None:
-    """The same on up to `threads` threads."""
+    """The product of `a` and the transpose of `w`, `step` columns at a time, or from the left where that is 0."""
     (rows, depth), columns = a.shape, w.shape[0]
-    cost = seconds(rows, depth, columns, a.itemsize)
-    if threads > 1 and pays(cost):
-        split(lambda i, j: by_columns_unpacked(a, w[i:j], out[:, i:j], step), columns, cost, threads)
-    elif recording():
-        opaque(by_columns_unpacked, a, w, out, step)
-    else:
-        by_columns_unpacked(a, w, out, step)
+    unit = step or BROAD  # threads begin where a part does: how results are rounded depends on their place in one
+
+    def some(start: int, stop: int) -> None:
+        part = slice(start * unit, stop * unit)
+        if step:
+            by_columns_unpacked(a, w[part], out[:, part], step)
+        else:
+            from_the_left(a, w[part], out[:, part])
+
+    split(some, -(-columns // unit), seconds(rows, depth, columns, a.itemsize), threads)
 
 
 def product(a: Any, b: Any, threads: int, derived: Any = at_once) -> Any:
@@ -126,7 +128,7 @@ def product(a: Any, b: Any, threads: int, derived: Any = at_once) -> Any:
         flat = readable(a.reshape(rows, a.shape[-1]))
         step = columns_unpacked(flat, b)
         b = readable(b)
-        if step and b.T.flags.c_contiguous:
+        if b.T.flags.c_contiguous and (step or (1 < rows <= LEFT and b.size >= WEIGHTS and reads_small())):
             multiply_turned(flat, b.T, out, step, threads)
         elif step and lasting(derived, b):
             multiply_turned(flat, derived(turned, b), out, step, threads)

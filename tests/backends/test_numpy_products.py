@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -56,12 +57,13 @@ def test_matmul(shapes, dtype, split, monkeypatch):
             np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-11)
 
 
-@pytest.mark.parametrize("rows", [(1,), (2,), (3,), (2, 5), (16,), (17,)], ids=str)
-@pytest.mark.parametrize("size", [(300, 400), (1000, 100), (31, 3000)], ids=str)
+@pytest.mark.parametrize("rows", [(1,), (2,), (3,), (2, 5), (24,), (5, 5), (48,), (49,)], ids=str)
+@pytest.mark.parametrize("size", [(300, 400), (1000, 100), (31, 3000), (5000, 30)], ids=str)
 @pytest.mark.parametrize("split", [False, True])
 def test_a_constant_matrix_is_turned_for_few_rows(rows, size, split, monkeypatch):
     monkeypatch.setattr(products, "reads_small", lambda: True)  # whatever the processor is
     monkeypatch.setattr(products, "LARGE", 1 << 10)
+    monkeypatch.setattr(products, "WEIGHTS", 1 << 15)
     if split:
         monkeypatch.setattr(products, "RATE", 1.0)
     draw = np.random.default_rng(0)
@@ -69,7 +71,7 @@ def test_a_constant_matrix_is_turned_for_few_rows(rows, size, split, monkeypatch
     derived = Derived([b])
     a = draw.standard_normal((*rows, size[0])).astype(np.float32)
     wanted = a.astype(np.float64) @ b.astype(np.float64)
-    few = 1 < np.prod(rows) <= 16 and size[0] >= 32
+    few = 1 < np.prod(rows) <= 24 and size[0] >= 32 and 16 * size[0] * np.prod(rows) <= products.UNPACKED
     for left in (a, np.asfortranarray(a)):
         y = OVERRIDES["", "MatMul", 1](XP, left, b, derived=derived)
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
@@ -80,6 +82,28 @@ def test_a_constant_matrix_is_turned_for_few_rows(rows, size, split, monkeypatch
         y = OVERRIDES["", "Gemm", 7](XP, a, w, c, transB=1, derived=derived)
         np.testing.assert_allclose(y, wanted + c, rtol=1e-4, atol=1e-4)
         assert derived.nbytes == 0
+
+
+@pytest.mark.parametrize("rows", [7, 24, 40])
+@pytest.mark.parametrize("size", [(300, 1111), (768, 770)], ids=str)
+def test_threads_do_not_change_the_answer(rows, size, monkeypatch):
+    """Columns are rounded alike, on whichever thread they are computed."""
+    monkeypatch.setattr(products, "reads_small", lambda: True)
+    monkeypatch.setattr(products, "WEIGHTS", 1 << 15)
+    draw = np.random.default_rng(1)
+    b = draw.standard_normal(size).astype(np.float32)
+    a = draw.standard_normal((rows, size[0])).astype(np.float32)
+    b = np.asfortranarray(b) if rows > 24 else b
+    alone = products.product(a, b, 1, Derived([b]))
+    monkeypatch.setattr(products, "split", in_parts)
+    for parts in (2, 3, 4):
+        np.testing.assert_array_equal(products.product(a, b, parts, Derived([b])), alone)
+
+
+def in_parts(fn, count, seconds, threads):
+    edges = [count * part // threads for part in range(threads + 1)]
+    for start, stop in pairwise(edges):
+        fn(start, stop)
 
 
 def test_a_program_turns_no_matrix_again(monkeypatch):
@@ -149,3 +173,23 @@ def test_fused_matmul(turned):
     wanted = registry.lookup("com.microsoft", "FusedMatMul", 1).fn(XP, a, b, alpha=0.5, **given)
     actual = OVERRIDES["com.microsoft", "FusedMatMul", 1](XP, a, b, alpha=0.5, **given)
     np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("plain", [False, True])
+def test_matrices_are_turned_whatever_they_look_like(dtype, plain, monkeypatch):
+    if plain:  # a BLAS that has nothing for it
+        monkeypatch.setattr(blas, "_copies_turned", dict)
+    x = np.random.default_rng(0).standard_normal((700, 333)).astype(dtype)
+    x[3, 4], x[5, 6], x[7, 8] = np.nan, np.inf, -0.0
+    odd = np.ndarray((3, 5), dtype, bytes(range(1, 200)), 1)  # not where numbers of its size are expected
+    views = [x, x[:, 3:100], x[::2], x[::-1], x.T, x[:, ::2], np.broadcast_to(x[0], (5, 333)), x[:0], x[:, :0], odd]
+    for view in views:
+        result = blas.turned(view)
+        assert result.flags.c_contiguous
+        assert result.tobytes() == np.ascontiguousarray(view.T).tobytes()
+
+
+def test_a_blas_without_transposition(monkeypatch):
+    monkeypatch.setattr(blas, "_found", lambda: None)
+    assert blas._copies_turned.__wrapped__() == {}
