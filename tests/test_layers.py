@@ -14,7 +14,7 @@ BACKENDS = ROOT.parent / "backends"
 # Modules and packages of ortlite/, the lowest first; those of one line do not import each other.
 LAYERS = [line.split() for line in """
 errors dtypes forks cache version progress processors atomic heap ordered
-limits graph derived
+limits graph derived garbage
 stopping primitives race
 namespace schema
 ops

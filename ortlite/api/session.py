@@ -21,6 +21,7 @@ from ortlite.api.options import RunOptions, SessionOptions, adapted, checked
 from ortlite.api.providers import available_for, check_and_normalize_provider_args, resolve
 from ortlite.api.source import configured, loaded, write_optimized
 from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, typed
+from ortlite.garbage import uncollected
 from ortlite.limits import Limits, applied, both, current
 from ortlite.provider import CPU, usable
 from ortlite.stopping import stop_of, stoppable
@@ -140,7 +141,7 @@ class InferenceSession(Described, Asynchronous):
     @contextmanager
     def _within(self) -> Iterator[None]:
         """The limits that hold while the session is made."""
-        with applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
+        with uncollected(), applied(self._limits), stoppable(stop_of(None, None, self._limits.seconds)):
             yield
 
     @property
