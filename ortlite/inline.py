@@ -168,7 +168,20 @@ def lines(
     if count:
         result.append(" = ".join(f"r{i}" for i in range(count)) + " = None")
     scope.update(recording.scope)
-    holds = " and ".join(
-        f"{variable(slots[position])}.{recording.strides} == {strides}" for position, strides in recording.layouts
-    )
-    return holds or None, result
+    holds = [
+        part
+        for position, strides in recording.layouts
+        for part in _lies(f"{variable(slots[position])}.{recording.strides}", strides)
+    ]
+    return " and ".join(holds) or None, result
+
+
+def _lies(found: str, strides: Sequence[int | None]) -> list[str]:
+    """Conditions for the strides of an array to be those that are known."""
+    known = [axis for axis, stride in enumerate(strides) if stride is not None]
+    if len(known) == len(strides):
+        return [f"{found} == {tuple(strides)}"] if known else []
+    if known and known[-1] - known[0] == len(known) - 1:  # side by side
+        part = slice(known[0], known[-1] + 1)
+        return [f"{found}[{part.start}:{part.stop}] == {tuple(strides[part])}"]
+    return [f"{found}[{axis}] == {strides[axis]}" for axis in known]

@@ -85,15 +85,15 @@ class Recording(NamedTuple):
 
     `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand
     for. `results` names the results, None where the kernel leaves the case to another one, and `values` are those of
-    the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right;
-    `strides` is how the library's arrays are asked for them.
+    the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right,
+    None where any will do; `strides` is how the library's arrays are asked for them.
     """
 
     lines: tuple[tuple[str, str], ...]
     scope: Mapping[str, Any]
     results: tuple[str, ...] | None
     values: tuple[Any, ...]
-    layouts: tuple[tuple[int, tuple[int, ...]], ...]
+    layouts: tuple[tuple[int, tuple[int | None, ...]], ...]
     strides: str = "strides"
 
 

@@ -622,6 +622,11 @@ def _derived(keep: Any, tape: Tape) -> Callable[..., Any]:
     return derived
 
 
+def _steps(array: Any) -> tuple[int | None, ...]:
+    """The strides that somebody walks along: where an axis has one element, it is a matter of who made the array."""
+    return tuple(stride if n > 1 else None for stride, n in zip(array.strides, array.shape, strict=True))
+
+
 def recorded(
     fn: Callable[..., Any],
     xp: Any,
@@ -653,7 +658,7 @@ def recorded(
         return None
     finally:
         _current.tape = None
-    layouts = tuple((i, args[i].strides) for i in names) if tape.layouts else ()
+    layouts = tuple((i, _steps(args[i])) for i in names) if tape.layouts else ()
     return Recording(tuple(tape.lines), tape.scope, texts, tuple(map(_real, values)), layouts)
 
 

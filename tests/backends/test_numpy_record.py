@@ -184,6 +184,20 @@ def test_layouts_that_a_kernel_looks_at_are_a_condition():
     assert found.layouts == ((0, (16, 4)),)
     found, _ = recorded(lambda xp, x: x * 2, data(3, 4))
     assert found.layouts == ()
+    for shape, steps in [((1, 3, 1, 4), (None, 16, None, 4)), ((1, 3, 4), (None, 16, 4)), ((1, 1), (None, None))]:
+        found = check(fn, data(*shape))
+        assert found.layouts == ((0, steps),)
+
+
+def test_strides_of_axes_with_one_element_do_not_matter():
+    """They are what the function that made the array left there."""
+    odd = np.ndarray((1, 3, 1), F, bytes(range(12)), 0, (4, 4, 400))
+    for x in (odd, odd.transpose(2, 1, 0), odd.copy()):
+        for conditions in (inline._lies("x.strides", (None, 4, None)), inline._lies("x.strides", (None, None, None))):
+            assert all(eval(text, {"x": x}) for text in conditions)
+    assert inline._lies("x", (8, 4)) == ["x == (8, 4)"]
+    assert inline._lies("x", (None, 8, 4, None)) == ["x[1:3] == (8, 4)"]
+    assert inline._lies("x", (8, None, 4)) == ["x[0] == 8", "x[2] == 4"]
 
 
 def test_a_mistake_is_no_recording():
