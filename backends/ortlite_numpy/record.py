@@ -563,6 +563,17 @@ def _mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims
     return total / (a.size // total.size)
 
 
+def _stack(arrays: Sequence[Any], axis: int = 0, **keywords: Any) -> Any:
+    """As numpy.stack puts it together, without its Python."""
+    shapes = {getattr(x, "shape", None) for x in arrays}
+    shape = shapes.pop()
+    if shapes or shape is None or keywords or not -len(shape) <= axis + 1 <= len(shape) + 1:
+        return NotImplemented  # or NumPy says what is wrong
+    axis %= len(shape) + 1
+    place = (*(slice(None),) * axis, None)
+    return np.concatenate([x[place] for x in arrays], axis=axis)
+
+
 def _round(a: Any, decimals: int = 0, out: Any = None) -> Any:
     """To whole numbers, floats by their own function."""
     if decimals or a.dtype.kind != "f":
@@ -604,7 +615,7 @@ KNOWN = {
     ).split()
 }
 LOWER[np.take], LOWER[np.searchsorted], LOWER[np.mean] = _take, _searchsorted, _mean
-LOWER[np.round] = _round
+LOWER[np.round], LOWER[np.stack] = _round, _stack
 LOWER[np.broadcast_to] = _broadcast
 LOWER[np.argmax], LOWER[np.argmin] = _method_of("argmax"), _method_of("argmin")
 WRITING = {np.copyto}

@@ -300,6 +300,9 @@ def test_a_check_of_values_is_a_line_of_the_recording(op_type):
         lambda xp, x: np.argmax(x, axis=1, keepdims=True),
         lambda xp, x: xp.broadcast_to(x, (3, 4)) + xp.broadcast_to(x, (2, 3, 4)),
         lambda xp, x: xp.stack([x, x * 2], axis=-1),
+        lambda xp, x: np.stack([x, np.ones((3, 4), F), x * 2], axis=1),
+        lambda xp, x: np.stack([x.sum(), x.max(), F(2)]),
+        lambda xp, x: np.stack([x, x * 2], 2, dtype=np.float64),
         lambda xp, x: xp.where(x > 0, x, -x) ** 2 + 2**x - 1 / (x + 5),
         lambda xp, x: xp.moveaxis(xp.expand_dims(x, axis=(0, -1)), 0, 2),
         lambda xp, x: xp.clip(x, -0.5, 0.5) + xp.squeeze(xp.expand_dims(x, axis=1), axis=1),
@@ -313,6 +316,13 @@ def test_a_check_of_values_is_a_line_of_the_recording(op_type):
 )
 def test_functions_of_the_standard(fn):
     check(fn, data(3, 4))
+
+
+def test_what_is_stacked_is_put_together_without_python():
+    found = check(lambda xp, x: xp.stack([x, x * 2], axis=1), data(3, 4))
+    assert not any("stack" in getattr(value, "__name__", "") for value in found.scope.values())
+    assert recorded(lambda xp, x: np.stack([x, x], axis=3), data(3, 4))[0] is None
+    assert recorded(lambda xp, x: np.stack([x, x[0]]), data(3, 4))[0] is None
 
 
 def test_searches_means_and_short_orders_are_recorded():
