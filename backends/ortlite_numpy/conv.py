@@ -42,6 +42,7 @@ ROWS = 192  # of a block: with fewer, packing the weights costs as much as the p
 SMALL = 1 << 16  # elements of a block that is multiplied and added place by place
 APART = 1 << 20  # multiplications from which on a group is better off by itself, where there is one block
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
+CHANNELS = 32  # whose weights are brought into order together: they stay in the cache
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 WIDE = 64  # channels from which on a place's own are a row that is long enough
 THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
@@ -63,11 +64,14 @@ def channels_first(y: Any) -> Any:
 def weight_columns(w: Any, groups: int) -> Any:
     """`w` (M, C / groups, *size) as what columns are multiplied by: (groups, prod(size) · C / groups, M / groups)."""
     each, c, places = w.shape[0] // groups, w.shape[1], prod(w.shape[2:])
-    columns = [turned(rows) for rows in w.reshape(groups, each, c * places)]
-    result = np.stack(columns) if groups > 1 else columns[0][None]
-    if places == 1:
-        return result
-    return np.ascontiguousarray(result.reshape(groups, c, places, each).swapaxes(1, 2)).reshape(result.shape)
+    if groups == places == 1:
+        return turned(w.reshape(each, c))[None]
+    result = np.empty((groups, places, c, each), w.dtype)
+    for group, rows in enumerate(w.reshape(groups, each, c * places)):
+        for i in range(0, c, CHANNELS):
+            part = turned(rows[:, i * places : (i + CHANNELS) * places])
+            result[group, :, i : i + CHANNELS] = part.reshape(min(CHANNELS, c - i), places, each).swapaxes(0, 1)
+    return result.reshape(groups, places * c, each)
 
 
 def weight_lines(w: Any, repeats: int) -> Any:

@@ -185,3 +185,20 @@ def test_dtypes_that_floats_do_not_hold_go_to_the_kernel():
     x, w = np.ones((1, 1, 3, 3), np.int64), np.ones((1, 1, 3, 3), np.int64)
     assert OVERRIDES["", "Conv", 1](XP, x, w) is NotImplemented
     assert registry.lookup("", "Conv", 1) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [
+        ((64, 70, 3, 3), 1), ((64, 8, 3, 3), 4), ((4, 33, 3), 2), ((8, 4, 1, 1), 1), ((8, 4, 1, 1), 2),
+        ((6, 1, 5), 6), ((8, 3, 2, 3, 4), 2), ((0, 4, 3, 3), 1), ((4, 0, 3, 3), 1), ((4, 3, 0, 3), 1),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_by_place_and_channel(shape, groups, dtype):
+    w = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    each, places = shape[0] // groups, int(np.prod(shape[2:]))
+    wanted = w.reshape(groups, each, shape[1], places).transpose(0, 3, 2, 1).reshape(groups, places * shape[1], each)
+    for given in (w, np.asfortranarray(w), np.repeat(w, 2, 1)[:, ::2]):
+        np.testing.assert_array_equal(fast.weight_columns(given, groups), wanted, strict=True)
