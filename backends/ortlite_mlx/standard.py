@@ -192,17 +192,16 @@ def nonzero(x: Any, /) -> tuple[Any, ...]:
 
 
 def within(indices: Any, size: int) -> Any:
-    """Indices that lie in an axis of `size` elements, counted from either end."""
+    """Indices that lie in an axis of `size` elements, counted from either end; of none there is no such index."""
+    if not size and indices.size:
+        raise IndexError(f"an axis of no elements has none to take or change, at {tuple(indices.shape)} places")
     lowest = 0 if mx.issubdtype(indices.dtype, mx.unsignedinteger) else -size
     return mx.stop_gradient(mx.clip(indices, lowest, max(size - 1, 0)))
 
 
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
     """Never from outside of the array."""
-    size = x.size if axis is None else x.shape[axis]
-    if not size and product(indices.shape):
-        raise IndexError(f"an axis of no elements has none to take, at {tuple(indices.shape)} places")
-    return mx.take(x, within(indices, size), axis=axis)
+    return mx.take(x, within(indices, x.size if axis is None else x.shape[axis]), axis=axis)
 
 
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:

@@ -189,8 +189,15 @@ def test_nothing_is_read_outside_of_an_array(xp):
     assert set(xp.take(x, beyond).tolist()) <= {0.0, 4.0}
     assert set(xp.take_along_axis(x, beyond, axis=0).tolist()) <= {0.0, 4.0}
     assert xp.scatter_flat(x, beyond, inside(np.ones(4, "float32")), "add").shape == (5,)
-    with pytest.raises(IndexError, match="no elements"):
-        xp.take(x[:0], beyond)
+    for read in (
+        lambda: xp.take(x[:0], beyond),
+        lambda: xp.take_along_axis(x[:0], beyond, axis=0),
+        lambda: xp.take_along_axis(mx.zeros((4, 0)), mx.zeros((4, 1), mx.int64), axis=1),
+        lambda: xp.scatter_flat(x[:0], beyond, inside(np.ones(4, "float32")), "none"),
+        lambda: xp.scatter_flat(x[:0], beyond, inside(np.ones(4, "float32")), "add"),
+    ):
+        with pytest.raises(IndexError, match="no elements"):
+            read()
 
 
 def test_floats(xp, numpy):
