@@ -34,6 +34,8 @@ import onnx
 from google.protobuf.message import Message
 from onnx import helper, numpy_helper, parser
 
+from conformance import run_main
+
 SECONDS, ROUNDS = 20, 15  # of the clock, after which the processor's are looked at, so many times
 OF_RUN = 10.0  # of a session and of a run: `Limits.seconds`
 BYTES = 2**30
@@ -567,4 +569,4 @@ class Fuzzed:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -13,7 +13,6 @@ import gc
 import importlib.util
 import os
 import random
-import sys
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ import numpy as np
 from onnx import numpy_helper, parser
 
 import ortlite
+from conformance import run_main
 from ortlite.errors import Fail, InvalidArgument
 
 THREADS = 16
@@ -81,8 +81,8 @@ def expected(name: str, x: np.ndarray) -> np.ndarray:
 class Soak:
     """What all threads share: sessions, counts, and what went wrong."""
 
-    def __init__(self, providers: list[str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    def __init__(self, providers: list[str], folder: Path) -> None:
+        self.folder = folder
         self.providers = providers
         self.sources = {name: source(name) for name in MODELS}
         self.paths = {name: self.folder / f"{name}.onnx" for name in MODELS}
@@ -210,8 +210,14 @@ def main() -> int:
     arguments.add_argument("--minutes", type=float, default=20)
     arguments.add_argument("--threads", type=int, default=THREADS)
     args = arguments.parse_args()
+    # threads that do not end may still write there
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
+        return soaked(args, Path(folder))
+
+
+def soaked(args: argparse.Namespace, folder: Path) -> int:
     torch = ["TorchExecutionProvider"] if importlib.util.find_spec("torch") else []
-    soak = Soak(["CPUExecutionProvider", *torch])
+    soak = Soak(["CPUExecutionProvider", *torch], folder)
     print(f"{args.threads} threads on {', '.join(soak.providers)}", flush=True)
     threads = [threading.Thread(target=soak.work, args=(i,), daemon=True) for i in range(args.threads)]
     for thread in threads:
@@ -219,18 +225,20 @@ def main() -> int:
     end, start = time.monotonic() + 60 * args.minutes, time.monotonic()
     first: tuple[int, int, int] | None = None
     seen: list[int] = []
-    while time.monotonic() < end and not soak.problems:
-        soak.stop.wait(min(max(end - time.monotonic(), 0), 15))
-        now = resident(), threading.active_count(), files()
-        if first is None and time.monotonic() - start > 12 * args.minutes:
-            first = now
-        seen.append(now[0])
-        print(f"{time.monotonic() - start:5.0f} s: {now[0] / 2**20:.0f} MiB, {now[1]} threads, {now[2]} files, "
-              f"{soak.counts.total()} done", flush=True)  # fmt: skip
-    last = resident(), threading.active_count(), files()
-    soak.stop.set()
-    for thread in threads:
-        thread.join(300)
+    try:
+        while time.monotonic() < end and not soak.problems:
+            soak.stop.wait(min(max(end - time.monotonic(), 0), 15))
+            now = resident(), threading.active_count(), files()
+            if first is None and time.monotonic() - start > 12 * args.minutes:
+                first = now
+            seen.append(now[0])
+            print(f"{time.monotonic() - start:5.0f} s: {now[0] / 2**20:.0f} MiB, {now[1]} threads, {now[2]} files, "
+                  f"{soak.counts.total()} done", flush=True)  # fmt: skip
+        last = resident(), threading.active_count(), files()
+    finally:  # at Ctrl-C, too: a thread within torch at the process's end would abort it
+        soak.stop.set()
+        for thread in threads:
+            thread.join(300)
     stuck = sum(thread.is_alive() for thread in threads)
     problems = list(soak.problems)
     problems += [f"{stuck} threads do not end"] * bool(stuck)
@@ -247,4 +255,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

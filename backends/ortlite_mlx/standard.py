@@ -1,13 +1,14 @@
 """What MLX's namespace lacks of the Array API standard, or has otherwise: names that replace those of `mlx.core`.
 
-MLX does not look whether an index lies in an array, and integer division by 0 ends the process: both are prevented
-here.
+MLX does not look whether an index lies in an array, integer division by 0 ends the process, and reductions of nothing
+may read other memory: all are prevented here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from math import nan
 from math import prod as product
 from types import SimpleNamespace
 from typing import Any
@@ -104,13 +105,30 @@ def _sum_dtype(dtype: Any) -> Any:
     return mx.uint64 if dtype in {mx.uint8, mx.uint16, mx.uint32} else dtype
 
 
-def _summed(fn: Callable[..., Any], x: Any, /, *, dtype: Any = None, **keywords: Any) -> Any:
+def _reduced(fn: Callable[..., Any], neutral: Any, x: Any, /, **keywords: Any) -> Any:
+    """Of no elements `neutral`, or what MLX raises where that is None.
+
+    MLX's loop over a reduced axis of no elements is right where the array lies row by row in memory. Elsewhere (a
+    transposed array, one from NumPy) it leaves that axis out: it reads what is no memory of the array, or never ends.
+    """
+    if x.size:
+        return fn(x, **keywords)
+    shape = mx.sum(x, **keywords).shape  # this is a graph, and nobody computes it
+    if neutral is None and product(shape):
+        return fn(x, **keywords)
+    return mx.full(shape, 0 if neutral is None else neutral, dtype=mx.bool_ if fn in {mx.all, mx.any} else x.dtype)
+
+
+def _summed(fn: Callable[..., Any], neutral: int, x: Any, /, *, dtype: Any = None, **keywords: Any) -> Any:
     """A sum or product, computed in its dtype."""
     dtype = _sum_dtype(x.dtype) if dtype is None else dtype
-    if fn is mx.prod and not x.size:  # of nothing MLX's is 0
-        shape = mx.sum(x, **keywords).shape
-        return mx.ones(shape, dtype=dtype) if product(shape) else mx.zeros(shape, dtype=dtype)
-    return fn(x.astype(dtype), **keywords).astype(dtype)
+    return _reduced(fn, neutral, x.astype(dtype), **keywords).astype(dtype)
+
+
+def _moved(fn: Callable[..., Any], x: Any, /, *args: Any, **keywords: Any) -> Any:
+    """Axes in another order; of nothing a new array: a derivative may be a sum over moved axes, see `_reduced`."""
+    y = fn(x, *args, **keywords)
+    return y if x.size else mx.zeros(y.shape, dtype=y.dtype)
 
 
 def _running(
@@ -162,6 +180,8 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
 
 def nonzero(x: Any, /) -> tuple[Any, ...]:
     """How many there are is asked for at once."""
+    if not x.size:
+        return tuple(mx.zeros(0, dtype=mx.int64) for _ in x.shape)
     flat = mx.reshape(x != 0, (-1,))
     places = argsort(mx.logical_not(flat))[: int(mx.sum(flat))]
     found = []
@@ -172,17 +192,16 @@ def nonzero(x: Any, /) -> tuple[Any, ...]:
 
 
 def within(indices: Any, size: int) -> Any:
-    """Indices that lie in an axis of `size` elements, counted from either end."""
+    """Indices that lie in an axis of `size` elements, counted from either end; of none there is no such index."""
+    if not size and indices.size:
+        raise IndexError(f"an axis of no elements has none to take or change, at {tuple(indices.shape)} places")
     lowest = 0 if mx.issubdtype(indices.dtype, mx.unsignedinteger) else -size
     return mx.stop_gradient(mx.clip(indices, lowest, max(size - 1, 0)))
 
 
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
     """Never from outside of the array."""
-    size = x.size if axis is None else x.shape[axis]
-    if not size and product(indices.shape):
-        raise IndexError(f"an axis of no elements has none to take, at {tuple(indices.shape)} places")
-    return mx.take(x, within(indices, size), axis=axis)
+    return mx.take(x, within(indices, x.size if axis is None else x.shape[axis]), axis=axis)
 
 
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
@@ -299,7 +318,8 @@ def remainder(x1: Any, x2: Any, /) -> Any:
 def matmul(x1: Any, x2: Any, /) -> Any:
     """Also of integers, as a sum of products, block by block."""
     if mx.issubdtype(x1.dtype, mx.inexact):
-        return mx.matmul(x1, x2)
+        y = mx.matmul(x1, x2)
+        return y if x1.size and x2.size else mx.zeros(y.shape, dtype=y.dtype)
     a = x1 if x1.ndim > 1 else mx.expand_dims(x1, 0)
     b = x2 if x2.ndim > 1 else mx.expand_dims(x2, 1)
     dtype = mx.result_type(x1, x2)
@@ -340,10 +360,10 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
 def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
     """Several axes, too."""
     if isinstance(source, int):
-        return mx.moveaxis(x, source, destination)
+        return _moved(mx.moveaxis, x, source, destination)
     to = dict(zip((d % x.ndim for d in destination), (s % x.ndim for s in source), strict=True))
     rest = iter(axis for axis in range(x.ndim) if axis not in to.values())
-    return mx.transpose(x, [to[axis] if axis in to else next(rest) for axis in range(x.ndim)])
+    return _moved(mx.transpose, x, [to[axis] if axis in to else next(rest) for axis in range(x.ndim)])
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Any:
@@ -375,11 +395,15 @@ NAMES: dict[str, Any] = {
     "maximum": partial(_extreme, mx.maximum), "minimum": partial(_extreme, mx.minimum), "pow": pow_,
     "copysign": copysign, "concat": concat,
     "floor_divide": floor_divide, "remainder": remainder, "matmul": matmul, "isdtype": isdtype, "stack": stack,
-    "from_dlpack": from_dlpack, "moveaxis": moveaxis, "iinfo": iinfo, "finfo": finfo,
+    "from_dlpack": from_dlpack, "moveaxis": moveaxis, "permute_dims": partial(_moved, mx.permute_dims),
+    "matrix_transpose": partial(_moved, mx.matrix_transpose), "iinfo": iinfo, "finfo": finfo,
     "zeros": partial(_made, mx.zeros), "ones": partial(_made, mx.ones), "empty": partial(_made, mx.zeros),
     "zeros_like": partial(_made_like, mx.zeros), "ones_like": partial(_made_like, mx.ones),
     "empty_like": partial(_made_like, mx.zeros),
-    "sum": partial(_summed, mx.sum), "prod": partial(_summed, mx.prod),
+    "sum": partial(_summed, mx.sum, 0), "prod": partial(_summed, mx.prod, 1),
+    "all": partial(_reduced, mx.all, True), "any": partial(_reduced, mx.any, False),
+    "max": partial(_reduced, mx.max, None), "min": partial(_reduced, mx.min, None),
+    **{name: partial(_reduced, getattr(mx, name), nan) for name in ("mean", "var", "std")},
     "cumulative_sum": partial(_running, mx.cumsum, 0), "cumulative_prod": partial(_running, mx.cumprod, 1),
     "argmax": partial(_position, mx.argmax), "argmin": partial(_position, mx.argmin),
     "linalg": SimpleNamespace(inv=partial(_on_cpu, mx.linalg.inv), det=partial(_on_cpu, mx.linalg.det)),

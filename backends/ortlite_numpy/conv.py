@@ -442,7 +442,7 @@ def conv(
     """The primitive, for what other operators are made of."""
     windows = x.shape[0] * prod(output_shape(x.shape[2:], w.shape[2:], strides, dilations, pads))
     plain = windows < REWRITTEN or (groups > 1 and w.shape[1] > 1)  # better as it is, with channels first
-    if x.dtype not in products.FLOATS or w.dtype != x.dtype or (x.flags.c_contiguous and plain):
+    if x.dtype not in products.FLOATS or w.dtype != x.dtype or 0 in w.shape or (x.flags.c_contiguous and plain):
         return NotImplemented
     return convolved(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups, threads=xp.threads)
 
@@ -486,7 +486,7 @@ def fused_conv(
     derived: Any = at_once,
 ) -> Any:
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
-    if X.dtype not in products.FLOATS or W.dtype != X.dtype:
+    if X.dtype not in products.FLOATS or W.dtype != X.dtype or 0 in W.shape:
         return NotImplemented
     finish = _finish(xp, B, Z, activation, activation_params or ())
     return finished(

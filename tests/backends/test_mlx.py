@@ -133,6 +133,46 @@ def test_sums_and_orders(xp, numpy, dtype):
     agree(xp, numpy, "searchsorted", np.sort(x[0]), x[1], side="right")
 
 
+EMPTY = [(axes, order) for axes in [(1,), (0, 1), (1, 2), (0, 1, 2), (0,), (0, 2)] for order in [(0, 1, 2), (2, 1, 0)]]
+
+
+@pytest.mark.parametrize(("axes", "order"), EMPTY)
+def test_reductions_of_nothing(xp, numpy, axes, order):
+    """MLX reads other memory, or never ends, where an array does not lie row by row: at times, so ask several times."""
+    x = np.zeros((2, 0, 5), np.float32)  # NumPy gives this strides of 0
+    wanted, turned = np.zeros(x.transpose(order).shape, np.float32), mx.transpose(inside(x), order)
+    for array in (turned, xp.permute_dims(inside(x), order), mx.reshape(turned, wanted.shape)):
+        for _ in range(20):
+            other = xp.sum(inside(draw(3, 4)), axis=1)  # leaves another stack and other memory behind
+            for name in ("sum", "prod", "any", "all"):
+                got = getattr(xp, name)(array, axis=axes, keepdims=True)
+                same(got, np.asarray(getattr(numpy, name)(wanted, axis=axes, keepdims=True)))
+            if 1 in axes:
+                assert np.isnan(outside(xp.mean(array, axis=axes))).all()
+                with pytest.raises(ValueError, match=r"max"):
+                    xp.max(array, axis=axes)
+            else:
+                same(xp.max(array, axis=axes), np.zeros(np.sum(wanted, axis=axes).shape, np.float32))
+            outside(other)
+        assert [v.shape for v in map(outside, xp.nonzero(array))] == [(0,)] * 3
+
+
+def test_derivatives_through_nothing(xp):
+    """That of a broadcast array is a sum: of what other operators have transposed, with the fault above."""
+    x, w = mx.zeros((0, 2, 3)), mx.ones((4, 0))
+    turns = [
+        lambda y: xp.permute_dims(y, (1, 2, 0)),
+        lambda y: xp.moveaxis(y, 0, -1),
+        lambda y: xp.moveaxis(y, (0, 1), (1, 2)),
+        lambda y: xp.matrix_transpose(xp.permute_dims(y, (1, 2, 0))),
+        lambda y: xp.matmul(w, y[:, 0, :]),
+    ]
+    for turn in turns:
+        for _ in range(20):
+            slope = mx.grad(lambda bias, turn=turn: mx.sum(2 * turn(x + bias)))(mx.ones((2, 3)))
+            assert slope.tolist() == [[0] * 3] * 2
+
+
 def test_places(xp, numpy):
     x = draw(3, 4, 5)
     agree(xp, numpy, "moveaxis", x, (0, 2), (1, 0))
@@ -149,8 +189,15 @@ def test_nothing_is_read_outside_of_an_array(xp):
     assert set(xp.take(x, beyond).tolist()) <= {0.0, 4.0}
     assert set(xp.take_along_axis(x, beyond, axis=0).tolist()) <= {0.0, 4.0}
     assert xp.scatter_flat(x, beyond, inside(np.ones(4, "float32")), "add").shape == (5,)
-    with pytest.raises(IndexError, match="no elements"):
-        xp.take(x[:0], beyond)
+    for read in (
+        lambda: xp.take(x[:0], beyond),
+        lambda: xp.take_along_axis(x[:0], beyond, axis=0),
+        lambda: xp.take_along_axis(mx.zeros((4, 0)), mx.zeros((4, 1), mx.int64), axis=1),
+        lambda: xp.scatter_flat(x[:0], beyond, inside(np.ones(4, "float32")), "none"),
+        lambda: xp.scatter_flat(x[:0], beyond, inside(np.ones(4, "float32")), "add"),
+    ):
+        with pytest.raises(IndexError, match="no elements"):
+            read()
 
 
 def test_floats(xp, numpy):

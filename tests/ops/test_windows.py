@@ -208,6 +208,18 @@ def test_a_window_larger_than_the_image(op, length, size, stride, dilation, give
     check(op, floats(1, 2, length), kernel_shape=[size], strides=[stride], dilations=[dilation], **given)
 
 
+@pytest.mark.parametrize(("images", "channels", "filters"), [(1, 3, 0), (1, 0, 2), (0, 3, 2), (1, 0, 0)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolutions_of_no_channels(images, channels, filters, size):
+    x, w, bias = floats(images, channels, 5, 5), floats(filters, channels, size, size), floats(filters)
+    y = np.broadcast_to(bias[:, None, None], (images, filters, 6 - size, 6 - size))
+    if channels:
+        check("Conv", x, w, bias, expected=y)
+    else:  # in C order, and with channels last, as a convolution before leaves them
+        for array in (x, np.moveaxis(floats(images, 5, 5, channels), -1, 1)):
+            check("Conv", array, w, bias, expected=y)
+
+
 def test_a_padded_window_larger_than_the_image():
     x = floats(1, 2, 2, 5)
     given = {"kernel_shape": [5, 3], "strides": [3, 2], "pads": [1, 1, 0, 1]}

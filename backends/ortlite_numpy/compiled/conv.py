@@ -478,6 +478,8 @@ def fused_conv(
     derived: Any = at_once,
 ) -> Any:
     """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
+    if 0 in W.shape:
+        return NotImplemented
     params = tuple(activation_params or ())
     given = (activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
     y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
