@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property
+from contextlib import AbstractContextManager
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ortlite.namespace import Namespace, build
-from ortlite.provider import Compiler, ExecutionProvider, Tracer
+from ortlite.provider import Compiler, Contexts, ExecutionProvider, Tracer
 from ortlite_cupy import nvidia_driver
 
 __all__ = ["JAXExecutionProvider"]
@@ -141,7 +141,8 @@ class JAXExecutionProvider(ExecutionProvider):
         if put is None:
             return None
         # in 64 bits where JAX is set to, whatever the type says that it is told
-        return lambda array: put(jax.core.ShapedArray(array.shape, array.dtype), sharding, [array], devices, fixed)
+        aval = lru_cache(1024)(jax.core.ShapedArray)
+        return lambda array: put(aval(array.shape, array.dtype), sharding, [array], devices, fixed)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -159,11 +160,10 @@ class JAXExecutionProvider(ExecutionProvider):
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import jax
 
-        stack = ExitStack()
-        stack.enter_context(jax.enable_x64(True))
+        contexts = [jax.enable_x64(True)]
         if jax.config.jax_default_matmul_precision is None:  # accelerators would take short cuts in float32
-            stack.enter_context(jax.default_matmul_precision("highest"))
-        return stack
+            contexts.append(jax.default_matmul_precision("highest"))
+        return Contexts(contexts)
 
     @cached_property
     def compiler(self) -> Compiler | None:

@@ -174,3 +174,16 @@ def test_what_only_moves_weights_is_not_compiled(fn, compiled, monkeypatch):
     one = Region(fn, {1: w})
     np.testing.assert_allclose(one(x)[0], wanted, rtol=1e-6)
     assert len(names) == compiled
+
+
+def test_explain_tells_of_the_last_array_whether_its_memory_was_shared():
+    """JAX shares what starts at a multiple of 64 bytes, and copies the same bytes that start elsewhere."""
+    session = ortlite.InferenceSession(
+        model([helper.make_node("Exp", ["x"], ["y"])], {"x": [16]}, ["y"]), providers=[NAME]
+    )
+    buffer = np.zeros(256, np.uint8)
+    round_ = -buffer.__array_interface__["data"][0] % 64
+    for offset in (0, 4, 4, 0, 0):
+        x = buffer[round_ + offset : round_ + offset + 64].view(np.float32)
+        session.run(None, {"x": x})
+        assert session.explain().copies[0].shared is (offset == 0)
