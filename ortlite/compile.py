@@ -258,7 +258,9 @@ class Program:
         if self.stand_in is not None:
             self.stand_in.prepare()
         began = perf_counter()
-        outputs = None if self._steady is None else self._steady(key, inputs, self._baked)
+        outputs = None if self.stand_in is None else self.stand_in(inputs)
+        if outputs is None and self._steady is not None:
+            outputs = self._steady(key, inputs, self._baked)
         if outputs is None:
             outputs = self._unspecialised(inputs)
         with self._lock:
@@ -278,8 +280,6 @@ class Program:
 
     def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
-        if self.stand_in is not None and (outputs := self.stand_in(inputs)) is not None:
-            return outputs
         if self._any is None:
             self._interpreted += 1
             if self._interpreted <= OFTEN or self.compiles or not self.specialises:

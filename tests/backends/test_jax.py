@@ -622,6 +622,24 @@ def test_a_cache_that_grows_compiles_no_program_for_each_length():
     assert "6 runs at shapes that nothing is compiled for were NumPy's" in str(explained)
 
 
+def test_what_numpy_answers_is_not_the_memory_of_the_feed():
+    """JAX shares memory that starts at a multiple of 64 bytes; an output of it would be the caller's own."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y, float[M] z)
+    { y = Identity(x)  z = Squeeze(x) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[NAME])
+    buffer = np.zeros(64 * 9, np.uint8)
+    offset = -buffer.__array_interface__["data"][0] % 64
+    for n in range(2, 9):
+        x = buffer[offset : offset + 64 * n].view(np.float32)
+        x[...] = n
+        y, z = session.run(None, {"x": x})
+        y[...] = z[...] = -1
+        assert (x == n).all()
+        x[...] = 0
+        assert (y == -1).all()
+    assert session.explain().stood_in == 5
+
+
 def test_who_wants_every_length_compiled_says_so():
     session = growing(stand_in="0")
     for n in range(1, 5):
