@@ -63,8 +63,8 @@ class Compiler:
     `freezes`: arrays that are the same in every call, the model's weights, become part of what is compiled: those are
     given to `frozen`. Else they are arguments like any others. `races`: what it compiles may take longer than the
     library's own calls, so that both are tried where the provider records. `stands_in`: the library's own calls are
-    compiled for their shapes one by one, and its arrays lie in the host's memory: where nothing is compiled for a
-    signature, the CPU provider answers.
+    compiled for their shapes one by one, and its arrays lie in the host's memory, with NumPy's dtypes: where nothing is
+    compiled for a signature, the CPU provider answers.
     """
 
     freezes: ClassVar[bool] = False

@@ -34,26 +34,23 @@ class StandIn:
         self._lacking = False
         renewed_after_fork(self, "_lock", threading.Lock)
 
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...] | None:
-        """The outputs; None where the CPU provider cannot run the graph, or before `prepare`."""
-        made = self._made
-        if made is None:
-            return None
-        plan, program = made
-        self.runs += 1
-        given = _moved(inputs, self.plan.input_providers, plan.input_providers)
-        return tuple(_moved(program(given), plan.output_providers, self.plan.output_providers))
-
-    def prepare(self) -> None:
-        """Make the other program, if there is none."""
-        if self._made is not None or self._lacking:
-            return
-        with self._lock:
-            if self._made is None and not self._lacking:
+    def prepare(self) -> bool:
+        """Make the other program, if there is none; False where the CPU provider cannot run the graph."""
+        if self._made is None and not self._lacking:
+            with self._lock:
                 try:
-                    self._made = self._make()
+                    self._made = self._made or self._make()
                 except NoKernel:
                     self._lacking = True
+        return self._made is not None
+
+    def __call__(self, inputs: Sequence[Any], *, on_host: bool = False) -> tuple[Any, ...]:
+        """The outputs, once it is prepared. `on_host`: the inputs are NumPy's still."""
+        assert self._made is not None
+        plan, program = self._made
+        self.runs += 1
+        given = inputs if on_host else _moved(inputs, self.plan.input_providers, plan.input_providers)
+        return tuple(_moved(program(given), plan.output_providers, self.plan.output_providers))
 
 
 def _moved(values: Sequence[Any], sources: Sequence[Any], targets: Sequence[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from onnx import parser
 
 from ortlite import load, pipeline
 from ortlite.compile import AT_ONCE, Budget, Signatures
+from ortlite.errors import NotImplemented as NoKernel
 from ortlite.ops.registry import local, op
 from ortlite.provider import Compiler, create
 from ortlite_strict import StrictExecutionProvider
@@ -49,8 +50,9 @@ def build(text, provider, **options):
 
 
 def grown(stages, provider, lengths):
-    """What runs of these lengths give, each checked."""
+    """What runs of these lengths give, each checked. To compile takes for ever: no time decides."""
     for n in lengths:
+        stages.program._signatures.cost = 1e9
         past, x = np.arange(1, n + 1, dtype=np.float32), np.float32([5])
         present, y = stages.program([provider.from_numpy(past), provider.from_numpy(x)])
         np.testing.assert_array_equal(np.asarray(present), [*past, 5])
@@ -121,3 +123,16 @@ def test_outputs_stay_on_the_device_where_they_are_wanted_there():
         kinds = {type(value) for value in stages.program(given)}
         assert kinds == {type(given[0])}
     assert stages.program.stand_in.runs == 5 - AT_ONCE
+
+
+def test_what_the_cpu_provider_cannot_run_is_compiled_at_once(monkeypatch):
+    provider = Compiling()
+    stages = build(GROWS, provider)
+
+    def fails():
+        raise NoKernel("no kernel")
+
+    monkeypatch.setattr(stages.program.stand_in, "_make", fails)
+    grown(stages, provider, range(1, 9))
+    assert stages.program.stand_in is None
+    assert provider.given >= 7

@@ -640,6 +640,18 @@ def test_what_numpy_answers_is_not_the_memory_of_the_feed():
     assert session.explain().stood_in == 5
 
 
+def test_what_numpy_answers_is_not_carried_to_jax_before(monkeypatch):
+    session, carried = growing(), []
+    provider = session.stages.plan.providers[0]
+    real = provider.from_numpy
+    monkeypatch.setattr(provider, "from_numpy", lambda array: carried.append(array.shape) or real(array))
+    for n, shapes in ((1, 2), (2, 2), (3, 0), (4, 0), (2, 2), (1, 2)):
+        carried.clear()
+        session.run(None, {"past": draw(n, 2).astype("float32"), "x": draw(1, 2).astype("float32")})
+        assert len(carried) == shapes
+    assert session.explain().stood_in == 2
+
+
 def test_who_wants_every_length_compiled_says_so():
     session = growing(stand_in="0")
     for n in range(1, 5):
