@@ -12,9 +12,10 @@ from typing import NamedTuple
 from ortlite import progress
 from ortlite.compile import Program, Shared, compile_plan
 from ortlite.graph import Graph, Model
+from ortlite.ops import registry
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
-from ortlite.plan import Call, Plan, plan
+from ortlite.plan import Plan, plan
 from ortlite.provider import ExecutionProvider, entered
 from ortlite.stand_in import StandIn
 
@@ -60,9 +61,10 @@ def _stand_in(graph: Graph, providers: Sequence[ExecutionProvider], steps: Plan,
     Nor where an operator is a third party's, whose kernel may be made for one library.
     """
     compilers = [provider.compiler for provider in providers]
-    calls = [step.kernel for step in steps.steps if isinstance(step, Call)]
-    ours = all(kernel.fn.__module__.partition(".")[0] == "ortlite" for kernel in calls)
-    if not ours or not any(compiler is not None and compiler.stands_in for compiler in compilers):
+    if not any(compiler is not None and compiler.stands_in for compiler in compilers):
+        return None
+    kernels = [registry.lookup(node.domain, node.op_type, node.opset) for node in graph.walk()]
+    if any(kernel is None or kernel.fn.__module__.partition(".")[0] != "ortlite" for kernel in kernels):
         return None
 
     def make() -> tuple[Plan, Program]:

@@ -103,8 +103,16 @@ def test_random_numbers_come_from_one_place():
     assert build(text, Compiling()).program.stand_in is None
 
 
-def test_a_kernel_of_a_third_party_stays_where_it_is():
-    text = '<ir_version: 8, opset_import: ["": 20, "mine": 1]> g (float[N] x) => (float[N] y) { y = mine.Odd(x) }'
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = mine.Odd(x)",
+        """c = ReduceMax <keepdims = 0> (x)  b = Cast <to = 9> (c)  y = If (b)
+        <then_branch = t () => (float[N] u) { u = mine.Odd(x) }, else_branch = e () => (float[N] v) { v = Abs(x) }>""",
+    ],
+)
+def test_a_kernel_of_a_third_party_stays_where_it_is(body):
+    text = f'<ir_version: 8, opset_import: ["": 20, "mine": 1]> g (float[N] x) => (float[N] y) {{ {body} }}'
     operators = {}
     with local(operators):
 
