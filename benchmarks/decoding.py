@@ -4,9 +4,9 @@
 
 MODEL is a decoder with a cache: its inputs of four axes are the past, and come back as the last outputs in the same
 order or as `present…` of `past_key_values…`. The same sequence is decoded several times, in a process of its own for
-each engine, on one thread. A figure is processor time a token: of the first sequence, whose lengths are all new, of the
-second, whose lengths come for the second time, and of the fastest. `--write` puts the table into
-benchmarks/DECODING.md.
+each engine, on one thread; what JAX compiles runs on as many as it likes. A figure is processor time a token: of the
+first sequence, whose lengths are all new, of the second, whose lengths come for the second time, and of the fastest.
+`--write` puts the table into benchmarks/DECODING.md.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ ENGINES: dict[str, Any] = {
     "NumPy": ("CPUExecutionProvider", {"compiled": "0"}),
     "NumPy [fast]": ("CPUExecutionProvider", {"compiled": "1"}),
     "Torch": "TorchExecutionProvider",
+    "JAX": "JAXExecutionProvider",
 }
 
 
@@ -135,7 +136,7 @@ def main() -> None:
         found = table(args.models, args.sequences, args.tokens)
     print(found)
     if args.write:
-        versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "torch"))
+        versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "torch", "jax"))
         (HERE / "DECODING.md").write_text(
             f"# Decoding with a growing cache\n\nProcessor time in ms a token, {args.tokens} tokens a sequence, one "
             f"thread; `python -m benchmarks.decoding MODEL … --write`. {versions}, Python {platform.python_version()}, "

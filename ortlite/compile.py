@@ -32,6 +32,7 @@ from ortlite.plan import Call, DeviceConstants, Plan
 from ortlite.provider import ExecutionProvider
 from ortlite.race import Race
 from ortlite.specialise import KEY_ELEMENTS
+from ortlite.stand_in import StandIn
 from ortlite.steady import Steady
 from ortlite.steps import Binding, Bound, OnStep, ReadBody, ReadSeed, bind
 
@@ -45,6 +46,7 @@ SEEN = 256  # signatures it counts
 OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 PATIENCE = 16  # times that a signature comes up before it takes the place of another
 UNKNOWN = 100  # runs before the first function, where no two alike follow one another: it takes as long as several
+AT_ONCE = 2  # signatures that a library compiles when they come up first, where NumPy can answer at others
 SHARE = 0.08  # of the time of a program's other runs that its session may spend on specialising
 
 
@@ -106,9 +108,13 @@ class Signatures:
     signature must come up `PATIENCE` times, and twice as often as the function that was used least; uses are
     counted from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures
     than it can keep thus goes on with those it has, and interprets the others.
+
+    Where another library answers at signatures without a function (`stands_in`), the first `AT_ONCE` get theirs at
+    once; of the others those that come up twice in a row or whose runs have taken as long as it takes to compile one.
     """
 
     budget: Budget
+    stands_in: bool = False
     entries: dict[Any, _Entry] = field(default_factory=dict)
     seen: dict[Any, int] = field(default_factory=dict)
     misses: int = 0
@@ -130,10 +136,12 @@ class Signatures:
     def repaid(self, count: int, in_a_row: bool) -> bool:
         """Whether a function for a signature that came up so often is likely to save what it costs."""
         if self.cost is None:
-            return in_a_row or self.runs >= UNKNOWN
+            return in_a_row or (self.runs >= UNKNOWN and not self.stands_in)
         if not self.runs:
             return True
         alike = count * self.seconds / self.runs >= self.cost
+        if self.stands_in:
+            return alike or in_a_row
         return alike and self.budget.spent + self.cost <= SHARE * self.seconds
 
     def get(self, key: Any) -> _Entry | None:
@@ -178,7 +186,7 @@ class Program:
     `xp`, when given, is the namespace that all kernels compute in, instead of their providers'; `within` makes of
     a provider's the one that its kernels get, which specialised functions do not know of: give `on_step`. With
     `specialises=False` every run is interpreted. Use it under a tracer: values computed during a trace must not be
-    cached, and steps without traced inputs run eagerly.
+    cached, and steps without traced inputs run eagerly. `stand_in` answers at signatures that nothing is compiled for.
     """
 
     def __init__(
@@ -189,6 +197,7 @@ class Program:
         specialises: bool = True,
         shared: Shared | None = None,
         within: Callable[[Namespace], Namespace] | None = None,
+        stand_in: StandIn | None = None,
     ):
         if xp is not None:
             plan = plan._replace(constants={slot: xp.lift(value) for slot, value in plan.constants.items()})
@@ -209,7 +218,9 @@ class Program:
         self.compiles = compilers == 1
         self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not _draws(self.steps)
         self._plain = not compilers
-        self._signatures = Signatures(self.shared.budget)
+        usable = stand_in is not None and self.compiles and self.specialises and not _draws(self.steps)
+        self.stand_in = stand_in if usable else None
+        self._signatures = Signatures(self.shared.budget, self.stand_in is not None)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any: Function | None = None  # for inputs of all signatures
         self._steady: Steady | None = None  # for those of which a part comes up again
@@ -239,14 +250,47 @@ class Program:
         if entry is not None:
             self._last = key, entry
             return entry.function(*inputs)
-        with self._lock:
-            wanted = self._signatures.wants(key, at_once=self.compiles)
-        if wanted:
+        if self._wanted(key):
             return self._made(key, inputs)
+        if (found := self._stood_in(inputs)) is not None:
+            return found
         began = perf_counter()
         outputs = None if self._steady is None else self._steady(key, inputs, self._baked)
         if outputs is None:
             outputs = self._unspecialised(inputs)
+        with self._lock:
+            self._signatures.ran(perf_counter() - began)
+        return outputs
+
+    def on_host(self, inputs: Sequence[Any]) -> tuple[Any, ...] | None:
+        """The outputs of a run that NumPy answers, of NumPy's inputs that have not been carried to where they go.
+
+        None where this program is to run.
+        """
+        if self.stand_in is None or any(type(value) is not np.ndarray for value in inputs):
+            return None
+        key, last = self.signature(inputs), self._last
+        known = last is not None and last[0] == key
+        if key is None or known or key in self._signatures.entries or self._wanted(key):
+            return None
+        return self._stood_in(inputs, on_host=True)
+
+    def _wanted(self, key: Any) -> bool:
+        """Count a signature that has no function; whether it should get one now."""
+        with self._lock:
+            at_once = self.compiles and (self.stand_in is None or len(self._signatures.entries) < AT_ONCE)
+            return self._signatures.wants(key, at_once=at_once)
+
+    def _stood_in(self, inputs: Sequence[Any], *, on_host: bool = False) -> tuple[Any, ...] | None:
+        """What NumPy answers; None where it is not asked, or cannot run the graph."""
+        stand_in = self.stand_in
+        if stand_in is None:
+            return None
+        if not stand_in.prepare():
+            self.stand_in = None
+            return None
+        began = perf_counter()
+        outputs = stand_in(inputs, on_host=on_host)
         with self._lock:
             self._signatures.ran(perf_counter() - began)
         return outputs
@@ -291,7 +335,10 @@ class Program:
             if entry is None:
                 values = specialise.abstract_values(self.plan, self.steps, inputs)
                 if values is not None:
-                    return self._keep(key, values)(*inputs)
+                    began = perf_counter()
+                    outputs = self._keep(key, values)(*inputs)
+                    self._signatures.made(perf_counter() - began)
+                    return outputs
         return self._specialised(key, inputs) if entry is None else entry.function(*inputs)
 
     def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -499,7 +546,12 @@ def _form(value: Any) -> Any:
 
 
 def compile_plan(
-    plan: Plan, *, seed: int | None = None, specialises: bool = True, shared: Shared | None = None
+    plan: Plan,
+    *,
+    seed: int | None = None,
+    specialises: bool = True,
+    shared: Shared | None = None,
+    stand_in: StandIn | None = None,
 ) -> Program:
     """Bind a plan's kernels. `seed` makes random operators repeat; `shared` is that of the session."""
-    return Program(plan, seed, specialises=specialises, shared=shared)
+    return Program(plan, seed, specialises=specialises, shared=shared, stand_in=stand_in)

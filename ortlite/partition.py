@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ortlite import errors
-from ortlite.dtypes import DType, by_code
+from ortlite.dtypes import DType, by_code, of_numpy
 from ortlite.graph import GRADIENT, Graph, Node, TensorType, Type, in_order
 from ortlite.ops import registry
 from ortlite.ops.registry import Kernel
@@ -83,7 +83,8 @@ def partition(
     no provider has a kernel for a node, or the one it is pinned to cannot run it.
     """
     cpu = len(providers) - 1
-    types = {**graph.captured(outer_types or {}), **graph.types}
+    typed = {name: TensorType(of_numpy(c.dtype)) for name, c in graph.constants.items() if name not in graph.types}
+    types = {**graph.captured(outer_types or {}), **typed, **graph.types}  # optimising makes constants without a type
     wanted_in = _wanted(graph) if wanted_in is None else wanted_in
     wanted = wanted_in[id(graph)]
     shape_inputs = wanted.intersection(graph.inputs)

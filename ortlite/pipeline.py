@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from ortlite import progress
 from ortlite.compile import Program, Shared, compile_plan
-from ortlite.graph import Model
+from ortlite.graph import Graph, Model
+from ortlite.ops import registry
 from ortlite.optimize import ALL, optimize
 from ortlite.partition import Partitions, partition
 from ortlite.plan import Plan, plan
 from ortlite.provider import ExecutionProvider, entered
+from ortlite.stand_in import StandIn
 
 __all__ = ["Stages", "build"]
 
@@ -48,5 +50,25 @@ def build(
     parts = partition(graph, providers, pinned=pinned, defer=defer)
     with entered(providers):  # constants move to their devices
         steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=shared.device_constants)
-    program = compile_plan(steps, seed=seed, shared=shared)
+    others = _stand_in(graph, providers, steps, seed) if defer and not pinned else None
+    program = compile_plan(steps, seed=seed, shared=shared, stand_in=others)
     return Stages(replace(model, graph=graph), parts, steps, program)
+
+
+def _stand_in(graph: Graph, providers: Sequence[ExecutionProvider], steps: Plan, seed: int | None) -> StandIn | None:
+    """The same graph on the CPU provider, where a library's compiler asks for that; None where it does not.
+
+    Nor where an operator is a third party's, whose kernel may be made for one library.
+    """
+    compilers = [provider.compiler for provider in providers]
+    if not any(compiler is not None and compiler.stands_in for compiler in compilers):
+        return None
+    kernels = [registry.lookup(node.domain, node.op_type, node.opset) for node in graph.walk()]
+    if any(kernel is None or kernel.fn.__module__.partition(".")[0] != "ortlite" for kernel in kernels):
+        return None
+
+    def make() -> tuple[Plan, Program]:
+        other = plan(partition(graph, providers[-1:]))
+        return other, compile_plan(other, seed=seed)
+
+    return StandIn(steps, make)

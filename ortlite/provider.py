@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from ortlite.ops.registry import Kernel
 
 __all__ = [
-    "CPU", "ENTRY_POINTS", "Compiler", "ExecutionProvider", "Recording", "Tracer", "TransferStats", "available",
-    "create", "entered", "known", "outside_trace", "owner", "takes", "traceable", "traced", "transfer", "unshared",
-    "usable",
+    "CPU", "ENTRY_POINTS", "Compiler", "Contexts", "ExecutionProvider", "Recording", "Tracer", "TransferStats",
+    "available", "create", "entered", "known", "outside_trace", "owner", "takes", "traceable", "traced", "transfer",
+    "unshared", "usable",
 ]  # fmt: skip
 
 CPU = "CPUExecutionProvider"
 ENTRY_POINTS = "ortlite.providers"
+ROUND = 64  # bytes: libraries share memory that starts at a multiple, or copy
 
 
 class Tracer:
@@ -61,10 +62,13 @@ class Compiler:
 
     `freezes`: arrays that are the same in every call, the model's weights, become part of what is compiled: those are
     given to `frozen`. Else they are arguments like any others. `races`: what it compiles may take longer than the
-    library's own calls, so that both are tried where the provider records.
+    library's own calls, so that both are tried where the provider records. `stands_in`: the library's own calls are
+    compiled for their shapes one by one, and its arrays lie in the host's memory, with NumPy's dtypes: where nothing is
+    compiled for a signature, the CPU provider answers.
     """
 
     freezes: ClassVar[bool] = False
+    stands_in: bool = False
     races: bool = False
 
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
@@ -425,7 +429,7 @@ def traceable(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-class _Entered:
+class Contexts:
     """Several contexts, without what ExitStack takes."""
 
     __slots__ = ("contexts",)
@@ -459,20 +463,21 @@ def entered(providers: Sequence[ExecutionProvider], *, gradients: bool = False) 
     """The contexts of several providers, entered around a run; see `ExecutionProvider.context`."""
     if len(providers) == 1:
         return providers[0].context(gradients=gradients)
-    return _Entered([provider.context(gradients=gradients) for provider in providers])
+    return Contexts([provider.context(gradients=gradients) for provider in providers])
 
 
 @dataclass(slots=True)
 class TransferStats:
     """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory.
 
-    It is found out anew where size or layout change, or where the target shares what lies at a round address alone:
-    `strides` are the NumPy array's that was looked at.
+    It is found out anew where size or layout change, or, where the target shares what lies at a round address alone,
+    that: `strides` are the NumPy array's that was looked at, `offset` the bytes from such an address.
     """
 
     nbytes: int | None = None
     shared: bool | None = None
     strides: tuple[int, ...] | None = None
+    offset: int | None = None
 
 
 def transfer(
@@ -496,9 +501,11 @@ def transfer(
     if stats is not None:
         like = moved if target.name == CPU else value
         strides = getattr(like, "strides", None)
-        if target.immutable or strides is None or strides != stats.strides or like.nbytes != stats.nbytes:
+        offset = like.__array_interface__["data"][0] % ROUND if target.immutable and strides is not None else None
+        alike = strides is not None and strides == stats.strides and offset == stats.offset
+        if not alike or like.nbytes != stats.nbytes:
             _measure(value, moved, source, target, stats)
-            stats.strides = strides
+            stats.strides, stats.offset = strides, offset
     return moved
 
 

@@ -24,7 +24,7 @@ save plan
 sizes steps
 bounded inline run
 specialise
-steady
+steady stand_in
 compile
 guard memory evaluate
 optimize

@@ -119,6 +119,16 @@ def test_shape_arithmetic_is_host_and_costs_no_crossing():
     assert [c.value for c in crossings] == ["y"]  # the model's output alone comes back
 
 
+def test_shape_arithmetic_with_a_constant_without_a_type_is_host():
+    """Optimising makes such constants: fused attention picks with one the axes that a shape goes to."""
+    g = shapes().graph
+    bare = g.with_nodes(g.nodes, types={name: type_ for name, type_ in g.types.items() if name not in g.constants})
+    parts = partition(bare, [create(STRICT), create(CPU)])
+    where = {n.op_type: p.host for n, p in zip(parts.graph.nodes, parts.placements, strict=True)}
+    assert where["Gather"]
+    assert not where["Reshape"]
+
+
 def test_what_the_host_wants_is_computed_there_from_inputs_and_in_branches_too():
     g = graph(
         HEAD

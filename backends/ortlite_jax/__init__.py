@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property
+from contextlib import AbstractContextManager
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ortlite.namespace import Namespace, build
-from ortlite.provider import Compiler, ExecutionProvider, Tracer
+from ortlite.provider import Compiler, Contexts, ExecutionProvider, Tracer
 from ortlite_cupy import nvidia_driver
 
 __all__ = ["JAXExecutionProvider"]
@@ -50,6 +50,18 @@ class _Tracer(Tracer):
 class _XLA(Compiler):
     freezes: ClassVar[bool] = True
 
+    def __init__(self, provider: JAXExecutionProvider):
+        self._provider = provider
+
+    @cached_property
+    def stands_in(self) -> bool:  # type: ignore[override]
+        import jax
+
+        if self._provider.options.get("stand_in", "1") == "0":
+            return False
+        platform: str = jax.default_backend() if self._provider.device is None else self._provider.device.platform
+        return platform == "cpu"
+
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         from ortlite_jax.region import Region
 
@@ -65,7 +77,8 @@ class _XLA(Compiler):
 class JAXExecutionProvider(ExecutionProvider):
     """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own); `cache`, "1"
     (default) to keep what XLA compiles in a folder of ortlite's in the user's cache, where this process has set no
-    folder of JAX's before, or "0".
+    folder of JAX's before, or "0"; `stand_in`, "1" (default) to leave shapes that nothing is compiled for to NumPy's
+    kernels where JAX computes in the host's memory, or "0": each is compiled then.
 
     JAX computes in 64 bits only where asked to: every run asks, for itself alone.
     """
@@ -75,7 +88,7 @@ class JAXExecutionProvider(ExecutionProvider):
     packages = ("jax", "jaxlib")
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
-    option_names = frozenset({"device", "jit", "cache"})
+    option_names = frozenset({"device", "jit", "cache", "stand_in"})
     tracer = _Tracer()
     immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
@@ -128,7 +141,8 @@ class JAXExecutionProvider(ExecutionProvider):
         if put is None:
             return None
         # in 64 bits where JAX is set to, whatever the type says that it is told
-        return lambda array: put(jax.core.ShapedArray(array.shape, array.dtype), sharding, [array], devices, fixed)
+        aval = lru_cache(1024)(jax.core.ShapedArray)
+        return lambda array: put(aval(array.shape, array.dtype), sharding, [array], devices, fixed)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -146,12 +160,11 @@ class JAXExecutionProvider(ExecutionProvider):
     def context(self, *, gradients: bool = False) -> AbstractContextManager[Any]:
         import jax
 
-        stack = ExitStack()
-        stack.enter_context(jax.enable_x64(True))
+        contexts = [jax.enable_x64(True)]
         if jax.config.jax_default_matmul_precision is None:  # accelerators would take short cuts in float32
-            stack.enter_context(jax.default_matmul_precision("highest"))
-        return stack
+            contexts.append(jax.default_matmul_precision("highest"))
+        return Contexts(contexts)
 
     @cached_property
     def compiler(self) -> Compiler | None:
-        return None if self.options.get("jit", "1") == "0" else _XLA()
+        return None if self.options.get("jit", "1") == "0" else _XLA(self)

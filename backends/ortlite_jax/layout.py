@@ -241,6 +241,11 @@ RULES: dict[str, Callable[[Any, _Image, list[Any]], Any]] = {
 }  # fmt: skip
 
 
+def _is_wide(rows: int, size: int) -> bool:
+    """Whether a product is of few rows with weights of so many elements."""
+    return FEW_ROWS[0] <= rows <= FEW_ROWS[1] and size >= LARGE_WEIGHTS
+
+
 def _multiplied(given: Sequence[Any], params: dict[str, Any]) -> Any:
     """A product of few rows with weights: XLA's is faster where these lie with what is summed over last.
 
@@ -253,7 +258,7 @@ def _multiplied(given: Sequence[Any], params: dict[str, Any]) -> Any:
     x = _plain(x)
     size = w.array.size if isinstance(w, _Image) else w.size
     rows = x.size // x.shape[along[0]] if x.size else 0
-    if not (FEW_ROWS[0] <= rows <= FEW_ROWS[1] and size >= LARGE_WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)):
+    if not (_is_wide(rows, size) and jnp.issubdtype(x.dtype, jnp.floating)):
         return None
     w = _plain(w) if by[0] == 1 else _lying(w, (1, 0))
     keys: dict[str, Any] = {name: params[name] for name in ("precision", "preferred_element_type")}
@@ -318,7 +323,11 @@ def _product(slices: Sequence[Any], w: Any, groups: int, params: dict[str, Any])
     columns = jnp.concatenate(slices, axis=-1) if len(slices) > 1 else slices[0]
     if groups == 1:
         rows = jnp.reshape(columns, (n * prod(windows), len(slices) * channels))
-        y = lax.dot_general(rows, jnp.reshape(w, (-1, maps)), (((1,), (0,)), ((), ())), **keys)
+        w = jnp.reshape(w, (-1, maps))
+        if _is_wide(rows.shape[0], w.size):
+            y = lax.dot_general(rows, lax.transpose(w, (1, 0)), (((1,), (1,)), ((), ())), **keys)
+        else:
+            y = lax.dot_general(rows, w, (((1,), (0,)), ((), ())), **keys)
         return jnp.reshape(y, (n, *windows, maps))
     rows = jnp.reshape(columns, (n * prod(windows), len(slices), groups, depth))
     kernel = jnp.reshape(w, (len(slices), depth, groups, maps // groups))

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from ortlite.forks import renewed_after_fork
@@ -132,15 +133,53 @@ class Region:
                         steps.append(eqn)
                         needed.update(var for var in eqn.invars if not isinstance(var, core.Literal))
                 steps.reverse()
-                sources = [var for var in known if var in needed]
+                given, rest = _moved(steps, {var: known[var] for var in known if var in needed})
+                unmade = [var for var in missing if var not in given]
+                if unmade:
+                    read = {var for eqn in rest for var in eqn.invars if not isinstance(var, core.Literal)}
+                    sources = [var for var in given if var in read]
 
-                def prepare(*values: Any) -> list[Any]:
-                    return _evaluated(steps, dict(zip(sources, values, strict=True)), missing)
+                    def prepare(*values: Any) -> list[Any]:
+                        return _evaluated(rest, dict(zip(sources, values, strict=True)), unmade)
 
-                values = jax.jit(prepare)(*[known[var] for var in sources])
-                for var, value in zip(missing, values, strict=True):
-                    found[var] = _made[origins[var]] = value
+                    values = jax.jit(prepare)(*[given[var] for var in sources])
+                    given.update(zip(unmade, values, strict=True))
+                device = next((v.device for v in known.values() if getattr(v, "committed", False)), None)
+                for var in missing:
+                    made = given[var]
+                    made = jax.device_put(made, device) if isinstance(made, np.ndarray) else made
+                    found[var] = _made[origins[var]] = made
         return found
+
+
+# What only moves elements, by NumPy: XLA takes longer to compile that than NumPy to do it.
+MOVES: dict[str, Callable[..., np.ndarray]] = {
+    "transpose": lambda params, x: np.transpose(x, params["permutation"]),
+    "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
+    "reshape": lambda params, x: np.reshape(x, params["new_sizes"]),
+    "concatenate": lambda params, *xs: np.concatenate(xs, params["dimension"]),
+    "slice": lambda params, x: x[
+        tuple(map(slice, params["start_indices"], params["limit_indices"], params["strides"] or [1] * x.ndim))
+    ],
+}
+
+
+def _moved(eqns: Sequence[Any], values: dict[Any, Any]) -> tuple[dict[Any, Any], list[Any]]:
+    """The values with those that follow from them by moving elements, as NumPy arrays; and the equations that are left.
+
+    On a CPU alone, where an array of JAX is one of NumPy's without a copy.
+    """
+    if jax.default_backend() != "cpu":
+        return values, list(eqns)
+    found, left = dict(values), []
+    for eqn in eqns:
+        move = MOVES.get(eqn.primitive.name)
+        arrays = [found.get(var) for var in eqn.invars if not isinstance(var, core.Literal)]
+        if move is None or len(arrays) < len(eqn.invars) or any(array is None for array in arrays):
+            left.append(eqn)
+        else:
+            found[eqn.outvars[0]] = move(eqn.params, *map(np.asarray, arrays))
+    return found, left
 
 
 def _is_early(eqn: Any, origins: Mapping[Any, Any]) -> bool:

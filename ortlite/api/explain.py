@@ -80,6 +80,7 @@ class Explanation:
 
     `compilations` are the seconds that each region took which a library's compiler got until now; `races` says, for
     every signature at which the library's own calls were tried too, whether what it compiled was faster, and is used.
+    `stood_in`: runs that the CPU provider answered, at signatures that nothing is compiled for.
     """
 
     nodes: tuple[NodePlacement, ...]
@@ -87,6 +88,7 @@ class Explanation:
     providers: tuple[Choice, ...] = ()
     compilations: tuple[float, ...] = ()
     races: tuple[bool, ...] = ()
+    stood_in: int = 0
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("node", "operator", "provider", "kernel", "reasons")]
@@ -112,6 +114,9 @@ class Explanation:
             lines += ["", f"{len(self.compilations)} {regions} compiled in {sum(self.compilations):.1f} s"]
         if self.races:
             lines += [f"compiled code was faster, and is used, at {sum(self.races)} of {len(self.races)} signatures"]
+        if self.stood_in:
+            runs = "run" if self.stood_in == 1 else "runs"
+            lines += [f"{self.stood_in} {runs} at shapes that nothing is compiled for were NumPy's"]
         return "\n".join(lines)
 
 
@@ -135,7 +140,10 @@ def explain(parts: Partitions, program: Program, input_transfers: Mapping[int, T
     providers = tuple(Choice(p.name, p.library, p.rank, dict(p.options)) for p in parts.providers)
     shared = program.shared
     crossings = (*copies, *_copies(program, parts.graph.types))
-    return Explanation(tuple(_nodes(parts)), crossings, providers, tuple(shared.compilations), tuple(shared.races))
+    stood_in = 0 if program.stand_in is None else program.stand_in.runs
+    return Explanation(
+        tuple(_nodes(parts)), crossings, providers, tuple(shared.compilations), tuple(shared.races), stood_in
+    )
 
 
 def fallen_back(parts: Partitions) -> list[NodePlacement]:

@@ -193,8 +193,14 @@ class Prepared(NamedTuple):
         """
         try:
             program = self.program if limits is None else self.within(limits)
+            stages = self.stages
             with self.entered():
-                results = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
+                found = None
+                if self.input_transfers and self.on_step is None and program is stages.program:
+                    found = stages.program.on_host(inputs)
+                if found is None:
+                    found = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
+                results = found
         except OrtError:
             raise
         except Exception as error:  # what a node raises is an OrtError already

@@ -10,7 +10,7 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 
 import ortlite
 from ortlite.ops import registry
@@ -590,6 +590,86 @@ def test_a_signature_is_compiled_when_it_comes_up_first():
     for values in ([1, 0, 2], [0, 0, 1]):
         (y,) = session.run(None, {"x": np.array(values, np.float32)})
         assert y.shape == (1, np.count_nonzero(values))
+
+
+GROWS = """<ir_version: 8, opset_import: ["": 18]>
+    g (float[N, 2] past, float[1, 2] x) => (float[M, 2] present, float[1, 2] y)
+    { present = Concat <axis = 0> (past, x)  e = Exp(present)  y = ReduceSum <keepdims = 1> (e, zero) }"""
+
+
+def growing_model():
+    proto = parser.parse_model(GROWS)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0]), "zero"))
+    return proto.SerializeToString()
+
+
+def growing(**options):
+    return ortlite.InferenceSession(growing_model(), providers=[(NAME, options)])
+
+
+def test_a_cache_that_grows_compiles_no_program_for_each_length():
+    session, past = growing(), np.zeros((0, 2), np.float32)
+    for n in range(1, 9):
+        x = draw(1, 2).astype("float32") * n
+        before = past
+        past, y = session.run(None, {"past": past, "x": x})
+        np.testing.assert_array_equal(past, np.concatenate([before, x]))
+        np.testing.assert_allclose(y, np.exp(past.astype(float)).sum(0, keepdims=True), rtol=1e-6)
+        assert past.flags.writeable
+    explained = session.explain()
+    assert explained.stood_in == 6
+    assert len(explained.compilations) == 2
+    assert "6 runs at shapes that nothing is compiled for were NumPy's" in str(explained)
+
+
+def test_what_numpy_answers_is_not_the_memory_of_the_feed():
+    """JAX shares memory that starts at a multiple of 64 bytes; an output of it would be the caller's own."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y, float[M] z)
+    { y = Identity(x)  z = Squeeze(x) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[NAME])
+    buffer = np.zeros(64 * 9, np.uint8)
+    offset = -buffer.__array_interface__["data"][0] % 64
+    for n in range(2, 9):
+        x = buffer[offset : offset + 64 * n].view(np.float32)
+        x[...] = n
+        y, z = session.run(None, {"x": x})
+        y[...] = z[...] = -1
+        assert (x == n).all()
+        x[...] = 0
+        assert (y == -1).all()
+    assert session.explain().stood_in == 5
+
+
+def test_what_numpy_answers_is_not_carried_to_jax_before(monkeypatch):
+    session, carried = growing(), []
+    provider = session.stages.plan.providers[0]
+    real = provider.from_numpy
+    monkeypatch.setattr(provider, "from_numpy", lambda array: carried.append(array.shape) or real(array))
+    for n, shapes in ((1, 2), (2, 2), (3, 0), (4, 0), (2, 2), (1, 2)):
+        carried.clear()
+        session.run(None, {"past": draw(n, 2).astype("float32"), "x": draw(1, 2).astype("float32")})
+        assert len(carried) == shapes
+    assert session.explain().stood_in == 2
+
+
+def test_who_wants_every_length_compiled_says_so():
+    session = growing(stand_in="0")
+    for n in range(1, 5):
+        session.run(None, {"past": draw(n, 2).astype("float32"), "x": draw(1, 2).astype("float32")})
+    assert session.explain().stood_in == 0
+    assert len(session.explain().compilations) == 4
+
+
+def test_a_function_gives_arrays_of_jax_whoever_answers():
+    fn = ortlite.function(growing_model(), provider=NAME)
+    x = jnp.ones((1, 2), jnp.float32)
+    for n in range(1, 5):
+        past = jnp.full((n, 2), n, jnp.float32)
+        present, y = fn(past, x)
+        assert isinstance(present, jax.Array)
+        np.testing.assert_allclose(y, np.full((1, 2), n * np.exp(n) + np.exp(1)), rtol=1e-6)
+        slope = jax.grad(lambda past: fn(past, x)[1].sum())(past)
+        np.testing.assert_allclose(slope, np.full((n, 2), np.exp(n)), rtol=1e-6)
 
 
 def test_what_a_caller_writes_to_its_array_later_is_not_seen():

@@ -12,6 +12,7 @@ from ortlite.provider import create
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+from ortlite_jax import region  # noqa: E402
 from ortlite_jax.region import Region  # noqa: E402
 
 NAME = "JAXExecutionProvider"
@@ -152,3 +153,37 @@ def test_sequences_enter_and_leave():
     (one, two), three = made(x)
     np.testing.assert_allclose(np.stack([*got[0], *got[1], one, two, three]),
                                np.stack([*want[0], *want[1], w * x, x, x + w]), rtol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fn", "compiled"),
+    [
+        (lambda x, w: (x @ w.T,), 1),
+        (lambda x, w: (x @ jnp.concatenate([w[:3], w[3:]]).reshape(7, 5).swapaxes(0, 1).T,), 1),
+        (lambda x, w: (x[:, :4] @ w[:, ::2].T,), 1),
+        (lambda x, w: (x @ jnp.squeeze(w.reshape(5, 1, 7)).T,), 1),
+        (lambda x, w: (x @ (w.T * w.T),), 2),
+        (lambda x, w: (x @ (w * w).T,), 2),
+    ],
+)
+def test_what_only_moves_weights_is_not_compiled(fn, compiled, monkeypatch):
+    w, x, names, jit = draw(5, 7), draw(3, 7, seed=1), [], jax.jit
+    monkeypatch.setattr(region, "LARGE", 0)
+    wanted = fn(x, w)[0]
+    monkeypatch.setattr(region.jax, "jit", lambda fn, **options: names.append(fn.__name__) or jit(fn, **options))
+    one = Region(fn, {1: w})
+    np.testing.assert_allclose(one(x)[0], wanted, rtol=1e-6)
+    assert len(names) == compiled
+
+
+def test_explain_tells_of_the_last_array_whether_its_memory_was_shared():
+    """JAX shares what starts at a multiple of 64 bytes, and copies the same bytes that start elsewhere."""
+    session = ortlite.InferenceSession(
+        model([helper.make_node("Exp", ["x"], ["y"])], {"x": [16]}, ["y"]), providers=[NAME]
+    )
+    buffer = np.zeros(256, np.uint8)
+    round_ = -buffer.__array_interface__["data"][0] % 64
+    for offset in (0, 4, 4, 0, 0):
+        x = buffer[round_ + offset : round_ + offset + 64].view(np.float32)
+        session.run(None, {"x": x})
+        assert session.explain().copies[0].shared is (offset == 0)
