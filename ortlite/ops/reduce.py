@@ -182,9 +182,13 @@ def reduce_log_sum_exp(
 
 def _arg(xp: Namespace, name: str, data: Array, axis: int, keepdims: int, last: int) -> Array:
     find = getattr(xp, name)
-    folded_axes((axis,), data.ndim)
+    axes = folded_axes((axis,), data.ndim)
     if data.ndim == 0:  # its one element is the largest and the smallest
         return xp.zeros((), dtype=xp.int64)
+    (axis,) = axes
+    shape = (*data.shape[:axis], *(1,) * bool(keepdims), *data.shape[axis + 1 :])
+    if 0 in shape:  # libraries look for something to choose from first
+        return xp.zeros(shape, dtype=xp.int64)
     if not last:
         return xp.astype(find(data, axis=axis, keepdims=bool(keepdims)), xp.int64)
     size = data.shape[axis]

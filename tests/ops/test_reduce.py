@@ -106,3 +106,15 @@ def test_the_place_of_a_scalar_is_0(op, last):
     for axis in (0, -1):
         for keepdims in (0, 1):
             check(op, np.float32(2.5), axis=axis, keepdims=keepdims, select_last_index=last, expected=np.array(0))
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize(("shape", "axis"), [((0, 0), 0), ((0, 0), -1), ((2, 0, 0), 1), ((3, 0), 0)])
+def test_no_places_of_nothing(op, last, shape, axis):
+    """As in onnxruntime: an axis of no elements matters only to a result that has some."""
+    for keepdims in (0, 1):
+        left = np.sum(np.zeros(shape), axis=axis, keepdims=bool(keepdims)).astype(np.int64)
+        check(op, np.zeros(shape, np.float32), axis=axis, keepdims=keepdims, select_last_index=last, expected=left)
+    with pytest.raises(Exception, match="the_node"):
+        run_op(op, np.zeros((0, 3), np.float32), axis=0, select_last_index=last)
