@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,28 +56,9 @@ def test_what_is_frozen_stays_frozen():
         gc.unfreeze()
 
 
-def test_two_threads():
-    """The last that leaves turns it on."""
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay():
-        with uncollected():
-            inside.set()
-            leave.wait(60)
-
-    thread = threading.Thread(target=stay)
-    with uncollected():
-        thread.start()
-        assert inside.wait(60)
-    assert not gc.isenabled()
-    leave.set()
-    thread.join()
-    assert gc.isenabled()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked")
-def test_a_forked_child_collects():
-    """Whatever the parent's other threads were at."""
+@contextmanager
+def another_inside():
+    """Within, another thread is inside `uncollected`."""
     inside, leave = threading.Event(), threading.Event()
 
     def stay():
@@ -87,14 +69,30 @@ def test_a_forked_child_collects():
     thread = threading.Thread(target=stay)
     thread.start()
     assert inside.wait(60)
-    child = os.fork()
-    if not child:
-        with uncollected():
-            pass
-        os._exit(not gc.isenabled())
-    assert os.waitpid(child, 0)[1] == 0
+    yield
     leave.set()
     thread.join()
+
+
+def test_two_threads():
+    """The last that leaves turns it on."""
+    with ExitStack() as stack:
+        with uncollected():
+            stack.enter_context(another_inside())
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked")
+def test_a_forked_child_collects():
+    """Whatever the parent's other threads were at."""
+    with another_inside():
+        child = os.fork()
+        if not child:
+            with uncollected():
+                pass
+            os._exit(not gc.isenabled())
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_session_is_made_without_it(monkeypatch):

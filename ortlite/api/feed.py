@@ -193,14 +193,13 @@ class Prepared(NamedTuple):
         """
         try:
             program = self.program if limits is None else self.within(limits)
-            stages = self.stages
+            whole = self.stages.program
             with self.entered():
-                found = None
-                if self.input_transfers and self.on_step is None and program is stages.program:
-                    found = stages.program.on_host(inputs)
-                if found is None:
-                    found = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
-                results = found
+                results: Sequence[Any] | None = None
+                if self.input_transfers and self.on_step is None and program is whole:
+                    results = whole.on_host(inputs)
+                if results is None:
+                    results = program(self.carried(inputs) if self.input_transfers else inputs, self.on_step)
         except OrtError:
             raise
         except Exception as error:  # what a node raises is an OrtError already
