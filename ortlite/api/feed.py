@@ -195,7 +195,7 @@ class Prepared(NamedTuple):
             program = self.program if limits is None else self.within(limits)
             whole = self.stages.program
             with self.entered():
-                results: Sequence[Any] | None = None
+                results: tuple[Any, ...] | None = None
                 if self.input_transfers and self.on_step is None and program is whole:
                     results = whole.on_host(inputs)
                 if results is None:
