@@ -9,7 +9,9 @@ from onnx import parser
 from ortlite import load, pipeline
 from ortlite.compile import AT_ONCE, Budget, Signatures
 from ortlite.errors import NotImplemented as NoKernel
-from ortlite.ops.registry import local, op
+from ortlite.namespace import Namespace
+from ortlite.ops.annotations import Array
+from ortlite.ops.registry import local
 from ortlite.provider import Compiler, create
 from ortlite_strict import StrictExecutionProvider
 
@@ -113,13 +115,11 @@ def test_random_numbers_come_from_one_place():
 )
 def test_a_kernel_of_a_third_party_stays_where_it_is(body):
     text = f'<ir_version: 8, opset_import: ["": 20, "mine": 1]> g (float[N] x) => (float[N] y) {{ {body} }}'
-    operators = {}
-    with local(operators):
 
-        @op("Odd", domain="mine", since=1)
-        def odd(xp, X):
-            return X + 1
+    def odd(xp: Namespace, X: Array) -> Array:
+        return X + 1
 
+    with local([("mine", "Odd", 1, odd, {})]):
         assert build(text, Compiling()).program.stand_in is None
 
 
