@@ -64,7 +64,7 @@ def _stand_in(graph: Graph, providers: Sequence[ExecutionProvider], steps: Plan,
     if not any(compiler is not None and compiler.stands_in for compiler in compilers):
         return None
     kernels = [registry.lookup(node.domain, node.op_type, node.opset) for node in graph.walk()]
-    if any(kernel is None or kernel.fn.__module__.partition(".")[0] != "ortlite" for kernel in kernels):
+    if any(kernel is None or not registry.built_in(kernel) for kernel in kernels):
         return None
 
     def make() -> tuple[Plan, Program]:

@@ -30,7 +30,7 @@ from ortlite.namespace import or_default
 from ortlite.ops.annotations import ATTRIBUTE_ONLY, DEVICE, HOST, HOST_RESULT
 from ortlite.ops.types import Rule
 
-__all__ = ["ENTRY_POINTS", "Kernel", "Param", "call", "kernels", "lookup", "op", "read"]
+__all__ = ["ENTRY_POINTS", "Kernel", "Param", "built_in", "call", "kernels", "lookup", "op", "read"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Needs: TypeAlias = tuple[str, ...] | Callable[[Sequence[DType | None]], tuple[str, ...]]
@@ -259,7 +259,7 @@ def op(
     def register(fn: F) -> F:
         flags = (python_objects, any_dtype, data_dependent_shape, views)
         kernel = Kernel(domain, op_type, since, fn, *flags, needs, results, types)
-        foreign = not _built_in(kernel)
+        foreign = not built_in(kernel)
         if foreign:
             _load_ours()  # they come first, whoever imports what when
             kernel.inputs  # noqa: B018  (reads the signature: a mistake shows here, not in the first session)
@@ -267,7 +267,7 @@ def op(
         name = f"{domain or 'ai.onnx'}::{op_type}"
         if any(k.since == since for k in versions):
             raise ValueError(f"{name} since {since} is registered twice")
-        if foreign and any(map(_built_in, versions)):
+        if foreign and any(map(built_in, versions)):
             raise ValueError(f"{name} has a kernel in ortlite, whose place {fn.__module__}.{fn.__name__} cannot take")
         _TABLE[domain, op_type] = sorted([*versions, kernel], key=lambda k: k.since)
         return fn
@@ -284,7 +284,8 @@ def _same(kernel: Kernel, other: Kernel) -> bool:
     )
 
 
-def _built_in(kernel: Kernel) -> bool:
+def built_in(kernel: Kernel) -> bool:
+    """Whether a kernel is ortlite's, not a third party's."""
     return (kernel.fn.__module__ or "").startswith(BUILT_IN)
 
 
@@ -363,7 +364,7 @@ def _versions(domain: str, op_type: str) -> list[Kernel]:
     """All kernels of an operator. Where one is ours, all are: nobody can take its place."""
     _load_domain(domain)
     found = _TABLE.get((domain, op_type), [])
-    if not _loaded and not any(map(_built_in, found)):
+    if not _loaded and not any(map(built_in, found)):
         _load()
         found = _TABLE.get((domain, op_type), [])
     return found
