@@ -21,7 +21,6 @@ from ortlite_torch.record import opaque
 __all__ = ["small", "smaller"]
 
 SMALL = 1 << 18  # products of a step of one direction
-BATCH = 4  # for an LSTM, which oneDNN has too
 
 
 @cache
@@ -29,10 +28,9 @@ def _there() -> bool:
     return bool(create(CPU).compiles_ahead)
 
 
-def smaller(op_type: str, X: Any, W: Any, R: Any, B: Any, batch: int, derived: Any) -> bool:
+def smaller(X: Any, W: Any, R: Any, B: Any, batch: int, derived: Any) -> bool:
     """Whether a network of X (time, batch, features) is one for `small`."""
-    few = batch * prod(R.shape[1:]) <= SMALL and (op_type != "LSTM" or batch <= BATCH)
-    return few and inferring(X, W, R, B) and lasting(derived, W) and _there()
+    return batch * prod(R.shape[1:]) <= SMALL and inferring(X, W, R, B) and lasting(derived, W) and _there()
 
 
 class _Network:

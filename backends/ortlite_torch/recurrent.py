@@ -82,7 +82,7 @@ def _fused(
         X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
     hidden = R.shape[2]
     derived = at_once if torch.compiler.is_compiling() else derived
-    if compiled.smaller(NETWORKS[run], X, W, R, B, X.shape[1], derived):
+    if compiled.smaller(X, W, R, B, X.shape[1], derived):
         more: dict[str, Any] = {"linear_before_reset": 1} if run is torch.gru else {}
         if NETWORKS[run] == "RNN":
             more["activations"] = ("Relu" if run is torch.rnn_relu else "Tanh",) * count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,14 +38,14 @@ def flat(result):
     return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,)) if r is not None]
 
 
-def answers(key, inputs, attributes, n_outputs=1):
+def answers(key, inputs, attributes, n_outputs=1, xp=CPU.xp):
     """What the compiled kernel, and what the kernel itself makes of the inputs, in float64 where it can."""
     kernel = registry.lookup(key[0], key[1], key[2])
     assert kernel.since == key[2]
     fn = compiled.OVERRIDES[key]
     before = [None if v is None else np.array(v) for v in inputs]
     with np.errstate(all="ignore"):
-        got = registry.call(replace(kernel, fn=fn), CPU.xp, inputs, attributes, n_outputs=n_outputs)
+        got = registry.call(replace(kernel, fn=fn), xp, inputs, attributes, n_outputs=n_outputs)
         wide = [v.astype(np.float64) if v is not None and v.dtype == F else v for v in inputs]
         want = registry.call(kernel, CPU.xp, wide, attributes, n_outputs=n_outputs)
     for was, value in zip(before, inputs, strict=True):
@@ -54,8 +55,8 @@ def answers(key, inputs, attributes, n_outputs=1):
     return flat(got), flat(want)
 
 
-def agree(key, inputs, attributes=None, *, rtol=3e-6, atol=3e-6, n_outputs=1):
-    got, want = answers(key, inputs, attributes or {}, n_outputs)
+def agree(key, inputs, attributes=None, *, rtol=3e-6, atol=3e-6, n_outputs=1, xp=CPU.xp):
+    got, want = answers(key, inputs, attributes or {}, n_outputs, xp)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
         assert a.shape == b.shape
@@ -283,15 +284,32 @@ def test_recurrent_networks(op, direction):
         agree(("", op, 1), turned, attributes | {"layout": 1}, n_outputs=outputs, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("op", GATES)
+def test_recurrent_networks_of_many_examples(op, threads):
+    """Their states are multiplied together, as many as there are for a thread, whatever lengths they have."""
+    xp = provider.create("CPUExecutionProvider", {"intra_op_num_threads": str(threads)}).xp
+    for count, batch, hidden in ((1, 5, 7), (2, 6, 33), (1, 131, 16), (1, 9, 300)):
+        gates = GATES[op] * hidden
+        w, r, b = floats(count, gates, 4) / 4, floats(count, gates, hidden) / 9, floats(count, 2 * gates) / 4
+        lens, state = RNG.integers(0, 5, batch).astype(np.int32), floats(count, batch, hidden)
+        states = [state, floats(*state.shape), floats(count, 3 * hidden)] if op == "LSTM" else [state]
+        given = {"direction": "bidirectional" if count == 2 else "reverse"}
+        given |= {"linear_before_reset": batch % 2} if op == "GRU" else {}
+        limits = {"rtol": 2e-5, "atol": 5e-6, "n_outputs": 3 if op == "LSTM" else 2, "xp": xp}
+        agree(("", op, 1), [floats(4, batch, 4), w, r, b, lens, *states], given | {"clip": 0.9}, **limits)
+        agree(("", op, 1), [floats(4, batch, 4), w, r], given, **limits)
+
+
 @pytest.mark.parametrize("name", ["Relu", "Tanh", "Sigmoid"])
 def test_recurrent_networks_of_each_activation(name):
     agree(("", "RNN", 1), [floats(4, 2, 3), floats(1, 5, 3), floats(1, 5, 5)], {"activations": (name,)}, n_outputs=2)
 
 
 def test_recurrent_networks_of_odd_numbers():
-    x = floats(4, 2, 3)
-    x[1, 0, 0], x[2, 1, 1] = np.nan, np.inf
-    for op, gates in GATES.items():
+    for (op, gates), batch in product(GATES.items(), (2, 700)):  # one by one and together
+        x = floats(4, batch, 3)
+        x[1, 0, 0], x[2, 1, 1] = np.nan, np.inf
         w, r = floats(1, gates * 5, 3), floats(1, gates * 5, 5)
         agree(("", op, 1), [x, w, r], n_outputs=3 if op == "LSTM" else 2, rtol=2e-5, atol=2e-6)
 

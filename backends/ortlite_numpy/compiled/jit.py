@@ -31,8 +31,8 @@ from ortlite_numpy import threads
 from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
-    "EXACT", "FREE", "Emitted", "Loops", "directory", "installed", "kept", "loops", "of_two_floats", "own", "owned",
-    "share", "wide", "with_names",
+    "EXACT", "FREE", "Emitted", "Loops", "directory", "installed", "kept", "loops", "most_threads",
+    "of_two_floats", "own", "owned", "share", "wide", "with_names",
 ]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
@@ -290,12 +290,17 @@ class _Locator:
         return "0"
 
 
+def most_threads(xp: Any) -> int:
+    """The threads that the namespace of a provider says (`xp.threads`), or all there are."""
+    return min(getattr(xp, "threads", 0) or threads.limit(), threads.limit())
+
+
 def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: float) -> None:
     """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`.
 
     On the calling thread, and on as many as the namespace of the provider says (`xp.threads`; all there are without).
     """
-    most = min(getattr(xp, "threads", 0) or threads.limit(), threads.limit(), count)
+    most = min(most_threads(xp), count)
     shared = kernel.shared
     if most < 2 or seconds < HANDED:
         shared(threads.TEAM, 1, 1, count, *args)

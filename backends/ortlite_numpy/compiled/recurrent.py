@@ -1,7 +1,8 @@
-"""LSTM, GRU and RNN in float32: one product for all inputs by BLAS, then all steps of an example in one kernel.
+"""LSTM, GRU and RNN in float32: one product for all inputs, then all steps of some examples in one kernel.
 
-The kernels run over pairs of direction and example; each has its own state, so that pairs may go to several threads.
-`projected` is (time, batch, directions, gates · hidden), `R` (directions, hidden, gates · hidden).
+An item of the kernels' work is a direction and some examples, as many as leave one to every thread: what a step reads
+of the state's weights serves all of them. `projected`, the inputs' product, is (time, batch, directions, gates ·
+hidden); the state's weights are rows `R` (directions, hidden, gates · hidden) or panels, `tiles`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
 from ortlite_numpy.compiled.functions import larger, sigmoid, smaller, tanh
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, with_names
+from ortlite_numpy.compiled.jit import FREE, loops, most_threads, own, owned, share, wide, with_names
+from ortlite_numpy.compiled.products import filled, multiplied, multiply_rows, sizes, turned_panels
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.recurrent import DIRECTIONS
@@ -20,6 +22,9 @@ from ortlite_numpy.recurrent import DIRECTIONS
 MS = "com.microsoft"
 F = np.float32
 PRODUCT, ACTIVATION = 0.06e-9, 1.2e-9  # seconds for a product of two numbers, for an activation
+TOGETHER = 48  # examples at most whose states are multiplied in one pass over the weights
+DEEP = 256  # numbers of a state whose products are added up in registers
+INFINITY = F(np.inf)
 
 
 @loops(FREE)
@@ -43,106 +48,142 @@ def add_product(h, R, first, width, y):
 
 
 @loops()
+def state_products(h, R, tiles, tall, bias, first, y):
+    """Put bias + h @ R into y, of R the columns from `first` on; where there are any, `tiles` are these columns."""
+    rows, hidden, width = h.shape[0], h.shape[1], y.shape[1]
+    if tiles.size:
+        flat = y.reshape(y.size)
+        multiply_rows(
+            h.reshape(h.size), hidden, 1, tiles, bias, flat[:0], -INFINITY, INFINITY, flat, width, rows, width,
+            tall, DEEP, TOGETHER, False, 0, tiles.shape[0],
+        )  # fmt: skip
+    else:
+        for r in range(rows):
+            row = y[r]
+            for j in range(width):
+                row[j] = bias[j]
+            add_product(h[r], R, first, width, row)
+
+
+@loops()
+def examples(item, batch, together):
+    """The direction that an item of the kernels' work is about, its first example and where its examples end."""
+    groups = (batch + together - 1) // together
+    first = item % groups * together
+    return item // groups, first, min(first + together, batch)
+
+
+@loops()
 def limited(x, clip):
     """Hold x between -`clip` and `clip`."""
     return smaller(larger(x, -clip), clip)
 
 
 @loops()
-def lstm_steps(projected, bias, R, scale, P, lens, backward, clip, coupled, Y, hs, cs, start, stop):
+def sigmoids(x, clip):
+    """Put the sigmoid of every element, held within `clip` unless that is 0, in its place."""
+    for j in range(x.size):
+        x[j] = sigmoid(limited(x[j], clip) if clip > 0 else x[j])
+
+
+@loops()
+def lstm_cell(x, P, clip, coupled, c, h):
+    """The next state of an example, from the sums `x` of its gates, which change. `P` may be empty, `clip` be 0.
+
+    One loop does one thing: of more arrays at once LLVM cannot tell whether they overlap.
+    """
+    hidden = h.size
+    enter, leave, stay, new = x[:hidden], x[hidden : 2 * hidden], x[2 * hidden : 3 * hidden], x[3 * hidden :]
+    if P.size:
+        for j in range(hidden):
+            enter[j] += P[j] * c[j]
+            stay[j] += P[2 * hidden + j] * c[j]
+    sigmoids(enter, clip)
+    if coupled:
+        for j in range(hidden):
+            stay[j] = F(1) - enter[j]
+    else:
+        sigmoids(stay, clip)
+    for j in range(hidden):
+        new[j] = tanh(limited(new[j], clip) if clip > 0 else new[j])
+    for j in range(hidden):
+        c[j] = stay[j] * c[j] + enter[j] * new[j]
+    if P.size:
+        for j in range(hidden):
+            leave[j] += P[hidden + j] * c[j]
+    sigmoids(leave, clip)
+    for j in range(hidden):
+        h[j] = leave[j] * tanh(limited(c[j], clip) if clip > 0 else c[j])
+
+
+@loops()
+def lstm_steps(projected, R, tiles, scale, P, lens, backward, clip, coupled, Y, hs, cs, tall, together, start, stop):
     """All steps of LSTMs; gates in the order input, output, forget, cell. `P` may be empty.
 
     R may be bytes, which are a `scale` of each column times as much; else that is empty.
     """
-    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
-    limit = F(clip)
-    x = np.empty(4 * hidden, F)
+    wide()
+    time, batch, hidden = Y.shape[0], Y.shape[2], Y.shape[3]
+    limit, peepholes = F(clip), P.reshape(P.size)
+    x, nothing = np.empty((together, 4 * hidden), F), np.zeros(4 * hidden, F)
     for item in range(start, stop):
-        d, b = item // batch, item % batch
-        h, c, weights, shift = hs[d, b], cs[d, b], R[d], bias[d]
+        d, first, end = examples(item, batch, together)
         for step in range(time):
             t = time - 1 - step if backward[d] else step
-            if t >= lens[b]:
+            state_products(hs[d, first:end], R[d], tiles[d], tall, nothing, 0, x[: end - first])
+            for b in range(first, end):
+                y, h, row, gates = Y[t, d, b], hs[d, b], projected[t, b, d], x[b - first]
+                if t >= lens[b]:
+                    for j in range(hidden):
+                        y[j] = F(0)
+                    continue
+                if scale.size:
+                    for j in range(4 * hidden):
+                        gates[j] = gates[j] * scale[d, j] + row[j]
+                else:
+                    for j in range(4 * hidden):
+                        gates[j] += row[j]
+                lstm_cell(gates, peepholes[3 * hidden * d : 3 * hidden * (d + 1)], limit, coupled, cs[d, b], h)
                 for j in range(hidden):
-                    Y[t, d, b, j] = F(0)
-                continue
-            row = projected[t, b, d]
-            for j in range(4 * hidden):
-                x[j] = F(0) if scale.size else row[j] + shift[j]
-            add_product(h, weights, 0, 4 * hidden, x)
-            if scale.size:
-                for j in range(4 * hidden):
-                    x[j] = x[j] * scale[d, j] + (row[j] + shift[j])
-            if P.size:
-                for j in range(hidden):
-                    x[j] += P[d, j] * c[j]
-                    x[2 * hidden + j] += P[d, 2 * hidden + j] * c[j]
-            if clip > 0:
-                for j in range(2 * hidden, 4 * hidden):
-                    x[j] = limited(x[j], limit)
-                for j in range(hidden):
-                    x[j] = limited(x[j], limit)
-            for j in range(hidden):
-                i = sigmoid(x[j])
-                forget = F(1) - i if coupled else sigmoid(x[2 * hidden + j])
-                c[j] = forget * c[j] + i * tanh(x[3 * hidden + j])
-            if P.size:
-                for j in range(hidden):
-                    x[hidden + j] += P[d, hidden + j] * c[j]
-            if clip > 0:
-                for j in range(hidden):
-                    x[hidden + j] = limited(x[hidden + j], limit)
-                    h[j] = sigmoid(x[hidden + j]) * tanh(limited(c[j], limit))
-            else:
-                for j in range(hidden):
-                    h[j] = sigmoid(x[hidden + j]) * tanh(c[j])
-            for j in range(hidden):
-                Y[t, d, b, j] = h[j]
+                    y[j] = h[j]
 
 
 @loops()
-def gru_steps(projected, bias, R, rest, lens, backward, clip, linear, Y, hs, start, stop):
+def gru_steps(projected, R, tiles, rest_tiles, rest, lens, backward, clip, linear, Y, hs, tall, together, start, stop):
     """All steps of GRUs; gates in the order update, reset, hidden; `rest` is the last bias, if `linear`."""
-    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
+    wide()
+    time, batch, hidden = Y.shape[0], Y.shape[2], Y.shape[3]
     limit = F(clip)
-    x, n, weighed = np.empty(2 * hidden, F), np.empty(hidden, F), np.empty(hidden, F)
+    x, n = np.empty((together, 2 * hidden), F), np.empty((together, hidden), F)
+    weighed, nothing = np.empty((together, hidden), F), np.zeros(2 * hidden, F)
     for item in range(start, stop):
-        d, b = item // batch, item % batch
-        h, weights, shift = hs[d, b], R[d], bias[d]
+        d, first, end = examples(item, batch, together)
+        states, count = hs[d, first:end], end - first
         for step in range(time):
             t = time - 1 - step if backward[d] else step
-            if t >= lens[b]:
-                for j in range(hidden):
-                    Y[t, d, b, j] = F(0)
-                continue
-            row = projected[t, b, d]
-            for j in range(2 * hidden):
-                x[j] = row[j] + shift[j]
-            add_product(h, weights, 0, 2 * hidden, x)
-            if clip > 0:
+            state_products(states, R[d], tiles[d], tall, nothing, 0, x[:count])
+            for i in range(count):
+                h, row, gates, left = states[i], projected[t, first + i, d], x[i], weighed[i]
                 for j in range(2 * hidden):
-                    x[j] = limited(x[j], limit)
-            for j in range(2 * hidden):
-                x[j] = sigmoid(x[j])
-            if linear:
+                    gates[j] += row[j]
+                sigmoids(gates, limit)
                 for j in range(hidden):
-                    n[j] = rest[d, j]
-                add_product(h, weights, 2 * hidden, hidden, n)
+                    left[j] = h[j] if linear else gates[hidden + j] * h[j]
+            state_products(weighed[:count], R[d], rest_tiles[d], tall, rest[d], 2 * hidden, n[:count])
+            for i in range(count):
+                y, h, row, gates, sums = Y[t, d, first + i], states[i], projected[t, first + i, d], x[i], n[i]
+                if t >= lens[first + i]:
+                    for j in range(hidden):
+                        y[j] = F(0)
+                    continue
                 for j in range(hidden):
-                    n[j] = n[j] * x[hidden + j] + (row[2 * hidden + j] + shift[2 * hidden + j])
-            else:
+                    sums[j] = (sums[j] * gates[hidden + j] if linear else sums[j]) + row[2 * hidden + j]
                 for j in range(hidden):
-                    weighed[j] = x[hidden + j] * h[j]
-                    n[j] = row[2 * hidden + j] + shift[2 * hidden + j]
-                add_product(weighed, weights, 2 * hidden, hidden, n)
-            if clip > 0:
+                    sums[j] = tanh(limited(sums[j], limit) if clip > 0 else sums[j])
                 for j in range(hidden):
-                    n[j] = limited(n[j], limit)
-            for j in range(hidden):
-                new = tanh(n[j])
-                h[j] = new + x[j] * (h[j] - new)
-            for j in range(hidden):
-                Y[t, d, b, j] = h[j]
+                    h[j] = sums[j] + gates[j] * (h[j] - sums[j])
+                for j in range(hidden):
+                    y[j] = h[j]
 
 
 def function(x: Any) -> Any:
@@ -150,48 +191,58 @@ def function(x: Any) -> Any:
 
 
 @loops()
-def rnn_steps(projected, bias, R, lens, backward, clip, Y, hs, start, stop):
+def rnn_steps(projected, R, tiles, lens, backward, clip, Y, hs, tall, together, start, stop):
     """All steps of plain recurrent networks."""
-    time, batch, hidden = projected.shape[0], projected.shape[1], R.shape[1]
+    wide()
+    time, batch, hidden = Y.shape[0], Y.shape[2], Y.shape[3]
     limit = F(clip)
-    x = np.empty(hidden, F)
+    x, nothing = np.empty((together, hidden), F), np.zeros(hidden, F)
     for item in range(start, stop):
-        d, b = item // batch, item % batch
-        h, weights, shift = hs[d, b], R[d], bias[d]
+        d, first, end = examples(item, batch, together)
         for step in range(time):
             t = time - 1 - step if backward[d] else step
-            if t >= lens[b]:
+            state_products(hs[d, first:end], R[d], tiles[d], tall, nothing, 0, x[: end - first])
+            for b in range(first, end):
+                y, h, row, sums = Y[t, d, b], hs[d, b], projected[t, b, d], x[b - first]
+                if t >= lens[b]:
+                    for j in range(hidden):
+                        y[j] = F(0)
+                    continue
                 for j in range(hidden):
-                    Y[t, d, b, j] = F(0)
-                continue
-            row = projected[t, b, d]
-            for j in range(hidden):
-                x[j] = row[j] + shift[j]
-            add_product(h, weights, 0, hidden, x)
-            if clip > 0:
+                    sums[j] += row[j]
                 for j in range(hidden):
-                    x[j] = limited(x[j], limit)
-            for j in range(hidden):
-                h[j] = function(x[j])
-            for j in range(hidden):
-                Y[t, d, b, j] = h[j]
+                    h[j] = function(limited(sums[j], limit) if clip > 0 else sums[j])
+                for j in range(hidden):
+                    y[j] = h[j]
 
 
 RNN = {n: with_names(rnn_steps, f"rnn_steps_{n}", function=getattr(functions, n)) for n in ("tanh", "relu", "sigmoid")}
 
 
+NONE = np.empty((2, 0, 0, 0), F)
+
+
 class Weights(NamedTuple):
-    """Weights as the kernels take them: the inputs' (features, directions · gates · hidden), the state's, the bias."""
+    """Weights as the kernels take them: the inputs', of all directions and gates in panels, with the bias; the state's.
+
+    These stand in rows or, for several examples at once, in the panels `tiles`: of all gates, or, of GRUs, of the
+    first two, with the third one's in `rest_tiles`.
+    """
 
     inputs: Any
-    state: Any
     bias: Any
+    state: Any
     rest: Any
+    tiles: Any = NONE
+    rest_tiles: Any = NONE
     scale: Any = np.empty((0, 0), F)
 
 
-def prepared(W: Any, R: Any, B: Any, linear: int) -> Weights:
-    """Transposed weights and the sum of both biases, of which GRUs keep one apart if `linear`."""
+def prepared(W: Any, R: Any, B: Any, linear: int, tiled: bool, edge: int) -> Weights:
+    """Transposed weights and the sum of both biases, of which GRUs keep one apart if `linear`.
+
+    `tiled`: for several examples at once; columns from `edge` on are in panels of their own.
+    """
     directions, width, size = W.shape
     hidden = R.shape[2]
     both = np.zeros((directions, 2 * width), F) if B is None else B
@@ -201,7 +252,13 @@ def prepared(W: Any, R: Any, B: Any, linear: int) -> Weights:
         rest = both[:, 2 * width - hidden :].copy()
         bias[:, width - hidden :] = both[:, width - hidden : width]
     state = np.ascontiguousarray(R.transpose(0, 2, 1))
-    return Weights(np.ascontiguousarray(W.reshape(-1, size).T), own(state), own(bias), own(rest))
+    tiles, rest_tiles = NONE, NONE
+    if tiled:
+        tiles = np.stack([turned_panels(r[:edge, :, None], 1) for r in R])
+        rest_tiles = np.stack([turned_panels(r[edge:, :, None], 1) for r in R]) if edge < width else NONE
+        state = np.empty((directions, 0, 0), F)
+    inputs = turned_panels(W.reshape(-1, size, 1), 1)
+    return Weights(inputs, filled(bias, bias.size, bias.dtype), own(state), rest, tiles, rest_tiles)
 
 
 class Run(NamedTuple):
@@ -213,12 +270,13 @@ class Run(NamedTuple):
     backward: Any
     states: list[Any]
     Y: Any
+    together: tuple[int, int]
     items: int
     seconds: float
 
 
 def _ready(
-    X: Any, shapes: tuple[Any, Any, int], weights: Any, lens: Any, initial: Sequence[Any], direction: str,
+    xp: Any, X: Any, shapes: tuple[Any, Any, int], weights: Any, lens: Any, initial: Sequence[Any], direction: str,
     hidden_size: int | None, layout: int,
 ) -> Run | None:  # fmt: skip
     """The inputs' product, states and room for the outputs; None where shapes or dtypes are others than they must be.
@@ -243,14 +301,16 @@ def _ready(
         lens = np.full(batch, time, np.int64)
     elif lens.shape != (batch,) or lens.min() < 0 or lens.max() > time:
         return None
-    made = weights()
-    projected = np.matmul(X.reshape(time * batch, size), made.inputs)
+    apart = max(most_threads(xp) // count, 1)  # parts of the batch, so that every thread has one
+    together = min(-(-batch // apart), TOGETHER)
+    made = weights(together > 1)
+    projected = multiplied(xp, X.reshape(time * batch, size), made.inputs, made.bias, count * width)
     states = [np.zeros(state, F) if s is None else np.array(s, order="C") for s in initial]
-    items = count * batch
-    seconds = items * time * (width * hidden * PRODUCT + width * ACTIVATION)
+    seconds = count * batch * time * (width * hidden * PRODUCT / min(together, 4) + width * ACTIVATION)
     return Run(
         made, projected.reshape(time, batch, count, width), own(lens.astype(np.int64, copy=False)),
-        np.array(directions, np.int64), states, np.empty((time, count, batch, hidden), F), items, seconds,
+        np.array(directions, np.int64), states, np.empty((time, count, batch, hidden), F),
+        (sizes()[0], together), count * -(-batch // together), seconds,
     )  # fmt: skip
 
 
@@ -313,13 +373,13 @@ def rnn(
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
     run = _ready(
-        X, (W.shape, R.shape, 1), lambda: derived(prepared, W, R, B, 0), sequence_lens, [initial_h],
-        direction, hidden_size, layout,
+        xp, X, (W.shape, R.shape, 1), lambda tiled: derived(prepared, W, R, B, 0, tiled, R.shape[1]), sequence_lens,
+        [initial_h], direction, hidden_size, layout,
     )  # fmt: skip
     if run is None:
         return NotImplemented
     w = run.weights
-    args = (run.projected, w.bias, w.state, run.lens, run.backward, float(clip), run.Y, *run.states)
+    args = (run.projected, w.state, w.tiles, run.lens, run.backward, float(clip), run.Y, *run.states, *run.together)
     share(xp, RNN[name], args, run.items, run.seconds)
     return _finished(run, layout)
 
@@ -350,16 +410,17 @@ def gru(
         return NotImplemented
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
+    linear, edge = int(bool(linear_before_reset)), 2 * R.shape[2]
     run = _ready(
-        X, (W.shape, R.shape, 3), lambda: derived(prepared, W, R, B, int(bool(linear_before_reset))),
+        xp, X, (W.shape, R.shape, 3), lambda tiled: derived(prepared, W, R, B, linear, tiled, edge),
         sequence_lens, [initial_h], direction, hidden_size, layout,
     )  # fmt: skip
     if run is None:
         return NotImplemented
     w = run.weights
     args = (
-        run.projected, w.bias, w.state, w.rest, run.lens, run.backward, float(clip), int(bool(linear_before_reset)),
-        run.Y, *run.states,
+        run.projected, w.state, w.tiles, w.rest_tiles, w.rest, run.lens, run.backward, float(clip), linear,
+        run.Y, *run.states, *run.together,
     )  # fmt: skip
     share(xp, gru_steps, args, run.items, run.seconds)
     return _finished(run, layout)
@@ -372,10 +433,10 @@ def _lstm(xp: Any, run: Run | None, P: Any, clip: float, input_forget: int, layo
     directions, _, hidden = run.states[0].shape
     if P is not None and (P.shape != (directions, 3 * hidden) or P.dtype.char != "f"):
         return NotImplemented
-    peepholes = np.empty((0, 0), F) if P is None else owned(P, derived)
+    peeppeepholes = np.empty((0, 0), F) if P is None else owned(P, derived)
     args = (
-        run.projected, w.bias, w.state, w.scale, peepholes, run.lens, run.backward, float(clip),
-        int(bool(input_forget)), run.Y, *run.states,
+        run.projected, w.state, w.tiles, w.scale, peeppeepholes, run.lens, run.backward, float(clip),
+        int(bool(input_forget)), run.Y, *run.states, *run.together,
     )  # fmt: skip
     share(xp, lstm_steps, args, run.items, run.seconds)
     return _finished(run, layout)
@@ -410,7 +471,7 @@ def lstm(
     if not _floats(W, R, B) or not _biased(B, W) or W.ndim != 3 or R.ndim != 3:
         return NotImplemented
     run = _ready(
-        X, (W.shape, R.shape, 4), lambda: derived(prepared, W, R, B, 0), sequence_lens,
+        xp, X, (W.shape, R.shape, 4), lambda tiled: derived(prepared, W, R, B, 0, tiled, R.shape[1]), sequence_lens,
         [initial_h, initial_c], direction, hidden_size, layout,
     )  # fmt: skip
     return _lstm(xp, run, P, clip, input_forget, layout, derived)
@@ -427,7 +488,7 @@ def dequantised(W: Any, scale: Any, zero: Any, R: Any, R_scale: Any, R_zero: Any
 
     floats = (centred(W, zero).astype(F) * _by_column(scale)).transpose(0, 2, 1)
     state = centred(R, R_zero)
-    made = prepared(floats, (state.astype(F) * _by_column(R_scale)).transpose(0, 2, 1), B, 0)
+    made = prepared(floats, (state.astype(F) * _by_column(R_scale)).transpose(0, 2, 1), B, 0, False, R.shape[2])
     if state.min() < -128 or state.max() > 127:
         return made
     factors = np.broadcast_to(_by_column(R_scale), (R.shape[0], 1, R.shape[2]))[:, 0]
@@ -482,8 +543,8 @@ def dynamic_quantize_lstm(
     if any(v.shape not in {(count,), (count, width)} for v in (W_scale, W_zero_point, R_scale, R_zero_point)):
         return NotImplemented
     run = _ready(
-        X, ((count, width, size), (also, high, hidden), 4),
-        lambda: derived(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
+        xp, X, ((count, width, size), (also, high, hidden), 4),
+        lambda _: derived(dequantised, W, W_scale, W_zero_point, R, R_scale, R_zero_point, B),
         sequence_lens, [initial_h, initial_c], direction, None, 0,
     )  # fmt: skip
     return _lstm(xp, run, P, clip, input_forget, 0, derived)
