@@ -7,14 +7,11 @@ by side) are multiplied by the weights; a convolution of every channel by itself
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
-
-from numpy.lib.stride_tricks import as_strided
 
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
@@ -28,12 +25,11 @@ from ortlite_numpy import products
 from ortlite_numpy.blas import turned
 from ortlite_numpy.elementwise import LINE, swish_fill
 from ortlite_numpy.record import numpy as np
-from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
+from ortlite_numpy.windows import Pads, copied, in_blocks, most_windows, padded, scratch, seen
 
 __all__ = ["OVERRIDES", "channels_first", "channels_last", "conv", "convolved", "weight_columns"]
 
-Pads: TypeAlias = Sequence[tuple[int, int]]
 Finish: TypeAlias = Callable[[Any, Any], None]  # changes a block of the result, given the same block of Z
 Times: TypeAlias = Callable[[Any, Any, int], object]  # puts the product of rows with the weights into a result
 
@@ -43,9 +39,7 @@ SMALL = 1 << 16  # elements of a block that is multiplied and added place by pla
 APART = 1 << 20  # multiplications from which on a group is better off by itself, where there is one block
 REWRITTEN = 256  # windows from which on weights that were not prepared are worth being brought into another order
 CHANNELS = 32  # whose weights are brought into order together: they stay in the cache
-KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 WIDE = 64  # channels from which on a place's own are a row that is long enough
-THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
 COPIED = 4e-10  # seconds an element takes to be copied to its column
 TOUCHED = 2.5e-10  # and to be multiplied and added
 BYTES = 1e10  # bytes a second that a product of few channels reads and writes
@@ -196,7 +190,7 @@ def _dense(
     out = y.shape[1:-1]
     cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
     cost += COPIED * depth * prod(y.shape[:-1])
-    blocks = _blocks(y.shape[0], out, _most(COLUMNS // depth, out, cost, threads), ROWS, threads)
+    blocks = in_blocks(y.shape[0], out, most_windows(COLUMNS // depth, out, cost, threads), ROWS, threads)
     wide = len(blocks) == 1 and groups == 1 and threads > 1  # one block: its columns are shared out instead
 
     def some(start: int, stop: int) -> None:
@@ -243,129 +237,6 @@ def _by_group(
         finish(flat, None if z is None else z.reshape(flat.shape))
 
 
-def copied(
-    images: Any,
-    first: int,
-    last: int,
-    out: Sequence[int],
-    size: Sequence[int],
-    strides: Sequence[int],
-    pads: Pads,
-    dilations: Sequence[int],
-    groups: int,
-) -> Any:
-    """What windows show, rows `first` to `last` of them: (groups, windows, prod(size) · C / groups)."""
-    x = _padded(images, first, last, out, size, strides, pads, dilations)
-    n, c, rank = x.shape[0], x.shape[-1], len(size)
-    shape = (n, last - first, *out[1:], *size, groups, c // groups)
-    steps = x.strides[1:-1]
-    strided = [
-        x.strides[0],
-        *(b * s for b, s in zip(steps, strides, strict=True)),
-        *(b * d for b, d in zip(steps, dilations, strict=True)),
-        x.strides[-1] * (c // groups),
-        x.strides[-1],
-    ]
-    windows = _seen(x, shape, strided)
-    if groups == 1 and size[-1] * c <= THIN <= out[-1]:  # runs along a row of windows are longer than those in one
-        result = scratch("columns", (*size, c, *shape[: 1 + rank]), x.dtype)
-        kernel, places = range(1 + rank, 1 + 2 * rank), range(1 + rank)
-        result[...] = windows[..., 0, :].transpose(*kernel, 1 + 2 * rank, *places)
-        return result.reshape(1, prod(size) * c, -1).transpose(0, 2, 1)
-    windows = windows.transpose(1 + 2 * rank, *range(1 + 2 * rank), 2 + 2 * rank)
-    result = scratch("columns", windows.shape, x.dtype)
-    result[...] = windows
-    return result.reshape(groups, n * (last - first) * prod(out[1:]), prod(size) * c // groups)
-
-
-class _Scratch(threading.local):
-    """Memory that the blocks of a thread use one after the other: fresh memory costs more than filling it."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def __call__(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
-        """An array of no particular content, until the next one of that name."""
-        return opaque(self.array, name, shape, dtype) if recording() else self.array(name, shape, dtype)
-
-    def array(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
-        nbytes = prod(shape) * dtype.itemsize
-        if nbytes > KEPT:
-            return np.empty(shape, dtype)
-        kept = self.kept.get(name)
-        if kept is None or kept.nbytes < nbytes:
-            self.kept[name] = kept = np.empty(nbytes, np.uint8)
-        return kept[:nbytes].view(dtype).reshape(shape)
-
-
-scratch = _Scratch()
-
-
-def _seen(x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
-    """as_strided, which takes longer than a small convolution."""
-    if x.flags.c_contiguous:
-        given = (tuple(shape), x.dtype, x, 0, tuple(strides))
-        return opaque(np.ndarray, *given) if recording() else np.ndarray(*given)
-    return as_strided(x, shape, strides, writeable=False)
-
-
-def _padded(
-    images: Any,
-    first: int,
-    last: int,
-    out: Sequence[int],
-    size: Sequence[int],
-    strides: Sequence[int],
-    pads: Pads,
-    dilations: Sequence[int],
-) -> Any:
-    """The part of the padded `images` that windows of the rows `first` to `last` show."""
-    spatial = images.shape[1:-1]
-    low, lengths = [], []
-    for axis, (k, s, d, (lo, _)) in enumerate(zip(size, strides, dilations, pads, strict=True)):
-        count = last - first if axis == 0 else out[axis]
-        low.append((first * s if axis == 0 else 0) - lo)
-        lengths.append((count - 1) * s + (k - 1) * d + 1)
-    inner = [slice(max(a, 0), max(min(a + n, m), 0)) for a, n, m in zip(low, lengths, spatial, strict=True)]
-    part = images[(slice(None), *inner)]
-    if part.shape[1:-1] == tuple(lengths) and part.strides[-1] == part.itemsize:
-        return part
-    result = scratch("padded", (images.shape[0], *lengths, images.shape[-1]), images.dtype)
-    target = []
-    for axis, (a, n, at) in enumerate(zip(low, lengths, inner, strict=True), 1):
-        begin = min(max(-a, 0), n)
-        end = min(begin + max(at.stop - at.start, 0), n)
-        before = (slice(None),) * axis
-        result[(*before, slice(0, begin))] = 0
-        result[(*before, slice(end, None))] = 0
-        target.append(slice(begin, end))
-    result[(slice(None), *target)] = part
-    return result
-
-
-def _most(windows: int, out: Sequence[int], cost: float, threads: int) -> int:
-    """So many of a block at most that every thread has one, where that pays."""
-    return min(windows, -(-prod(out) // threads)) if threads > 1 and pays(cost) else windows
-
-
-@lru_cache(maxsize=1024)
-def _blocks(n: int, out: Sequence[int], most: int, least: int, threads: int) -> list[tuple[slice, int, int]]:
-    """Images and rows of windows of each block, about `most` windows in each, but not below `least`.
-
-    Where one image has several, they are as many for each thread.
-    """
-    most, whole, row = max(most, least), prod(out), prod(out[1:])
-    if whole <= most:
-        step = max(most // whole, 1)
-        count = -(-n // step)
-        return [(slice(n * i // count, n * (i + 1) // count), 0, out[0]) for i in range(count)]
-    parts = min(max(round(whole / most), 1), max(out[0] * row // max(least, 1), 1), out[0])
-    if parts > 1 and n % threads:
-        parts = min(-(-parts // threads) * threads, out[0])
-    edges = [out[0] * i // parts for i in range(parts + 1)]
-    return [(slice(i, i + 1), a, b) for i in range(n) for a, b in pairwise(edges)]
-
-
 def _depthwise(
     images: Any,
     w: Any,
@@ -391,14 +262,14 @@ def _depthwise(
     repeats = 1 if alone else repeats
     lines = derived(weight_lines, w, repeats)
     cost = TOUCHED * y.size * prod(size)
-    blocks = _blocks(n, out, _most(SMALL // c, out, cost, threads), 1, threads)
+    blocks = in_blocks(n, out, most_windows(SMALL // c, out, cost, threads), 1, threads)
     rank = len(size)
     axes, kernel = list(range(2 * rank + 2)), list(range(rank))
     lines = lines.reshape(*size, -1)
 
     def some(start: int, stop: int) -> None:
         for some_images, first, last in blocks[start:stop]:
-            x = _padded(images[some_images], first, last, out, size, strides, pads, dilations)
+            x = padded(images[some_images], first, last, out, size, strides, pads, dilations)
             if strides[-1] == 1 or alone:
                 x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
                 images_apart, *apart, between, _ = x.strides
@@ -413,7 +284,7 @@ def _depthwise(
                 along = repeats * between
             result = y[some_images, first:last]
             flat = result.reshape(*result.shape[:-2], width // repeats, repeats * c)
-            shown = _seen(
+            shown = seen(
                 x,
                 (*size, *flat.shape),
                 (

@@ -548,6 +548,12 @@ def _take(a: Any, indices: Any, axis: Any = None, **keywords: Any) -> Any:
     return tape.line(f"{tape.text(a)}.take({tape.text(indices)}, {axis})", _real(a).take(_real(indices), axis))
 
 
+def _dot(a: Any, b: Any, out: Any = None) -> Any:
+    if out is not None or not isinstance(a, Traced):
+        return NotImplemented
+    return a.tape.line(f"{a.name}.dot({a.tape.text(b)})", np.dot(a.value, _real(b)))
+
+
 def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
     if sorter is not None:
         raise Ended
@@ -615,7 +621,7 @@ KNOWN = {
     ).split()
 }
 LOWER[np.take], LOWER[np.searchsorted], LOWER[np.mean] = _take, _searchsorted, _mean
-LOWER[np.round], LOWER[np.stack] = _round, _stack
+LOWER[np.round], LOWER[np.stack], LOWER[np.dot] = _round, _stack, _dot
 LOWER[np.broadcast_to] = _broadcast
 LOWER[np.argmax], LOWER[np.argmin] = _method_of("argmax"), _method_of("argmin")
 WRITING = {np.copyto}

@@ -14,6 +14,7 @@ from ortlite.ops.conv import conv, conv_transpose
 from ortlite.primitives import window
 from ortlite.provider import create
 from ortlite_numpy import conv as fast
+from ortlite_numpy import windows
 from ortlite_numpy.ops import OVERRIDES
 
 XP = create("CPUExecutionProvider").xp
@@ -73,7 +74,7 @@ def test_conv_is_that_of_the_kernel(seed, monkeypatch):
     draw, x, w, b, given = case(seed)
     monkeypatch.setattr(fast, "APART", seed % 3 << 20)
     if seed % 4 > 1:
-        monkeypatch.setattr(fast, "THIN", 3)
+        monkeypatch.setattr(windows, "THIN", 3)
         monkeypatch.setattr(fast, "WIDE", 3)
     if seed % 2:  # several blocks even of small images
         monkeypatch.setattr(fast, "COLUMNS", 1 << int(draw.integers(6, 12)))

@@ -325,6 +325,13 @@ def test_what_is_stacked_is_put_together_without_python():
     assert recorded(lambda xp, x: np.stack([x, x[0]]), data(3, 4))[0] is None
 
 
+def test_small_products_are_methods():
+    found = check(lambda xp, x: xp.matmul(x, np.ones((4, 2), F)), data(3, 4))
+    assert [line for _, line in found.lines] == ["q_v0.dot(q_c0)"]
+    check(lambda xp, x: xp.matmul(np.ones((2, 3), F), x), data(3, 4))
+    check(lambda xp, x: xp.matmul(x, x.T), data(3, 4, dtype=np.float64))
+
+
 def test_searches_means_and_short_orders_are_recorded():
     table = np.array([-1, 0, 0.5, 1], F)
     found = check(lambda xp, x: xp.searchsorted(table, x), data(9))

@@ -15,9 +15,9 @@ from ortlite_numpy.compiled.jit import loops, own, share, wide
 from ortlite_numpy.compiled.products import filled, multiply_rows, sizes, width
 from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
 from ortlite_numpy.compiled.table import Call, override
-from ortlite_numpy.conv import scratch
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import split
+from ortlite_numpy.windows import scratch
 
 __all__ = ["attention"]
 

@@ -32,6 +32,7 @@ from ortlite_numpy.compiled.windows import (
 )
 from ortlite_numpy.record import aside
 from ortlite_numpy.record import numpy as np
+from ortlite_numpy.windows import copied, scratch
 
 MS = "com.microsoft"
 MULTIPLY, DEPTHWISE = 0.1e-9, 0.05e-9  # seconds
@@ -147,9 +148,9 @@ def columns(
     images: Any, first: int, last: int, out: Sequence[int], size: Sequence[int], strides: Sequence[int],
     pads: Sequence[tuple[int, int]], dilations: Sequence[int], groups: int,
 ) -> Any:  # fmt: skip
-    """`ortlite_numpy.conv.copied` of lines and images without groups, in either layout; by that itself elsewhere."""
+    """`ortlite_numpy.windows.copied` of lines and images without groups, in either layout; by that itself elsewhere."""
     if groups > 1 or len(size) > 2:
-        return dense.copied(images, first, last, out, size, strides, pads, dilations, groups)
+        return copied(images, first, last, out, size, strides, pads, dilations, groups)
     x = images if len(size) == 2 else images[:, :, None]
     n, c = x.shape[0], x.shape[-1]
     width = out[1] if len(size) == 2 else 1
@@ -158,10 +159,10 @@ def columns(
     depth, windows = prod(size) * c, n * (last - first) * width
     planes = x.transpose(0, 3, 1, 2)
     if planes.flags.c_contiguous and not x.flags.c_contiguous:
-        y = dense.scratch("columns", (depth, windows), x.dtype)
+        y = scratch("columns", (depth, windows), x.dtype)
         columns_first(own(planes), kernel, steps, width, first, last, y)
         return y.T[None]
-    y = dense.scratch("columns", (windows, depth), x.dtype)
+    y = scratch("columns", (windows, depth), x.dtype)
     columns_last(own(x), kernel, steps, width, first * width, last * width, y)
     return y[None]
 
