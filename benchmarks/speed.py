@@ -217,8 +217,10 @@ def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads:
             for engine in ours
         ]  # fmt: skip
         lines.append(f"| {entry['model']} | {entry['batch']} | {peer or math.nan:.2f} | {' | '.join(cells)} |")
-    for title, pick in (("geometric mean", geometric_mean), ("worst", lambda v: max(v, default=math.nan))):
-        lines.append(f"| **{title}** | | | {' | '.join(f'**{pick(ratios(entries, e)):.2f}**' for e in ours)} |")
+    for batch in sorted({entry["batch"] for entry in entries}):
+        for title, pick in (("geometric mean", geometric_mean), ("worst", lambda v: max(v, default=math.nan))):
+            cells = [f"**{pick(ratios(entries, engine, batch=batch)):.2f}**" for engine in ours]
+            lines.append(f"| **{title}** | {batch} | | {' | '.join(cells)} |")
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
     lines += [f"| | {' | '.join(ours)} |", f"|---|{'---:|' * len(ours)}"]
     for key, title in TITLES.items():

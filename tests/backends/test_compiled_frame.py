@@ -23,7 +23,7 @@ import ortlite
 from ortlite import provider
 from ortlite.cli import main
 from ortlite_numpy import compiled, threads
-from ortlite_numpy.compiled import elementwise, jit
+from ortlite_numpy.compiled import disk, elementwise, jit
 from ortlite_numpy.compiled.team import load, pause, store
 
 OFF = [("CPUExecutionProvider", {"compiled": "0"})]
@@ -295,12 +295,61 @@ def test_what_warms_convolutions_makes_all_that_they_need():
     """)
 
 
+def test_what_is_read_from_the_disk_is_compiled_into_others(tmp_path):
+    """A function that another kernel calls is read as machine code; the next kernel is compiled from the rest of it."""
+    (tmp_path / "kernels.py").write_text(
+        textwrap.dedent("""
+            from ortlite_numpy.compiled.jit import loops
+
+            @loops()
+            def add(x, by, start, stop):
+                if start > stop:
+                    raise ValueError("backwards")  # which needs what numba keeps of Python's beside the code
+                for i in range(start, stop):
+                    x[i] += by
+
+            @loops()
+            def twice(x, by, start, stop):
+                add(x, by, start, stop)
+                add(x, by, start, stop)
+
+            @loops()
+            def thrice(x, by, start, stop):
+                twice(x, by, start, stop)
+                add(x, by, start, stop)
+        """)
+    )
+    code = """
+        import os
+        sys.path.insert(0, os.environ["KERNELS"])
+        import kernels
+        from numba.core import event
+        with event.install_recorder("numba:compile") as made:
+            for name, by in (pair.split("=") for pair in os.environ["CALLS"].split()):
+                x = np.zeros(9, np.float32)
+                getattr(kernels, name)(x, np.float32(by), 1, 8)
+                assert x[0] == x[8] == 0 and (x[1:8] == 6).all(), (name, x)
+                try:
+                    getattr(kernels, name)(x, np.float32(by), 8, 1)
+                except ValueError as error:
+                    assert str(error) == "backwards"
+                else:
+                    raise AssertionError(name)
+        print(*{what.data["dispatcher"].py_func.__name__ for _, what in made.buffer})
+    """
+    for made, calls in (
+        ("add", "add=6"), ("twice", "twice=3 add=6"), ("thrice", "add=6 thrice=2 twice=3"), ("", "thrice=2 add=6"),
+    ):  # fmt: skip
+        given = {"KERNELS": str(tmp_path), "CALLS": calls, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        assert alone(code, **given).strip() == made
+
+
 def test_warm_compiles_and_says_where(monkeypatch):
     monkeypatch.setattr(compiled, "warm_all", lambda: 3)
     result = CliRunner().invoke(main, ["warm"])
     assert result.exit_code == 0, result.output
     assert "3 operators" in result.output
-    assert str(jit.directory()) in result.output
+    assert str(disk.directory()) in result.output
 
 
 def test_warm_without_numba_says_what_to_install(monkeypatch):

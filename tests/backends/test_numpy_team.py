@@ -120,9 +120,9 @@ def meet(at, looks, start, stop):
 def test_a_helper_that_looks_out_takes_part(monkeypatch):
     """Two ranges wait for each other, which one thread cannot do. The helper here is the test's own."""
     pytest.importorskip("numba")
-    from ortlite_numpy.compiled import jit, team
+    from ortlite_numpy.compiled import disk, jit, team
 
-    monkeypatch.setattr(jit, "_cache_class", lambda: None)
+    monkeypatch.setattr(disk, "cache_class", lambda: None)
     rows, found, ended = np.zeros((2, threads.ROW // 8), np.int64), np.zeros(4, np.int64), threading.Event()
     rows[0, threads.HELPERS // 8] = 1
     here = rows.ctypes.data

@@ -7,7 +7,8 @@ take.
 
 from __future__ import annotations
 
-from ortlite_numpy.compiled.jit import installed, kept
+from ortlite_numpy.compiled.disk import kept
+from ortlite_numpy.compiled.jit import installed
 from ortlite_numpy.compiled.table import OVERRIDES, before, warm_all
 
 from ortlite_numpy.compiled import attention, conv, detection, distances, elementwise, linear, pool, quant  # isort: skip

@@ -1,38 +1,32 @@
 """Kernels written as plain Python loops, compiled by numba when they are first needed and then kept on disk.
 
-numba is imported by the first kernel that runs or is warmed, never before. What it compiles is kept in a directory of
-ours for one user, by version of ortlite's sources and of numba (which tells processors apart itself). Where
-that directory cannot be written, every process compiles anew.
-
-A kernel releases the GIL and computes a range of its work, so that `share` may spread it over threads. Without
-"nnan" and "ninf" among the liberties, NaN and infinities stay what they are.
+numba is imported by the first kernel that runs or is warmed, never before. A kernel releases the GIL and computes a
+range of its work, so that `share` may spread it over threads. Without "nnan" and "ninf" among the liberties, NaN and
+infinities stay what they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import sys
 import threading
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
-import ortlite
-from ortlite import cache as cache_of_user
 from ortlite.forks import renewed_after_fork
 from ortlite.ordered import in_order
 from ortlite_numpy import threads
+from ortlite_numpy.compiled import disk
 from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
-    "EXACT", "FREE", "Emitted", "Loops", "directory", "installed", "kept", "loops", "most_threads",
-    "of_two_floats", "own", "owned", "share", "wide", "with_names",
+    "EXACT", "FREE", "Emitted", "Loops", "installed", "loops", "most_threads", "of_two_floats", "own", "owned", "share",
+    "wide", "with_names",
 ]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
@@ -95,7 +89,7 @@ class Loops:
                 own = FunctionType(fn.__code__, names, fn.__name__, fn.__defaults__)
                 own.__module__, own.__qualname__ = fn.__module__, fn.__qualname__
                 made = numba.njit(nogil=True, error_model="numpy", fastmath=set(self.liberties))(own)
-                if (kept := _cache_class()) is not None:
+                if (kept := disk.cache_class()) is not None:
                     made._cache = kept(made.py_func)  # noqa: SLF001  (numba has no public way to say where)
                 self.run = made
             return self.run
@@ -207,87 +201,6 @@ def _spare_scipy() -> None:
         arraymath.ensure_blas = ask
     finally:
         linalg.ensure_blas = ask
-
-
-@cache
-def directory() -> Path:
-    """Where compiled kernels are kept: by the sources of all kernels, for one may be compiled into another."""
-    import numba
-
-    sources = hashlib.sha256()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(threads.__file__)]:  # whose places are compiled in
-        sources.update(path.read_bytes())
-    return cache_of_user.folder(f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}")
-
-
-def kept() -> Path | None:
-    """The directory in use; None where it cannot be."""
-    return None if _cache_class() is None else directory()
-
-
-@cache
-def _cache_class() -> Any:
-    """Numba's cache of functions, in our directory; None where that cannot be made or written."""
-    try:
-        from numba.core import caching
-
-        path = directory()
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not os.access(path, os.W_OK | os.X_OK) or (hasattr(os, "getuid") and path.stat().st_uid != os.getuid()):
-            return None  # what is loaded from there is code: nobody else may have put it there
-    except (OSError, RuntimeError, AttributeError, ImportError):
-        return None
-    folder = str(path)
-
-    class Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
-        _locator_classes = (_Locator,)
-
-    class Cache(caching.FunctionCache):  # type: ignore[misc]
-        _impl_class = Implementation
-
-        def save_overload(self, sig: Any, data: Any) -> None:
-            try:
-                super().save_overload(sig, data)
-            except OSError:  # a full disk
-                self.disable()
-
-        def load_overload(self, sig: Any, target_context: Any) -> Any:
-            try:
-                return super().load_overload(sig, target_context)
-            except Exception:  # noqa: BLE001  (a damaged file, whatever reading it raises: it is made anew)
-                try:
-                    self.flush()
-                except OSError:
-                    self.disable()
-                return None
-
-    _Locator.folder = folder
-    return Cache
-
-
-class _Locator:
-    """Tells numba's cache of the directory. What it keeps is as old as the directory's name says."""
-
-    folder = ""
-
-    def __init__(self, file: str):
-        self._py_file = file
-
-    @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
-        return cls(py_file)
-
-    def ensure_cache_path(self) -> None:
-        Path(self.folder).mkdir(parents=True, exist_ok=True)
-
-    def get_cache_path(self) -> str:
-        return self.folder
-
-    def get_source_stamp(self) -> str:
-        return sys.version
-
-    def get_disambiguator(self) -> str:
-        return "0"
 
 
 def most_threads(xp: Any) -> int:
