@@ -180,6 +180,23 @@ class Signatures:
         return entry
 
 
+class _Any:
+    """A plan's function of inputs of all signatures: the loop, and where `writes`, after some runs, code."""
+
+    def __init__(self, plan: Plan, steps: Sequence[Bound], *, writes: bool):
+        self.plan, self.steps, self.writes = plan, steps, writes
+        self.interpreted = 0
+        self.function: Function | None = None
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        if self.function is None:
+            self.interpreted += 1
+            if self.interpreted <= OFTEN or not self.writes:
+                return run.interpret(self.plan, self.steps, inputs)
+            self.function = specialise.generate(self.plan, self.steps, {})
+        return self.function(*inputs)
+
+
 class Program:
     """A plan bound to callables; call it with one value per input of the plan, then per capture.
 
@@ -216,15 +233,16 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         compilers = sum(provider.compiler is not None for provider in providers)
         self.compiles = compilers == 1
-        self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not _draws(self.steps)
+        draws = _draws(self.steps)
+        self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not draws
         self._plain = not compilers
-        usable = stand_in is not None and self.compiles and self.specialises and not _draws(self.steps)
+        usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
-        self._any: Function | None = None  # for inputs of all signatures
-        self._steady: Steady | None = None  # for those of which a part comes up again
-        self._interpreted = 0
+        self._any = _Any(plan, self.steps, writes=self.specialises and not self.compiles)
+        repeats = self._plain and self.specialises and self._decided and not draws  # a run may begin anew
+        self._steady = Steady(plan, self.steps, self._any) if repeats else None  # where a part comes up again
         renewed_after_fork(self, "_lock", threading.Lock)
 
     _lock: threading.Lock
@@ -241,7 +259,7 @@ class Program:
         """Run; interpreted where `on_step` wants to run the steps. Raises what run.node_error makes of an exception."""
         key = self.signature(inputs) if self.specialises and on_step is None else None
         if key is None:
-            return run.interpret(self.plan, self.steps, inputs, on_step) if on_step else self._unspecialised(inputs)
+            return run.interpret(self.plan, self.steps, inputs, on_step) if on_step else self._any(*inputs)
         last = self._last  # most runs are like the one before; to compare two keys costs less than to look one up
         if last is not None and last[0] == key:
             last[1].hits += 1
@@ -257,7 +275,7 @@ class Program:
         began = perf_counter()
         outputs = None if self._steady is None else self._steady(key, inputs, self._baked)
         if outputs is None:
-            outputs = self._unspecialised(inputs)
+            outputs = self._any(*inputs)
         with self._lock:
             self._signatures.ran(perf_counter() - began)
         return outputs
@@ -305,17 +323,6 @@ class Program:
     def _made(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run in which a signature gets its function."""
         return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
-
-    def _unspecialised(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """A run of a signature without a function of its own: by the loop, or, if that is often, by code for all."""
-        if self._any is None:
-            self._interpreted += 1
-            if self._interpreted <= OFTEN or self.compiles or not self.specialises:
-                return run.interpret(self.plan, self.steps, inputs)
-            self._any = specialise.generate(self.plan, self.steps, {})
-            if self._plain and self._decided and not _draws(self.steps):  # a run may begin anew
-                self._steady = Steady(self.plan, self.steps, self._any)
-        return self._any(*inputs)
 
     @property
     def _decided(self) -> bool:

@@ -470,13 +470,14 @@ def entered(providers: Sequence[ExecutionProvider], *, gradients: bool = False) 
 class TransferStats:
     """What the last value that crossed one border was like: `nbytes`, and whether both sides share its memory.
 
-    It is found out anew where size or layout change, or, where the target shares what lies at a round address alone,
-    that: `strides` are the NumPy array's that was looked at, `offset` the bytes from such an address.
+    It is found out anew where the layout changes, or, where the target shares what lies at a round address alone,
+    that: `layout` are the strides of the NumPy array that was looked at, () in C order, None where it is not to be
+    trusted; `offset` the bytes from such an address.
     """
 
     nbytes: int | None = None
     shared: bool | None = None
-    strides: tuple[int, ...] | None = None
+    layout: tuple[int, ...] | None = None
     offset: int | None = None
 
 
@@ -500,12 +501,15 @@ def transfer(
     moved = _carry(value, source, target)
     if stats is not None:
         like = moved if target.name == CPU else value
-        strides = getattr(like, "strides", None)
-        offset = like.__array_interface__["data"][0] % ROUND if target.immutable and strides is not None else None
-        alike = strides is not None and strides == stats.strides and offset == stats.offset
-        if not alike or like.nbytes != stats.nbytes:
+        layout = getattr(like, "strides", None)
+        if layout is not None:
+            layout = None if not like.size else () if like.flags.c_contiguous else layout
+        offset = like.__array_interface__["data"][0] % ROUND if target.immutable and layout is not None else None
+        if layout is not None and layout == stats.layout and offset == stats.offset:
+            stats.nbytes = int(getattr(moved, "nbytes", like.nbytes))
+        else:
             _measure(value, moved, source, target, stats)
-            stats.strides, stats.offset = strides, offset
+            stats.layout, stats.offset = layout, offset
     return moved
 
 

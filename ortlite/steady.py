@@ -24,7 +24,7 @@ __all__ = ["Steady"]
 Function = Callable[..., tuple[Any, ...]]
 Keep = Callable[[Mapping[int, Any]], Mapping[int, Any]]
 
-RUNS = 16  # of other signatures before anything is noted: a function takes as long as many
+RUNS = 4  # of other signatures before anything is noted: a function takes as long as ten of them
 TRIES = 16  # runs in which shapes are noted
 WRONG = 8  # runs in which a shape differed, after which the function is given up
 

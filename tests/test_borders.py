@@ -11,6 +11,7 @@ import pytest
 from onnx import parser
 
 import ortlite
+from ortlite import provider as borders
 from ortlite.provider import CPU, TransferStats, create, entered, owner, transfer
 
 STRICT, TORCH, JAX = (f"{name}ExecutionProvider" for name in ("Strict", "Torch", "JAX"))
@@ -104,6 +105,22 @@ def test_between_two_libraries(source, target, dtype):
         assert there.pointer(moved) == here.pointer(value) == array.ctypes.data
         np.testing.assert_array_equal(there.to_numpy(moved).astype(complex), array.astype(complex))
         assert transfer(moved, there, cpu).ctypes.data == array.ctypes.data
+
+
+@pytest.mark.parametrize("name", [STRICT, TORCH, JAX])
+def test_another_size_is_not_measured_again_and_another_layout_is(name, monkeypatch):
+    there, cpu, measured = provider(name), create(CPU), []
+    measure = borders._measure
+    monkeypatch.setattr(borders, "_measure", lambda *args: (measured.append(None), measure(*args)))
+    going = TransferStats()
+    for number, rows in enumerate((0, 1, 2, 7, 0, 3)):
+        transfer(fresh((rows, 16), np.float32), cpu, there, going)
+        assert (going.nbytes, going.shared) == (rows * 64, True)
+        assert len(measured) == (1, 2, 2, 2, 3, 4)[number]
+    array = fresh((16, 17), np.float32)[1:, ::2]
+    transfer(array, cpu, there, going)
+    assert going.nbytes == array.nbytes
+    assert len(measured) == 5
 
 
 def test_strided_tensors_are_copied_for_jax_and_that_is_counted():

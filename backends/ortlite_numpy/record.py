@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LINES = 512  # of a recording: more are better off in a loop
 LARGE, LINE = 1 << 16, 64  # bytes of an array for which it pays to choose its place; and of a line of the cache
+WORD = re.compile(r"\w+")
 SMALL = 1 << 14  # bytes of an array made on the way up to which it is copied: somebody may still write to it
 
 
@@ -60,7 +61,6 @@ class Tape:
         self.lasting: set[int] = set()  # arrays that nobody writes to
         self.layouts = False  # whether the kernel looked at the layout of an array
         self.count = 0
-        self.token = re.compile(rf"\b{prefix}[vt]\d+\b")
         self.inside: set[str] = set()  # variables of parts (`apart`), which nothing else can read
 
     def constant(self, value: Any) -> str:
@@ -138,8 +138,12 @@ class Tape:
         finally:
             self.lines = before
 
+    def outside(self, word: str) -> bool:
+        """Whether a word of a line is a variable that a part reads from outside."""
+        return word.startswith((f"{self.prefix}v", f"{self.prefix}t")) and word not in self.inside
+
     def add(self, expression: str, target: bool = True) -> str:
-        if len(self.lines) >= LINES or (self.inside and not self.inside.isdisjoint(self.token.findall(expression))):
+        if len(self.lines) >= LINES or (self.inside and not self.inside.isdisjoint(WORD.findall(expression))):
             raise Ended
         name = f"{self.prefix}t{self.count}" if target else ""
         self.count += target
@@ -189,19 +193,19 @@ def apart(run: Callable[..., None], fn: Callable[[int, int], object], edges: Seq
     """
     tape = _tape(())
     texts = [tape.noted(partial(fn, start, stop)) for start, stop in pairwise(edges)]
-    read = dict.fromkeys(name for lines in texts for _, text in lines for name in tape.token.findall(text))
-    given = ", ".join(name for name in read if name not in tape.inside)
+    words = dict.fromkeys(word for lines in texts for _, text in lines for word in WORD.findall(text))
+    given = ", ".join(word for word in words if tape.outside(word))
     parts = tuple(_part(tape, lines, given) for lines in texts)
     tape.add(f"{tape.constant(run)}({tape.text(parts)}, {tape.text(seconds)}, {given})", target=False)
 
 
 def _part(tape: Tape, lines: Sequence[tuple[str, str]], given: str) -> Callable[..., None]:
     """The lines as a function. What nobody reads any more is let go, so that the next array may lie there."""
-    last = {name: number for number, line in enumerate(lines) for name in tape.token.findall(" ".join(line))}
+    last = {name: number for number, line in enumerate(lines) for name in WORD.findall(" ".join(line))}
     source = [f"def part({given}): pass"] if not lines else [f"def part({given}):"]
     for number, (target, text) in enumerate(lines):
         source.append(f" {target} = {text}" if target else f" {text}")
-        names = {target, *tape.token.findall(text)} & tape.inside
+        names = {target, *WORD.findall(text)} & tape.inside
         if gone := [name for name in names if name and last[name] == number]:
             source.append(f" del {', '.join(gone)}")
     scope = dict(tape.scope)
