@@ -22,7 +22,7 @@ __all__ = ["FLOATS", "OVERRIDES", "everywhere", "multiply", "product"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 RATE = 6e10  # multiplications and additions of float32 a second on one thread
-BYTES = 1e10  # bytes of a matrix a second, where there are few rows to multiply it with
+BYTES = 2e10  # bytes of a matrix a second, where there are few rows to multiply it with
 SMALL = 1 << 17  # multiplications up to which nothing is gained by looking closer
 LOOPED = 3  # rows up to which each is a product of its own,
 LARGE = 1 << 16  # with a matrix of so many elements

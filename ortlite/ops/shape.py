@@ -83,6 +83,8 @@ def transpose(xp: Namespace, data: Array, *, perm: Ints | None = None) -> Array:
 @op("Expand", since=8, any_dtype=True, views=True)
 def expand(xp: Namespace, input: Array, shape: Ints) -> Array:
     """Broadcast `input` and `shape` with each other."""
+    if input.shape == shape:
+        return input
     require_lengths("shape", shape)
     rank = max(input.ndim, len(shape))
     have = (1,) * (rank - input.ndim) + tuple(input.shape)
@@ -112,8 +114,9 @@ def tile_1(xp: Namespace, input: Array, tiles: Int, axis: Int) -> Array:
 @op("Concat", since=4, any_dtype=True)
 def concat(xp: Namespace, *inputs: Array, axis: Int) -> Array:
     """Join tensors along `axis`."""
-    front = normal_axis(axis, inputs[0].ndim)
-    if len({(*x.shape[:front], *x.shape[front + 1 :]) for x in inputs}) > 1 or len({x.ndim for x in inputs}) > 1:
+    front, rank = normal_axis(axis, inputs[0].ndim), inputs[0].ndim
+    before, after = inputs[0].shape[:front], inputs[0].shape[front + 1 :]
+    if any(x.ndim != rank or x.shape[:front] != before or x.shape[front + 1 :] != after for x in inputs[1:]):
         raise ValueError(f"shapes {[list(x.shape) for x in inputs]} differ in more than axis {axis}")
     return xp.concat(inputs, axis=axis)
 

@@ -184,16 +184,18 @@ def test_normalisations_of_rows(shape, dtype):
         agree((MS, "SkipSimplifiedLayerNormalization", 1), [x, skip, scale, of(shape[-1])], n_outputs=4, **tight)
 
 
+WAYS = [(1, 0), (100, 0), (100, 100)]  # panels; BLAS; keys and values as they lie
 HIDING = [None, (3, 7), (2, 1, 1, 7), (1, 4, 3, 7), (4, 1, 7), (2, 4, 1, 7), (1, 7)]
 
 
 @pytest.mark.parametrize("mask", HIDING, ids=str)
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("more", [{}, {"is_causal": 1}, {"past": 1}, {"past": 1, "is_causal": 1}], ids=str)
-@pytest.mark.parametrize("few", [1, 100])
-def test_attention(mask, heads, more, few, monkeypatch):
+@pytest.mark.parametrize(("few", "fewest"), WAYS)
+def test_attention(mask, heads, more, few, fewest, monkeypatch):
     """Rows that a mask hides, NaN, and infinities among the values, are what the kernel makes of them."""
-    monkeypatch.setattr(attention, "FEW", few)  # queries up to which BLAS multiplies
+    monkeypatch.setattr(attention, "FEW", few)
+    monkeypatch.setattr(attention, "FEWEST", fewest)
     past = [floats(2, heads, 2, 8), floats(2, heads, 2, 6)] if "past" in more else []
     keys = 5 if past else 7
     attributes = {k: v for k, v in more.items() if k == "is_causal"}
@@ -216,11 +218,12 @@ def test_attention_in_blocks():
         agree(("", "Attention", 23), [q, k, v, floats(3, queries, keys)], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("few", [1, 100])
+@pytest.mark.parametrize(("few", "fewest"), WAYS)
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("attributes", ["", "<is_causal = 1>"])
-def test_attention_is_written_out(attributes, heads, few, monkeypatch):
+def test_attention_is_written_out(attributes, heads, few, fewest, monkeypatch):
     monkeypatch.setattr(attention, "FEW", few)
+    monkeypatch.setattr(attention, "FEWEST", fewest)
     text = f"""<ir_version: 10, opset_import: ["": 23]>
         g (float[2, 4, 3, 8] q, float[2, {heads}, 7, 8] k, float[2, {heads}, 7, 6] v, float[2, 1, 3, 7] m)
         => (float[2, 4, 3, 6] y) {{ y = Attention {attributes} (q, k, v, m) }}"""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ortlite.ops.attention import scaled_dot_product
 from ortlite_numpy import products
-from ortlite_numpy.compiled.jit import loops, own, share, wide
+from ortlite_numpy.compiled.jit import FREE, loops, own, share, wide
 from ortlite_numpy.compiled.products import filled, multiply_rows, sizes, width
 from ortlite_numpy.compiled.rows import TOGETHER, exponentials, highest, total
 from ortlite_numpy.compiled.table import Call, override
@@ -23,8 +23,10 @@ __all__ = ["attention"]
 
 SCORES = 1 << 17  # of a block
 ROWS = 128  # of a block at least, for a product packs its second factor
+FEWEST = 4  # rows of a head up to which calls of BLAS cost more than they save
 FEW = 16  # queries of a head below which it does not pay to bring keys and values into panels
 ELEMENT = 2e-9  # seconds a score takes
+TERM = 1e-10  # and each number that it, or what it weighs, is made of, where BLAS is not asked
 ALL = 1 << 40  # keys before the first query: none is in its future
 F = np.float32
 
@@ -134,6 +136,41 @@ def attend(q, k, v, places, shape, scale, mask, before, parts, lanes, nothing, t
         )  # fmt: skip
 
 
+@loops(FREE)
+def attend_few(q, k, v, places, shape, scale, mask, before, y, start, stop):
+    """The same for a few rows of each head, keys and values read as they lie: of all heads, those of [start, stop)."""
+    q_at, k_at, v_at, y_at = places
+    heads, rows, keys, size, width, queries = shape
+    scores, scaled = np.empty((rows, keys), q.dtype), np.empty((rows, size), q.dtype)
+    for unit in range(start, stop):
+        example, head = unit // heads, unit % heads
+        for r in range(rows):
+            at = example * q_at[0] + head * q_at[1] + r * q_at[2]
+            line, to = q[at : at + size], scaled[r]
+            for i in range(to.size):
+                to[i] = line[i] * scale
+        for key in range(keys):
+            at = example * k_at[0] + head * k_at[1] + key * k_at[2]
+            line = k[at : at + size]
+            for r in range(rows):
+                row, s = scaled[r], F(0)
+                for i in range(row.size):
+                    s += row[i] * line[i]
+                scores[r, key] = s
+        own_mask = mask[example if mask.shape[0] > 1 else 0, head if mask.shape[1] > 1 else 0]
+        weigh(scores, own_mask, 0, queries, before)
+        for r in range(rows):
+            at = example * y_at[0] + head * y_at[1] + r * y_at[2]
+            to = y[at : at + width]
+            for i in range(to.size):
+                to[i] = 0
+            for key in range(keys):
+                at = example * v_at[0] + head * v_at[1] + key * v_at[2]
+                line, weight = v[at : at + width], scores[r, key]
+                for i in range(to.size):
+                    to[i] += weight * line[i]
+
+
 def _flat(x: Any) -> tuple[Any, tuple[int, int, int]]:
     """An array (batch, heads, rows, size) as a flat one, and how far examples, heads and rows are apart in it."""
     _, heads, rows, size = x.shape
@@ -163,8 +200,20 @@ def _attended(xp: Any, q: Any, k: Any, v: Any, scale: Any, mask: Any, before: in
     )  # fmt: skip
 
 
+def _few_attended(xp: Any, q: Any, k: Any, v: Any, scale: Any, mask: Any, before: int, y: Any, queries: int) -> None:
+    """`attend_few` likewise."""
+    (batch, shared, rows, size), (keys, wide_) = q.shape, v.shape[2:]
+    (q, *of_q), (k, *of_k), (v, *of_v), (y, *of_y) = map(_flat, (q, k, v, y))
+    share(
+        xp, attend_few,
+        (q, k, v, (*of_q, *of_k, *of_v, *of_y), (shared, rows, keys, size, wide_, queries), scale, own(mask), before, y),
+        batch * shared, batch * shared * rows * keys * ((size + wide_) * TERM + ELEMENT),
+    )  # fmt: skip
+
+
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (np.ones((1, 1, 2, 4), dtype),) * 3, {}
+    yield (np.ones((1, 1, FEWEST + 1, 4), dtype),) * 3, {}
     yield (np.ones((1, 1, FEW, 4), dtype),) * 3, {}
 
 
@@ -202,9 +251,10 @@ def attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: boo
     factor = F(size**-0.5 if scale is None else scale)
     y = np.empty((batch, queries, heads, v.shape[3]), F).transpose(0, 2, 1, 3)  # the heads of a query side by side
     grouped = y if group == 1 else np.empty((batch, shared, group * queries, v.shape[3]), F)
-    if queries >= FEW:
+    if queries >= FEW or group * queries <= FEWEST:
         q = q if group == 1 else np.ascontiguousarray(q).reshape(batch, shared, group * queries, size)
-        _attended(xp, q, k, v, factor, mask, before, grouped, queries)
+        attended = _attended if queries >= FEW else _few_attended
+        attended(xp, q, k, v, factor, mask, before, grouped, queries)
         if group > 1:
             y[...] = grouped.reshape(y.shape)
         return y, k, v
