@@ -110,7 +110,8 @@ class Signatures:
     than it can keep thus goes on with those it has, and interprets the others.
 
     Where another library answers at signatures without a function (`stands_in`), the first `AT_ONCE` get theirs at
-    once; of the others those that come up twice in a row or whose runs have taken as long as it takes to compile one.
+    once, or the first alone where what came out of a run goes into the next, longer than before; of the others those
+    that come up twice in a row or whose runs have taken as long as it takes to compile one.
     """
 
     budget: Budget
@@ -239,6 +240,8 @@ class Program:
         usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None)
+        self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
+        self._grows = False  # whether one of them came in again: a cache, whose next signatures come up but once
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any = _Any(plan, self.steps, writes=self.specialises and not self.compiles)
         repeats = self._plain and self.specialises and self._decided and not draws  # a run may begin anew
@@ -296,7 +299,10 @@ class Program:
     def _wanted(self, key: Any) -> bool:
         """Count a signature that has no function; whether it should get one now."""
         with self._lock:
-            at_once = self.compiles and (self.stand_in is None or len(self._signatures.entries) < AT_ONCE)
+            if self._came_out is not None and not self._grows:
+                self._grows = any(part and part[1:2] and part[1] in self._came_out for part in key)
+            most = 1 if self._grows else AT_ONCE
+            at_once = self.compiles and (self.stand_in is None or len(self._signatures.entries) < most)
             return self._signatures.wants(key, at_once=at_once)
 
     def _stood_in(self, inputs: Sequence[Any], *, on_host: bool = False) -> tuple[Any, ...] | None:
@@ -322,7 +328,11 @@ class Program:
 
     def _made(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run in which a signature gets its function."""
-        return self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+        outputs = self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
+        if self.stand_in is not None and self._came_out is None:
+            made, given = ({tuple(getattr(value, "shape", ())) for value in values} for values in (outputs, inputs))
+            self._came_out = made - given
+        return outputs
 
     @property
     def _decided(self) -> bool:

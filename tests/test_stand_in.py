@@ -66,16 +66,26 @@ def test_a_cache_that_grows_compiles_nothing_more():
     stages = build(GROWS, provider)
     for _ in range(3):
         grown(stages, provider, range(1, 30))
+    assert provider.given == 1
+    assert stages.program.stand_in.runs == 3 * (29 - 1)
+
+
+def test_lengths_that_are_not_those_of_results_are_compiled_at_once():
+    provider = Compiling()
+    stages = build(GROWS, provider)
+    grown(stages, provider, [5, 3, 4, 9, 5, 3])
     assert provider.given == AT_ONCE
-    assert stages.program.stand_in.runs == 3 * (29 - AT_ONCE)
+    assert stages.program.stand_in.runs == 2
 
 
 def test_a_signature_that_comes_up_in_a_row_is_compiled():
     provider = Compiling()
     stages = build(GROWS, provider)
     grown(stages, provider, [1, 2, 3, 4, 3, 3, 3])
-    assert provider.given == AT_ONCE + 1
-    assert stages.program.stand_in.runs == 3
+    assert provider.given == 1 + 1
+    assert stages.program.stand_in.runs == 4
+    grown(stages, provider, [2, 2, 2])
+    assert provider.given == 1 + 2
 
 
 def test_a_signature_whose_runs_took_as_long_as_compiling_is_compiled():
@@ -130,7 +140,7 @@ def test_outputs_stay_on_the_device_where_they_are_wanted_there():
         given = [provider.from_numpy(np.ones(n, np.float32)), provider.from_numpy(np.ones(1, np.float32))]
         kinds = {type(value) for value in stages.program(given)}
         assert kinds == {type(given[0])}
-    assert stages.program.stand_in.runs == 5 - AT_ONCE
+    assert stages.program.stand_in.runs == 5 - 1
 
 
 def test_what_the_cpu_provider_cannot_run_is_compiled_at_once(monkeypatch):

@@ -622,6 +622,15 @@ def test_a_cache_that_grows_compiles_no_program_for_each_length():
     assert "6 runs at shapes that nothing is compiled for were NumPy's" in str(explained)
 
 
+def test_a_cache_that_comes_back_grown_compiles_one_program():
+    session, past = growing(), np.zeros((3, 2), np.float32)
+    for _ in range(5):
+        past, _ = session.run(None, {"past": past, "x": draw(1, 2).astype("float32")})
+    explained = session.explain()
+    assert explained.stood_in == 4
+    assert len(explained.compilations) == 1
+
+
 def test_what_numpy_answers_is_not_the_memory_of_the_feed():
     """JAX shares memory that starts at a multiple of 64 bytes; an output of it would be the caller's own."""
     text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y, float[M] z)
@@ -645,7 +654,7 @@ def test_what_numpy_answers_is_not_carried_to_jax_before(monkeypatch):
     provider = session.stages.plan.providers[0]
     real = provider.from_numpy
     monkeypatch.setattr(provider, "from_numpy", lambda array: carried.append(array.shape) or real(array))
-    for n, shapes in ((1, 2), (2, 2), (3, 0), (4, 0), (2, 2), (1, 2)):
+    for n, shapes in ((1, 2), (5, 2), (3, 0), (4, 0), (5, 2), (1, 2)):
         carried.clear()
         session.run(None, {"past": draw(n, 2).astype("float32"), "x": draw(1, 2).astype("float32")})
         assert len(carried) == shapes

@@ -204,11 +204,9 @@ def _few_attended(xp: Any, q: Any, k: Any, v: Any, scale: Any, mask: Any, before
     """`attend_few` likewise."""
     (batch, shared, rows, size), (keys, wide_) = q.shape, v.shape[2:]
     (q, *of_q), (k, *of_k), (v, *of_v), (y, *of_y) = map(_flat, (q, k, v, y))
-    share(
-        xp, attend_few,
-        (q, k, v, (*of_q, *of_k, *of_v, *of_y), (shared, rows, keys, size, wide_, queries), scale, own(mask), before, y),
-        batch * shared, batch * shared * rows * keys * ((size + wide_) * TERM + ELEMENT),
-    )  # fmt: skip
+    places, shape = (*of_q, *of_k, *of_v, *of_y), (shared, rows, keys, size, wide_, queries)
+    work = batch * shared * rows * keys * ((size + wide_) * TERM + ELEMENT)
+    share(xp, attend_few, (q, k, v, places, shape, scale, own(mask), before, y), batch * shared, work)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
