@@ -31,7 +31,7 @@ LARGE = 1 << 18  # elements of a matrix that pay
 ROWS = 3
 FEW = 16  # rows
 HUGE = 1 << 20  # elements of a matrix that pay for rows of zeros
-MANY, DEEP = 512, 192  # rows up to which MKL's product is faster, and terms of a sum from which on
+MANY, DEEP = 512, 128  # rows up to which MKL's product is faster, and terms of a sum from which on
 mkl: Any = torch.ops.mkl
 BY_MKL = torch.backends.mkl.is_available() and all(
     hasattr(mkl, name) for name in ("_mkl_linear", "_mkl_reorder_linear_weight")
