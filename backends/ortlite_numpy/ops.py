@@ -22,7 +22,9 @@ def bit_shift(xp: Namespace, X: Any, Y: Any, *, direction: str) -> Any:
 
 
 def gather(xp: Namespace, data: Any, indices: Any, *, axis: int = 0) -> Any:
-    """NumPy counts negative indices from the end itself, and refuses those out of range."""
+    """NumPy counts negative indices from the end itself, and refuses those out of range, but where nothing is taken."""
+    if 0 in data.shape:
+        return NotImplemented
     return np.take(data, indices, axis=axis)
 
 

@@ -23,7 +23,7 @@ def defaults(name: str, given: Sequence[int] | None, rank: int) -> tuple[int, ..
 
 
 def kernel_size(given: Sequence[int], rank: int) -> tuple[int, ...]:
-    """The attribute kernel_shape of a pool. Raises ValueError for a wrong number of lengths, and for one below 1."""
+    """The lengths of a kernel. Raises ValueError for a wrong number of them, and where one is below 1."""
     return _positive("kernel_shape", given, rank)
 
 

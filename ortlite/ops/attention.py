@@ -8,7 +8,7 @@ from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, DType, Flag, Float, Graph, Int, Text
-from ortlite.ops.helpers import along, one_of
+from ortlite.ops.helpers import along, one_of, require_shape
 from ortlite.ops.registry import op
 
 
@@ -378,11 +378,17 @@ def causal_conv_with_state(
     """Convolve every channel of (batch, channels, time) with its own kernel over the past and the present alone.
 
     `past_state` holds the last kernel - 1 inputs before (default 0); those of now are the second output.
-    Raises ValueError for an unknown activation.
+    Raises ValueError for an unknown activation and for shapes that do not fit.
     """
     one_of("activation", activation, "none", "silu", "swish")
+    if input.ndim != 3:
+        raise ValueError(f"input {list(input.shape)} must be (batch, channels, time)")
     batch, channels, _ = input.shape
+    if weight.ndim != 3 or weight.shape[:2] != (channels, 1) or not weight.shape[2]:
+        raise ValueError(f"weight {list(weight.shape)} must be ({channels}, 1, kernel), with a kernel of 1 or more")
     carried = weight.shape[2] - 1
+    require_shape("bias", bias, channels)
+    require_shape("past_state", past_state, batch, channels, carried)
     if past_state is None:
         past_state = xp.zeros((batch, channels, carried), dtype=input.dtype)
     x = xp.concat([past_state, input], axis=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops._window import Pads, defaults, fixed_pads, window_pads
+from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_pads
 from ortlite.ops.annotations import Array, Int, Ints, Text
 from ortlite.ops.helpers import along, require_shape
 from ortlite.ops.registry import op
@@ -30,13 +30,15 @@ def fitting_windows(
 ) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
     """Strides, dilations and pads of a convolution of shape `x` (N, C, *spatial) with `w` (M, C / group, *kernel).
 
-    Raises ValueError when channels, groups or `kernel_shape` do not fit, and for a kernel larger than the padded axis.
+    Raises ValueError when channels, groups or `kernel_shape` do not fit, for a kernel of 0 elements, and for one larger
+    than the padded axis.
     """
     rank, size = len(x) - 2, w[2:]
     if rank < 1 or len(w) != len(x) or group < 1 or x[1] != w[1] * group or w[0] % group:
         raise ValueError(f"X {tuple(x)} and W {tuple(w)} do not fit together with group {group}")
     if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
         raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {list(w)}")
+    kernel_size(size, rank)
     strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     padding = window_pads(x[2:], size, strides, dilations, pads, auto_pad)
     for n, k, d, (lo, hi) in zip(x[2:], size, dilations, fixed_pads(rank, pads, auto_pad), strict=True):
@@ -89,7 +91,8 @@ def transposed_windows(
     if rank < 1 or len(w) != len(x) or group < 1 or x[1] != w[0] or w[0] % group:
         raise ValueError(f"X {tuple(x)} and W {tuple(w)} do not fit together with group {group}")
     if kernel_shape is not None and tuple(kernel_shape) != tuple(size):
-        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {tuple(w)}")
+        raise ValueError(f"kernel_shape {list(kernel_shape)} is not that of W {list(w)}")
+    kernel_size(size, rank)
     strides, dilations = defaults("strides", strides, rank), defaults("dilations", dilations, rank)
     extra = tuple(output_padding) if output_padding else (0,) * rank
     if len(extra) != rank or min(extra) < 0:

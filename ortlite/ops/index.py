@@ -159,11 +159,16 @@ def one_hot(xp: Namespace, indices: Array, depth: Int, values: Array, *, axis: I
 
 @op("Compress", since=9, any_dtype=True, data_dependent_shape=True)
 def compress(xp: Namespace, input: Array, condition: Array, *, axis: Int | None = None) -> Array:
-    """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short."""
+    """The slices along `axis` (of the flattened tensor when None) where `condition` is true; it may be too short.
+
+    Raises ValueError where it is true behind the end of the axis.
+    """
     if axis is None:
         input, axis = xp.reshape(input, (-1,)), 0
+    axis = normal_axis(axis, input.ndim)
     (indices,) = xp.nonzero(condition)
-    return xp.take(input, indices, axis=normal_axis(axis, input.ndim))
+    xp.require_range("where condition is true", indices, 0, input.shape[axis] - 1)
+    return xp.take(input, indices, axis=axis)
 
 
 @op("NonZero", since=9, data_dependent_shape=True)

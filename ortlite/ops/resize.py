@@ -98,9 +98,23 @@ def asked(
         factors = dict(zip(chosen, scales, strict=True))
         wanted = {a: floor(shape[a] * s) for a, s in factors.items()}
     else:
-        raise ValueError("Resize needs scales or sizes")
+        raise ValueError("neither scales nor sizes are given")
     count = len(chosen)
     return wanted, factors, {a: (roi[i], roi[i + count]) for i, a in enumerate(chosen)} if roi else None
+
+
+def rule_of(
+    mode: Text, transform: Text, nearest_mode: Text, cubic_coeff_a: Float, exclude_outside: Flag, antialias: Flag
+) -> Filter:
+    """The rule that Resize's attributes ask for. Raises ValueError for a mode that ONNX does not have."""
+    one_of("mode", mode, "nearest", "linear", "cubic")
+    return Filter(mode, transform, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias))
+
+
+def rule_10_of(mode: Text) -> Filter:
+    """That of opset 10, and of Upsample. Raises ValueError for a mode that ONNX does not have."""
+    one_of("mode", mode, "nearest", "linear", "bilinear")
+    return Filter("nearest" if mode == "nearest" else "linear", "asymmetric", "simple")
 
 
 @op("Resize", since=11, views=True)
@@ -125,22 +139,17 @@ def resize(
 
     Raises ValueError for a mode or policy that ONNX does not have.
     """
-    one_of("mode", mode, "nearest", "linear", "cubic")
+    rule = rule_of(mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, exclude_outside, antialias)
     wanted, factors, regions = asked(X.shape, roi, scales, sizes, axes, keep_aspect_ratio_policy)
-    rule = Filter(
-        mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias)
-    )
     return resize_axes(xp, X, wanted, factors, rule, regions, extrapolation_value)
 
 
 @op("Resize", since=10, views=True)
 def resize_10(xp: Namespace, X: Array, scales: Floats, *, mode: Text = "nearest") -> Array:
     """Resample by `scales`, coordinates divided by the scale; nearest rounds down to enlarge and up to shrink."""
-    one_of("mode", mode, "nearest", "linear", "bilinear")
-    _require_factors(scales, range(X.ndim))
-    wanted = {a: floor(X.shape[a] * s) for a, s in enumerate(scales)}
-    rule = Filter("linear" if mode in {"linear", "bilinear"} else mode, "asymmetric", "simple")
-    return resize_axes(xp, X, wanted, dict(enumerate(scales)), rule)
+    rule = rule_10_of(mode)
+    wanted, factors, _ = asked(X.shape, None, scales, None, None, "stretch")
+    return resize_axes(xp, X, wanted, factors, rule)
 
 
 @op("Upsample", since=7, views=True)

@@ -29,6 +29,7 @@ X, W = f(1, 2, 4), f(3, 2, 2)
 RNN = {"X": f(3, 2, 4), "W": f(1, 20, 4), "R": f(1, 20, 5)}  # 3 steps of 2 examples of 4 features, 5 hidden: an LSTM
 LSTM = tuple(RNN.values())
 
+CAUSAL = {"outputs": 2}
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 # operator, inputs, attributes, what the message says
@@ -40,6 +41,8 @@ SHAPES = [
     ("Conv", (X, W), {"group": -1}, "group -1"),
     ("Conv", (X, f(3, 1, 2)), {"group": 2}, "group 2"),
     ("Conv", (X, W), {"kernel_shape": [3]}, "kernel_shape [3]"),
+    ("Conv", (X, f(3, 2, 0)), {}, "kernel_shape"),  # onnx's own words
+    ("ConvInteger", (u(1, 2, 4), u(3, 2, 0)), {}, "kernel_shape [0] must all be 1 or more"),
     ("Conv", (X, W), {"strides": [0]}, "strides [0] must all be 1 or more"),
     ("Conv", (X, W), {"dilations": [-1]}, "dilations [-1] must all be 1 or more"),
     ("Conv", (X, W), {"pads": [1]}, "pads [1]"),
@@ -50,6 +53,7 @@ SHAPES = [
     ("ConvTranspose", (X, f(2, 3, 2)), {"strides": [-1]}, "strides [-1]"),
     ("ConvTranspose", (X, f(2, 3, 2)), {"group": 0}, "group 0"),
     ("ConvTranspose", (X, f(2, 3, 2)), {"kernel_shape": [3]}, "kernel_shape [3]"),
+    ("ConvTranspose", (X, f(2, 3, 0)), {}, "kernel_shape [0] must all be 1 or more"),
     ("ConvTranspose", (X, f(2, 3, 2)), {"output_padding": [-1]}, "output_padding [-1]"),
     ("ConvTranspose", (X, f(2, 3, 2)), {"output_shape": [-1]}, "output_shape [-1]"),
     ("ConvInteger", (u(1, 2, 4), u(3, 2, 2), u(1), u(2)), {}, "2 scales or zero points for axis 0"),
@@ -161,6 +165,16 @@ SHAPES = [
     ("CenterCropPad", (f(2, 3), i(-1), ), {"axes": [0]}, "must not be negative"),
     ("Resize", (f(1, 1, 2), None, np.float32([1, 1, -1])), {}, "must not be negative"),
     ("Resize", (f(1, 1, 2), None, None, i(1, 1)), {}, "one for each of the axes"),
+    ("Resize", (f(1, 1, 2), f(0), f(0)), {"opset": 13}, "neither scales nor sizes"),
+    ("Resize", (f(1, 1, 2), f(0)), {"opset": 10}, "neither scales nor sizes"),
+    ("Upsample", (f(1, 1, 2), f(0)), {"opset": 9}, "neither scales nor sizes"),
+    ("Upsample", (f(1, 1, 2), f(2)), {"opset": 9}, "one for each of the axes"),
+    ("CausalConvWithState", (X, f(2, 1, 0)), CAUSAL, "weight [2, 1, 0] must be (2, 1, kernel), with a kernel of 1"),
+    ("CausalConvWithState", (X, f(4, 1, 2)), CAUSAL, "weight [4, 1, 2] must be (2, 1, kernel)"),
+    ("CausalConvWithState", (X, f(2, 1)), CAUSAL, "weight [2, 1] must be (2, 1, kernel)"),
+    ("CausalConvWithState", (f(1, 2, 4, 4), f(2, 1, 2)), CAUSAL, "(batch, channels, time)"),
+    ("CausalConvWithState", (X, f(2, 1, 2), f(3)), CAUSAL, "bias must have the shape [2], not [3]"),
+    ("CausalConvWithState", (X, f(2, 1, 2), f(2), f(1, 2, 3)), CAUSAL, "past_state must have the shape [1, 2, 1]"),
     ("LSTM", LSTM, {"hidden_size": 4, "outputs": 3}, "hidden_size 4"),
     ("LSTM", (LSTM[0], f(1, 10, 4), f(1, 10, 5)), {"hidden_size": 5, "outputs": 3}, "must be [1, 20, 4] and"),
     ("LSTM", (*LSTM, f(1, 20)), {"outputs": 3}, "B must be (1, 40)"),
@@ -178,15 +192,26 @@ SHAPES = [
 VALUES = [
     ("Gather", (f(3), i(3)), {}, "3"),
     ("Gather", (f(3), i(-4)), {}, "-4"),
+    ("Gather", (f(0, 3), i(3)), {"axis": 1}, "from -3 to 2, not be 3"),
+    ("Gather", (f(3, 0), i(-4)), {}, "from -3 to 2, not be -4"),
+    ("Gather", (f(0, 0), np.int64(0)), {}, "from 0 to -1, not be 0"),
+    ("GatherElements", (f(0, 3), np.array([[0, 0, 0]])), {}, "from 0 to -1, not be 0"),
     ("GatherElements", (f(2, 3), np.array([[-4]])), {"axis": 1}, "from -3 to 2, not be -4"),
     ("GatherElements", (f(2, 3), np.array([[3]])), {"axis": 1}, "from -3 to 2, not be 3"),
     ("GatherND", (f(2, 3), np.array([[0, -4]])), {}, "from -3 to 2, not be -4"),
     ("GatherND", (f(2, 3), np.array([[0, 3]])), {}, "from -3 to 2, not be 3"),
+    ("GatherND", (f(3, 0), np.array([[3]])), {}, "from -3 to 2, not be 3"),
+    ("GatherND", (f(2, 3, 0), np.array([[0], [3]])), {"batch_dims": 1}, "from -3 to 2, not be 3"),
+    ("ScatterElements", (f(0, 3), np.array([[0, 0, 0]]), f(1, 3)), {}, "from 0 to -1, not be 0"),
     ("ScatterElements", (f(2, 3), np.array([[-4]]), f(1, 1)), {"axis": 1}, "from -3 to 2, not be -4"),
     ("ScatterElements", (f(2, 3), np.array([[3]]), f(1, 1)), {"axis": 1}, "from -3 to 2, not be 3"),
     ("ScatterElements", (f(2, 3), np.array([[3]]), f(1, 1)), {"axis": 1, "reduction": "add"}, "from -3 to 2, not be 3"),
     ("ScatterND", (f(2, 3), np.array([[0, -4]]), f(1)), {}, "from -3 to 2, not be -4"),
     ("ScatterND", (f(2, 3), np.array([[0, 3]]), f(1)), {"reduction": "mul"}, "from -3 to 2, not be 3"),
+    ("ScatterND", (f(3, 0), np.array([[3]]), f(1, 0)), {}, "from -3 to 2, not be 3"),
+    ("TensorScatter", (f(2, 4, 0), f(2, 2, 0), i(0, 3)), {}, "write_indices must lie from 0 to 2, not be 3"),
+    ("Compress", (f(3), np.array([1, 0, 0, 1], bool)), {}, "where condition is true must lie from 0 to 2, not be 3"),
+    ("Compress", (f(0, 3), np.array([0, 0, 0, 1], bool)), {"axis": 1}, "from 0 to 2, not be 3"),
     ("TensorScatter", (f(2, 4, 3), f(2, 2, 3), i(0, 3)), {}, "write_indices must lie from 0 to 2, not be 3"),
     ("NegativeLogLikelihoodLoss", (f(2, 3), i(0, 3)), {}, "targets must lie from 0 to 2"),
     ("NegativeLogLikelihoodLoss", (f(2, 3), i(0, -1)), {}, "targets must lie from 0 to 2"),
