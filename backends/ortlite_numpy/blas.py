@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ortlite.forks import in_child
+from ortlite.ordered import in_order
 from ortlite_numpy.record import numpy as np
 
 __all__ = ["begin", "end", "reads_small", "turned"]
@@ -85,15 +86,14 @@ def turned(matrix: Any) -> Any:
     if type(matrix) is not np.ndarray:  # one that notes what is done with it
         return np.ascontiguousarray(matrix.T)
     (rows, columns), down = matrix.shape, matrix.strides[0] // matrix.itemsize
-    result = np.empty((columns, rows), matrix.dtype)
     copy = _copies_turned().get(matrix.dtype)
     plain = matrix.flags.aligned and matrix.strides == (down * matrix.itemsize, matrix.itemsize) and down >= columns
+    if copy is None or not plain or not matrix.size:
+        return in_order(matrix.T)
+    result = np.empty((columns, rows), matrix.dtype)
     for i in range(0, rows, BAND):
         part = matrix[i : i + BAND]
-        if copy is not None and plain and part.size:
-            copy(len(part), columns, 1.0, part.ctypes.data, down, result[:, i:].ctypes.data, rows)
-        else:
-            result[:, i : i + BAND] = part.T
+        copy(len(part), columns, 1.0, part.ctypes.data, down, result[:, i:].ctypes.data, rows)
     return result
 
 
