@@ -235,7 +235,8 @@ def warm() -> None:
     """Compile all kernels ahead.
 
     They are kept in the user's cache; without this, the first session that needs one compiles it. Kernels are compiled
-    where numba is installed (`pip install 'ortlite[fast]'`).
+    where numba is installed (`pip install 'ortlite[fast]'`). Those of other versions
+    that nobody used for 30 days are removed.
     """
     from ortlite.cli import warming
 

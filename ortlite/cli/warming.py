@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ortlite import provider
+from ortlite import cache, provider
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,7 +14,10 @@ __all__ = ["warm"]
 
 
 def warm(out: Console) -> None:
-    """Compile what the providers on this machine can compile ahead. Raises RuntimeError where that is nothing."""
+    """Compile what the providers on this machine can compile ahead, and remove what other versions left behind.
+
+    Raises RuntimeError where there is nothing to compile.
+    """
     found = [provider.create(name) for name in provider.available()]
     compiling = [p for p in found if p.compiles_ahead]
     if not compiling:
@@ -24,4 +27,7 @@ def warm(out: Console) -> None:
         count, where = each.compile_ahead()
         kept = "kept nowhere: its directory cannot be written" if where is None else f"kept in {where}"
         text = f"{each.name}: {count} operators compiled in {time.perf_counter() - start:.1f} s, {kept}"
+        gone = [] if where is None else cache.remove_unused(where)
+        if gone:
+            text += f"; {len(gone)} of other versions, unused for {cache.DAYS} days, removed"
         out.print(text, markup=False, highlight=False, soft_wrap=True)
