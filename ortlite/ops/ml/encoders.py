@@ -150,7 +150,7 @@ def one_hot_encoder(
 ) -> Array:
     """1 at the category that each element is, else 0, along a new last axis, in float32.
 
-    Raises ValueError for an element that is none of them, when `zeros` is 0 and the values are known.
+    Raises ValueError for an element that is none of them, when `zeros` is 0 and the values are readable.
     """
     text = xp.dtype_name(X.dtype) == "string"
     if cats_int64s and cats_strings:
@@ -160,6 +160,8 @@ def one_hot_encoder(
     cats = xp.asarray(cats_strings, dtype=X.dtype) if text else constant(xp, cats_int64s or (), "int64")
     x = X if text else xp.astype(X, xp.int64)
     hits = xp.expand_dims(x, axis=-1) == cats
-    if not zeros and xp.concrete_value(xp.all(xp.any(hits, axis=-1))) is False:
-        raise ValueError("X has an element that is none of the categories, and zeros is 0")
+    if not zeros:
+        found = xp.astype(xp.any(hits, axis=-1), xp.int32)
+        name = "zeros is 0, and X has an element that is none of the categories: how many are equal to each"
+        xp.require_range(name, found, 1, 1)
     return xp.astype(hits, xp.float32)
