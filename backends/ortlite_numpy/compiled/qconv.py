@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -14,7 +15,7 @@ from ortlite_numpy.compiled.conv import FEW_WINDOWS, TURNED, placed
 from ortlite_numpy.compiled.integers import finish, finish_sums
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, own, share, with_names
 from ortlite_numpy.compiled.table import Call, override
-from ortlite_numpy.compiled.vectors import vector_bytes
+from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
 from ortlite_numpy.record import Traced, opaque
 from ortlite_numpy.record import numpy as np
 
@@ -37,68 +38,30 @@ def _tap(
     w_at: Any, w_row: Any, count: Any, bias: Any, bias_at: Any,
 ) -> Any:  # fmt: skip
     """A vector of channels of `n` pixels: y = bias + the sum over `count` places of x, each times its row of w."""
-    from llvmlite import ir
     from numba import types
 
-    i64, f32 = ir.IntType(64), ir.FloatType()
-    lanes = vector_bytes() // 4
-
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def pointer(array: int, at: Any = None) -> Any:
-            data = context.make_array(signature.args[array])(context, builder, args[array]).data
-            return data if at is None else builder.gep(data, [at])
-
-        def load(place: Any) -> Any:
-            value = builder.load(builder.bitcast(place, vector.as_pointer()))
-            value.align = 4
-            return value
-
-        vector = ir.VectorType(f32, lanes)
-        name = f"llvm.fmuladd.v{lanes}f32"
-        fma = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), name
+        v = Vectors(context, builder, y.dtype)
+        n, y_step, x_step, w_row, count = (args[i] for i in (0, 3, 6, 11, 12))
+        to, image, weights, shift = (
+            v.pointer(signature.args[i], args[i], args[at]) for i, at in ((1, 2), (4, 5), (8, 10), (13, 14))
         )
-        result, source, place_of, weights, row_of = (
-            pointer(1, args[2]), pointer(4, args[5]), pointer(7), pointer(8, args[10]), pointer(9)
-        )  # fmt: skip
-        begun, x_step, w_row, count = load(pointer(13, args[14])), args[6], args[11], args[12]
+        place_of, row_of = (v.pointer(signature.args[i], args[i], v.i64(0)) for i in (7, 9))
+        begun = v.load(shift, v.i64(0))
 
-        def write(pixels: int, end: Any) -> None:
-            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-            builder.cbranch(builder.icmp_signed(">", count, i64(0)), loop, after)
-            builder.position_at_end(loop)
-            k = builder.phi(i64)
-            sums = [builder.phi(vector) for _ in range(pixels)]
-            factor = load(builder.gep(weights, [builder.mul(builder.load(builder.gep(row_of, [k])), w_row)]))
-            here = builder.gep(source, [builder.load(builder.gep(place_of, [k]))])
-            totals = []
-            for p, old in enumerate(sums):
-                shown = load(builder.gep(here, [builder.mul(x_step, i64(p))]))
-                totals.append(builder.call(fma, [shown, factor, old]))
-            then = builder.add(k, i64(1))
-            for phi, new, old in [(k, then, i64(0)), *zip(sums, totals, [begun] * pixels, strict=True)]:
-                phi.add_incoming(old, before)
-                phi.add_incoming(new, loop)
-            builder.cbranch(builder.icmp_signed("<", then, count), loop, after)
-            builder.position_at_end(after)
-            for p, value in enumerate(totals):
-                done = builder.phi(vector)
-                done.add_incoming(begun, before)
-                done.add_incoming(value, loop)
-                totals[p] = done
-            for p, value in enumerate(totals):
-                to = builder.gep(result, [builder.mul(args[3], i64(p))])
-                builder.store(value, builder.bitcast(to, vector.as_pointer())).align = 4
-            builder.branch(end)
+        def write(pixels: int) -> None:
+            steps = [builder.mul(x_step, v.i64(p)) for p in range(pixels)]
 
-        end = builder.append_basic_block()
-        blocks = [builder.append_basic_block() for _ in range(PIXELS)]
-        switch = builder.switch(args[0], blocks[-1])
-        for pixels, block in enumerate(blocks, 1):
-            switch.add_case(i64(pixels), block)
-            builder.position_at_end(block)
-            write(pixels, end)
-        builder.position_at_end(end)
+            def add(k: Any, sums: Sequence[Any]) -> list[Any]:
+                factor = v.load(weights, builder.mul(v.number(row_of, k), w_row))
+                place = v.number(place_of, k)
+                seen = [v.load(image, builder.add(place, step)) for step in steps]
+                return [v.add_product(one, factor, total) for one, total in zip(seen, sums, strict=True)]
+
+            for p, total in enumerate(v.loop(count, [begun] * pixels, add, perhaps=True)):
+                v.store(total, v.further(to, p, y_step), v.i64(0))
+
+        v.choose(builder.sub(n, v.i64(1)), [partial(write, pixels) for pixels in range(1, PIXELS + 1)])
         return context.get_dummy_value()
 
     i = types.int64

@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ortlite.ops.resize import asked, tables
+from ortlite.ops.resize import asked, rule_10_of, rule_of, tables
 from ortlite.primitives.resample import Filter
 from ortlite_numpy.compiled.jit import loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
@@ -137,11 +137,9 @@ def resize(
     nearest_mode: str = "round_prefer_floor",
 ) -> Any:
     """Floats of which two axes that are neighbours in memory change, or one."""
-    if mode not in {"nearest", "linear", "cubic"} or X.dtype.char not in "fd":
+    if X.dtype.char not in "fd":
         return NotImplemented
-    rule = Filter(
-        mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias)
-    )
+    rule = rule_of(mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, exclude_outside, antialias)
     return _resampled(xp, X, roi, scales, sizes, axes, keep_aspect_ratio_policy, rule)
 
 
@@ -152,7 +150,6 @@ def _old_examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
 @override(("", "Resize", 10), ("", "Upsample", 7), examples=_old_examples, dtypes=FLOATS)
 def resize_10(xp: Any, X: Any, scales: Any, *, mode: str = "nearest") -> Any:
     """The same."""
-    if mode not in {"nearest", "linear", "bilinear"} or X.dtype.char not in "fd":
+    if X.dtype.char not in "fd":
         return NotImplemented
-    rule = Filter("nearest" if mode == "nearest" else "linear", "asymmetric", "simple")
-    return _resampled(xp, X, None, scales, None, None, "stretch", rule)
+    return _resampled(xp, X, None, scales, None, None, "stretch", rule_10_of(mode))

@@ -267,8 +267,7 @@ def for_result(row: int, given: int) -> None:
 
 def warm() -> None:
     """Compile, or load from the disk, what threads wait by."""
-    for waiting in (done_and_look_out, look):
-        compiled = waiting.dispatcher()
-        from numba import int64
+    from numba import int64
 
-        compiled.compile((int64, int64))  # a string would be another key of the cache
+    for waiting in (done_and_look_out, look):
+        waiting.dispatcher().compile((int64, int64))  # a string would be another key of the cache
