@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ortlite.ops.memo import listed, once
 from ortlite.ops.ml import trees as kernels
-from ortlite_numpy.compiled.jit import loops, own, share
+from ortlite_numpy.compiled.jit import loops, own, share, with_names
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -17,6 +17,7 @@ TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}
 AGGREGATES = {"SUM": 0, "AVERAGE": 1, "MIN": 2, "MAX": 3}
 MANY, BINARY, SINGLE = range(3)  # what a classifier's scores are: one a class, of one class of two, of the only class
 BLOCK = 64  # rows that go down a tree before the next tree
+TOGETHER = 8  # rows that walk down a tree at the same time
 EVEN = 3  # levels that all go down; of deeper trees, many leaves are above the last level
 LEVEL = 1.5e-9  # seconds for one level of one tree
 
@@ -121,16 +122,58 @@ def below(value, node, threshold, child, tests):
 
 
 @loops()
+def further(flat, row, node, feature, threshold, child, tests):
+    """The child of a node to which the row that begins at `row` goes; as `below`, of tests that are all alike."""
+    right = np.uintp(flat[row + np.uintp(feature[node])] <= threshold[node])
+    return np.uintp(child[node + node + right])
+
+
+@loops()
+def further_by_tests(flat, row, node, feature, threshold, child, tests):
+    """The same where every node has a test of its own."""
+    return np.uintp(below(flat[row + np.uintp(feature[node])], node, threshold, child, tests))
+
+
+@loops()
+def walk(flat, place, width, root, feature, threshold, child, tests, leaves, leaf, r):
+    """The leaves that eight rows reach, of which the first begins at `place`, into `leaf` from `r` on.
+
+    In each level a row waits for its node, its value, the comparison and the child, eight of them at the same time. The
+    numbers have no sign: numba would look at each index whether it is negative.
+    """
+    step, end = np.uintp(width), np.uintp(leaves)
+    i0 = np.uintp(place)
+    i1, i2, i3, i4 = i0 + step, i0 + step * np.uintp(2), i0 + step * np.uintp(3), i0 + step * np.uintp(4)
+    i5, i6, i7 = i4 + step, i4 + step * np.uintp(2), i4 + step * np.uintp(3)
+    n0 = n1 = n2 = n3 = n4 = n5 = n6 = n7 = np.uintp(root)
+    # three comparisons one after the other instead of seven
+    while max(max(max(n0, n1), max(n2, n3)), max(max(n4, n5), max(n6, n7))) >= end:  # noqa: PLW3301
+        n0 = further(flat, i0, n0, feature, threshold, child, tests)
+        n1 = further(flat, i1, n1, feature, threshold, child, tests)
+        n2 = further(flat, i2, n2, feature, threshold, child, tests)
+        n3 = further(flat, i3, n3, feature, threshold, child, tests)
+        n4 = further(flat, i4, n4, feature, threshold, child, tests)
+        n5 = further(flat, i5, n5, feature, threshold, child, tests)
+        n6 = further(flat, i6, n6, feature, threshold, child, tests)
+        n7 = further(flat, i7, n7, feature, threshold, child, tests)
+    leaf[r], leaf[r + 1], leaf[r + 2], leaf[r + 3] = n0, n1, n2, n3
+    leaf[r + 4], leaf[r + 5], leaf[r + 6], leaf[r + 7] = n4, n5, n6, n7
+
+
+walk_by_tests = with_names(walk, "walk_by_tests", further=further_by_tests)
+
+
+@loops()
 def descend(x, start, rows, feature, threshold, child, tests, roots, active, leaves, at):
     """The leaves that rows [start, start + rows) reach: `at` (trees, BLOCK).
 
-    All go down a level together, rows in a tree or, where they are few, trees of a row: the processor then looks at
-    several nodes at once. The trees are sorted by depth, and `active[d]` are deeper than d. Below EVEN levels, those
-    that have reached a leaf are left out.
+    Some rows walk down a tree together or, where they are few, all trees with a row: the processor then looks at
+    several nodes at once. The trees are sorted by depth, and `active[d]` are deeper than d. Of few rows, below EVEN
+    levels, trees in which a leaf is reached are left out.
     """
     trees = roots.size
-    ahead = np.empty(max(trees, BLOCK), np.int32)
-    if rows < 8:
+    if rows < TOGETHER:
+        ahead = np.empty(trees, np.int32)
         for r in range(rows):
             row = x[start + r]
             for tree in range(trees):
@@ -155,31 +198,15 @@ def descend(x, start, rows, feature, threshold, child, tests, roots, active, lea
                     left += 1 if node >= leaves else 0
                 count = left
         return
-    depth = active.size
+    flat, width = x.reshape(x.size), x.shape[1]
     for tree in range(trees):
-        while depth > 0 and active[depth - 1] <= tree:
-            depth -= 1
-        leaf = at[tree]
-        for r in range(rows):
-            leaf[r] = roots[tree]
-        for _ in range(min(depth, EVEN)):
-            for r in range(rows):
-                node = leaf[r]
-                leaf[r] = below(x[start + r, feature[node]], node, threshold, child, tests)
-        count = 0
-        for r in range(rows if depth > EVEN else 0):
-            ahead[count] = r
-            count += 1 if leaf[r] >= leaves else 0
-        while count > 0:
-            left = 0
-            for i in range(count):
-                r = ahead[i]
-                node = leaf[r]
-                node = below(x[start + r, feature[node]], node, threshold, child, tests)
-                leaf[r] = node
-                ahead[left] = r
-                left += 1 if node >= leaves else 0
-            count = left
+        for r in range(0, rows, TOGETHER):
+            r = min(r, rows - TOGETHER)
+            place, root = (start + r) * width, roots[tree]
+            if tests.size == 0:
+                walk(flat, place, width, root, feature, threshold, child, tests, leaves, at[tree], r)
+            else:
+                walk_by_tests(flat, place, width, root, feature, threshold, child, tests, leaves, at[tree], r)
 
 
 @loops()
