@@ -1,4 +1,7 @@
-"""Imports inside ortlite/ point downwards: from a layer to those below it. There, as in backends, are no circles."""
+"""Imports point downwards: in ortlite/ from a layer to those below it, in backends to providers and what is below.
+
+Nowhere are there circles.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from ortlite.ops import registry
 
 ROOT = Path(__file__).parent.parent / "ortlite"
 BACKENDS = ROOT.parent / "backends"
@@ -38,9 +43,14 @@ children cli
 demo __main__
 """.strip().splitlines()]  # fmt: skip
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
-# Each makes the other, when a program asks for it: onnxruntime has two classes of sessions, and what shares a kernel
-# out to threads is compiled as kernels are.
-LATE = {("ortlite.api.inner", "ortlite.api.session"), ("ortlite_numpy.compiled.jit", "ortlite_numpy.compiled.team")}
+# Each makes the other, when a program asks for it: what shares a kernel out to threads is compiled as kernels are.
+LATE = {("ortlite_numpy.compiled.jit", "ortlite_numpy.compiled.team")}
+# Of backends, these stand above: torch's Module is a session's whole life, and the cache's name has the version in it.
+ABOVE = {("ortlite_torch.module", name) for name in ("load", "parameters", "api")} | {
+    ("ortlite_numpy.compiled.jit", "")
+}
+# Kernels compute with functions of their namespace. These work on texts and pictures, which NumPy alone has.
+ON_NUMPY = {"ortlite.ops.image", "ortlite.ops.text"}
 
 
 def modules_under(package: Path) -> dict[str, Path]:
@@ -93,6 +103,32 @@ def test_modules_import_only_from_below():
                 assert HEIGHT[layer(other)] < HEIGHT[layer(module)], f"{module} imports {other}"
         if "ortlite" in others:  # the public names are for those who stand above all of them
             assert HEIGHT[layer(module)] >= HEIGHT["as_onnxruntime"], f"{module} imports ortlite"
+
+
+def test_backends_import_providers_and_what_is_below_them():
+    for package in BACKENDS.glob("ortlite_*"):
+        for module, path in modules_under(package).items():
+            for name in imported(ast.parse(path.read_text())):
+                first, _, rest = name.partition(".")
+                below = rest.partition(".")[0]
+                if first == "ortlite" and HEIGHT.get(below, len(LAYERS)) > HEIGHT["provider"]:
+                    assert (module, below) in ABOVE, f"{module} imports {name}"
+
+
+def test_only_the_provider_that_is_always_there_is_imported_by_name():
+    for module, path in MODULES.items():
+        names = {name for name in imported(ast.parse(path.read_text())) if name.startswith("ortlite_")}
+        assert names <= ({"ortlite_numpy.CPUExecutionProvider"} if module == "ortlite.provider" else set()), module
+
+
+def test_kernels_leave_numpy_alone():
+    for module, path in MODULES.items():
+        names = {name.partition(".")[0] for name in imported(ast.parse(path.read_text()))}
+        if module.startswith("ortlite.ops.") and "numpy" in names:
+            assert module in ON_NUMPY
+    for kernel in registry.kernels():
+        if kernel.fn.__module__ in ON_NUMPY:
+            assert kernel.python_objects, kernel
 
 
 @pytest.mark.parametrize("package", [ROOT, *sorted(BACKENDS.glob("ortlite_*"))], ids=lambda package: package.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.api.options import SessionOptions
 from ortlite.api.ortvalue import OrtValue, OrtValueVector
@@ -26,6 +26,7 @@ class InferenceSession:
     """
 
     _session: Session
+    _outer: ClassVar[type[Session]]  # said by ortlite.capi, where alone programs make an inner session
 
     def __init__(self, session_options: SessionOptions, source: Any, is_path: bool, read_config: bool = False):
         if not isinstance(session_options, SessionOptions):
@@ -42,11 +43,9 @@ class InferenceSession:
         self, providers: Sequence[str], provider_options: Sequence[Mapping[str, str]], disabled_optimizers: Any
     ) -> None:
         """Make the session."""
-        from ortlite.api.session import InferenceSession as Session
-
         pairs = [(name, dict(options)) for name, options in zip(providers, provider_options, strict=False)]
         pairs += [(name, {}) for name in providers[len(pairs) :]]
-        self._session = Session(
+        self._session = self._outer(
             self._source, self._options, pairs, enable_fallback=0, disabled_optimizers=disabled_optimizers
         )
 

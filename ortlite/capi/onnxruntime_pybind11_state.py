@@ -24,6 +24,7 @@ from ortlite.api.options import RunOptions, SessionOptions
 from ortlite.api.ortvalue import OrtValue, OrtValueVector, copy_tensors
 from ortlite.api.providers import get_all_providers, get_available_providers
 from ortlite.api.schemas import get_all_operator_schema, get_all_opkernel_def
+from ortlite.api.session import InferenceSession as _Outer
 from ortlite.api.sparse import SparseBlockSparseView, SparseCooView, SparseCsrView, SparseTensor
 from ortlite.api.values import ModelMetadata, NodeArg
 from ortlite.errors import (
@@ -45,6 +46,8 @@ from ortlite.errors import (
 )
 from ortlite.tools.blockwise import *  # noqa: F403
 from ortlite.tools.blockwise import __all__ as _blockwise
+
+InferenceSession._outer = _Outer  # noqa: SLF001  (each makes the other, and one of them has to be told)
 
 kNextPowerOfTwo = ArenaExtendStrategy.kNextPowerOfTwo  # noqa: N816  (onnxruntime's names)
 kSameAsRequested = ArenaExtendStrategy.kSameAsRequested  # noqa: N816

@@ -907,7 +907,7 @@ def test_pads_that_cut_on_one_side_and_add_on_the_other(monkeypatch):
 
 
 @pytest.mark.parametrize("modes", [("LEQ",), ("LT",), ("LEQ", "LT", "EQ", "NEQ", "GT", "GTE")])
-@pytest.mark.parametrize("rows", [1, 7, 8, 150])
+@pytest.mark.parametrize("rows", [1, 7, 8, 66, 150])
 def test_trees_whose_leaves_are_on_all_levels(rows, modes):
     nodes = {name: [] for name in ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids")}
     nodes |= {"falsenodeids": [], "missing_value_tracks_true": []}
