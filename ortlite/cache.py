@@ -21,7 +21,7 @@ def folder(name: str) -> Path:
 
 
 def remove_unused(kept: Path, days: float = DAYS) -> list[Path]:
-    """Remove what other versions have left beside the folder `kept`, where nobody read or wrote it for so many days.
+    """Remove what other versions have left beside the folder `kept`, where nobody used it for so many days.
 
     Nothing but plain files goes, and folders of the same kind (what is before the first "-" of the name), which lie in
     the user's cache. Who uses one all the same makes its files anew. Returns those that are gone.
@@ -44,7 +44,7 @@ def remove_unused(kept: Path, days: float = DAYS) -> list[Path]:
 
 
 def _last_use(where: Path) -> float:
-    """When a file of a folder was last read or written. Raises OSError where there is anything but plain files."""
+    """When a folder was last used, as it or its files say. Raises OSError where there is anything but plain files."""
     last = where.stat().st_mtime
     for entry in where.iterdir():
         found = entry.lstat()

@@ -35,7 +35,8 @@ def test_folders_of_other_versions_go(of_user):
     kept = made(of_user / "compiled-2")
     old = [made(of_user / "compiled-0"), made(of_user / "compiled-1")]
     stay = [kept, made(of_user / "compiled-3", read=LATELY), made(of_user / "compiled-4", written=LATELY)]
-    stay += [made(of_user / "models"), made(of_user / "compiled")]  # other things
+    os.utime(made(of_user / "compiled-5"), (LATELY, LATELY))  # as who uses one says it
+    stay += [of_user / "compiled-5", made(of_user / "models"), made(of_user / "compiled")]  # other things
     assert cache.remove_unused(kept) == old
     assert not any(map(os.path.exists, old))
     assert all((folder / "kernel.nbi").exists() for folder in stay)

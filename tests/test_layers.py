@@ -45,10 +45,8 @@ demo __main__
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Each makes the other, when a program asks for it: what shares a kernel out to threads is compiled as kernels are.
 LATE = {("ortlite_numpy.compiled.jit", "ortlite_numpy.compiled.team")}
-# Of backends, these stand above: torch's Module is a session's whole life, and the cache's name has the version in it.
-ABOVE = {("ortlite_torch.module", name) for name in ("load", "parameters", "api")} | {
-    ("ortlite_numpy.compiled.jit", "")
-}
+# Of backends, torch's Module stands above: it is a session's whole life.
+ABOVE = {("ortlite_torch.module", name) for name in ("load", "parameters", "api")}
 # Kernels compute with functions of their namespace. These work on texts and pictures, which NumPy alone has.
 ON_NUMPY = {"ortlite.ops.image", "ortlite.ops.text"}
 

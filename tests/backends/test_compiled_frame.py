@@ -344,6 +344,14 @@ def test_what_is_read_from_the_disk_is_compiled_into_others(tmp_path):
         assert alone(code, **given).strip() == made
 
 
+def test_a_folder_of_kernels_says_when_it_was_last_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "directory", lambda: tmp_path)
+    monkeypatch.setattr(disk._Locator, "folder", disk._Locator.folder)
+    os.utime(tmp_path, (0, 0))
+    assert disk.cache_class.__wrapped__() is not None
+    assert abs(tmp_path.stat().st_mtime - time.time()) < 1000
+
+
 def test_warm_compiles_and_says_where(monkeypatch):
     monkeypatch.setattr(compiled, "warm_all", lambda: 3)
     monkeypatch.setattr(cache, "remove_unused", lambda _: [])  # this is the user's

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ortlite
 from ortlite import cache as cache_of_user
+from ortlite.version import __version__
 from ortlite_numpy import threads
 
 __all__ = ["cache_class", "directory", "kept"]
@@ -27,7 +27,7 @@ def directory() -> Path:
     sources = hashlib.sha256()
     for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(threads.__file__)]:  # whose places are compiled in
         sources.update(path.read_bytes())
-    return cache_of_user.folder(f"compiled-{ortlite.__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}")
+    return cache_of_user.folder(f"compiled-{__version__}-{sources.hexdigest()[:12]}-numba{numba.__version__}")
 
 
 def kept() -> Path | None:
@@ -45,6 +45,7 @@ def cache_class() -> Any:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(path, os.W_OK | os.X_OK) or (hasattr(os, "getuid") and path.stat().st_uid != os.getuid()):
             return None  # what is loaded from there is code: nobody else may have put it there
+        os.utime(path)  # when it was last used, which `cache.remove_unused` asks
         implementation = _without_what_is_inlined(caching.CompileResultCacheImpl)
     except (OSError, RuntimeError, AttributeError, ImportError):
         return None
