@@ -63,8 +63,8 @@ def test_what_is_not_ours_stays(of_user, tmp_path):
 def test_warm_removes_them(of_user, monkeypatch):
     kept, old = of_user / "compiled-new", made(of_user / "compiled-old")
     cpu = provider.create("CPUExecutionProvider")
-    monkeypatch.setattr(type(cpu), "compiles_ahead", True)
-    monkeypatch.setattr(type(cpu), "compile_ahead", lambda _: (3, kept))
+    monkeypatch.setattr(cpu, "compiles_ahead", True)
+    monkeypatch.setattr(cpu, "compile_ahead", lambda: (3, kept))
     result = CliRunner().invoke(main, ["warm"])
     assert result.exit_code == 0, result.output
     assert "1 of other versions, unused for 30 days, removed" in result.output
