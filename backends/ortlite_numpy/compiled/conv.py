@@ -340,7 +340,7 @@ def _by_windows(
     end = (derived(products.filled, B, m, X.dtype), z, *activated, y.reshape(-1))
     seconds = max(work * X.dtype.itemsize / (2 * products.RATE), W.size * W.itemsize / products.BYTES)
     by_tiles = lasting(derived, W) and _by_tiles(X, W, group, steps, height, width)
-    if by_tiles and derived(winograd.all_count, W):
+    if by_tiles and derived(winograd.no_zero, W):
         _multiply_tiles(xp, x, W, end, steps, height, width, seconds, derived)
         return dense.channels_first(y)
     b = derived(weight_panels, W, group)

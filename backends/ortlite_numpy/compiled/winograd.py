@@ -19,7 +19,7 @@ from ortlite_numpy.compiled.vectors import Vectors
 from ortlite_numpy.compiled.windows import bounds, fill_lines, finish, multiply_lines
 from ortlite_numpy.record import numpy as np
 
-__all__ = ["all_count", "multiply_tiles", "tile_panels"]
+__all__ = ["multiply_tiles", "no_zero", "tile_panels"]
 
 SIDE = 4  # pixels of a tile; two neighbours share two
 POINTS = SIDE * SIDE
@@ -199,7 +199,7 @@ def multiply_tiles(x, w, b, bias, z, kind, alpha, beta, y, top, left, height, wi
             finish(done, m, begin * lanes, min(end * lanes, m), kind, alpha, beta)
 
 
-def all_count(w: Any) -> bool:
+def no_zero(w: Any) -> bool:
     """Whether no weight is zero: of a pixel that a result does not see, a large one, tiles would leave a trace."""
     return bool(np.all(w != 0))
 
