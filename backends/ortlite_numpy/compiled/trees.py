@@ -131,7 +131,10 @@ def further(flat, row, node, feature, threshold, child, tests):
 @loops()
 def further_by_tests(flat, row, node, feature, threshold, child, tests):
     """The same where every node has a test of its own."""
-    return np.uintp(below(flat[row + np.uintp(feature[node])], node, threshold, child, tests))
+    value, limit = flat[row + np.uintp(feature[node])], threshold[node]
+    kind = np.uintp(value < limit) | np.uintp(value == limit) << np.uintp(1) | np.uintp(value != value) << np.uintp(2)
+    right = np.uintp((np.uintp(tests[node]) & kind) != np.uintp(0))
+    return np.uintp(child[node + node + right])
 
 
 @loops()
