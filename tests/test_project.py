@@ -80,7 +80,7 @@ HOST_ONLY = {"text", "image"}
 def test_backends_import_only_public_modules():
     for path in (ROOT / "backends").rglob("*.py"):
         imports = re.findall(r"^ *(?:from|import) +(ortlite[. ].*)$", path.read_text(), re.MULTILINE)
-        assert not [line for line in imports if re.search(r"[. ]_", line)], path
+        assert not [line for line in imports if re.search(r"[. ]_(?!_)", line)], path
 
 
 def test_no_operator_names_a_library():
