@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from ortlite.ops import registry
-
 ROOT = Path(__file__).parent.parent / "ortlite"
 BACKENDS = ROOT.parent / "backends"
 # Modules and packages of ortlite/, the lowest first; those of one line do not import each other.
@@ -47,8 +45,6 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 LATE = {("ortlite_numpy.compiled.jit", "ortlite_numpy.compiled.team")}
 # Of backends, torch's Module stands above: it is a session's whole life.
 ABOVE = {("ortlite_torch.module", name) for name in ("load", "parameters", "api")}
-# Kernels compute with functions of their namespace. These work on texts and pictures, which NumPy alone has.
-ON_NUMPY = {"ortlite.ops.image", "ortlite.ops.text"}
 
 
 def modules_under(package: Path) -> dict[str, Path]:
@@ -117,16 +113,6 @@ def test_only_the_provider_that_is_always_there_is_imported_by_name():
     for module, path in MODULES.items():
         names = {name for name in imported(ast.parse(path.read_text())) if name.startswith("ortlite_")}
         assert names <= ({"ortlite_numpy.CPUExecutionProvider"} if module == "ortlite.provider" else set()), module
-
-
-def test_kernels_leave_numpy_alone():
-    for module, path in MODULES.items():
-        names = {name.partition(".")[0] for name in imported(ast.parse(path.read_text()))}
-        if module.startswith("ortlite.ops.") and "numpy" in names:
-            assert module in ON_NUMPY
-    for kernel in registry.kernels():
-        if kernel.fn.__module__ in ON_NUMPY:
-            assert kernel.python_objects, kernel
 
 
 @pytest.mark.parametrize("package", [ROOT, *sorted(BACKENDS.glob("ortlite_*"))], ids=lambda package: package.name)

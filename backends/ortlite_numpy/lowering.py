@@ -60,9 +60,7 @@ def take(a: Any, indices: Any, axis: Any = None, **keywords: Any) -> Any:
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:
-    if out is not None or not isinstance(a, Traced):
-        return NotImplemented
-    return a.tape.line(f"{a.name}.dot({a.tape.text(b)})", np.dot(a.value, real(b)))
+    return NotImplemented if out is not None or type(a) is not Traced else a.dot(b)
 
 
 def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:

@@ -120,10 +120,9 @@ def multiply_turned(a: Any, w: Any, out: Any, step: int, threads: int) -> None:
 
 def product(a: Any, b: Any, threads: int, derived: Any = at_once) -> Any:
     """`a` @ `b` of one floating dtype, as numpy.matmul has it."""
-    if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and a.size * b.shape[1] <= SMALL:
-        return np.dot(a, b)  # the same product of BLAS's, half a microsecond sooner
     if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= SMALL or b.size == 0 or a.shape[-1] != b.shape[-2]:
-        return np.matmul(a, b)
+        matrices = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+        return np.dot(a, b) if matrices else np.matmul(a, b)  # dot begins half a microsecond sooner
     if b.ndim == 2:
         rows = a.shape[0] if a.ndim == 2 else prod(a.shape[:-1])
         out = np.empty((rows, b.shape[1]), a.dtype)
