@@ -226,14 +226,14 @@ def exports(session: nox.Session) -> None:
 def speed(session: nox.Session) -> None:
     """Models beside onnxruntime, each engine in its own process: a table and a chart. After `exports`."""
     session.install("-e", ".[all,torch,jax]", *group("test"), *group("speed"), env=CONSTRAINED)
-    session.run("python", "-m", "benchmarks.speed", *session.posargs)
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what the README's table says, beside onnxruntime, each engine in its own process."""
+    """What a node, a call, an import, a session and its weights cost, beside onnxruntime and NumPy."""
     session.install("-e", ".[all]", *group("test"))
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    session.run("python", "-m", "benchmarks.overheads", *session.posargs)
 
 
 @nox.session

@@ -1,16 +1,18 @@
 """How long models take on each engine, as ratios to onnxruntime measured in the same run.
 
-    python -m benchmarks.speed [MODEL.onnx ...] [--engines NAME ...] [--batches 1 8] [--rounds 3] [--write]
+    python -m benchmarks [MODEL.onnx ...] [--providers NAME ...] [--batches 1 8] [--rounds 3] [--write]
 
 Models are files with the values to feed beside them (NAME.npz: inputs `in_*`, expected outputs `out_*`), by default
-those that `python -m benchmarks.architectures` has exported. Every figure comes from a process of its own, two threads
-each; engines take turns, round by round, and the median of the rounds counts. A wrong answer is no figure. `--write`
-makes benchmarks/SPEED.md, speed.json and the chart, speed.svg and speed.png.
+those that `python -m benchmarks.architectures` has exported. Providers have their options behind a colon, as in
+`Torch:precision=bfloat16`. Every figure comes from a process of its own, two threads each; engines take turns, round by
+round, and the median of the rounds counts. A wrong answer is no figure. `--write` makes benchmarks/SPEED.md, speed.json
+and the chart, speed.svg and speed.png, and puts the means into README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -28,24 +30,17 @@ from time import perf_counter
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks import compile_sources
+from benchmarks import ROOT, compile_sources, put_between
 from benchmarks.architectures import FOLDER
 from benchmarks.worker import peak_mb
-from conformance import run_main
 
 HERE = Path(__file__).parent
 PEER = "onnxruntime"
-TORCH = "TorchExecutionProvider"
-# Engine -> module, provider, its options, variables.
-ENGINES: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
-    PEER: (PEER, "CPUExecutionProvider", {}, {}),
-    "NumPy": ("ortlite", "CPUExecutionProvider", {}, {"ORTLITE_COMPILED": "0"}),
-    "NumPy [fast]": ("ortlite", "CPUExecutionProvider", {}, {}),
-    "Torch": ("ortlite", TORCH, {}, {}),
-    "Torch, compiled": ("ortlite", TORCH, {"compile": "1"}, {}),
-    "JAX": ("ortlite", "JAXExecutionProvider", {}, {}),
-    "MLX": ("ortlite", "MLXExecutionProvider", {}, {}),
-}
+# What the table calls a provider that is asked for so; the others go by what was asked for.
+NAMES = {"CPU:compiled=0": "NumPy", "CPU": "NumPy [fast]", "Torch:compile=1": "Torch, compiled"}
+TOLERANCE = 2e-3  # of the largest number of an output
+SHORT = 5e-2  # the same, with the option `precision`
+MARKS = ("<!-- means: python -m benchmarks --write -->", "<!-- end of means -->")
 SECONDS = 2.0  # of repetitions in a process
 LIMIT = 600  # seconds a process may take
 Row = dict[str, float]
@@ -58,15 +53,22 @@ TITLES = {
 }
 
 
-def one(path: Path, engine: str, batch: int, threads: int) -> Row | None:
+def engine_of(given: str) -> tuple[str, str, dict[str, str]]:
+    """The package, its provider and that one's options."""
+    if given == PEER:
+        return PEER, "CPUExecutionProvider", {}
+    from ortlite.tools.inputs import with_options  # not where onnxruntime is measured, nor where sessions are
+
+    name, options = with_options(given)
+    return "ortlite", f"{name.removesuffix('ExecutionProvider')}ExecutionProvider", options
+
+
+def one(path: Path, module: str, provider: str, settings: dict[str, str], batch: int, threads: int) -> Row | None:
     """What a worker finds: times in ms of creating the process's first session and one more, of the first run and of
     later ones, and peak memory.
 
     None where the model's batch is not open. Raises AssertionError for a wrong answer.
     """
-    import importlib
-
-    module, provider, settings, _ = ENGINES[engine]
     library = importlib.import_module(module)
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
@@ -86,10 +88,13 @@ def one(path: Path, engine: str, batch: int, threads: int) -> Row | None:
     results = session.run(None, feed)
     answered = perf_counter()
     if batch == 1:
+        tolerance = SHORT if "precision" in settings else TOLERANCE
         for arg, got in zip(session.get_outputs(), results, strict=True):
             wanted = values[f"out_{arg.name}"]
             error = np.abs(got.astype(np.float64) - wanted).max(initial=0)
-            assert error <= 2e-3 * max(1.0, float(np.abs(wanted).max(initial=0))), f"{arg.name} is off by {error:.3g}"
+            assert error <= tolerance * max(1.0, float(np.abs(wanted).max(initial=0))), (
+                f"{arg.name} is off by {error:.3g}"
+            )
     times: list[float] = []
     until = perf_counter() + SECONDS
     while len(times) < 5 or (perf_counter() < until and len(times) < 2000):
@@ -125,7 +130,7 @@ print("answered", flush=True)
 
 def cold_start(path: Path, engine: str, threads: int, variables: dict[str, str]) -> float:
     """Milliseconds from the start of a process, which imports nothing else, to its first answer."""
-    module, provider, settings, _ = ENGINES[engine]
+    module, provider, settings = engine_of(engine)
     given = json.dumps([module, str(path), provider, settings, threads])
     start = perf_counter()
     command = [sys.executable, "-c", START, given]
@@ -137,10 +142,19 @@ def cold_start(path: Path, engine: str, threads: int, variables: dict[str, str])
 
 def measure(path: Path, engine: str, batch: int, threads: int) -> Row | str | None:
     """The figures of a process of its own, or what went wrong there."""
-    command = [sys.executable, "-m", "benchmarks.speed", str(path), "--worker", engine, "--batches", str(batch)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        str(path),
+        "--worker",
+        json.dumps(engine_of(engine)),
+        "--batches",
+        str(batch),
+    ]
     command += ["--threads", str(threads)]
     kept = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    variables = {**os.environ, **kept, **ENGINES[engine][3]}
+    variables = {**os.environ, **kept}
     try:
         done = subprocess.run(
             command, cwd=HERE.parent, text=True, capture_output=True, timeout=LIMIT, check=False, env=variables
@@ -200,12 +214,13 @@ def geometric_mean(values: Sequence[float]) -> float:
 def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads: int) -> str:
     """The figures as Markdown, with date, machine and versions."""
     ours = [engine for engine in engines if engine != PEER]
+    titles = [NAMES.get(engine, engine) for engine in ours]
     lines = [
         "# How fast",
         "",
-        "Made by `python -m benchmarks.speed --write`: time of a run divided by onnxruntime's, smaller is better.",
+        "Made by `python -m benchmarks --write`: time of a run divided by onnxruntime's, smaller is better.",
         "",
-        f"| model | batch | {PEER}, ms | {' | '.join(ours)} |",
+        f"| model | batch | {PEER}, ms | {' | '.join(titles)} |",
         f"|---|---:|---:|{'---:|' * len(ours)}",
     ]
     for entry in entries:
@@ -222,7 +237,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads:
             cells = [f"**{pick(ratios(entries, engine, batch=batch)):.2f}**" for engine in ours]
             lines.append(f"| **{title}** | {batch} | | {' | '.join(cells)} |")
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
-    lines += [f"| | {' | '.join(ours)} |", f"|---|{'---:|' * len(ours)}"]
+    lines += [f"| | {' | '.join(titles)} |", f"|---|{'---:|' * len(ours)}"]
     for key, title in TITLES.items():
         lines.append(f"| {title} | {' | '.join(f'{geometric_mean(ratios(entries, e, key, 1)):.2f}' for e in ours)} |")
     problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
@@ -238,6 +253,18 @@ def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads:
         f"{platform.python_version()}, {', '.join(versions)}."
     )
     return "\n".join(lines) + "\n"
+
+
+def means(entries: Sequence[dict], engines: Sequence[str]) -> str:
+    """Geometric means and worst ratios, for the README."""
+    ours = [engine for engine in engines if engine != PEER]
+    lines = [f"| time ÷ {PEER}'s | {' | '.join(NAMES.get(e, e) for e in ours)} |", f"|---|{'---:|' * len(ours)}"]
+    for batch in sorted({entry["batch"] for entry in entries}):
+        found = {engine: ratios(entries, engine, batch=batch) for engine in ours}
+        count = max(map(len, found.values()))
+        cells = [f"{geometric_mean(values):.2f} ({max(values, default=math.nan):.1f})" for values in found.values()]
+        lines.append(f"| batch {batch}, {count} models: geometric mean (worst) | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def processor() -> str:
@@ -263,7 +290,7 @@ def chart(entries: Sequence[dict], engines: Sequence[str], stem: Path) -> None:
         times = [entry["figures"].get(engine, {}).get("run", math.nan) for entry in rows]
         widths = [time / peer for time, peer in zip(times, peers, strict=True)]
         places = [row + number * height for row in range(len(rows))]
-        axes.barh(places, [w - 1 for w in widths], height, left=1, label=engine)
+        axes.barh(places, [w - 1 for w in widths], height, left=1, label=NAMES.get(engine, engine))
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(rows))], [entry["model"] for entry in rows])
     axes.set_xscale("log")
     axes.set_xticks(ticks := [0.25, 0.5, 1, 2, 4, 8], [f"{tick:g}" for tick in ticks])
@@ -278,23 +305,23 @@ def chart(entries: Sequence[dict], engines: Sequence[str], stem: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES)[:3], choices=ENGINES, metavar="NAME")
+    parser.add_argument("--providers", nargs="+", default=["CPU:compiled=0", "CPU"], metavar="NAME")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(one(args.models[0], args.worker, args.batches[0], args.threads)))
+        print(json.dumps(one(args.models[0], *json.loads(args.worker), args.batches[0], args.threads)))
         return
     paths = args.models or sorted(path for path in FOLDER.glob("*.onnx") if path.with_suffix(".npz").exists())
     if not paths:
         parser.error(f"no models in {FOLDER}: python -m benchmarks.architectures makes them")
     compile_sources()
-    engines = list(dict.fromkeys([PEER, *args.engines]))
+    engines = list(dict.fromkeys([PEER, *args.providers]))
     entries = gather(paths, engines, args.batches, args.rounds, args.threads)
     text = table(entries, engines, args.rounds, args.threads)
     print(text)
@@ -302,7 +329,4 @@ def main() -> None:
         (HERE / "SPEED.md").write_text(text)
         (HERE / "speed.json").write_text(json.dumps(entries, indent=1) + "\n")
         chart(entries, engines, HERE / "speed")
-
-
-if __name__ == "__main__":
-    run_main(main)
+        put_between(MARKS, means(entries, engines), ROOT / "README.md")

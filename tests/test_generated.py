@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -11,8 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import __main__ as numbers
-from benchmarks import operators, overrides
+from benchmarks import operators, overheads, overrides, speed
 from conformance import cases, compat, dtypes, gradients, judge, peer_bugs, report
 from conformance.__main__ import expected_failures
 from ortlite import dtypes as vocabulary
@@ -164,14 +164,21 @@ def test_the_readme_says_what_the_tables_say():
 
 
 def test_the_readmes_numbers_have_the_rows_that_are_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(numbers, "build", lambda name, folder, **options: folder / f"{name}{len(options)}.onnx")
-    monkeypatch.setattr(numbers, "measure", lambda *args: {"ms": 1.0, "mb": 1.0})
-    monkeypatch.setattr(numbers, "import_ms", lambda module: 1.0)
+    monkeypatch.setattr(overheads, "build", lambda name, folder, **options: folder / f"{name}{len(options)}.onnx")
+    monkeypatch.setattr(overheads, "measure", lambda *args: {"ms": 1.0, "mb": 1.0})
+    monkeypatch.setattr(overheads, "import_ms", lambda module: 1.0)
     size = counted(r"loading (\d+) MB of external", text("README.md"))[0] * 2**20
     (tmp_path / "heavy1.data").touch()
     os.truncate(tmp_path / "heavy1.data", size)  # takes no room on the disk
-    _, here, after = text("README.md").partition(numbers.MARKS[0])
+    _, here, after = text("README.md").partition(overheads.MARKS[0])
     assert here
-    wanted = [row[0] for row in numbers.rows(tmp_path, 1)]
-    _, *rows = table(after.partition(numbers.MARKS[1])[0], "what")
-    assert [row[0] for row in rows] == wanted, "run `python -m benchmarks --write`"
+    wanted = [row[0] for row in overheads.rows(tmp_path, 1)]
+    _, *rows = table(after.partition(overheads.MARKS[1])[0], "what")
+    assert [row[0] for row in rows] == wanted, "run `python -m benchmarks.overheads --write`"
+
+
+def test_the_readmes_means_are_those_of_the_models_that_were_measured():
+    entries = json.loads(text("benchmarks/speed.json"))
+    engines = list(dict.fromkeys(engine for entry in entries for engine in entry["figures"]))
+    here = text("README.md").partition(speed.MARKS[0])[2].partition(speed.MARKS[1])[0]
+    assert here.strip() == speed.means(entries, engines), "run `python -m benchmarks --write`"

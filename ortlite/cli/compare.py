@@ -19,7 +19,7 @@ from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
-from ortlite.tools.inputs import gather, provider_name
+from ortlite.tools.inputs import gather, provider_name, with_options
 from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ def compare_model(
 
 
 def _side(given: str) -> ProviderSide:
-    """A provider, and behind a colon its options: `Torch:precision=bfloat16,compile=1`."""
-    name, _, rest = given.partition(":")
-    options = dict(item.partition("=")[::2] for item in rest.split(",") if item)
+    """A provider, and behind a colon its options."""
+    name, options = with_options(given)
     return ProviderSide(provider_name(name), options)
 
 

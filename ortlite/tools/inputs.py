@@ -12,7 +12,13 @@ from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_name", "read"]
+__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_name", "read", "with_options"]
+
+
+def with_options(given: str) -> tuple[str, dict[str, str]]:
+    """What stands before a colon, and behind it the options: `Torch:precision=bfloat16,compile=1`."""
+    name, _, rest = given.partition(":")
+    return name, dict(item.partition("=")[::2] for item in rest.split(",") if item)
 
 
 def provider_name(given: str) -> str:
