@@ -399,6 +399,27 @@ def test_convolutions_by_lines(data, rank, c, m, groups):
     agree((MS, "FusedConv", 1), [*inputs, floats(*plain.shape)], attributes, rtol=2e-5, atol=2e-4)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.sampled_from([1, 8, 33]), st.sampled_from(["depthwise", "grouped", "dense"]), st.booleans())
+def test_convolutions_of_images_that_are_smaller_than_the_kernel(data, each, kind, channels_last):
+    """No pixel sees all of the kernel there, or all see a part of it."""
+    pair = lambda low, high: data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))  # noqa: E731
+    size, kernel, strides, dilations, before, more = (
+        pair(1, 5),
+        pair(1, 7),
+        pair(1, 3),
+        pair(1, 3),
+        pair(0, 6),
+        pair(0, 2),
+    )
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    behind = [max(r - n - lo, 0) + m for r, n, lo, m in zip(reach, size, before, more, strict=True)]
+    c, group, m = {"depthwise": (each, each, each), "grouped": (2 * each, 2, 6), "dense": (each, 1, 5)}[kind]
+    x = (last if channels_last else np.ascontiguousarray)(floats(data.draw(st.integers(1, 2)), c, *size))
+    windows = {"strides": strides, "dilations": dilations, "pads": (*before, *behind), "group": group}
+    agree(("", "Conv", 1), [x, floats(m, c // group, *kernel), floats(m)], windows, rtol=2e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])
 def test_convolutions_of_lines(layout):
     for group, m in ((10, 10), (5, 10), (1, 4)):

@@ -59,7 +59,9 @@ def case(seed):
     strides, dilations = draw.integers(1, 4, rank).tolist(), draw.integers(1, 3, rank).tolist()
     pads = draw.integers(0, 3, 2 * rank).tolist() if kind != "pointwise" or seed % 2 else [0] * 2 * rank
     largest = {1: 60, 2: 20, 3: 9}[rank]
-    spatial = [int(draw.integers((k - 1) * d + 1, (k - 1) * d + largest)) for k, d in zip(size, dilations, strict=True)]
+    reach = [(k - 1) * d + 1 for k, d in zip(size, dilations, strict=True)]
+    least = [max(r - lo - hi, 1) if seed % 4 == 3 else r for r, lo, hi in zip(reach, pads, pads[rank:], strict=False)]
+    spatial = [int(draw.integers(n, r - 1 + largest)) for n, r in zip(least, reach, strict=True)]
     dtype = np.float64 if seed % 7 == 0 else np.float32
     x = drawn(draw, (int(draw.integers(0, 5)) if seed % 11 == 0 else int(draw.integers(1, 4)), c, *spatial), dtype,
               int(draw.integers(0, 3)))  # fmt: skip

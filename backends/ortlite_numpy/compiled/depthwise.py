@@ -147,7 +147,7 @@ def depthwise(x, w, bias, steps, size, lanes, many, most, by_channels, kind, alp
                     j, end = (first, last) if inner else (0, ow)
                     tiles = (last - first + TALL - 1) // TALL
                     while j < end:
-                        if not inner and j == first:
+                        if not inner and first <= j < last:
                             j = last
                             continue
                         b0, b1, pixels = 0, kw, 1
