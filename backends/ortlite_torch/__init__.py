@@ -106,9 +106,11 @@ class _Inductor(Compiler):
         import torch
 
         from ortlite_torch.epilogues import Apart
-        from ortlite_torch.region import Region, frozen_at_first
+        from ortlite_torch.region import Region, frozen_at_first, looked_at
 
         options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart()}
+        if hasattr(torch.compiler, "skip_all_guards_unsafe"):  # older ones have no such option
+            options["guard_filter_fn"] = looked_at
         if self.threads:
             options["cpp.threads"] = self.threads
         return frozen_at_first(torch.compile(Region(fn, constants), dynamic=False, options=options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ with warnings.catch_warnings():  # freezing imports it, which says that it is ma
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch.utils.mkldnn
 
-__all__ = ["Region", "frozen_at_first"]
+__all__ = ["Region", "frozen_at_first", "looked_at"]
 
 
 class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is not looked into
@@ -44,9 +44,18 @@ def frozen_at_first(compiled: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal done
         if done:
             return compiled(*arrays)
-        with config.patch(freezing=True):  # in this thread
+        with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
+            warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # array_api_compat's
             results = compiled(*arrays)
         done = True
         return results
 
     return call
+
+
+def looked_at(guards: Sequence[Any]) -> list[bool]:
+    """Which of Dynamo's guards every call looks at: those of the arguments, and of the state that torch is in.
+
+    The others, hundreds of them, are of the kernels' code and of the weights, which stay as they are.
+    """
+    return [not guard.orig_guard.name.startswith(("G[", "L['self']")) for guard in guards]
