@@ -48,4 +48,4 @@ def _asked(settings: Mapping[int, int], overruled: frozenset[tuple[str, str]] = 
     if not chosen <= overruled:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all([mallopt(name, value) for name, value in settings.items()])
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
