@@ -50,6 +50,33 @@ def test_what_a_framework_asks_for_is_overruled_and_what_a_user_asks_for_is_not(
     assert not asked(THRESHOLD, MALLOC_ARENA_MAX="1", **THRESHOLD)[0]
 
 
+LARGE = """
+import resource, threading
+import numpy as np
+from ortlite import heap
+print(heap.keep_all())
+def run():
+    thread = threading.Thread(target=np.ones, args=(1 << 24, np.float32))
+    thread.start()
+    thread.join()
+for _ in range(3):
+    run()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    run()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap for each thread")
+def test_large_blocks_of_threads_stay_too():
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", LARGE], env=env, capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    assert kept == "True"
+    assert int(faults) < (1 << 26) // os.sysconf("SC_PAGE_SIZE")  # in ten runs, fewer than one takes
+
+
 def test_dask_overrules_what_its_nanny_sets():
     config = pytest.importorskip("distributed.config")  # fills dask's
     import dask

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ortlite import heap
 from ortlite.namespace import Namespace, build
 from ortlite.provider import Compiler, Contexts, ExecutionProvider, Tracer
 from ortlite_cupy import nvidia_driver
@@ -92,6 +93,12 @@ class JAXExecutionProvider(ExecutionProvider):
     tracer = _Tracer()
     immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
+
+    def __init__(self, options: Mapping[str, str] | None = None):
+        super().__init__(options)
+        device = self.options.get("device", "gpu" if _has_gpu() else "cpu")
+        if device.partition(":")[0] == "cpu":
+            heap.keep_all()  # before XLA makes its threads
 
     @cached_property
     def device(self) -> Any:

@@ -34,6 +34,7 @@ ELEMENTWISE = frozenset(
 REDUCTIONS = frozenset(f"reduce_{name}" for name in "sum max min prod and or xor".split())
 WINDOWS = frozenset(f"reduce_window_{name}" for name in "sum max min".split())
 FEW_ROWS, LARGE_WEIGHTS = (4, 64), 1 << 20  # of products; elements
+SLOW = (3, 32)  # channels and maps of which XLA's convolution takes up to four times as long as with a channel of zeros
 MOST_SLICES = 64  # of the input in a convolution that is written out: XLA takes its time to compile each
 
 _active: ContextVar[bool] = ContextVar("ortlite_jax_layout", default=False)
@@ -298,6 +299,10 @@ def _convolved(given: Sequence[Any], params: dict[str, Any]) -> Any:
     letters = "DHWXYZ"[: rank - 2] if rank <= 8 else None
     if letters is None:
         return None
+    if groups == 1 and (channels, w.shape[-1]) == SLOW and prod(size) > 4:
+        zero = jnp.zeros((), x.dtype)
+        x = lax.pad(x, zero, [*[(0, 0, 0)] * (rank - 1), (0, 1, 0)])
+        w = lax.pad(w, zero, [*[(0, 0, 0)] * (rank - 2), (0, 1, 0), (0, 0, 0)])
     names = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
     y = lax.conv_general_dilated(
         x, w, strides, pads, rhs_dilation=dilations, dimension_numbers=names, feature_group_count=groups,

@@ -61,6 +61,14 @@ def test_convolutions(spatial, size, stride, dilation, groups):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (3, 1), (7, 4)])
+def test_colours_to_32_maps(size, stride):
+    x, w = draw(2, 3, 17, 18), draw(32, 3, size, size)
+    keywords = {"strides": (stride,) * 2, "pads": [(size // 2, 1)] * 2, "dilations": (1, 1)}
+    (got,) = Region(lambda x, w: (conv(x, w, **keywords),), {1: w})(x)
+    np.testing.assert_allclose(got, exact(x, w, **keywords, groups=1), rtol=1e-4, atol=2e-4)
+
+
 def several(x, w):
     """An image that goes through what knows layouts."""
     y = jax.nn.relu(conv(x, w))
