@@ -22,7 +22,7 @@ from ortlite import run
 from ortlite.inline import Inlined, inlined, lines
 from ortlite.plan import Call, Cast, Plan
 from ortlite.provider import Compiler, ExecutionProvider, traced
-from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed
+from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed, ReadSlot
 from ortlite.stopping import current
 
 __all__ = ["KEY_ELEMENTS", "Guards", "abstract_values", "generate", "live_steps", "static_slots", "steady_slots"]
@@ -87,8 +87,10 @@ def _same_shapes(bound: Bound, values: set[int], shapes: set[int]) -> bool:
     call = bound.step if isinstance(bound.step, Call) else None
     if bound.pure:
         return shapes.issuperset(bound.step.reads()) and not (call is not None and call.kernel.data_dependent_shape)
-    # Whichever branch the known condition takes, its results have shapes that follow from what it reads.
+    # Whichever branch the known condition takes, its results have shapes that follow from what it reads. Where the
+    # condition is an array, `host_slots` does not have it.
     taken = call is not None and (call.node.domain, call.node.op_type) == ("", "If")
+    taken = taken and all(reader.index in values for reader in bound.arguments if isinstance(reader, ReadSlot))
     bodies = [reader for _, reader in bound.keywords if isinstance(reader, ReadBody)]
     return taken and all(_body_fixed(body, values, shapes) for body in bodies)
 

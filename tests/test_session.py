@@ -430,3 +430,19 @@ def test_none_for_what_is_needed_names_the_input(node):
         s.run(None, {"x": np.ones(2, np.float32), "z": None})
     with pytest.raises(Fail, match=r"Input 'q' is None, and seq\(tensor\(float\)\) is wanted"):
         ortlite.InferenceSession(parser.parse_model(SEQUENCE).SerializeToString()).run(None, {"q": None})
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 17]>
+g (float[3,1] x, bool c) => (float[?,?] y, int64[2] s, float[?,?] z) {
+y = If (c) <then_branch = t () => (float[?,?] q) { q = Neg(x) },
+            else_branch = e () => (float[?,?] p) { p = Concat<axis = 0>(x, x) }>
+s = Shape(y)  z = Add(y, y) }"""
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_shape_of_what_a_branch_makes_is_not_that_of_the_other(before):
+    found = session(BRANCHES)
+    x = np.ones((3, 1), np.float32)
+    for c in (before, before, not before, not before, before, before, not before):
+        y, s, z = found.run(None, {"x": x, "c": np.array(c)})
+        assert s.tolist() == list(y.shape) == list(z.shape) == ([3, 1] if c else [6, 1])

@@ -229,7 +229,7 @@ def bias_gelu(xp: Namespace, A: Any, B: Any) -> Any:
 
 def fast_gelu(xp: Namespace, X: Any, bias: Any = None) -> Any:
     """The bias is added to every block."""
-    require_shape("bias", bias, X.shape[-1])
+    require_shape("bias", bias, *X.shape[-1:])
     if X.dtype not in FLOATS or (bias is not None and bias.dtype != X.dtype):
         return NotImplemented
     if bias is None:

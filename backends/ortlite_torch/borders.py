@@ -44,16 +44,24 @@ def from_numpy(array: Any, device: Any) -> Any:
             array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         if bits := AS_BITS.get(array.dtype.name):
             return from_numpy(array.view(bits), device).view(getattr(torch, array.dtype.name))
-    if not array.flags.c_contiguous and any(stride < 0 for stride in array.strides):
-        array = np.ascontiguousarray(array)
     _warned()
     if torch.is_warn_always_enabled():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tensor = torch.from_numpy(array)
+            tensor = _shared(array)
     else:
-        tensor = torch.from_numpy(array)
+        tensor = _shared(array)
     return tensor if device == CPU else tensor.to(device)
+
+
+def _shared(array: np.ndarray) -> Any:
+    """A tensor in the memory of an array, or of its copy where torch has no such strides: negative ones, which an axis
+    of one element may have, too, and those between places that are no multiple of an element apart.
+    """
+    try:
+        return torch.from_numpy(array)
+    except ValueError:
+        return torch.from_numpy(array.copy())
 
 
 def to_numpy(array: Any) -> np.ndarray:

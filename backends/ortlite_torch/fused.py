@@ -49,7 +49,7 @@ def bias_gelu(xp: Namespace, A: Any, B: Any) -> Any:
 
 def fast_gelu(xp: Namespace, X: Any, bias: Any = None) -> Any:
     """F.gelu by a hyperbolic tangent."""
-    require_shape("bias", bias, X.shape[-1])
+    require_shape("bias", bias, *X.shape[-1:])
     return F.gelu(X if bias is None else X + bias, approximate="tanh")
 
 

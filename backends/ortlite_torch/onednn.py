@@ -178,6 +178,7 @@ def packed_convolution(
     """The same, of images and weights as `cut` makes them. `windows`: what fitting_windows takes behind the shapes."""
     if not _fits(X, W, B) or not (Z is None or inferring(Z)):
         return NotImplemented
+    B = None if B is None else B.contiguous()  # oneDNN reads one number after the other, whatever lies between them
     group = windows[0]
     steps, gaps, around = fitting_windows(X.shape, W.shape, *windows)
     if min(map(min, around)) < 0:

@@ -86,6 +86,7 @@ def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: C
     rows = prod(A.shape[:-1])
     if A.shape[-1] != depth or rows < 2 or not lasting(derived, B):
         return NotImplemented
+    bias = None if bias is None else bias.contiguous()  # packed products read one number after the other
     if cut is None and BY_MKL and rows <= ROWS:
         return F.linear(A, B if turned else derived(transposed, B), bias)
     if cut is None and BY_MKL and rows <= FEW:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.graph import Node
+from ortlite.optimize.attention import HUGE, TINY
 from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.view import View
 
@@ -158,6 +159,8 @@ def match_scale(view: View, node: Node) -> _Product | None:
         found = _product(product)
         if found is not None and _both_computed(view, found):
             alpha = found.alpha * (number if node.op_type == "Mul" else 1 / number)
+            if not TINY < abs(alpha) < HUGE:
+                continue
             return _Product(found.a, found.b, found.turned, alpha)
     return None
 

@@ -104,7 +104,7 @@ def _rewritten(
             graph = graph.with_nodes(
                 nodes,
                 constants={**graph.constants, **constants},
-                types={**graph.types, **{name: types[name] for name in made if name in types}},
+                types={**graph.types, **{name: types[name] for name in (*made, *constants) if name in types}},
             )
             graph = _tidied(graph)
             view = view_of(graph, known, types, facts, names, pinned)

@@ -23,6 +23,8 @@ MAX_RANK = 64  # axes of an array, NumPy's limit
 Dim: TypeAlias = "int | str"
 Shape: TypeAlias = tuple[Dim, ...]
 SMALL = 64  # elements of a constant whose values may say a shape
+WIDE = (np.int32, np.int64)  # of the constants that count: sums of narrower ones overflow early
+WRAPS = 2**31  # sums and products from here on may overflow where they are computed in int32
 # Between the factors of a product, inside a quotient or a sum, between the terms of a sum: no name of a value has them.
 TIMES, OVER, PLUS = "\0", "\1", "\2"
 
@@ -47,7 +49,7 @@ class Facts:
         found = self.values.get(name)
         if found is not None or (constant := self.constants.get(name)) is None:
             return found
-        if constant.dtype.kind not in "iu" or constant.size > SMALL or constant.ndim > 1:
+        if constant.dtype not in WIDE or constant.size > SMALL or constant.ndim > 1:
             return None
         found = self.values[name] = tuple(constant.reshape(-1).tolist())
         return found
@@ -77,7 +79,7 @@ def learn(graph: Graph, constants: Mapping[str, np.ndarray], outer: Facts | None
         facts.values |= graph.captured(outer.values)
     for name in graph.inputs if outer is None else ():  # a body's inputs are what its node hands in
         type_ = graph.types.get(name)
-        if isinstance(type_, TensorType) and type_.shape is not None:
+        if isinstance(type_, TensorType) and type_.shape:  # of [] nobody checks that a run's has no axes either
             facts.shapes[name] = tuple(d if isinstance(d, int) else f"{name}:{i}" for i, d in enumerate(type_.shape))
     facts.learn(graph.nodes)
     return facts
@@ -155,7 +157,8 @@ def _arithmetic(facts: Facts, node: Node) -> Shape | None:
 
 def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
-        return ARITHMETIC[node.op_type](a, b)
+        found = ARITHMETIC[node.op_type](a, b)
+        return found if abs(found) < WRAPS else f"{node.outputs[0]}[{index}]"
     if node.op_type == "Mul":
         return product([a, b]) if a != 0 and b != 0 else 0
     if (node.op_type, b) in {("Add", 0), ("Sub", 0), ("Div", 1)}:
@@ -459,8 +462,13 @@ def _is_same(a: Dim, b: Dim) -> bool | None:
     if a == b or (isinstance(a, int) and isinstance(b, int)):
         return a == b
     number, symbol = (a, b) if isinstance(a, int) else (b, a)
-    certain = isinstance(number, int) and number < 0 and isinstance(symbol, str) and "[" not in symbol
+    certain = isinstance(number, int) and number < 0 and isinstance(symbol, str) and not _may_be_negative(symbol)
     return False if certain else None
+
+
+def _may_be_negative(symbol: str) -> bool:
+    """Whether a text may stand for a number below 0: it is one of no dimension, or is made with negative numbers."""
+    return "[" in symbol or symbol.startswith("-") or any(f"{mark}-" in symbol for mark in (PLUS, OVER, "("))
 
 
 def _where(facts: Facts, node: Node) -> Shape | None:

@@ -522,3 +522,13 @@ def test_a_gradient_flows_through_the_copy_of_a_result():
     y, z = fn(x)
     (gradient,) = torch.autograd.grad((y + z).sum(), x)
     assert gradient.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (0,), (4,)])
+def test_strides_that_torch_has_not(shape):
+    place = create("TorchExecutionProvider")
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)[..., ::-1]
+    y = place.to_numpy(place.from_numpy(x))
+    np.testing.assert_array_equal(y, x)
+    mixed = np.zeros(4, [("a", np.float32), ("b", np.uint8)])["a"]  # five bytes from one to the next
+    np.testing.assert_array_equal(place.to_numpy(place.from_numpy(mixed)), mixed)

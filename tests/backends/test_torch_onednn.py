@@ -295,3 +295,29 @@ def test_pools_of_what_has_its_channels_last(pads):
         x[0, 0, 3, 3], x[0, 1], x[0, 2, -1] = odd, odd, odd
         ours, theirs = (session.run(None, {"X": x})[0] for session in both)
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["strided", "repeated"])
+@pytest.mark.parametrize(
+    ("op_type", "x", "w"),
+    [("Conv", (2, 2, 5, 6), (4, 2, 3, 3)), ("Conv", (1, 4, 8, 8), (4, 4, 1, 1)), ("Gemm", (64, 512), (512, 512)),
+     ("Gemm", (12, 512), (512, 512))],
+)  # fmt: skip
+def test_a_bias_that_a_caller_gives_in_any_layout(op_type, x, w, kind):
+    draw = np.random.default_rng(0)
+    weights = draw.normal(size=w).astype(np.float32)
+    n = w[0] if op_type == "Conv" else w[1]
+    graph = helper.make_graph(
+        [helper.make_node(op_type, ["x", "w", "b"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", 1, x), helper.make_tensor_value_info("b", 1, [n])],
+        [helper.make_tensor_value_info("y", 1, None)], [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    found = ortlite.InferenceSession(data, providers=["TorchExecutionProvider"])
+    judge = ortlite.InferenceSession(data, providers=[("CPUExecutionProvider", {"compiled": "0"})])
+    for seed in range(4):
+        given = np.random.default_rng(seed).normal(size=2 * n).astype(np.float32)
+        b = given[::2] if kind == "strided" else np.broadcast_to(given[:1], (n,))
+        feed = {"x": draw.normal(size=x).astype(np.float32), "b": b}
+        (y,), (wanted,) = found.run(None, feed), judge.run(None, {**feed, "b": b.copy()})
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-3)

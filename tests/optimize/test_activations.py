@@ -257,3 +257,15 @@ def test_gradients_agree(write):
     proto = w.model({"x": x}, "g")
     proto.opset_import.add(domain="ai.onnx.preview.training", version=1)
     agree(proto, {"x": x}, providers=PROVIDERS[1:])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("opset", [18, 20])
+def test_gelu_of_a_number(opset, provider):
+    w = Writer()
+    x = np.array(0.5, np.float32)
+    cube = w("Mul", w("Mul", "x", "x"), "x")
+    inner = w("Mul", w("Add", "x", w("Mul", cube, 0.044715)), float(np.sqrt(2 / np.pi)))
+    y = w("Mul", w("Mul", "x", 0.5), w("Add", w("Tanh", inner), 1.0))
+    found = agree(w.model({"x": x}, y, opset=opset), {"x": x}, providers=[provider])
+    assert found == {"Gelu" if opset == 20 else "FastGelu": 1}

@@ -159,3 +159,15 @@ def test_names_of_passes():
     assert operators(proto, level=2) == {"FusedConv": 1}
     assert operators(proto, level=1) == {"Conv": 1, "Relu": 1}
     assert operators(proto, disabled=["ConvActivationFusion"]) == {"Conv": 1, "Relu": 1}
+
+
+@pytest.mark.parametrize("numbers", [[("Div", 1e-40)], [("Mul", 1e30), ("Mul", 1e30)], [("Mul", 1e-30), ("Div", 1e30)]])
+def test_factors_that_overflow_or_vanish_stay(numbers):
+    w = Writer()
+    feed = {"x": values((3, 4)) * np.float32(1e-25), "u": values((4, 5), seed=1) * np.float32(1e-15)}
+    if numbers[0][1] == 1e-30:
+        feed = {"x": values((3, 4)) * np.float32(1e15), "u": values((4, 5), seed=1) * np.float32(1e15)}
+    y = w("MatMul", "x", "u")
+    for op_type, number in numbers:
+        y = w(op_type, y, number)
+    agree(w.model(feed, y), feed, rtol=1e-4, atol=0)

@@ -118,3 +118,39 @@ def test_outputs_without_a_name():
     facts = learn(graph, graph.constants)
     assert facts.shapes == {"x": (4, 8), "y": (4, 8)}
     assert not facts.values
+
+
+@pytest.mark.parametrize(("dtype", "number"), [(np.int64, 2**62), (np.int32, 2**30)])
+def test_products_of_dimensions_that_overflow(dtype, number):
+    code = {np.int64: 7, np.int32: 6}[dtype]
+    nodes = [node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["t"], to=code), node("Mul", ["t", "n"], ["y"])]
+    x = np.zeros((3, 4), np.float32)
+    (made,) = outputs(model(nodes, {"x": x}, ["y"], {"n": dtype([number])}), {"x": x})
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(made, np.array([3, 4], dtype) * dtype(number))
+
+
+def test_sums_of_bytes_overflow_where_they_are_computed():
+    nodes = [node("Shape", ["x"], ["s"]), node("Gather", ["table", "s"], ["a"]), node("Add", ["a", "b"], ["c"])]
+    nodes.append(node("Cast", ["c"], ["y"], to=7))
+    x = np.zeros((1,), np.float32)
+    constants = {"table": np.uint8([0, 200]), "b": np.uint8([100])}
+    (made,) = outputs(model(nodes, {"x": x}, ["y"], constants), {"x": x})
+    assert made.tolist() == [44]
+
+
+@pytest.mark.parametrize(("op_type", "number", "size"), [("Add", -3, 2), ("Mul", -1, 1)])
+def test_what_is_made_of_a_dimension_may_be_negative(op_type, number, size):
+    nodes = [
+        node("Shape", ["x"], ["s"]), node(op_type, ["s", "n"], ["a"]), node("Equal", ["a", "minus"], ["same"]),
+        node("Where", ["same", "five", "six"], ["y"]),
+    ]  # fmt: skip
+    constants = {"n": np.int64([number]), "minus": np.int64([-1]), "five": np.int64([5]), "six": np.int64([6])}
+    x = np.zeros(size, np.float32)
+    assert outputs(model(nodes, {"x": x}, ["y"], constants, dims={"x": ["N"]}), {"x": x})[0].tolist() == [5]
+
+
+def test_no_axes_in_a_file_say_nothing_of_an_input():
+    proto = model([node("Neg", ["x"], ["a"]), node("Shape", ["a"], ["y"])], {"x": np.float32(0)}, ["y"])
+    for shape in ((), (3,), (2, 4)):
+        assert outputs(proto, {"x": np.zeros(shape, np.float32)})[0].tolist() == list(shape)

@@ -168,3 +168,13 @@ def test_names_of_passes():
         assert operators(proto, level=1) == {"Conv": 1}
         assert operators(proto, disabled=[name]) == {"Conv": 1, op_type: 1}
         assert operators(proto, level=0) == {"Conv": 1, op_type: 1}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_new_weights_have_the_dtype_of_the_old(provider):
+    w = Writer()
+    w.constants |= {"W": values((4, 6), seed=1).astype(np.float16), "b": values(6).astype(np.float16)}
+    x = {"x": values((5, 4)).astype(np.float16)}
+    y = w("Gemm", "x", "W")
+    proto = w.model(x, w("Add", y, "b"))
+    assert agree(proto, x, 1e-2, 1e-2, [provider]) == {"Gemm": 1}

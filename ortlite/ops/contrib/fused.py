@@ -124,7 +124,7 @@ def bias_gelu(xp: Namespace, A: Array, B: Array) -> Array:
 @op("FastGelu", domain=MS)
 def fast_gelu(xp: Namespace, X: Array, bias: Array | None = None) -> Array:
     """Gelu by a hyperbolic tangent, of `X` + `bias`, a vector along the last axis."""
-    require_shape("bias", bias, X.shape[-1])
+    require_shape("bias", bias, *X.shape[-1:])
     return activation.gelu(xp, X if bias is None else X + bias, approximate="tanh")
 
 
