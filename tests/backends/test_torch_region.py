@@ -56,6 +56,26 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     assert "2 regions compiled in 0." in str(explained)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "skip_all_guards_unsafe"), reason="this torch has no such option")
+def test_a_call_looks_at_its_arguments_and_at_no_code():
+    from ortlite_torch.region import Region, looked_at
+
+    scale, kept = {"by": 2.0}, []
+
+    def noted(guards):
+        kept.append([g.orig_guard.name for g, keep in zip(guards, looked_at(guards), strict=True) if keep])
+        return looked_at(guards)
+
+    region = Region(lambda a, b, w: a @ w * scale["by"] + b, {2: torch.ones(3, 3)})
+    compiled = torch.compile(region, backend="eager", dynamic=False, options={"guard_filter_fn": noted})
+    x, y = torch.arange(9.0).reshape(3, 3), torch.ones(3, 3)
+    for a, b in ((x, y), (x, x), (x.T, y), (x[:, :1].expand(3, 3), x.T)):  # other strides, one tensor twice
+        torch.testing.assert_close(compiled(a, b), a @ torch.ones(3, 3) * 2 + b)
+    for names in kept:
+        assert {"L['arrays'][0]", "L['arrays'][1]", ""} <= set(names)
+        assert not [name for name in names if name.startswith(("G[", "L['self']"))]
+
+
 @pytest.mark.parametrize("slower", [False, True])
 def test_the_faster_of_two_ways_stays(given, slower, monkeypatch):
     """What is compiled, or torch's own calls."""
