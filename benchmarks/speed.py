@@ -41,6 +41,7 @@ NAMES = {"CPU:compiled=0": "NumPy", "CPU": "NumPy [fast]", "Torch:compile=1": "T
 TOLERANCE = 2e-3  # of the largest number of an output
 SHORT = 5e-2  # the same, with the option `precision`
 MARKS = ("<!-- means: python -m benchmarks --write -->", "<!-- end of means -->")
+WARM_UP = 3  # runs between the first and those that count: a compiler may take many seconds for one
 SECONDS = 2.0  # of repetitions in a process
 LIMIT = 600  # seconds a process may take
 Row = dict[str, float]
@@ -95,6 +96,8 @@ def one(path: Path, module: str, provider: str, settings: dict[str, str], batch:
             assert error <= tolerance * max(1.0, float(np.abs(wanted).max(initial=0))), (
                 f"{arg.name} is off by {error:.3g}"
             )
+    for _ in range(WARM_UP):
+        session.run(None, feed)
     times: list[float] = []
     until = perf_counter() + SECONDS
     while len(times) < 5 or (perf_counter() < until and len(times) < 2000):
