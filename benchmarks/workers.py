@@ -21,13 +21,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import ROOT, put_between
 from benchmarks.models import build
 from conformance import run_main
 from ortlite.cli.bars import working
 from ortlite.cli.digits import model_bytes
 from ortlite.progress import say
 
-ROOT = Path(__file__).parent.parent
 KEPT = Path(__file__).with_suffix(".json")
 PAGE = ROOT / "docs" / "scaling.md"
 MARKS = ("<!-- numbers: python -m benchmarks.workers --write -->", "<!-- end of numbers -->")
@@ -114,8 +114,7 @@ def main() -> None:
     text = table(list(kept.values()))
     print(text)
     if args.write or args.only_write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+        put_between(MARKS, text, PAGE)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ def keep_freed(kept: int = KEPT, overruled: frozenset[tuple[str, str]] = frozens
 
 
 @cache
-def keep_all(kept: int = MOST) -> bool:
+def keep_all() -> bool:
     """The same of blocks of any size, of threads that have not taken memory before: all share one heap.
 
     XLA takes one block for all that a run has between its inputs and its outputs, in a thread of its own. Threads' own
     heaps have no room for more than 64 MiB; what is larger was the system's own, whatever the threshold.
     """
-    return _asked({MMAPS: 0, ARENAS: 1, TRIM: kept})
+    return _asked({MMAPS: 0, ARENAS: 1, TRIM: MOST})
 
 
 def _asked(settings: Mapping[int, int], overruled: frozenset[tuple[str, str]] = frozenset()) -> bool:

@@ -29,12 +29,16 @@ PAGES = 4 * (1 << 20) // os.sysconf("SC_PAGE_SIZE")  # of one run
 THRESHOLD = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def asked(overruled, **variables):
+def ran(code, **variables):
+    """Whether glibc was asked, and the faults of ten runs, in a process that has these variables of malloc's alone."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    code = CODE.replace("OVERRULED", repr([*overruled.items()]))
     done = subprocess.run([sys.executable, "-c", code], env=env | variables, capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     return kept == "True", int(faults)
+
+
+def asked(overruled, **variables):
+    return ran(CODE.replace("OVERRULED", repr([*overruled.items()])), **variables)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives the heap back at once")
@@ -70,11 +74,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap for each thread")
 def test_large_blocks_of_threads_stay_too():
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", LARGE], env=env, capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
-    assert kept == "True"
-    assert int(faults) < (1 << 26) // os.sysconf("SC_PAGE_SIZE")  # in ten runs, fewer than one takes
+    kept, faults = ran(LARGE)
+    assert kept
+    assert faults < (1 << 26) // os.sysconf("SC_PAGE_SIZE")  # in ten runs, fewer than one takes
 
 
 def test_dask_overrules_what_its_nanny_sets():

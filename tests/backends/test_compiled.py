@@ -404,14 +404,8 @@ def test_convolutions_by_lines(data, rank, c, m, groups):
 def test_convolutions_of_images_that_are_smaller_than_the_kernel(data, each, kind, channels_last):
     """No pixel sees all of the kernel there, or all see a part of it."""
     pair = lambda low, high: data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))  # noqa: E731
-    size, kernel, strides, dilations, before, more = (
-        pair(1, 5),
-        pair(1, 7),
-        pair(1, 3),
-        pair(1, 3),
-        pair(0, 6),
-        pair(0, 2),
-    )
+    size, kernel, strides, dilations = pair(1, 5), pair(1, 7), pair(1, 3), pair(1, 3)
+    before, more = pair(0, 6), pair(0, 2)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     behind = [max(r - n - lo, 0) + m for r, n, lo, m in zip(reach, size, before, more, strict=True)]
     c, group, m = {"depthwise": (each, each, each), "grouped": (2 * each, 2, 6), "dense": (each, 1, 5)}[kind]
