@@ -234,6 +234,7 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         compilers = sum(provider.compiler is not None for provider in providers)
         self.compiles = compilers == 1
+        self._at_once = self.compiles and all(p.compiler is None or p.compiler.at_once for p in providers)
         draws = _draws(self.steps)
         self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not draws
         self._plain = not compilers
@@ -302,7 +303,7 @@ class Program:
             if self._came_out is not None and not self._grows:
                 self._grows = any(part and part[1:2] and part[1] in self._came_out for part in key)
             most = 1 if self._grows else AT_ONCE
-            at_once = self.compiles and (self.stand_in is None or len(self._signatures.entries) < most)
+            at_once = self._at_once and (self.stand_in is None or len(self._signatures.entries) < most)
             return self._signatures.wants(key, at_once=at_once)
 
     def _stood_in(self, inputs: Sequence[Any], *, on_host: bool = False) -> tuple[Any, ...] | None:
@@ -395,6 +396,16 @@ class Program:
         entry = _Entry(function, baked, kernels or {}, fixed)
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function
+
+    def forget(self) -> None:
+        """Let go of what is kept of signatures, also in subgraphs: they must come up again to get their functions."""
+        with self._lock:
+            self.shared.budget.left += sum(entry.bytes for entry in self._signatures.entries.values())
+            self._signatures, self._last = Signatures(self.shared.budget, self.stand_in is not None), None
+        for bound in self.steps:
+            for _, reader in bound.keywords:
+                if isinstance(reader, ReadBody) and isinstance(reader.program, Program):
+                    reader.program.forget()
 
     def pieces(self, inputs: Sequence[Any]) -> tuple[Plan, list[tuple[Bound, Function]]]:
         """The plan at the signature of these inputs: its steps, and the code of each, a function of what it reads."""

@@ -56,3 +56,13 @@ def test_a_tensor_on_the_wrong_device_is_noticed():
     status, said = suite("^test_(max_unpool|one_hot|shrink|cumsum|scatter|reverse)", "--lacking", "arange")
     assert status == 1, said
     assert "are on the CPU, the others on the device" in said
+
+
+def test_a_replayed_graph_gives_what_its_kernels_gave():
+    status, said = suite("--graphs")
+    assert status == 0, said
+    replayed, kept = (
+        int(said.split(f" {what}")[0].split()[-1]) for what in ("graphs replayed", "regions not captured")
+    )
+    assert replayed > 1500
+    assert kept < 15, said

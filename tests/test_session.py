@@ -446,3 +446,21 @@ def test_the_shape_of_what_a_branch_makes_is_not_that_of_the_other(before):
     for c in (before, before, not before, not before, before, before, not before):
         y, s, z = found.run(None, {"x": x, "c": np.array(c)})
         assert s.tolist() == list(y.shape) == list(z.shape) == ([3, 1] if c else [6, 1])
+
+
+def test_what_was_made_for_shapes_can_be_let_go():
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x, bool b) => (float[N] y) {
+        z = Add(x, x)
+        y = If(b) <then_branch = t () => (float[N] u) { u = Neg(z) }, else_branch = e () => (float[N] v) { v = Exp(z) }>
+    }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    feed = {"x": np.ones(2, np.float32), "b": np.array(True)}
+    program = session.stages.program
+    left = program.shared.budget.left
+    for _ in range(2):
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run(None, feed)[0], [-2, -2])
+        assert ", 1 specialised" in str(program)
+        session.release_captured_graph()
+        assert ", 0 specialised" in str(program)
+        assert program.shared.budget.left == left

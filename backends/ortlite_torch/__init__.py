@@ -134,7 +134,10 @@ class TorchExecutionProvider(ExecutionProvider):
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"), on the CPU
     for shapes with which that is faster than torch's own calls, as the second run with them finds out, or "always";
+    `enable_cuda_graph`, "1" for CUDA graphs on shapes that come up twice in a row, replayed from then on (default "0");
     `use_tf32`, "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime);
+    `cudnn_conv_algo_search`, "EXHAUSTIVE" for the fastest of cuDNN's algorithms on every new shape, "HEURISTIC" or
+    "DEFAULT" for the one that it guesses (default: as torch is set up);
     `precision`, "bfloat16", and on CUDA "float16", for products, convolutions and attention of float32 in that type
     (default "float32"). Weights are converted once a session; sums, norms, softmax, biases, inputs and outputs stay in
     float32.
@@ -150,7 +153,8 @@ class TorchExecutionProvider(ExecutionProvider):
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset(
-        {"device", "compile", "use_tf32", "precision", "intra_op_num_threads"}
+        {"device", "compile", "cudnn_conv_algo_search", "enable_cuda_graph", "use_tf32", "precision"}
+        | {"intra_op_num_threads"}
     )
     tracer: ClassVar[Tracer | None] = _Tracer()
     recorded_elements: ClassVar[int] = 1 << 24
@@ -196,6 +200,9 @@ class TorchExecutionProvider(ExecutionProvider):
             heap.keep_freed()
         names: dict[str, Any] = dict(primitives.NAMES)
         if self.device.type != "cpu":
+            from ortlite_torch.cuda import asarray
+
+            names |= {"asarray": asarray}
             names |= {name: partial(names.get(name, getattr(library, name)), device=self.device) for name in CREATION}
         native = {name: getattr(torch, name) for name in DTYPES + NARROW_FLOATS}
         return build(library, native, primitives.PRIMITIVES, names)
@@ -223,6 +230,10 @@ class TorchExecutionProvider(ExecutionProvider):
             log.warning("this processor does not multiply in %s: values are rounded, and nothing is faster", given)
         return precision.overrides(dtype, self.device)
 
+    def _has(self, option: str) -> bool:
+        """Whether an option is given that says yes or no, in onnxruntime's ways."""
+        return self.options.get(option, "0").lower() not in {"0", "false"}
+
     @property
     def _races(self) -> bool:
         """Whether what is compiled is kept only where it is faster."""
@@ -230,7 +241,7 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @cached_property
     def recorder(self) -> Any:
-        if self.options.get("compile", "0") != "0" and not self._races:  # inductor chooses for itself what it calls
+        if self.compiler is not None and not self._races:  # its regions are of kernels as they are
             return None
         from ortlite_torch import record
 
@@ -321,20 +332,24 @@ class TorchExecutionProvider(ExecutionProvider):
         elif (mode := detect_fake_mode()) is not None:
             mode.allow_non_fake_inputs = True  # the model's constants are real; they become constants of the graph
         if self.device.type == "cuda":
-            stack.enter_context(torch.cuda.device(self.device))
-            short = self.options.get("use_tf32", "0") != "0"
-            cudnn = torch.backends.cudnn
-            stack.enter_context(
-                cudnn.flags(
-                    cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=short
-                )
-            )
+            from ortlite_torch import cuda
+
+            given = self.options.get("cudnn_conv_algo_search")
+            search = None if given is None else given == "EXHAUSTIVE"
+            stack.enter_context(cuda.settings(self.device, short=self._has("use_tf32"), search=search))
         return stack
 
     @cached_property
     def compiler(self) -> Compiler | None:
-        if self.options.get("compile", "0") == "0":
-            return None
+        compiles, graphs = self.options.get("compile", "0") != "0", self._has("enable_cuda_graph")
         if self.device.type == "cpu":
-            _require_compiler()
-        return _Inductor(self.threads, self._races)
+            if graphs:
+                raise ValueError("the option enable_cuda_graph of TorchExecutionProvider is for device='cuda'")
+            if compiles:
+                _require_compiler()
+        inductor = _Inductor(self.threads, self._races) if compiles else None
+        if not graphs:
+            return inductor
+        from ortlite_torch.graphs import Graphs
+
+        return Graphs(self.device, inductor)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ortlite import dtypes
+from ortlite_torch.cuda import fetched, sent
 from ortlite_torch.primitives import functorch, symbolic
 from ortlite_torch.reach import begin
 from ortlite_torch.threads import On
@@ -51,7 +52,7 @@ def from_numpy(array: Any, device: Any) -> Any:
             tensor = _shared(array)
     else:
         tensor = _shared(array)
-    return tensor if device == CPU else tensor.to(device)
+    return tensor if device == CPU else sent(tensor, device)
 
 
 def _shared(array: np.ndarray) -> Any:
@@ -79,7 +80,7 @@ def to_numpy(array: Any) -> np.ndarray:
             pass
         else:
             return plain
-    array = array.detach().cpu().resolve_conj().resolve_neg()
+    array = fetched(array.detach()).resolve_conj().resolve_neg()
     name = str(array.dtype).removeprefix("torch.")
     if name in AS_BITS:
         bits: np.ndarray = array.view(getattr(torch, AS_BITS[name])).numpy()

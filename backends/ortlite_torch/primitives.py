@@ -490,6 +490,11 @@ def unstack(x: Any, /, *, axis: int = 0) -> Any:
     return torch.unbind(x, axis)
 
 
+def sign(x: Any, /) -> Any:
+    """torch.sign, and NaN of NaN: by no mask, whose count the host would wait for."""
+    return torch.where(torch.isnan(x), torch.nan, torch.sign(x)) if x.dtype.is_floating_point else compat.sign(x)
+
+
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
     """torch.clamp, but for two of its derivatives by tensors.
 
@@ -509,6 +514,7 @@ NAMES: dict[str, Any] = {
     "clip": clip,
     "matmul": matmul,
     "moveaxis": moveaxis,
+    "sign": sign,
     "unstack": unstack,
     "where": where,
     "flip": _as_signed(compat.flip),

@@ -552,9 +552,14 @@ class InferenceSession(Described, Asynchronous):
         return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
 
     def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
-        """Accepted: no graphs are captured. Raises TypeError for what is no int."""
+        """Let go of the CUDA graphs, and of all other code for shapes that came up; made anew when they do again.
+
+        Graphs have no ids here: an int is asked for, and every graph goes. Raises TypeError for what is none.
+        """
         if not isinstance(graph_annotation_id, int):
             raise TypeError(f"graph_annotation_id is an int, not {type(graph_annotation_id).__name__}")
+        for part in (self._whole, *tuple(self._partials.values())):
+            part.stages.program.forget()
 
     def __reduce__(self) -> Any:
         from ortlite.api.pickles import rebuild, source_of

@@ -494,9 +494,19 @@ def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose(
 
 
 def test_an_option_that_torch_has_not_is_named():
-    options = "compile, device, intra_op_num_threads, precision, use_tf32"
+    options = "compile, cudnn_conv_algo_search, device, enable_cuda_graph, intra_op_num_threads, precision, use_tf32"
     with pytest.warns(UserWarning, match=f"no option devise, which is ignored; it has {options}"):
         create("TorchExecutionProvider", {"devise": "cpu"})
+
+
+def test_the_sign_of_nan_is_nan():
+    xp = create("TorchExecutionProvider").xp
+    x = torch.tensor([-2.0, -0.0, 0.0, 3.0, torch.inf, torch.nan])
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        found = xp.sign(x.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, torch.tensor([-1, 0, 0, 1, 1, torch.nan], dtype=dtype), equal_nan=True)
+    assert xp.sign(torch.tensor([-3, 0, 9])).tolist() == [-1, 0, 1]
 
 
 def test_what_is_compiled_hands_out_no_constant():
