@@ -10,6 +10,7 @@ others, but for the last one: carry it as a wheel (pure Python, 0.1 MB) and put 
     python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl                 # there
     PYTHONPATH=/tmp/site python3 -m benchmarks.gpu --within 560 --write "$OUT/GPU.md"
 
+The parts `exports-…` want the .onnx files of `python -m benchmarks.architectures` in the folder that `--exports` names.
 Every part has a process of its own, since a device that has failed once fails in everything after it, and so many
 seconds at most (`--timeout`); with `--within` all parts together have so many, and those that are left over are named:
 ask for them in the next call. `--write` replaces the sections of the parts that ran, in benchmarks/GPU.md or another
@@ -44,6 +45,8 @@ from time import monotonic, perf_counter
 
 import numpy as np
 
+from benchmarks.architectures import FOLDER
+from benchmarks.gpu_exports import MODELS as EXPORTS
 from conformance import run_main
 
 ROOT = Path(__file__).parent.parent
@@ -580,6 +583,78 @@ def _peer(model: bytes, x: np.ndarray, runs: int) -> float:
     return milliseconds(lambda: session.run_with_iobinding(binding), lambda _: binding.synchronize_outputs(), runs)
 
 
+# exported models
+
+ROOF = 8192  # rows and columns of the product in float16 that no model can beat
+
+
+def exports(name: str, device: str, folder: Path, runs: int = 50) -> list[Row]:
+    """An exported model in all ways, at batch 1 and 32: times, beside the faster of torch.compile and onnxruntime."""
+    from benchmarks import gpu_exports
+
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        return [Row(name, f"skipped: no {path}; `python -m benchmarks.architectures {name} --folder {folder}`")]
+    import ortlite
+
+    model = gpu_exports.filled(path)
+    inputs = ortlite.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()
+    rows, seen = [], set()
+    for batch in (1, 32):
+        given = gpu_exports.feeds(inputs, batch)
+        if (shapes := str([x.shape for x in given.values()])) not in seen:  # some have one batch alone
+            seen.add(shapes)
+            rows += _ways(f"{name}, batch {batch}", model, given, device, runs)
+    return rows
+
+
+def _ways(what: str, model: bytes, given: Mapping[str, np.ndarray], device: str, runs: int) -> list[Row]:
+    from benchmarks import gpu_exports
+
+    ways = gpu_exports.WAYS if device == "cuda" else {"kernel by kernel": {}}
+    times, rows, wanted = {}, [], None
+    for way, call, result in gpu_exports.runs(model, given, device, ways):
+        try:
+            found = np.asarray(result())
+            times[way] = milliseconds(call, lambda _: None, runs)
+        except Exception as error:  # noqa: BLE001  (a row, whatever it is)
+            rows.append(Row(f"{what}, {way}", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", False))
+            continue
+        wanted = found if wanted is None else wanted
+        error = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-9))
+        short = "float16" in way or "TF32" in way or "torch" in way or way == "onnxruntime"
+        rows.append(Row(f"{what}, {way}", f"{times[way]:.3f} ms, error {error:.1e}", error < (0.05 if short else 1e-3)))
+    peers = [times[way] for way in ("torch.compile, max-autotune", "onnxruntime") if way in times]
+    best = min((t for way, t in times.items() if way in ways), default=None)
+    if peers and best:
+        rows.append(Row(f"{what}, the best ÷ the faster peer", f"{best / min(peers):.2f}"))
+    return rows
+
+
+def roofline(device: str, runs: int = 30) -> list[Row]:
+    """A product in float16 by ortlite beside torch's own: TFLOP/s."""
+    import torch
+
+    from benchmarks import gpu_exports
+
+    size = ROOF if device == "cuda" else 256
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[{size}, {size}] x, float[{size}, {size}] w) =>
+    (float[{size}, {size}] y) {{ y = MatMul(x, w) }}"""
+    from onnx import parser
+
+    x = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    dtype = "float16" if device == "cuda" else "bfloat16"
+    way = {f"{dtype}": {"precision": dtype} | (gpu_exports.GRAPH if device == "cuda" else {})}
+    model = parser.parse_model(text).SerializeToString()
+    (_, call, _), *_ = gpu_exports.runs(model, {"x": x, "w": x}, device, way)
+    a = torch.from_numpy(x).to(device, getattr(torch, dtype))
+    wait = (lambda _: torch.cuda.synchronize()) if device == "cuda" else (lambda _: None)
+    ours, peer = milliseconds(call, lambda _: None, runs), milliseconds(lambda: a @ a, wait, runs)
+    flops = 2 * size**3 / 1e9
+    found = f"{flops / ours:.1f} TFLOP/s, torch's own product {flops / peer:.1f}: {peer / ours:.0%}"
+    return [Row(f"MatMul of {size}², {dtype}, casts from and to float32 included", found)]
+
+
 # the report
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
@@ -588,6 +663,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "binding": lambda a: binding(providers(a.device), a.device),
     "gains": lambda a: gains(providers(a.device), small=a.device == "cpu"),
     "speed": lambda a: speed(providers(a.device), small=a.device == "cpu"),
+    "roofline": lambda a: roofline(a.device),
+    **{f"exports-{name}": partial(lambda name, a: exports(name, a.device, a.exports), name) for name in EXPORTS},
     "conformance-torch": lambda a: _suite("torch", a),
     "conformance-cupy": lambda a: _suite("cupy", a),
     "conformance-jax": lambda a: _suite("jax", a),
@@ -598,6 +675,8 @@ TITLES = {
     "binding": "Memory by its address",
     "gains": "What replacing a primitive's default body gains",
     "speed": "Whole models",
+    "roofline": "Products in a short type",
+    **{f"exports-{name}": f"Exported: {name}" for name in EXPORTS},
 }
 
 
@@ -647,7 +726,7 @@ def run_part(part: str, args: argparse.Namespace, env: Mapping[str, str], second
         "--jobs",
         str(args.jobs),
     ]
-    command += ["--rounds", str(args.rounds), "-k", args.pattern]
+    command += ["--rounds", str(args.rounds), "-k", args.pattern, "--exports", str(args.exports)]
     # a session of its own: what the part has started ends with it
     child = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -708,6 +787,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds all parts together may take")
     parser.add_argument("--rounds", type=int, default=1000, help="how often the stream tests call a model")
     parser.add_argument("-k", dest="pattern", default="", help="regular expression: only cases whose name it finds")
+    parser.add_argument("--exports", type=Path, default=FOLDER, help="where exported models are")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal without a GPU")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -12,13 +12,14 @@ from time import monotonic
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import parser
 
 import ortlite
 import ortlite_cuda
 import ortlite_cupy
-from benchmarks import gpu, gpu_models
+from benchmarks import gpu, gpu_exports, gpu_models
 from conformance.cases import Result
 from ortlite import dtypes
 from ortlite.provider import create, owner, transfer
@@ -391,6 +392,34 @@ def test_gains_and_speed_on_the_cpu(monkeypatch):
     rows = gpu.speed(known, runs=1, small=True)
     assert len(rows) == len(gpu_models.MODELS)
     assert all(row.ok and "by hand" in row.found for row in rows), rows
+
+
+def test_exported_models_without_their_weights(monkeypatch, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(torch, "compile", lambda fn, mode: fn)
+    (row,) = gpu.exports("small", "cpu", tmp_path)
+    assert row.ok
+    assert row.found.startswith("skipped: no ")
+    text = """<ir_version: 8, opset_import: ["": 18]> g
+    (int64[b, t] input_ids, int64[b, t] attention_mask, float[b, 2, p, 4] past_key_0) => (float[b, 2, t, 8] y)
+    { m = Cast <to = 1> (input_ids)  s = ReduceSum <keepdims = 1> (m)  h = ReduceSum <keepdims = 1> (past_key_0)
+      z = Add(s, h)  y = MatMul(z, w) }"""
+    model = parser.parse_model(text.replace("[b, 2, t, 8] y", "[1, 8] y"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 8), np.float32), "w"))
+    onnx.save(model, tmp_path / "small.onnx", save_as_external_data=True, location="gone", size_threshold=0)
+    (tmp_path / "gone").unlink()
+    rows = gpu.exports("small", "cpu", tmp_path, runs=1)
+    assert [row.what.partition(", ")[2].replace("torch.compile, ", "") for row in rows] == [
+        f"batch {batch}, {way}"
+        for batch in (1, 32)
+        for way in ("kernel by kernel", "max-autotune", "onnxruntime", "the best ÷ the faster peer")
+    ]
+    assert all(row.ok for row in rows), rows
+    given = gpu_exports.feeds(ortlite.InferenceSession(gpu_exports.filled(tmp_path / "small.onnx")).get_inputs(), 32)
+    assert [x.shape for x in given.values()] == [(32, 1), (32, 129), (32, 2, 128, 4)]
+    (row,) = gpu.roofline("cpu", runs=1)
+    assert "TFLOP/s" in row.found
 
 
 # on a GPU
