@@ -73,6 +73,14 @@ class Compiler:
     stands_in: bool = False
     races: bool = False
 
+    def takes(self, op_type: str) -> bool:
+        """Whether an operator may be part of a region; asked of those that compilers can do at all."""
+        return True
+
+    def within(self, xp: Namespace) -> Namespace:
+        """What the kernels of a region compute in, where that is not the provider's namespace."""
+        return xp
+
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         """Compile a pure function of arrays, of which those of `constants`, by position, are known, for the others."""
         raise TypeError(f"{type(self).__name__} must define frozen")

@@ -315,7 +315,7 @@ class _Writer:
             given, made = self.border(steps, readers)
             code = _Code(f"def {name}({', '.join(given)}):", [], [])
             for bound in steps:
-                self.call(bound, code, "")
+                self.call(bound, code, "", compiler)
             code.add(f"return ({', '.join(made)},)")
             read = {slot for bound in steps for slot in bound.step.reads() if slot in self.baked}
             known = {self.slot(slot): self.baked[slot] for slot in read} if compiler.freezes else {}
@@ -385,14 +385,15 @@ class _Writer:
                 other = self.name(self.guards.otherwise, "k")
                 code.add(f"if getattr(v{slot}, 'shape', None) != {shape}: return {other}({given})")
 
-    def call(self, bound: Bound, code: _Code, indent: str) -> None:
-        """Call the kernel of a step."""
+    def call(self, bound: Bound, code: _Code, indent: str, compiler: Compiler | None = None) -> None:
+        """Call the kernel of a step, where a compiler gets it, in the namespace that it wants."""
         given = [self.argument(a) for a in bound.arguments]
         given += [f"{name}={self.argument(a)}" for name, a in bound.keywords]
         fns = [bound.fn]
         if isinstance(bound.step, Call) and bound.step.kernel.host_result is None:
             kernel = bound.step.kernel
-            given.insert(0, self.name(bound.step.provider.xp, "x"))  # saves a partial's call
+            xp = bound.step.provider.xp
+            given.insert(0, self.name(xp if compiler is None else compiler.within(xp), "x"))  # saves a partial's call
             # `body` written out saves its call; not where arguments may be read only once, as a seed
             fns = [kernel.override, kernel.fn] if kernel.override and bound.pure else [kernel.body]
         call, *otherwise = [f"{self.name(fn, 'k')}({', '.join(given)})" for fn in fns]
@@ -444,7 +445,9 @@ def _compiler(bound: Bound, baked: Mapping[int, Any]) -> ExecutionProvider | Non
         return None
     if isinstance(step, Call) and step.kernel.hands_on:  # which a compiler would copy
         return None
-    return None if step.provider.compiler is None else step.provider
+    compiler = step.provider.compiler
+    taken = compiler is not None and compiler.takes(step.node.op_type if isinstance(step, Call) else "Cast")
+    return step.provider if taken else None
 
 
 def _with_node_errors(

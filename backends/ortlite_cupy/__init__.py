@@ -14,7 +14,7 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace, build
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import Compiler, ExecutionProvider
 
 __all__ = ["CuPyExecutionProvider", "nvidia_driver"]
 
@@ -34,6 +34,7 @@ def nvidia_driver() -> bool:
 class CuPyExecutionProvider(ExecutionProvider):
     """CuPy on the CUDA device `device_id` (option, default 0), on CuPy's current stream.
 
+    Option `compile`: "1" makes one kernel of neighbouring functions of elements, which NVRTC compiles (default "0").
     Who fills inputs on another stream orders the two.
     An index out of range wraps around instead of raising: the device does not tell the host.
     """
@@ -42,7 +43,7 @@ class CuPyExecutionProvider(ExecutionProvider):
     library = "cupy"
     storage = frozenset(DTYPES)
     rank: ClassVar[int | None] = 20
-    option_names: ClassVar[frozenset[str] | None] = frozenset({"device_id"})
+    option_names: ClassVar[frozenset[str] | None] = frozenset({"compile", "device_id"})
     widen: ClassVar[dict[str, str]] = {"float16": "float32", "bfloat16": "float32"}
 
     @classmethod
@@ -74,6 +75,14 @@ class CuPyExecutionProvider(ExecutionProvider):
         from ortlite_cupy import ops
 
         return ops.OVERRIDES
+
+    @cached_property
+    def compiler(self) -> Compiler | None:
+        if self.options.get("compile", "0") == "0":
+            return None
+        from ortlite_cupy.fused import Elementwise
+
+        return Elementwise()
 
     def from_numpy(self, array: np.ndarray) -> Any:
         import cupy

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -378,3 +379,154 @@ def test_every_name_is_one_of_cupys():
     assert primitives.PRIMITIVES
     assert ops.OVERRIDES
     assert cupy.ndarray.__module__ == "cupy"
+
+
+# functions of elements as one kernel
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ plays NVRTC")
+BOTH = """
+import random
+import re
+from cupy import ElementwiseKernel
+from conformance.__main__ import expected_failures
+from conformance.cases import load_cases, run_case
+from ortlite.errors import OrtError
+from ortlite_cupy.fused import OPERATORS, Elementwise
+
+def parsed(body, inputs, outputs):
+    text = f'<ir_version: 8, opset_import: ["": 18]> g ({inputs}) => ({outputs}) {body}'
+    return parser.parse_model(text).SerializeToString()
+
+def both(model, feeds, runs=4):
+    # the results of the last of some runs, kernel by kernel and compiled, and how many kernels were compiled
+    found, before = [], ElementwiseKernel.made
+    for options in ({}, {"compile": "1"}):
+        session = ortlite.InferenceSession(model, providers=[("CuPyExecutionProvider", options)], fallback="error")
+        for given in feeds * runs:
+            results = session.run(None, given)
+        found.append(results)
+    return *found, ElementwiseKernel.made - before
+"""
+
+
+def run_both(code):
+    return run(textwrap.dedent(code), START + BOTH)
+
+
+@needs_compiler
+def test_neighbouring_functions_of_elements_are_one_kernel():
+    run_both("""
+        model = parsed(
+            '<float half = {0.5}> { c = Add(x, b)  d = Mul(c, half)  e = Tanh(d)  z = Greater(e, half)  '
+            'y = Where(z, e, x)  x2 = Identity(x) }',
+            "float[N, 3] x, float[3] b", "float[N, 3] y, bool[N, 3] z, float[N, 3] x2",
+        )
+        rng = np.random.default_rng(0)
+        for n in (4, 0, 1):
+            x = np.float32(rng.standard_normal((n, 3)))
+            x[:1, 1] = np.nan
+            plain, made, kernels = both(model, [{"x": x, "b": np.float32([1, -2, 3])}])
+            for a, b in zip(plain, made, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+            assert kernels == 1, kernels
+        # what reads more than elements stands between two kernels, and what is one launch by itself stays so
+        model = parsed(
+            "{ a = Sigmoid(x)  b = Mul(a, x)  c = Softmax(b)  d = Abs(c)  y = Softmax(d) }",
+            "float[N, 3] x", "float[N, 3] y",
+        )
+        plain, made, kernels = both(model, [{"x": x}])
+        np.testing.assert_allclose(plain[0], made[0], rtol=1e-6)
+        assert kernels == 1, kernels
+    """)
+
+
+@needs_compiler
+def test_other_shapes_and_wrong_ones():
+    run_both("""
+        model = parsed(
+            "{ c = Add(x, b)  y = Exp(c)  u = Neg(s)  t = Exp(u) }",
+            "float[N] x, float[M] b, float[1] s", "float[K] y, float[1] t",
+        )
+        one = np.ones(1, np.float32)
+        feeds = [{"x": np.ones(n, np.float32), "b": np.ones(m, np.float32), "s": one} for n, m in ((3, 3), (1, 4))]
+        for given in feeds:
+            plain, made, kernels = both(model, [given])
+            for a, b in zip(plain, made, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+            assert kernels == 2, kernels  # one of the results has a shape of its own
+        session = ortlite.InferenceSession(model, providers=[("CuPyExecutionProvider", {"compile": "1"})])
+        for _ in range(4):
+            try:
+                session.run(None, feeds[0] | {"b": np.ones(2, np.float32)})
+            except OrtError as error:
+                assert "Add" in str(error) and "[2]" in str(error), error
+            else:
+                raise AssertionError
+    """)
+
+
+@needs_compiler
+def test_the_suites_functions_of_elements():
+    out = run_both("""
+        cls = type(provider)
+        cls.compiler = property(lambda self, made=Elementwise(): made)
+        once = ortlite.InferenceSession.run
+
+        def again(session, *given, **words):
+            for _ in range(3):
+                once(session, *given, **words)
+            return once(session, *given, **words)
+
+        ortlite.InferenceSession.run = again
+        names = "|".join(re.sub("(?<=[a-z])(?=[A-Z])", "_?", name).lower() for name in OPERATORS)
+        chosen = [name for name in load_cases() if re.match(f"test_({names})(_|$)", name)]
+        expected = expected_failures("CuPyExecutionProvider")
+        for name in chosen:
+            error = run_case(name, "CuPyExecutionProvider", check_types=False).error
+            assert bool(error) == (name in expected), (name, error)
+        print(len(chosen), ElementwiseKernel.made)
+    """)
+    cases, kernels = map(int, out.split())
+    assert cases > 300
+    assert kernels > 30
+
+
+@needs_compiler
+def test_random_graphs_of_functions_of_elements():
+    run_both("""
+        ONE = "Abs Ceil Exp Floor Neg Relu Sigmoid Sin Softplus Softsign Tanh Erf Cos Elu HardSwish".split()
+        TWO = "Add Sub Mul Div Max Min PRelu Pow".split()
+        info, total = helper.make_tensor_value_info, 0
+        for seed in range(12):
+            rng = random.Random(seed)
+            shapes = {"x": (2, 3), "b": (3,), "s": (1, 1), "t": (2, 1)}
+            known, nodes = list(shapes), []
+            for i in range(12):
+                made, (a, b, c) = f"v{i}", (rng.choice(known) for _ in range(3))
+                kind = rng.random()
+                if kind < 0.45:
+                    nodes.append(helper.make_node(rng.choice(ONE), [a], [made]))
+                elif kind < 0.8:
+                    op = rng.choice(TWO)
+                    a, b = ("x", rng.choice(["b", "s", "t"])) if op == "PRelu" else (a, b)
+                    nodes.append(helper.make_node(op, [a, b], [made]))
+                else:
+                    op = rng.choice(["Less", "GreaterOrEqual", "Equal"])
+                    nodes.append(helper.make_node(op, [a, b], [made + "c"]))
+                    nodes.append(helper.make_node("Where", [made + "c", c, a], [made]))
+                known.append(made)
+            outputs = rng.sample(known[4:], 3)
+            graph = helper.make_graph(
+                nodes, "g", [info(n, 1, s) for n, s in shapes.items()], [info(n, 1, None) for n in outputs]
+            )
+            opsets = [helper.make_opsetid("", 18)]
+            model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+            draw = np.random.default_rng(seed)
+            plain, found, kernels = both(model, [{n: np.float32(draw.standard_normal(s)) for n, s in shapes.items()}])
+            total += kernels
+            for a, b in zip(plain, found, strict=True):
+                assert a.shape == b.shape and a.dtype == b.dtype, seed
+                np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6, err_msg=str(seed))
+        assert total >= 12, total
+    """)

@@ -215,3 +215,4 @@ def is_available():
 
 
 from cupy import fft, lib, linalg  # noqa: E402, F401  (they need what stands above)
+from cupy._elementwise import ElementwiseKernel  # noqa: E402, F401

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from cupy.cuda import compiler
 from cupy.cuda.device import Device
 from cupy.cuda.device import current as _current
 
@@ -39,4 +40,4 @@ def get_current_stream():
     return Stream()
 
 
-__all__ = ["Device", "MemoryPointer", "Stream", "get_current_stream"]
+__all__ = ["Device", "MemoryPointer", "Stream", "compiler", "get_current_stream"]

@@ -1,0 +1,5 @@
+"""What NVRTC says."""
+
+
+class CompileException(Exception):
+    pass
