@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import copysign, inf, prod
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -37,16 +38,18 @@ HERE = torch.backends.mkldnn.is_available() and all(
 convolution: Any = onednn._convolution_pointwise.default if HERE else None  # noqa: SLF001
 convolution_and_sum: Any = onednn._convolution_pointwise.binary if HERE else None  # noqa: SLF001
 linear: Any = onednn._linear_pointwise.default if HERE else None  # noqa: SLF001
+layout: Any = getattr(onednn, "_get_mkldnn_serialized_md", None)  # as bytes, some of which mean nothing
 CHANNELS_LAST = torch.channels_last
 
 
 class Kept:
     """What `make(size)` gives, such as weights in the layout that oneDNN wants for images of a size.
 
-    It is kept while few other sizes come up.
+    It is kept while few others come up; several sizes may have the same.
     """
 
-    KEPT = 4  # sizes
+    KEPT = 4  # of them
+    SIZES = 64
 
     def __init__(self, make: Callable[[Any], Any]):
         self.make = make
@@ -56,19 +59,27 @@ class Kept:
         """What is made for one size."""
         made = self.made.get(size)
         if made is None:
-            made = self.make(size)
-            while len(self.made) >= self.KEPT:
-                self.made.pop(next(iter(tuple(self.made))), None)  # other threads may do so, too
-            self.made[size] = made
+            made = self.made[size] = self.make(size)
+            while len(held := tuple(self.made.items())) > self.SIZES or len({id(one) for _, one in held}) > self.KEPT:
+                self.made.pop(held[0][0], None)  # other threads may do so, too
         return made
 
 
 def packings(W: Any, cut: Callable[[Any], Any] | None, *geometry: Any) -> Kept:
-    """The weights of a convolution in the layouts for images of some sizes: of another size they are slow by far."""
+    """The weights of a convolution in the layouts for so many images of some sizes; those of one layout share it.
+
+    In the layout for others, one image or several, oneDNN turns the weights at every call, which may take longer than
+    the convolution.
+    """
     W = W if cut is None else cut(W)
-    return Kept(
-        lambda size: onednn._reorder_convolution_weight(W, *geometry, [1, W.shape[1] * geometry[-1], *size])  # noqa: SLF001
-    )
+    alike: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+
+    def packed(size: tuple[int, ...]) -> Any:
+        count, *places = size
+        made = onednn._reorder_convolution_weight(W, *geometry, [count, W.shape[1] * geometry[-1], *places])  # noqa: SLF001
+        return made if layout is None else alike.setdefault(layout(made).numpy().tobytes(), made)
+
+    return Kept(packed)
 
 
 def led_by_zeros(W: Any, ahead: tuple[int, int], behind: tuple[int, int], *geometry: Any) -> Kept:
@@ -201,7 +212,7 @@ def packed_convolution(
         if products:
             return after.apply(_product(X, W.reshape(W.shape[:2]), B, None, fit(F.linear, work, X), ()), Z)
         X = X if cut is None else cut(X)
-        packed = derived(packings, W, cut, *geometry).of(tuple(X.shape[2:]))
+        packed = derived(packings, W, cut, *geometry).of((X.shape[0], *X.shape[2:]))
         return after.apply(fit(convolution, work, X)(X, packed, B, *geometry, "none", [], ""), Z)
     if products:
         large = prod(shape) >= WIDE and after.split(bounded=True, products=True)[0][0] != "none"
@@ -213,12 +224,12 @@ def packed_convolution(
         ]
     else:
         place = (*geometry, fit(convolution if Z is None else convolution_and_sum, work, X))
-        size = tuple(n + sum(pair) for n, pair in zip(X.shape[2:], rest, strict=True))
+        size = X.shape[0], *(n + sum(pair) for n, pair in zip(X.shape[2:], rest, strict=True))
         weights = derived(packings, W, None, *geometry).of(size)
         ways = [_Way(rest if framed else None, _windows, weights, place, *after.split(sure)) for sure in (False, True)]
         if framed and (led := _led(W, geometry, around)) is not None:
             ahead, behind, *geometry = led
-            weights = derived(led_by_zeros, W, ahead, behind, *geometry).of(tuple(X.shape[2:]))
+            weights = derived(led_by_zeros, W, ahead, behind, *geometry).of((X.shape[0], *X.shape[2:]))
             ways[1] = _Way(None, _windows, weights, (*geometry, place[-1]), *after.split(bounded=True))
     led = ways[1].rest != ways[0].rest
     gains = led or ways[0].name != ways[1].name

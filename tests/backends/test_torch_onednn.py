@@ -101,11 +101,29 @@ def test_derivatives_flow_through_the_kernel():
         assert torch.func.vmap(fn)(torch.randn(3, 1, 4, 5, 5)).shape == (3, 1, 8, 5, 5)
 
 
-def test_few_layouts_are_kept():
+def test_few_layouts_are_kept(monkeypatch):
+    monkeypatch.setattr(onednn, "layout", None)
     kept = onednn.packings(torch.randn(8, 4, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
     for size in range(3, 20):
-        assert kept.of((size, size)) is kept.of((size, size))
+        assert kept.of((1, size, size)) is kept.of((1, size, size))
     assert len(kept.made) == onednn.Kept.KEPT
+
+
+def test_weights_lie_as_so_many_images_want_them(monkeypatch):
+    """Else oneDNN turns them at every call. Sizes of one layout share them."""
+    sizes, pack = [], onednn.onednn._reorder_convolution_weight
+    monkeypatch.setattr(
+        onednn.onednn, "_reorder_convolution_weight", lambda *given: sizes.append(given[-1]) or pack(*given)
+    )
+    monkeypatch.setattr(onednn, "layout", lambda weights: torch.tensor([min(sizes[-1][0], 3)]))
+    kept = onednn.packings(torch.randn(8, 4, 1, 1), None, (0, 0), (1, 1), (1, 1), 1)
+    one, two, few, many = (kept.of((count, 5, 6)) for count in (1, 2, 3, 8))
+    assert sizes == [[count, 4, 5, 6] for count in (1, 2, 3, 8)]
+    assert few is many
+    assert len({id(one), id(two), id(few)}) == 3
+    for size in range(1, 2 * kept.SIZES):
+        assert kept.of((3, 1, size)) is few
+    assert len(kept.made) == kept.SIZES
 
 
 @pytest.mark.parametrize("light", [0, 1 << 40], ids=["oneDNN", "product"])
