@@ -65,6 +65,11 @@ class Kept:
         return made
 
 
+def _images(X: Any) -> int:
+    """How many images there are, or a power of two below: more of them have the same layout, and packing takes time."""
+    return 1 << max(X.shape[0].bit_length() - 1, 0)
+
+
 def packings(W: Any, cut: Callable[[Any], Any] | None, *geometry: Any) -> Kept:
     """The weights of a convolution in the layouts for so many images of some sizes; those of one layout share it.
 
@@ -212,7 +217,7 @@ def packed_convolution(
         if products:
             return after.apply(_product(X, W.reshape(W.shape[:2]), B, None, fit(F.linear, work, X), ()), Z)
         X = X if cut is None else cut(X)
-        packed = derived(packings, W, cut, *geometry).of((X.shape[0], *X.shape[2:]))
+        packed = derived(packings, W, cut, *geometry).of((_images(X), *X.shape[2:]))
         return after.apply(fit(convolution, work, X)(X, packed, B, *geometry, "none", [], ""), Z)
     if products:
         large = prod(shape) >= WIDE and after.split(bounded=True, products=True)[0][0] != "none"
@@ -224,12 +229,12 @@ def packed_convolution(
         ]
     else:
         place = (*geometry, fit(convolution if Z is None else convolution_and_sum, work, X))
-        size = X.shape[0], *(n + sum(pair) for n, pair in zip(X.shape[2:], rest, strict=True))
+        size = _images(X), *(n + sum(pair) for n, pair in zip(X.shape[2:], rest, strict=True))
         weights = derived(packings, W, None, *geometry).of(size)
         ways = [_Way(rest if framed else None, _windows, weights, place, *after.split(sure)) for sure in (False, True)]
         if framed and (led := _led(W, geometry, around)) is not None:
             ahead, behind, *geometry = led
-            weights = derived(led_by_zeros, W, ahead, behind, *geometry).of((X.shape[0], *X.shape[2:]))
+            weights = derived(led_by_zeros, W, ahead, behind, *geometry).of((_images(X), *X.shape[2:]))
             ways[1] = _Way(None, _windows, weights, (*geometry, place[-1]), *after.split(bounded=True))
     led = ways[1].rest != ways[0].rest
     gains = led or ways[0].name != ways[1].name

@@ -126,6 +126,10 @@ def test_weights_lie_as_so_many_images_want_them(monkeypatch):
     assert len(kept.made) == kept.SIZES
 
 
+def test_so_many_images_are_counted_by_powers_of_two():
+    assert [onednn._images(torch.empty(count, 1)) for count in (0, 1, 2, 3, 4, 7, 8, 31)] == [1, 1, 2, 2, 4, 4, 8, 16]
+
+
 @pytest.mark.parametrize("light", [0, 1 << 40], ids=["oneDNN", "product"])
 @pytest.mark.parametrize("more", [False, True])
 def test_convolutions_of_single_elements(light, more, monkeypatch):
