@@ -81,6 +81,14 @@ def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
     return y
 
 
+def pow_(x1: Any, x2: Any, /) -> Any:
+    """Powers of 0.5 by the standard: NumPy takes roots where many have that one, NaN of -inf and -0 of -0."""
+    y: Any = np.pow(x1, x2)
+    if x1.dtype.kind != "f" or not np.any(x2 == 0.5):
+        return y
+    return np.where(x2 == 0.5, np.abs(np.where(x1 == -np.inf, x1, y)), y)
+
+
 def tile(x: Any, repetitions: Sequence[int]) -> Any:
     """Long rows are written once, to all places; NumPy's own copies once an axis, which is better for short ones."""
     if x.ndim != len(repetitions) or not x.ndim or x.shape[-1] < RUN:
@@ -242,7 +250,7 @@ def top_k(xp: Namespace, x: Any, k: int, axis: int, largest: bool, sorted: bool)
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 
-NAMES: dict[str, Any] = {"stack": stack, "tile": tile}
+NAMES: dict[str, Any] = {"pow": pow_, "stack": stack, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (

@@ -14,7 +14,7 @@ from ortlite.optimize.dead_code import without_dead_nodes
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.rewrite import map_subgraphs
 from ortlite.optimize.shapes import Facts, learn
-from ortlite.optimize.view import Names, View, view_of
+from ortlite.optimize.view import Names, View, anchored, view_of
 
 __all__ = ["MS", "New", "Rule", "copy", "rewrite", "table"]
 
@@ -134,7 +134,7 @@ def _round(
             continue
         found = rules.get((node.domain, node.op_type))
         new = None
-        if found is not None and not (pinned and _pinned(node, pinned)):
+        if found is not None and not anchored(node) and not (pinned and _pinned(node, pinned)):
             new = _replaced(view, node, found, gone, pinned)
         if new is None:
             nodes.append(node)

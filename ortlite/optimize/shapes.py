@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ortlite.graph import Graph, Node, TensorType
+from ortlite.ops.shape import steps_along
 
 __all__ = ["Dim", "Facts", "Shape", "learn"]
 
@@ -130,6 +131,8 @@ def broadcast(node: Node, *shapes: Shape | None) -> Shape | None:
 
 
 def _elementwise(facts: Facts, node: Node) -> Shape | None:
+    if node.opset < 7 and node.attributes.get("broadcast"):  # to the first, from an axis on that may be named
+        return facts.shape(node.inputs[0])
     return broadcast(node, *(facts.shape(name) for name in node.inputs))
 
 
@@ -375,14 +378,15 @@ def _slice(facts: Facts, node: Node) -> Shape | None:
         if starts is None or ends is None or steps is None:
             dims[axis] = _fresh(node, axis % len(shape))
             continue
-        cut = slice(starts[i], ends[i], steps[i] if steps else 1)
+        start, end, step = starts[i], ends[i], steps[i] if steps else 1
         if isinstance(dim, int):
-            dims[axis] = len(range(*cut.indices(dim)))
-        elif cut.start != 0 or cut.stop < 2**31 - 1 or cut.step != 1:
+            dims[axis] = len(steps_along(dim, start, end, step))
+        elif start != 0 or end < 2**31 - 1 or step != 1:
             dims[axis] = _fresh(node, axis % len(shape))
     value = facts.value(node.inputs[0])
     if value is not None and starts is not None and ends is not None and steps is not None and len(starts) == 1:
-        facts.values[node.outputs[0]] = value[starts[0] : ends[0] : steps[0] if steps else 1]
+        taken = steps_along(len(value), starts[0], ends[0], steps[0] if steps else 1)
+        facts.values[node.outputs[0]] = tuple(value[at] for at in taken)
     return tuple(dims)
 
 
@@ -468,7 +472,8 @@ def _is_same(a: Dim, b: Dim) -> bool | None:
 
 def _may_be_negative(symbol: str) -> bool:
     """Whether a text may stand for a number below 0: it is one of no dimension, or is made with negative numbers."""
-    return "[" in symbol or symbol.startswith("-") or any(f"{mark}-" in symbol for mark in (PLUS, OVER, "("))
+    before = (TIMES, OVER, PLUS, "(", ":")
+    return "[" in symbol or symbol.startswith("-") or any(f"{mark}-" in symbol for mark in before)
 
 
 def _where(facts: Facts, node: Node) -> Shape | None:
@@ -498,7 +503,8 @@ def _windows(facts: Facts, node: Node) -> Shape | None:
         or node.attributes.get("auto_pad", "NOTSET") not in {"", "NOTSET", "VALID"}
     ):
         return (shape[0], channels, *(_fresh(node, 2 + i) for i in range(rank)))
-    pads = node.attributes.get("pads", (0,) * 2 * rank)
+    valid = node.attributes.get("auto_pad") == "VALID"  # which pads beside it do not change
+    pads = (0,) * 2 * rank if valid else node.attributes.get("pads", (0,) * 2 * rank)
     strides = node.attributes.get("strides", (1,) * rank)
     dilations = node.attributes.get("dilations", (1,) * rank)
     positions: list[Dim] = []
@@ -546,7 +552,10 @@ def _range(facts: Facts, node: Node) -> Shape | None:
     """Range(0, n, 1) is n long."""
     start, limit, delta = (facts.value(name) for name in node.inputs)
     if start == (0,) and delta == (1,) and limit is not None:
-        return (limit[0] if isinstance(limit[0], str) else max(limit[0], 0),)
+        if isinstance(limit[0], int):
+            return (max(limit[0], 0),)
+        if not _may_be_negative(limit[0]):
+            return limit
     return _vector(facts, node)
 
 

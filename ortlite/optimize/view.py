@@ -12,7 +12,16 @@ from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.optimize.shapes import Facts, Shape
 
-__all__ = ["Names", "View"]
+__all__ = ["Names", "View", "anchored"]
+
+
+# Operators that below opset 7 put their second input at an axis of the first one which they name.
+ANCHORED = frozenset("Add And Div Equal Greater Less Mul Or Pow Sub Xor".split())
+
+
+def anchored(node: Node) -> bool:
+    """Whether an operator broadcasts in another way than today's of its name: no rewrite knows it."""
+    return node.opset < 7 and node.op_type in ANCHORED and "axis" in node.attributes
 
 
 class Names:
@@ -62,7 +71,9 @@ class View:
     def made_by(self, name: str, *op_types: str) -> Node | None:
         """The node of this graph that computes a value, if it is one of ONNX's operators `op_types`."""
         node = self.producers.get(name)
-        return node if node is not None and node.op_type in op_types and not node.domain else None
+        if node is None or node.op_type not in op_types or node.domain or anchored(node):
+            return None
+        return node
 
     def alone(self, name: str) -> bool:
         """Whether one node reads the value, once, and nobody else wants it."""
@@ -73,9 +84,9 @@ class View:
         if name in self.kept:
             return None
         readers = self.readers.get(name, ())
-        if len(readers) != 1 or readers[0].op_type not in op_types or readers[0].domain != domain:
+        if len(readers) != 1 or anchored(readers[0]):
             return None
-        return readers[0]
+        return readers[0] if readers[0].op_type in op_types and readers[0].domain == domain else None
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value, where it is a constant."""

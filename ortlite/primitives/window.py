@@ -145,22 +145,32 @@ def max_pool(
 ) -> tuple[Any, Any]:
     """The maximum of every window, and with `indices` its position among the window's elements, int64 (else None).
 
-    Padding never wins; in a tie the first element does.
+    Padding never wins, not even over the lowest number there is; in a tie the first element does, and NaN over numbers.
     """
-    floating = xp.isdtype(x.dtype, "real floating")
+    floating, spatial = xp.isdtype(x.dtype, "real floating"), x.shape[2:]
     x = padded(xp, x, pads, float("-inf") if floating else xp.iinfo(x.dtype).min)
     if not indices:
         return _fold(xp.max, xp.maximum, x, size, strides, dilations), None
-    where = None
+    where = inside = None  # the best element's position, and whether it is none of the padding
+    if any(map(any, pads)):
+        inside = padded(xp, xp.ones((1, 1, *spatial), dtype=xp.uint8), pads) != 0
     for axis in reversed(range(len(size))):  # rows are compared last, so that in a tie the first of the first row wins
         rows = list(_along(x, axis, size, strides, dilations))
         positions = None if where is None else list(_along(where, axis, size, strides, dilations))
+        places = None if inside is None else list(_along(inside, axis, size, strides, dilations))
         x = rows[0]
         where = xp.zeros(x.shape, dtype=xp.int64) if positions is None else positions[0]
+        inside = None if places is None else places[0]
         for number in range(1, size[axis]):
             first = number * prod(size[axis + 1 :])
             here = xp.asarray(first, dtype=xp.int64) if positions is None else positions[number] + first
-            where = xp.where(rows[number] > x, here, where)
+            better = rows[number] > x
+            if floating:
+                better = better | (xp.isnan(rows[number]) & xp.logical_not(xp.isnan(x)))
+            if places is not None and inside is not None:
+                better = better | (places[number] & xp.logical_not(inside))
+                inside = inside | places[number]
+            where = xp.where(better, here, where)
             x = xp.maximum(x, rows[number])
     return x, where
 

@@ -250,3 +250,18 @@ def test_neither_a_session_nor_its_runs_import_the_compatibility_layer():
         [sys.executable, "-c", FIRST], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert result.stdout.split() == []
+
+
+@np.errstate(invalid="ignore")
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_powers_of_a_half(name):
+    """An infinite base gives inf, a zero 0, however the exponents lie in memory."""
+    x = array([-math.inf, math.inf, -0.0, 0.0, 4, -1, math.nan, 9], name)
+    wanted = [math.inf, math.inf, 0, 0, 2, math.nan, math.nan, 3]
+    for exponent in (array(0.5, name), array([0.5], name), array([0.5] * 8, name)):
+        y = XP.pow(x, exponent)
+        assert y.dtype == x.dtype
+        np.testing.assert_array_equal(y, wanted)
+        assert not np.signbit(y[~np.isnan(y)]).any()
+    rows = XP.pow(array([-math.inf] * 3, name), array([0.5, 3, 2], name, (3, 1)))
+    assert rows.tolist() == [[math.inf] * 3, [-math.inf] * 3, [math.inf] * 3]

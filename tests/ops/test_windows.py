@@ -84,6 +84,26 @@ def test_pools(rank, case):
         check("LpPool", x, kernel_shape=[3] * rank, p=3, opset=11, rtol=1e-4, **given)
 
 
+@pytest.mark.parametrize("lowest", [np.float32(-np.inf), np.int8(-128), np.uint8(0)])
+def test_places_of_the_lowest_number_are_none_of_the_padding(lowest):
+    x = np.full((1, 2, 4, 5), lowest)
+    for given in (
+        {"pads": [1, 1, 1, 1]},
+        {"pads": [2, 1, 0, 2], "strides": [2, 1]},
+        {"pads": [2, 2, 2, 2], "dilations": [2, 2]},
+    ):
+        _, expected = onnxruntime_op("MaxPool", x, kernel_shape=[3, 3], outputs=2, opset=12, **given)
+        _, places = run_op("MaxPool", x, kernel_shape=[3, 3], outputs=2, opset=12, **given)
+        np.testing.assert_array_equal(places, expected)
+
+
+def test_the_place_of_nan():
+    x = np.float32([1, np.nan, 3, 2, np.nan, 5]).reshape(1, 1, 6)
+    best, places = run_op("MaxPool", x, kernel_shape=[2], outputs=2)
+    assert places.tolist() == [[[1, 1, 2, 4, 4]]]
+    np.testing.assert_array_equal(best, x.reshape(-1)[places])
+
+
 def test_global_pools_and_unpool():
     x = floats(2, 3, 4, 6)
     for op in ("GlobalMaxPool", "GlobalAveragePool"):

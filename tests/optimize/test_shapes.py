@@ -154,3 +154,55 @@ def test_no_axes_in_a_file_say_nothing_of_an_input():
     proto = model([node("Neg", ["x"], ["a"]), node("Shape", ["a"], ["y"])], {"x": np.float32(0)}, ["y"])
     for shape in ((), (3,), (2, 4)):
         assert outputs(proto, {"x": np.zeros(shape, np.float32)})[0].tolist() == list(shape)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step", "taken"),
+    [(-5, -6, -1, [0]), (-9, -(2**40), -2, [0]), (3, -5, -1, [3, 2, 1, 0]), (-9, 9, 2, [0, 2])],
+)
+def test_slices_that_begin_before_the_first_element(start, end, step, taken):
+    """By ONNX's letter such a start is the first element, which Python's slices leave out where they go backwards."""
+    x = np.zeros((2, 4), np.float32)
+    constants = {"from": np.int64([start]), "to": np.int64([end]), "axes": np.int64([1]), "steps": np.int64([step])}
+    constants["zero"] = np.int64([0])
+    nodes = [
+        node("Slice", ["x", "from", "to", "axes", "steps"], ["a"]), node("Shape", ["a"], ["y"]),
+        node("Shape", ["x"], ["s"]), node("Concat", ["s", "s"], ["ss"], axis=0),
+        node("Slice", ["ss", "from", "to", "zero", "steps"], ["z"]),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": x}, ["y", "z"], constants)
+    shape, dims = outputs(proto, {"x": x})
+    assert shape.tolist() == [2, len(taken)]
+    assert dims.tolist() == [[2, 4, 2, 4][i] for i in taken]
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "MaxPool"])
+def test_valid_windows_have_no_pads(op_type):
+    x, inputs = np.zeros((2, 3, 4, 5), np.float32), ["x", "w"] if op_type == "Conv" else ["x"]
+    nodes = [node(op_type, inputs, ["a"], kernel_shape=[3, 3], auto_pad="VALID", pads=[1, 1, 1, 1])]
+    proto = model([*nodes, node("Shape", ["a"], ["y"])], {"x": x}, ["y"], {"w": np.zeros((3, 3, 3, 3), np.float32)})
+    assert outputs(proto, {"x": x})[0].tolist() == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(("axis", "dims"), [(0, 2), (1, (3, 4)), (2, 4), (None, 5)])
+def test_what_is_put_at_an_axis_is_no_longer_than_the_other(axis, dims):
+    """Below opset 7 `B` is broadcast to `A`, from `axis` on."""
+    x = np.zeros((2, 3, 4, 5), np.float32)
+    nodes = [node("Add", ["x", "b"], ["a"], broadcast=1, **({} if axis is None else {"axis": axis}))]
+    constants = {"b": np.zeros(dims, np.float32)}
+    proto = model([*nodes, node("Shape", ["a"], ["y"])], {"x": x}, ["y"], constants, 6, {"x": [2, 3, "H", "W"]})
+    assert outputs(proto, {"x": x})[0].tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_range_to_less_than_nothing_is_empty(size):
+    nodes = [
+        node("Size", ["x"], ["n"]), node("Add", ["n", "minus"], ["m"]), node("Range", ["zero", "m", "one"], ["r"]),
+        node("Shape", ["r"], ["s"]), node("Unsqueeze", ["m", "axis"], ["t"]), node("Equal", ["s", "t"], ["same"]),
+        node("Where", ["same", "five", "six"], ["w"]), node("Mul", ["w", "two"], ["y"]),
+    ]  # fmt: skip
+    constants = {name: np.int64(v) for name, v in {"minus": -3, "zero": 0, "one": 1, "two": 2}.items()}
+    constants |= {name: np.int64([v]) for name, v in {"axis": 0, "five": 5, "six": 6}.items()}
+    x = np.zeros(size, np.float32)
+    proto = model(nodes, {"x": x}, ["y"], constants, dims={"x": ["N"]})
+    assert outputs(proto, {"x": x})[0].tolist() == [12 if size == 2 else 10]

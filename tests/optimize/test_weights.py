@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.optimize.models import agree, node, operators
+from tests.optimize.models import agree, model, node, operators, outputs
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 
 
@@ -178,3 +178,22 @@ def test_new_weights_have_the_dtype_of_the_old(provider):
     y = w("Gemm", "x", "W")
     proto = w.model(x, w("Add", y, "b"))
     assert agree(proto, x, 1e-2, 1e-2, [provider]) == {"Gemm": 1}
+
+
+@pytest.mark.parametrize("op_type", ["Add", "Mul"])
+def test_constants_put_at_another_axis_are_none_a_channel(op_type):
+    """Below opset 7 `axis` says where the second input begins: here each image has a number, not each channel."""
+    x, w = values((3, 3, 4, 5)), values((3, 3, 1, 1))
+    nodes = [node("Conv", ["x", "w"], ["a"]), node(op_type, ["a", "b"], ["y"], broadcast=1, axis=0)]
+    b = np.float32([1, 2, 3]).reshape(3, 1, 1)
+    (got,) = outputs(model(nodes, {"x": x}, ["y"], {"w": w, "b": b}, 6), {"x": x})
+    a = np.einsum("nchw,mc->nmhw", x, w[:, :, 0, 0])
+    wanted = a + b[..., None] if op_type == "Add" else a * b[..., None]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_column_is_no_row_of_a_product():
+    x, w, b = values((3, 3)), values((3, 3)), np.float32([1, 2, 3])
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "b"], ["y"], broadcast=1, axis=0)]
+    (got,) = outputs(model(nodes, {"x": x}, ["y"], {"w": w, "b": b}, 6), {"x": x})
+    np.testing.assert_allclose(got, x @ w + b[:, None], rtol=1e-5, atol=1e-5)
