@@ -7,9 +7,11 @@ equations of the traced function become a program of their own, whose results ar
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,6 +25,8 @@ from ortlite_jax import layout
 from ortlite_jax.layout import bound
 
 __all__ = ["Region"]
+
+log = logging.getLogger("ortlite")
 
 # Those that are worth their memory: as many elements as before, or fewer, and nothing that XLA would fuse as well.
 PREPARED = frozenset(
@@ -106,7 +110,8 @@ class Region:
             return jax.tree.unflatten(structure, found)  # type: ignore[no-any-return]
 
         main.__name__ = getattr(self.fn, "__name__", "region")
-        return jax.jit(main), weights, flat.consts
+        options = THREADED if any(map(_on_one_thread, late)) and _known(*THREADED.items()) else None
+        return jax.jit(main, compiler_options=options), weights, flat.consts
 
     def _given(self, arrays: Sequence[Any]) -> list[Any]:
         """All arguments of the function."""
@@ -180,6 +185,39 @@ def _moved(eqns: Sequence[Any], values: dict[Any, Any]) -> tuple[dict[Any, Any],
         else:
             found[eqn.outvars[0]] = move(eqn.params, *map(np.asarray, arrays))
     return found, left
+
+
+# On a CPU, XLA convolves with YNNPACK, which divides among threads by the map, 64 at a time; left out here, with Eigen.
+THREADED = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}
+FEW_MAPS, MUCH_WORK = 64, 1 << 26  # multiplications of a convolution that one thread should not have alone
+FEW_CHANNELS = 16  # of which Eigen is no faster on two threads than YNNPACK on one
+
+
+def _on_one_thread(eqn: Any) -> bool:
+    """Whether an equation is a convolution of images that XLA would compute on one thread, and a large one."""
+    if eqn.primitive.name != "conv_general_dilated" or jax.default_backend() != "cpu":
+        return False
+    kernel, result = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    maps, channels = (kernel[axis] for axis in eqn.params["dimension_numbers"].rhs_spec[:2])
+    if len(kernel) != 4 or channels <= FEW_CHANNELS or maps > FEW_MAPS or eqn.params["feature_group_count"] > 1:
+        return False
+    work: int = prod(result) * prod(kernel) // maps
+    return work >= MUCH_WORK
+
+
+@cache
+def _known(*options: tuple[str, str]) -> bool:
+    """Whether this XLA has such options, and nobody has chosen them for the process: other versions have others."""
+    if any(name in os.environ.get("XLA_FLAGS", "") for name, _ in options):
+        return False
+    try:
+        jax.jit(lambda x: x, compiler_options=dict(options)).lower(np.float32(0)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        log.info("convolutions stay as XLA compiles them: %s", error)
+        return False
+    return True
 
 
 def _is_early(eqn: Any, origins: Mapping[Any, Any]) -> bool:

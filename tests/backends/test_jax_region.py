@@ -176,6 +176,52 @@ def test_what_only_moves_weights_is_not_compiled(fn, compiled, monkeypatch):
     assert len(names) == compiled
 
 
+def convolved(x, w):
+    return (jax.lax.conv_general_dilated(x, w, (1, 1), [(1, 1), (1, 1)], precision="highest"),)
+
+
+@pytest.mark.parametrize(
+    ("channels", "maps", "size", "groups", "expected"),
+    [
+        (64, 64, 48, 1, True),
+        (64, 65, 48, 1, False),
+        (64, 64, 24, 1, False),
+        (64, 64, 96, 2, False),
+        (3, 64, 256, 1, False),
+    ],
+)
+def test_large_convolutions_of_few_maps_are_those_that_xla_computes_on_one_thread(
+    channels, maps, size, groups, expected
+):
+    x, w = jnp.zeros((1, channels, size, size)), jnp.zeros((maps, channels // groups, 3, 3))
+    traced = jax.make_jaxpr(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), [(1, 1), (1, 1)], feature_group_count=groups)
+    )(x, w)
+    (eqn,) = traced.eqns
+    assert region._on_one_thread(eqn) is (expected and jax.default_backend() == "cpu")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_options_of_large_convolutions(known, monkeypatch):
+    """They change how, not what is computed; an XLA that has none goes without."""
+    given, jit = [], jax.jit
+    monkeypatch.setattr(region, "_known", lambda *options: known)
+    monkeypatch.setattr(
+        region.jax, "jit", lambda fn, **options: given.append(options.get("compiler_options")) or jit(fn, **options)
+    )
+    x, w = draw(1, 64, 48, 48), draw(64, 64, 3, 3, seed=1)
+    wanted = convolved(*(np.asarray(a, np.float64) for a in (x, w)))[0]
+    np.testing.assert_allclose(Region(convolved, {1: w})(x)[0], wanted, atol=1e-3)
+    on_cpu = jax.default_backend() == "cpu"
+    assert (region.THREADED in given) is (known and on_cpu)
+
+
+def test_options_are_known_or_not(monkeypatch):
+    assert not region._known(("xla_cpu_such_an_option_there_is_not", "1"))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert not region._known(("xla_cpu_enable_fast_math", "false"))  # somebody has chosen
+
+
 def test_explain_tells_of_the_last_array_whether_its_memory_was_shared():
     """JAX shares what starts at a multiple of 64 bytes, and copies the same bytes that start elsewhere."""
     session = ortlite.InferenceSession(
