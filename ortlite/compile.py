@@ -245,7 +245,8 @@ class Program:
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._any = _Any(plan, self.steps, writes=self.specialises and not self.compiles)
         repeats = self._plain and self.specialises and self._decided and not draws  # a run may begin anew
-        self._steady = Steady(plan, self.steps, self._any) if repeats else None  # where a part comes up again
+        made = self._signatures.made  # from then on functions must save what they cost
+        self._steady = Steady(plan, self.steps, self._any, made) if repeats else None  # where a part comes up again
         renewed_after_fork(self, "_lock", threading.Lock)
 
     _lock: threading.Lock
