@@ -107,7 +107,7 @@ class Steady:
             guards = Guards({slot: steady[slot] for slot in guarded}, _counted(self.otherwise, self.differed))
             baked = keep(values)
             self.places, self.parts = tuple(alike), tuple(key[i] for i in alike)
-            self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards)
+            self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards, regions=False)
             self.made(sum(spent) + perf_counter() - began)
         return outputs
 

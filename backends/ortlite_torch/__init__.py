@@ -97,6 +97,7 @@ class _Inductor(Compiler):
     """
 
     freezes: ClassVar[bool] = True
+    eager: ClassVar[bool] = True
 
     def __init__(self, threads: int = 0, races: bool = False):
         self.threads = threads
