@@ -93,14 +93,9 @@ def largest(B: Any) -> float:
 
 def inferring(*tensors: Any) -> bool:
     """Whether a session computes on the CPU in float32, of which nobody takes derivatives or makes a program."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return (
-        {tensor.dtype for tensor in given} == {torch.float32}
-        and given[0].device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not differentiated(*given)
-    )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or differentiated():
+        return False
+    return all(tensor is None or (tensor.dtype is torch.float32 and tensor.is_cpu) for tensor in tensors)
 
 
 def conv(
