@@ -33,6 +33,7 @@ ENGINES: dict[str, Any] = {
     "NumPy": ("CPUExecutionProvider", {"compiled": "0"}),
     "NumPy [fast]": ("CPUExecutionProvider", {"compiled": "1"}),
     "Torch": "TorchExecutionProvider",
+    "Torch compile=1": ("TorchExecutionProvider", {"compile": "1"}),
     "JAX": "JAXExecutionProvider",
 }
 

@@ -4,10 +4,10 @@ A Program runs in two ways. *Interpreted*, by the loop of run.py, and after some
 code: any shapes. *Specialised*: what depends on shapes
 and on small host inputs alone was computed once and is baked in, and the steps that remain are one straight-line
 Python function. A program's first one is made when a signature comes up twice in a row; the first time already where
-a library compiles and can tell shapes without a run. To make one takes as long as several runs, so others are made
-where they are likely to be repaid, and in no more than a share of the time of all runs; while the cache is full, a
-signature must come up often before it takes the place of another (`Signatures`). Changing shapes thus cost little
-more than interpreting them, in whatever order they come.
+a library compiles, though not for the lengths of a cache that grows. To make one takes as long as several runs, so
+others are made where they are likely to be repaid, and in no more than a share of the time of all runs; while the cache
+is full, a signature must come up often before it takes the place of another (`Signatures`). Changing shapes thus cost
+little more than interpreting them, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -109,13 +109,16 @@ class Signatures:
     counted from new whenever `SEEN` signatures without a function have come up. A program that sees more signatures
     than it can keep thus goes on with those it has, and interprets the others.
 
-    Where another library answers at signatures without a function (`stands_in`), the first `AT_ONCE` get theirs at
-    once, or the first alone where what came out of a run goes into the next, longer than before; of the others those
-    that come up twice in a row or whose runs have taken as long as it takes to compile one.
+    Where a library compiles and something else answers at signatures without a function (the CPU provider, which
+    `stands_in`, or the library's own calls, `eager`), the first `AT_ONCE` get theirs at once, or the first alone where
+    what came out of a run goes into the next, longer than before; of the others those that come up twice in a row or
+    whose runs have taken as long as it takes to compile one. An eager one is compiled in its second run: the first is
+    forgotten where lengths turn out to grow, for it would be compiled for the first token of the next sequence.
     """
 
     budget: Budget
     stands_in: bool = False
+    eager: bool = False
     entries: dict[Any, _Entry] = field(default_factory=dict)
     seen: dict[Any, int] = field(default_factory=dict)
     misses: int = 0
@@ -131,19 +134,32 @@ class Signatures:
 
     def made(self, seconds: float) -> None:
         """Count a function, and the seconds that it took to make beside its run."""
-        self.cost = seconds
+        if not self.eager:  # which has not been compiled yet
+            self.cost = seconds
         self.budget.spent += seconds
 
     def repaid(self, count: int, in_a_row: bool) -> bool:
         """Whether a function for a signature that came up so often is likely to save what it costs."""
+        answered = self.stands_in or self.eager
         if self.cost is None:
-            return in_a_row or (self.runs >= UNKNOWN and not self.stands_in)
+            return in_a_row or (self.runs >= UNKNOWN and not answered)
         if not self.runs:
             return True
         alike = count * self.seconds / self.runs >= self.cost
-        if self.stands_in:
+        if answered:
             return alike or in_a_row
         return alike and self.budget.spent + self.cost <= SHARE * self.seconds
+
+    def compiled(self, seconds: float) -> None:
+        """Count what it took to compile eager ones, in their first calls."""
+        self.cost = seconds
+        self.budget.spent += seconds
+
+    def drop_unused(self) -> None:
+        """Forget the functions that were never called."""
+        for key, entry in list(self.entries.items()):
+            if not entry.hits:
+                self.budget.left += self.entries.pop(key).bytes
 
     def get(self, key: Any) -> _Entry | None:
         """What there is of a signature."""
@@ -194,7 +210,7 @@ class _Any:
             self.interpreted += 1
             if self.interpreted <= OFTEN or not self.writes:
                 return run.interpret(self.plan, self.steps, inputs)
-            self.function = specialise.generate(self.plan, self.steps, {})
+            self.function = specialise.generate(self.plan, self.steps, {}, regions=False)
         return self.function(*inputs)
 
 
@@ -234,19 +250,22 @@ class Program:
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
         compilers = sum(provider.compiler is not None for provider in providers)
         self.compiles = compilers == 1
-        self._at_once = self.compiles and all(p.compiler is None or p.compiler.at_once for p in providers)
+        # whether what a library compiles is compiled in its second run, and its own calls answer at other signatures
+        self._eager = bool(compilers) and all(p.compiler is None or p.compiler.eager for p in providers)
         draws = _draws(self.steps)
         self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not draws
-        self._plain = not compilers
+        self._plain = not compilers or self._eager
         usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
-        self._signatures = Signatures(self.shared.budget, self.stand_in is not None)
+        self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
         self._grows = False  # whether one of them came in again: a cache, whose next signatures come up but once
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
-        self._any = _Any(plan, self.steps, writes=self.specialises and not self.compiles)
+        self._compiled_before = 0  # regions of which the signatures know how long they took
+        self._any = _Any(plan, self.steps, writes=self.specialises and (self._eager or not self.compiles))
         repeats = self._plain and self.specialises and self._decided and not draws  # a run may begin anew
-        self._steady = Steady(plan, self.steps, self._any) if repeats else None  # where a part comes up again
+        made = self._signatures.made  # from then on functions must save what they cost
+        self._steady = Steady(plan, self.steps, self._any, made) if repeats else None  # where a part comes up again
         renewed_after_fork(self, "_lock", threading.Lock)
 
     _lock: threading.Lock
@@ -300,11 +319,19 @@ class Program:
     def _wanted(self, key: Any) -> bool:
         """Count a signature that has no function; whether it should get one now."""
         with self._lock:
+            signatures = self._signatures
             if self._came_out is not None and not self._grows:
                 self._grows = any(part and part[1:2] and part[1] in self._came_out for part in key)
-            most = 1 if self._grows else AT_ONCE
-            at_once = self._at_once and (self.stand_in is None or len(self._signatures.entries) < most)
-            return self._signatures.wants(key, at_once=at_once)
+                if self._grows and self._eager:
+                    signatures.drop_unused()
+                    self._last = None
+            if self._eager and (seconds := self.shared.compilations[self._compiled_before :]):
+                signatures.compiled(sum(seconds))
+                self._compiled_before += len(seconds)
+            most = (0 if self._eager else 1) if self._grows else AT_ONCE
+            answered = self._eager or self.stand_in is not None
+            at_once = self.compiles and (not answered or len(signatures.entries) < most)
+            return signatures.wants(key, at_once=at_once)
 
     def _stood_in(self, inputs: Sequence[Any], *, on_host: bool = False) -> tuple[Any, ...] | None:
         """What NumPy answers; None where it is not asked, or cannot run the graph."""
@@ -330,7 +357,7 @@ class Program:
     def _made(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """A run in which a signature gets its function."""
         outputs = self._compiled(key, inputs) if self.compiles else self._specialised(key, inputs)
-        if self.stand_in is not None and self._came_out is None:
+        if self.compiles and self._came_out is None:
             made, given = ({tuple(getattr(value, "shape", ())) for value in values} for values in (outputs, inputs))
             self._came_out = made - given
         return outputs
@@ -401,7 +428,8 @@ class Program:
         """Let go of what is kept of signatures, also in subgraphs: they must come up again to get their functions."""
         with self._lock:
             self.shared.budget.left += sum(entry.bytes for entry in self._signatures.entries.values())
-            self._signatures, self._last = Signatures(self.shared.budget, self.stand_in is not None), None
+            self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
+            self._last = None
         for bound in self.steps:
             for _, reader in bound.keywords:
                 if isinstance(reader, ReadBody) and isinstance(reader.program, Program):

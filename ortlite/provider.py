@@ -64,13 +64,12 @@ class Compiler:
     given to `frozen`. Else they are arguments like any others. `races`: what it compiles may take longer than the
     library's own calls, so that both are tried where the provider records. `stands_in`: the library's own calls are
     compiled for their shapes one by one, and its arrays lie in the host's memory, with NumPy's dtypes: where nothing is
-    compiled for a signature, the CPU provider answers. `at_once`: in a signature's first run; else it must come up
-    again, as where nothing compiles.
+    compiled for a signature, the CPU provider answers. `eager`: the library's own calls answer there, at any shapes.
     """
 
     freezes: ClassVar[bool] = False
-    at_once: ClassVar[bool] = True
     stands_in: bool = False
+    eager: ClassVar[bool] = False
     races: bool = False
 
     def takes(self, op_type: str) -> bool:

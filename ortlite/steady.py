@@ -9,6 +9,7 @@ same are looked at in every run; where one differs, the code for all signatures 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,12 @@ WRONG = 8  # runs in which a shape differed, after which the function is given u
 class Steady:
     """What a program learns of the shapes of its runs, and the function made of that.
 
-    `otherwise` answers for all signatures.
+    `otherwise` answers for all signatures. `made` is told how many seconds the function took to make.
     """
 
-    def __init__(self, plan: Plan, steps: Sequence[Bound], otherwise: Function):
+    def __init__(self, plan: Plan, steps: Sequence[Bound], otherwise: Function, made: Callable[[float], None]):
         self.plan, self.steps = plan, steps
-        self.otherwise = otherwise
+        self.otherwise, self.made = otherwise, made
         self.runs = 0
         self.differed: list[None] = []  # one for each run in which a shape did: the function holds it, not this object
         self.before: Any = None  # the signature of the last run that was noted
@@ -85,9 +86,10 @@ class Steady:
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}
         found: dict[int, tuple[int, ...]] = {}
+        spent: list[float] = []
         ready = self.noted > 1
         record = specialise.recorder(
-            static if ready else set(), values, kernels if ready else None, self.plan.constants.keys(), shapes
+            static if ready else set(), values, kernels if ready else None, self.plan.constants.keys(), shapes, spent
         )
 
         def on_step(bound: Bound, slots: list[Any]) -> None:
@@ -101,10 +103,12 @@ class Steady:
         agrees = ready and all(found.get(slot) == shape for slot, shape in steady.items())
         self.shapes, self.noted = same, self.noted + 1
         if agrees and kernels:
+            began = perf_counter()
             guards = Guards({slot: steady[slot] for slot in guarded}, _counted(self.otherwise, self.differed))
             baked = keep(values)
             self.places, self.parts = tuple(alike), tuple(key[i] for i in alike)
-            self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards)
+            self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards, regions=False)
+            self.made(sum(spent) + perf_counter() - began)
         return outputs
 
 

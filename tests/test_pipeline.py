@@ -261,7 +261,7 @@ def specialisations(monkeypatch):
     """Counts the functions that are generated from here on."""
     made = []
     generate = specialise.generate
-    monkeypatch.setattr(specialise, "generate", lambda *args: made.append(1) or generate(*args))
+    monkeypatch.setattr(specialise, "generate", lambda *args, **given: made.append(1) or generate(*args, **given))
     return made
 
 
@@ -310,10 +310,10 @@ class Clock:
             self.now = began + 1.0  # by the loop or by code
             return results
 
-        def making(plan, steps, values, *rest):
+        def making(plan, steps, values, *rest, **given):
             if rest:  # not the function for all shapes
                 self.now, self.spent, self.functions = self.now + cost, self.spent + cost, self.functions + 1
-            return generate(plan, steps, values, *rest)
+            return generate(plan, steps, values, *rest, **given)
 
         monkeypatch.setattr(run, "interpret", running)
         monkeypatch.setattr(specialise, "generate", making)

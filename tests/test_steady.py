@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 import ortlite
+from ortlite import compile as compile_
 from ortlite import steady
 
 D = 6
@@ -71,6 +72,18 @@ def test_a_cache_that_grows(name):
             x = draw.standard_normal((rows, D)).astype(np.float32)
             check(found, x, draw.standard_normal((200 + 10 * rows + extra, D)).astype(np.float32))
     assert not program(found)._steady.differed
+
+
+def test_lengths_that_come_up_again_need_no_function_of_their_own():
+    found = session(GROWS, PROVIDERS[0])
+    signatures = program(found)._signatures
+    for length in [*range(RUNS + 9), *range(compile_.UNKNOWN)]:
+        check(found, np.ones((1, D), np.float32), np.ones((1 + length, D), np.float32))
+        if signatures.cost is not None:
+            signatures.cost = 1e9  # no time decides
+    assert program(found)._steady.function is not None
+    assert signatures.cost is not None
+    assert not signatures.entries
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -229,7 +229,7 @@ def _either(noting: Callable[..., Any], computing: Callable[..., Any], *args: An
 class Elementwise(Compiler):
     """Compiles regions of `OPERATORS`."""
 
-    at_once: ClassVar[bool] = False
+    eager: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.spaces: dict[int, Namespace] = {}

@@ -97,6 +97,7 @@ class _Inductor(Compiler):
     """
 
     freezes: ClassVar[bool] = True
+    eager: ClassVar[bool] = True
 
     def __init__(self, threads: int = 0, races: bool = False):
         self.threads = threads
@@ -134,7 +135,7 @@ class TorchExecutionProvider(ExecutionProvider):
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"), on the CPU
     for shapes with which that is faster than torch's own calls, as the second run with them finds out, or "always";
-    `enable_cuda_graph`, "1" for CUDA graphs on shapes that come up twice in a row, replayed from then on (default "0");
+    `enable_cuda_graph`, "1" for CUDA graphs of shapes, captured when they come up again (default "0");
     `use_tf32`, "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime);
     `cudnn_conv_algo_search`, "EXHAUSTIVE" for the fastest of cuDNN's algorithms on every new shape, "HEURISTIC" or
     "DEFAULT" for the one that it guesses (default: as torch is set up);
@@ -241,7 +242,7 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @cached_property
     def recorder(self) -> Any:
-        if self.compiler is not None and not self._races:  # its regions are of kernels as they are
+        if self.options.get("compile", "0") != "0" and not self._races:  # inductor chooses for itself what it calls
             return None
         from ortlite_torch import record
 

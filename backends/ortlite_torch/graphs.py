@@ -30,7 +30,7 @@ class Graphs(Compiler):
     """Captures regions, as they are or as `inner` compiles them."""
 
     freezes: ClassVar[bool] = True
-    at_once: ClassVar[bool] = False
+    eager: ClassVar[bool] = True
 
     def __init__(self, device: Any, inner: Compiler | None = None):
         self.device = device

@@ -67,7 +67,8 @@ class Kept:
 
 def _images(X: Any) -> int:
     """How many images there are, or a power of two below: more of them have the same layout, and packing takes time."""
-    return 1 << max(X.shape[0].bit_length() - 1, 0)
+    images: int = X.shape[0]
+    return 1 << max(images.bit_length() - 1, 0)
 
 
 def packings(W: Any, cut: Callable[[Any], Any] | None, *geometry: Any) -> Kept:
@@ -109,14 +110,9 @@ def largest(B: Any) -> float:
 
 def inferring(*tensors: Any) -> bool:
     """Whether a session computes on the CPU in float32, of which nobody takes derivatives or makes a program."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return (
-        {tensor.dtype for tensor in given} == {torch.float32}
-        and given[0].device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not differentiated(*given)
-    )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or differentiated():
+        return False
+    return all(tensor is None or (tensor.dtype is torch.float32 and tensor.is_cpu) for tensor in tensors)
 
 
 def conv(

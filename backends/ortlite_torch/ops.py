@@ -7,6 +7,7 @@ under differentiation: torch's own have no second derivatives and none forwards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from math import isfinite, prod, sqrt
 from typing import Any
 
@@ -135,7 +136,7 @@ def batch_normalization(
 
 
 @attend.scaled_dot_product
-def attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
+def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
     """F.scaled_dot_product_attention."""
     keys = k.shape[2] + (0 if past is None else past[0].shape[2])
     causal = causal and not (past is not None and q.shape[2] == k.shape[2] == 1)  # the newest token sees all there is
@@ -150,6 +151,40 @@ def attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causa
     y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)
     return y, k, v
+
+
+@wraps(_attention, assigned=())  # for its signature
+def attention(
+    xp: Namespace, Q: Any, K: Any, V: Any, attn_mask: Any = None, *more: Any, n_outputs: int = 1, **attributes: Any
+) -> Any:
+    """F.scaled_dot_product_attention; of one token over a cache as few calls as can be."""
+    if not more and attn_mask is not None and not attributes.keys() - {"scale"} and n_outputs < 4:
+        queries, keys = Q.shape, K.shape
+        batch, heads, tokens, size = queries if len(queries) == 4 else (0, 0, 0, 0)
+        if (
+            tokens == 1
+            and len(keys) == 4
+            and keys == V.shape
+            and (keys[0], keys[3]) == (batch, size)
+            and attn_mask.numel() == attn_mask.shape[-1] == keys[2]
+            and 0 not in keys
+            and not heads % keys[1]
+            and onednn.inferring(Q, K, V, attn_mask)
+        ):
+            work = heads * batch * (4 * size * keys[2] + PER_QUERY)
+            return fit(_one_query, work, Q)(xp, Q, K, V, attn_mask, attributes.get("scale")), K, V, None
+    return _attention(xp, Q, K, V, attn_mask, *more, n_outputs=n_outputs, **attributes)
+
+
+@opaque
+def _one_query(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, scale: float | None) -> Any:
+    """As the kernel does it, in fewer calls; where NaN or infinity comes out, which a mask may have hidden, by it."""
+    batch, heads, _, size = q.shape
+    shared = k.shape[1]
+    rows = (q * (size**-0.5 if scale is None else scale)).reshape(batch * shared, heads // shared, size)
+    scores = torch.baddbmm(mask.reshape(1, 1, -1), rows, k.flatten(0, 1).mT)
+    y = torch.bmm(torch.softmax(scores, -1), v.flatten(0, 1)).view(batch, heads, 1, size)
+    return y if isfinite(float(y.sum())) else attend.attention(xp, q, k, v, mask, scale=scale)[0]
 
 
 @opaque

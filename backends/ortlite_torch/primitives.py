@@ -472,6 +472,17 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     return compat.astype(x, dtype, copy=copy)
 
 
+def _alike(name: str) -> Callable[..., Any]:
+    """A function of two tensors; torch's own where they have one dtype, and nothing is to be promoted."""
+    plain, promoting = getattr(torch, name), getattr(compat, name)
+
+    def apply(x: Any, y: Any, /, **keywords: Any) -> Any:
+        same = getattr(x, "dtype", 0) == getattr(y, "dtype", 1) and not keywords
+        return plain(x, y) if same else promoting(x, y, **keywords)
+
+    return apply
+
+
 def where(condition: Any, x: Any, y: Any, /) -> Any:
     """torch.where, also of the unsigned integers that it does not know on CUDA."""
     twin = SIGNED.get(getattr(x, "dtype", None)) if getattr(y, "dtype", None) == getattr(x, "dtype", None) else None
@@ -516,6 +527,7 @@ NAMES: dict[str, Any] = {
     "moveaxis": moveaxis,
     "sign": sign,
     "unstack": unstack,
+    **{name: _alike(name) for name in ("add", "multiply", "subtract")},
     "where": where,
     "flip": _as_signed(compat.flip),
     "take": _as_signed(compat.take),

@@ -37,8 +37,8 @@ def _getters(*names: str) -> set[Any]:
 
 # They ask for what is the same at every run of a signature,
 ASKED = _getters(
-    "shape", "dtype", "device", "ndim", "is_cuda", "is_meta", "is_sparse", "is_quantized", "is_mkldnn", "is_nested",
-    "requires_grad", "is_leaf", "layout", "itemsize", "nbytes",
+    "shape", "dtype", "device", "ndim", "is_cpu", "is_cuda", "is_meta", "is_sparse", "is_quantized", "is_mkldnn",
+    "is_nested", "requires_grad", "is_leaf", "layout", "itemsize", "nbytes",
 ) | {
     Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.element_size, Tensor.__len__, Tensor.is_complex,
     Tensor.is_floating_point, Tensor.is_signed, torch.is_complex, torch.is_floating_point, torch.numel,

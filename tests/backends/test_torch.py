@@ -542,3 +542,27 @@ def test_strides_that_torch_has_not(shape):
     np.testing.assert_array_equal(y, x)
     mixed = np.zeros(4, [("a", np.float32), ("b", np.uint8)])["a"]  # five bytes from one to the next
     np.testing.assert_array_equal(place.to_numpy(place.from_numpy(mixed)), mixed)
+
+
+@pytest.mark.parametrize("mask", [(0, 0, 0), (0, -np.inf, -1), (-np.inf,) * 3, (np.nan, 0, 0), (0, -3.4e38, -3.4e38)])
+@pytest.mark.parametrize("value", [1, np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("place", ["q", "k", "v"])
+def test_one_token_attends_as_the_kernel_says(mask, value, place):
+    provider = create("TorchExecutionProvider")
+    rng = np.random.default_rng(0)
+    given = {
+        "q": rng.standard_normal((2, 4, 1, 5), np.float32),
+        "k": rng.standard_normal((2, 2, 3, 5), np.float32),
+        "v": rng.standard_normal((2, 2, 3, 5), np.float32),
+    }
+    given[place][1, 1, -1, 2] = value
+    q, k, v = map(torch.from_numpy, given.values())
+    mask = torch.tensor(mask, dtype=torch.float32).reshape(1, 1, 1, 3)
+    with provider.context():
+        for key in (("", "Attention", 23), ("", "Attention", 24)):
+            for scale in (None, 0.3):
+                y, keys, values, _ = provider.overrides[key](provider.xp, q, k, v, mask, scale=scale)
+                wanted = registry.lookup(*key).fn(provider.xp, q, k, v, mask, scale=scale)[0]
+                torch.testing.assert_close(y, wanted, equal_nan=True, rtol=1e-5, atol=1e-5)
+                assert keys is k
+                assert values is v

@@ -1,4 +1,4 @@
-"""Gather on torch by one call of its own, with the kernel's answers and errors."""
+"""Gather, GatherND and Concat on torch by one call of its own, with the kernels' answers and errors."""
 
 from __future__ import annotations
 
@@ -47,6 +47,37 @@ def test_what_is_left_to_the_kernel():
         assert call(TORCH.xp, torch.zeros(3, 0), torch.tensor([0])) is NotImplemented
         assert call(TORCH.xp, torch.zeros(3), torch.zeros(0, dtype=torch.int64)) is NotImplemented
         assert call(TORCH.xp, torch.zeros(3, dtype=torch.float16), torch.tensor([0])) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("indices", [[2], [[0], [-1]], [[0, 1], [-3, 3]], [[[0, 1, 2]], [[2, -4, -5]]]])
+def test_tuples_as_the_kernel_takes_them(dtype, indices):
+    data = torch.arange(3 * 4 * 5).reshape(5, 4, 3).permute(2, 1, 0).to(dtype)
+    key = ("", "GatherND", 11)
+    with TORCH.context():
+        given = TORCH.overrides[key](TORCH.xp, data, torch.tensor(indices))
+        wanted = registry.lookup("", "GatherND", 13).fn(TORCH.xp, data, torch.tensor(indices))
+    assert (given.dtype, given.shape) == (wanted.dtype, wanted.shape)
+    assert torch.equal(given, wanted)
+
+
+def test_tuples_that_are_refused():
+    with TORCH.context():
+        call = TORCH.overrides["", "GatherND", 11]
+        for indices in ([[3, 0]], [[0, -3]]):
+            with pytest.raises(ValueError, match="must lie from"):
+                call(TORCH.xp, torch.zeros(3, 2), torch.tensor(indices))
+        assert call(TORCH.xp, torch.zeros(3), torch.tensor([[0, 0]])) is NotImplemented
+        assert call(TORCH.xp, torch.zeros(3, 2), torch.tensor([[0]]), batch_dims=1) is NotImplemented
+
+
+def test_concat_leaves_what_does_not_fit_to_the_kernel():
+    with TORCH.context():
+        call = TORCH.overrides["", "Concat", 4]
+        assert call(TORCH.xp, torch.zeros(2, 0), torch.ones(2, 3), axis=-1).tolist() == [[1] * 3] * 2
+        assert call(TORCH.xp, torch.zeros(0), torch.ones(2, 3), axis=0) is NotImplemented  # torch would leave it out
+        assert call(TORCH.xp, torch.zeros(2, 2), torch.ones(3, 3), axis=0) is NotImplemented
+        assert call(TORCH.xp, torch.zeros(2, 2), torch.ones(2, 2), axis=2) is NotImplemented
 
 
 MODEL = """<ir_version: 8, opset_import: ["": 18]> g (float[N, 4] x, int64[M] i) => (float[M, 4] y, float[N] z)

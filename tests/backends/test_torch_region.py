@@ -56,6 +56,28 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     assert "2 regions compiled in 0." in str(explained)
 
 
+@pytest.mark.parametrize("compile", ["1", "always"])
+def test_a_cache_that_grows_compiles_nothing(given, compile):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1, 3] x, float[N, 4] past) => (float[M, 4] present,
+    float[1, 4] y) { m = MatMul(x, W)  present = Concat<axis = 0>(past, m)  e = ReduceMax<keepdims = 1>(present)
+    y = Mul(e, m) }"""
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(W, "W"))
+    session = ortlite.InferenceSession(model.SerializeToString(), providers=provider("TorchExecutionProvider", compile))
+    x = np.ones((1, 3), np.float32)
+    for _ in range(4):
+        past = np.zeros((0, 4), np.float32)
+        for _ in range(40):
+            before = past
+            past, y = session.run(None, {"x": x, "past": past})
+            np.testing.assert_array_equal(past, np.concatenate([before, x @ W]))
+            np.testing.assert_allclose(y, past.max() * (x @ W), rtol=1e-5)
+    assert session.explain().compilations == ()
+    for _ in range(4):  # as where the same prompt comes again
+        session.run(None, {"x": x, "past": past})
+    assert len(session.explain().compilations) == 1
+
+
 @pytest.mark.skipif(not hasattr(torch.compiler, "skip_all_guards_unsafe"), reason="this torch has no such option")
 def test_a_call_looks_at_its_arguments_and_at_no_code():
     from ortlite_torch.region import Region, looked_at
