@@ -7,6 +7,7 @@ loops among them. The judge is NumPy alone on the graph as it was drawn.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import threading
 
 import numpy as np
@@ -176,6 +177,33 @@ def test_eight_threads_get_what_one_gets(provider, drawn, data):
     for thread in threads:
         thread.join()
     assert not failures, failures[0]
+
+
+COMPILED = {
+    "JAXExecutionProvider": ({"stand_in": "0"}, 15),
+    "TorchExecutionProvider": ({"compile": "always"}, 5),  # seconds of g++ each
+}
+
+
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name in COMPILED])
+def test_what_a_library_compiles_gives_what_its_calls_give(name):
+    options, count = COMPILED[name]
+    if name.startswith("Torch") and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    regions = 0
+
+    @given(drawn=models(), seed=st.integers(0, 99))
+    @settings(max_examples=count)
+    def check(drawn, seed):
+        nonlocal regions
+        model, _ = drawn
+        judge, session = alone(model), ortlite.InferenceSession(model, providers=[(name, options)])
+        for other in range(4):  # of the signature, the third run at the latest is compiled
+            agree(session.run(None, feeds(seed + other)), judge.run(None, feeds(seed + other)))
+        regions += len(session.explain().compilations)
+
+    check()
+    assert regions
 
 
 @given(drawn=models(), data=st.data(), seed=st.integers(0, 99))

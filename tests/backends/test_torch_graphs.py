@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ortlite
 from benchmarks.gpu import line
+from ortlite import provider as providers
 from ortlite.errors import Fail
 from ortlite.provider import create
+from tests.test_properties import agree, alone, feeds, models
 
 torch = pytest.importorskip("torch")
+from ortlite_torch import TorchExecutionProvider, graphs  # noqa: E402
 from ortlite_torch import cuda as borders  # noqa: E402
-from ortlite_torch import graphs  # noqa: E402
 from tests.sham_graphs import Cuda, CUDAGraph  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -171,6 +175,32 @@ def test_a_region_may_be_compiled_first(cuda):
     assert len(CUDAGraph.made) == 1
 
 
+def test_drawn_models_replay_what_their_kernels_compute(cuda, monkeypatch):
+    """On other inputs in every run; branches, loops and sequences among the nodes."""
+    name = "TorchExecutionProvider"
+
+    class OnGraphs(TorchExecutionProvider):
+        compiler = graphs.Graphs(CPU)
+
+    known = providers._provider_class
+    monkeypatch.setattr(providers, "_provider_class", lambda asked: OnGraphs if asked == name else known(asked))
+    providers._shared.cache_clear()
+
+    @given(drawn=models(), seed=st.integers(0, 99))
+    @settings(max_examples=40)
+    def check(drawn, seed):
+        model, _ = drawn
+        judge, session = alone(model), ortlite.InferenceSession(model, providers=[name])
+        for other in range(5):
+            agree(session.run(None, feeds(seed + other)), judge.run(None, feeds(seed + other)))
+
+    try:
+        check()
+    finally:
+        providers._shared.cache_clear()
+    assert sum(graph.replays > 2 for graph in CUDAGraph.made) > 20
+
+
 # the options
 
 
@@ -208,8 +238,8 @@ def test_a_run_sets_torch_up_and_leaves_it_as_it_was(monkeypatch, options, short
         assert cudnn.benchmark is before[2]
     assert (products.fp32_precision, cudnn.allow_tf32, cudnn.benchmark) == before
     assert entered == [torch.device("cuda:1")]
-    for given, tries in (("EXHAUSTIVE", True), ("HEURISTIC", False), ("DEFAULT", False)):
-        with create("TorchExecutionProvider", {"device": "cuda:1", "cudnn_conv_algo_search": given}).context():
+    for asked, tries in (("EXHAUSTIVE", True), ("HEURISTIC", False), ("DEFAULT", False)):
+        with create("TorchExecutionProvider", {"device": "cuda:1", "cudnn_conv_algo_search": asked}).context():
             assert cudnn.benchmark is tries
     assert cudnn.benchmark is before[2]
     with pytest.raises(KeyError), place.context():
