@@ -23,6 +23,8 @@ __all__ = ["Captured", "Graphs"]
 log = logging.getLogger("ortlite")
 BEFORE = 2  # runs before a capture: libraries look for algorithms, take workspaces, and compile
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+# cuBLAS has a workspace a stream, and streams come round again: a graph takes one of its own, and leaves it to nobody.
+_drop_workspaces: Callable[[], None] = getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)  # noqa: SLF001
 _capturing = threading.Lock()  # a process captures one graph at a time
 
 
@@ -93,8 +95,11 @@ class Captured:
             with cuda.stream(side):  # torch's own `graph` leaves its stream the current one where a capture fails
                 for _ in range(BEFORE):
                     self.fn(*inputs)
-                with _capturing, cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    outputs = list(self.fn(*inputs))
+                with _capturing:
+                    _drop_workspaces()
+                    with cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                        outputs = list(self.fn(*inputs))
+                    _drop_workspaces()
             if not all(isinstance(x, torch.Tensor) for x in outputs):
                 raise RuntimeError("a result is no tensor")
         except RuntimeError as error:

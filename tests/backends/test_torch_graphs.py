@@ -71,6 +71,19 @@ def test_inputs_may_lie_in_memory_in_any_way(cuda, view):
     assert len(CUDAGraph.made) == 1
 
 
+def test_a_graph_has_a_workspace_of_its_own(cuda, monkeypatch):
+    """Two that share one, replayed on two streams at once, would write over each other's products."""
+    log = []
+    capture = cuda.graph
+    monkeypatch.setattr(graphs, "_drop_workspaces", lambda: log.append("dropped"))
+    monkeypatch.setattr(cuda, "graph", lambda *given, **words: log.append("captured") or capture(*given, **words))
+    fn = captured()
+    with torch.no_grad():
+        for _ in range(2):
+            fn(torch.ones(2, 3))
+    assert log == ["dropped", "captured", "dropped"]
+
+
 def test_another_shape_or_dtype_runs_kernel_by_kernel(cuda):
     fn = captured(lambda x, w: (x * 2,))
     with torch.no_grad():
