@@ -34,6 +34,7 @@ import tomllib
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -435,6 +436,52 @@ def _addressed(known: Mapping[str, object], name: str) -> Found:
     return f"{', '.join(found) or 'nobody'}{'; WRONG: ' if wrong else ''}{', '.join(wrong)}", not wrong
 
 
+# graphs that are replayed
+
+THREADS, INPUTS = 4, 8
+
+
+def graphs(device: str, rounds: int, small: bool = False) -> list[Row]:
+    """Models as CUDA graphs, called by several threads on streams of their own, on other inputs in every call."""
+    from benchmarks import gpu_exports, gpu_models
+
+    options = gpu_exports.GRAPH if device == "cuda" else {}
+    looked = {name: build(small) for name, build in gpu_models.MODELS.items()}
+    ways = {"": options, ", compiled": {**options, "compile": "always"}} if device == "cuda" else {"": options}
+    return [
+        attempt(f"{name}{way}", lambda m=model, x=x, o=given: _replayed(m, x, device, o, rounds))
+        for name, (model, x) in looked.items()
+        for way, given in ways.items()
+    ]
+
+
+def _replayed(model: bytes, x: np.ndarray, device: str, options: Mapping[str, str], rounds: int) -> Found:
+    import torch
+
+    import ortlite
+
+    name = "CUDAExecutionProvider" if device == "cuda" else "TorchExecutionProvider"
+    inputs = [x * (1 + i / INPUTS) for i in range(INPUTS)]
+    plain = ortlite.InferenceSession(model, providers=[name])
+    wanted = [plain.run(None, {"x": value})[0] for value in inputs]
+    session, wrong = ortlite.InferenceSession(model, providers=[(name, dict(options))]), []
+
+    def work(number: int) -> None:
+        stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
+        with stream:
+            for i in range(rounds):
+                which = (number + i) % INPUTS
+                (y,) = session.run(None, {"x": inputs[which]})
+                if not np.allclose(y, wanted[which], rtol=1e-2, atol=1e-3 * np.abs(wanted[which]).max()):
+                    wrong.append(which)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+    captured = len(session.explain().compilations)
+    found = f"{len(wrong)} of {rounds * THREADS} wrong, {captured} regions captured"
+    return found, not wrong and (captured > 0 or not options)
+
+
 # what replacing a default body gains
 
 
@@ -661,6 +708,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "borders": lambda a: borders(providers(a.device), SHARED if a.device == "cuda" else ()),
     "streams": lambda a: streams(providers(a.device), a.rounds, heavy=4096 if a.device == "cuda" else 64),
     "binding": lambda a: binding(providers(a.device), a.device),
+    "graphs": lambda a: graphs(a.device, min(a.rounds, 200), small=a.device == "cpu"),
     "gains": lambda a: gains(providers(a.device), small=a.device == "cpu"),
     "speed": lambda a: speed(providers(a.device), small=a.device == "cpu"),
     "roofline": lambda a: roofline(a.device),
@@ -673,6 +721,7 @@ TITLES = {
     "borders": "Borders: what crosses without a copy",
     "streams": "Streams: inputs that are still being written",
     "binding": "Memory by its address",
+    "graphs": "CUDA graphs: threads and streams",
     "gains": "What replacing a primitive's default body gains",
     "speed": "Whole models",
     "roofline": "Products in a short type",

@@ -382,6 +382,13 @@ def test_memory_by_its_address_on_the_cpu():
 
 
 @needs_torch
+def test_threads_on_the_cpu():
+    rows = gpu.graphs("cpu", rounds=5, small=True)
+    assert [row.found for row in rows] == ["0 of 20 wrong, 0 regions captured"] * len(gpu_models.MODELS)
+    assert all(row.ok for row in rows)
+
+
+@needs_torch
 def test_gains_and_speed_on_the_cpu(monkeypatch):
     known = {"torch": gpu.providers("cpu")["torch"]}
     few = gpu.samples(known["torch"], small=True)
@@ -501,3 +508,9 @@ def test_a_second_device(torch):
     providers = [("CUDAExecutionProvider", {"device_id": 1})]
     session = ortlite.InferenceSession(gpu.line(), providers=providers)
     assert session.run(None, {"x": np.ones((1, 1), np.float32)})[0].tolist() == [[3.0]]
+
+
+@needs_gpu
+def test_graphs_are_replayed():
+    rows = gpu.graphs("cuda", rounds=50)
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
