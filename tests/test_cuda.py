@@ -237,7 +237,7 @@ def test_a_part_that_dies_is_a_row():
 
 
 def test_a_process_that_ends_or_hangs_is_a_row(monkeypatch, tmp_path):
-    args = Namespace(device="cpu", jobs=1, rounds=1, pattern="")
+    args = Namespace(device="cpu", jobs=1, rounds=1, pattern="", exports=tmp_path)
     quiet = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys; print('gone', file=sys.stderr, flush=True); os._exit(3)"
