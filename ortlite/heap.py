@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 
-__all__ = ["keep_all", "keep_freed"]
+__all__ = ["keep_all", "keep_freed", "keep_large"]
 
 TRIM, MMAP, MMAPS, ARENAS = -1, -3, -4, -8  # mallopt's names for what is below
 KEPT = 1 << 28  # bytes that may be free at the end of the heap
@@ -28,6 +28,15 @@ def keep_freed(kept: int = KEPT, overruled: frozenset[tuple[str, str]] = frozens
     `overruled` are variables and values that nobody chose, since some framework sets them for all its processes.
     """
     return _asked({MMAP: LARGE, TRIM: kept}, overruled)
+
+
+@cache
+def keep_large() -> bool:
+    """The same of blocks of any size.
+
+    Those come from the heap as long as it has room at its end, which what a compiler leaves behind may have used up.
+    """
+    return _asked({MMAPS: 0, TRIM: KEPT})
 
 
 @cache

@@ -114,7 +114,8 @@ class _Inductor(Compiler):
             options["guard_filter_fn"] = looked_at
         if self.threads:
             options["cpp.threads"] = self.threads
-        return frozen_at_first(torch.compile(Region(fn, constants), dynamic=False, options=options))
+        region = Region(fn, constants)
+        return frozen_at_first(torch.compile(region, dynamic=False, options=options), region)
 
 
 def _require_compiler() -> None:
@@ -347,7 +348,10 @@ class TorchExecutionProvider(ExecutionProvider):
             if graphs:
                 raise ValueError("the option enable_cuda_graph of TorchExecutionProvider is for device='cuda'")
             if compiles:
+                from ortlite import heap
+
                 _require_compiler()
+                heap.keep_large()
         inductor = _Inductor(self.threads, self._races) if compiles else None
         if not graphs:
             return inductor

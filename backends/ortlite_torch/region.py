@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ with warnings.catch_warnings():  # freezing imports it, which says that it is ma
     import torch.utils.mkldnn
 
 __all__ = ["Region", "frozen_at_first", "looked_at"]
+
+log = logging.getLogger("ortlite")
 
 
 class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is not looked into
@@ -31,24 +34,35 @@ class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
         return self.fn(*[getattr(self, name) if name else next(rest) for name in self.places])
 
 
-def frozen_at_first(compiled: Callable[..., Any]) -> Callable[..., Any]:
+def frozen_at_first(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """A function of torch.compile that finds the option `freezing` also outside of its options, in its first call.
 
-    Dynamo, which decides whether buffers are constants or arguments, looks there alone.
+    Dynamo, which decides whether buffers are constants or arguments, looks there alone. Where it or inductor fails, the
+    `plain` function answers from then on, which also tells better of what is wrong with the arguments.
     """
+    from torch._dynamo.exc import TorchDynamoException
     from torch._inductor import config
 
-    done = False
+    done = failed = False
 
     def call(*arrays: Any) -> Any:
-        nonlocal done
-        if done:
-            return compiled(*arrays)
-        with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
-            warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # array_api_compat's
-            results = compiled(*arrays)
-        done = True
-        return results
+        nonlocal done, failed
+        if not failed:
+            try:
+                if done:
+                    return compiled(*arrays)
+                with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
+                    # array_api_compat's
+                    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+                    results = compiled(*arrays)
+            except TorchDynamoException as error:
+                failed = True
+                said = " ".join(str(error).split("\n")[:2])  # of what, and the reason; then its stack
+                log.warning("compile: a region runs as it is, for torch.compile says: %s", said)
+            else:
+                done = True
+                return results
+        return plain(*arrays)
 
     return call
 

@@ -78,6 +78,21 @@ def test_a_cache_that_grows_compiles_nothing(given, compile):
     assert len(session.explain().compilations) == 1
 
 
+def test_what_torch_compile_refuses_runs_as_it_is(given, monkeypatch, caplog):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def refuses(*arrays):
+        raise TorchDynamoException("inductor raised:\nno such thing\nand its stack")
+
+    monkeypatch.setattr(torch, "compile", lambda module, **options: refuses)
+    session = ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider"))
+    for i in range(4):
+        x = np.arange(6, dtype=np.float32).reshape(2, 3) - i
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], np.maximum(x @ W, 0), rtol=1e-5, atol=1e-5)
+    (record,) = [r for r in caplog.records if "torch.compile says" in r.getMessage()]
+    assert record.getMessage().endswith("inductor raised: no such thing")
+
+
 @pytest.mark.skipif(not hasattr(torch.compiler, "skip_all_guards_unsafe"), reason="this torch has no such option")
 def test_a_call_looks_at_its_arguments_and_at_no_code():
     from ortlite_torch.region import Region, looked_at
