@@ -623,11 +623,10 @@ def _peer(model: bytes, x: np.ndarray, runs: int) -> float:
     """Onnxruntime with input and output on the device."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CUDAExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x, "cuda", 0))
-    binding.bind_output(session.get_outputs()[0].name, "cuda")
-    return milliseconds(lambda: session.run_with_iobinding(binding), lambda _: binding.synchronize_outputs(), runs)
+    from benchmarks import gpu_exports
+
+    call, _ = gpu_exports.bound(onnxruntime, model, {"x": x}, "cuda", ("CUDAExecutionProvider", {}))
+    return milliseconds(call, lambda _: None, runs)
 
 
 # exported models

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["MODELS", "feeds", "filled", "runs"]
+__all__ = ["MODELS", "bound", "feeds", "filled", "runs"]
 
 MODELS = ("resnet50", "bert_base", "vit_base", "gpt2", "qwen2_small_kv")
 TOKENS = 128  # of a text, or of a cache
@@ -65,7 +65,8 @@ def runs(
 ) -> Iterator[tuple[str, Callable[[], Any], Callable[[], Any]]]:
     """The ways by name: what runs the model once, inputs and results on the device, and what gets the first result.
 
-    The first is kernel by kernel, the last two are torch.compile's own and, where it is, onnxruntime's.
+    `given` has the inputs in their order. The first way is kernel by kernel, the last two are torch.compile's own and,
+    where it is, onnxruntime's.
     """
     import torch
 
@@ -74,11 +75,11 @@ def runs(
 
     name = "CUDAExecutionProvider" if device == "cuda" else "TorchExecutionProvider"
     for way, options in ways.items():
-        yield way, *_bound(ortlite, model, given, device, (name, dict(options)))
+        yield way, *bound(ortlite, model, given, device, (name, dict(options)))
     there = create("TorchExecutionProvider", {"device": "cuda:0"} if device == "cuda" else {})
     fn = torch.compile(ortlite.function(model), mode="max-autotune" if device == "cuda" else None)
     with there.context():
-        tensors = [there.from_numpy(given[key]) for key in _names(ortlite, model)]
+        tensors = [there.from_numpy(array) for array in given.values()]
 
     def call() -> Any:
         with torch.no_grad():
@@ -92,16 +93,13 @@ def runs(
         return
     if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         peer = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-        yield "onnxruntime", *_bound(onnxruntime, model, given, device, (peer, {}))
+        yield "onnxruntime", *bound(onnxruntime, model, given, device, (peer, {}))
 
 
-def _names(ort: Any, model: bytes) -> list[str]:
-    return [value.name for value in ort.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()]
-
-
-def _bound(
+def bound(
     ort: Any, model: bytes, given: Mapping[str, np.ndarray], device: str, provider: tuple[str, dict[str, str]]
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A run of onnxruntime's or ours with inputs and outputs on the device, and what gets its first result."""
     session = ort.InferenceSession(model, providers=[provider])
     binding = session.io_binding()
     for name, array in given.items():

@@ -161,6 +161,13 @@ class Signatures:
             if not entry.hits:
                 self.budget.left += self.entries.pop(key).bytes
 
+    def clear(self) -> None:
+        """Begin anew, in place: others hold it."""
+        self.budget.left += sum(entry.bytes for entry in self.entries.values())
+        fresh = Signatures(self.budget, self.stands_in, self.eager)
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))
+
     def get(self, key: Any) -> _Entry | None:
         """What there is of a signature."""
         entry = self.entries.get(key)
@@ -427,8 +434,7 @@ class Program:
     def forget(self) -> None:
         """Let go of what is kept of signatures, also in subgraphs: they must come up again to get their functions."""
         with self._lock:
-            self.shared.budget.left += sum(entry.bytes for entry in self._signatures.entries.values())
-            self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
+            self._signatures.clear()
             self._last = None
         for bound in self.steps:
             for _, reader in bound.keywords:

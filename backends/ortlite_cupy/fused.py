@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -201,6 +201,7 @@ def _full_like(x: Element, value: Any, *, dtype: Any = None) -> Element:
     return Element(number.text, number.dtype, x.shape)
 
 
+@cache
 def namespace(xp: Namespace) -> Namespace:
     """The library's, whose functions note what is done with elements, and do with arrays what they did."""
     noting: dict[str, Callable[..., Any]] = {name: partial(_noted, name) for name in (*UNARY, *BINARY, *LOGICAL)}
@@ -231,14 +232,11 @@ class Elementwise(Compiler):
 
     eager: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self.spaces: dict[int, Namespace] = {}
-
     def takes(self, op_type: str) -> bool:
         return op_type in OPERATORS
 
     def within(self, xp: Namespace) -> Namespace:
-        return self.spaces.setdefault(id(xp), namespace(xp))
+        return namespace(xp)
 
     def compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return Fused(fn)

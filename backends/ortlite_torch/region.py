@@ -43,24 +43,24 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Callable[..., Any]) -> 
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor import config
 
-    done = failed = False
+    def first(*arrays: Any) -> Any:
+        with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
+            warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # array_api_compat's
+            return compiled(*arrays)
+
+    answers = first
 
     def call(*arrays: Any) -> Any:
-        nonlocal done, failed
-        if not failed:
+        nonlocal answers
+        if answers is not plain:
             try:
-                if done:
-                    return compiled(*arrays)
-                with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
-                    # array_api_compat's
-                    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
-                    results = compiled(*arrays)
+                results = answers(*arrays)
             except TorchDynamoException as error:
-                failed = True
                 said = " ".join(str(error).split("\n")[:2])  # of what, and the reason; then its stack
                 log.warning("compile: a region runs as it is, for torch.compile says: %s", said)
+                answers = plain
             else:
-                done = True
+                answers = compiled if answers is first else answers
                 return results
         return plain(*arrays)
 
