@@ -332,10 +332,12 @@ class _Writer:
         for code in (*(code for _, code, _ in regions.values()), main):
             text += [code.head, *code.lines]
             bounds += [None, *code.bounds]
-        scope = dict(self.names)
         file = f"<{self.plan.name!r}, specialised>"  # a name may hold anything, a NUL too
-        exec(compile("\n".join(text), file, "exec"), scope)  # noqa: S102
-        scope |= {name: self.compiled(scope[name], region[0], region[2]) for name, region in regions.items()}
+        compiled = compile("\n".join(text), file, "exec")
+        scope, inside = dict(self.names), dict(self.names)  # a compiler may keep the globals of what it was given
+        for names in (scope, inside):
+            exec(compiled, names)  # noqa: S102
+        scope |= {name: self.compiled(inside[name], region[0], region[2]) for name, region in regions.items()}
         return _with_node_errors(scope["specialised"], file, bounds, self.baked)
 
     def compiled(

@@ -107,15 +107,15 @@ class _Inductor(Compiler):
         import torch
 
         from ortlite_torch.epilogues import Apart
-        from ortlite_torch.region import Region, frozen_at_first, looked_at
+        from ortlite_torch.region import frozen_at_first, looked_at, region
 
-        options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart()}
+        options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart(constants.values())}
         if hasattr(torch.compiler, "skip_all_guards_unsafe"):  # older ones have no such option
             options["guard_filter_fn"] = looked_at
         if self.threads:
             options["cpp.threads"] = self.threads
-        region = Region(fn, constants)
-        return frozen_at_first(torch.compile(region, dynamic=False, options=options), region)
+        plain = region(fn, constants)
+        return frozen_at_first(torch.compile(plain, dynamic=False, options=options), plain)
 
 
 def _require_compiler() -> None:

@@ -7,6 +7,9 @@ or not at all, are part of none. Sums, sigmoid, tanh, SiLU and LeakyRelu are rig
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -19,7 +22,15 @@ WRONG = {aten.relu.default, aten.clamp_min.default, aten.clamp_max.default, aten
 
 
 class Apart(CustomGraphPass):  # type: ignore[misc]  # what torch is made of is not looked into
-    """Changes the sign of what goes into each of `WRONG` twice."""
+    """Changes the sign of what goes into each of `WRONG` twice.
+
+    Inductor keeps code on disk, writes constant numbers into it, and yet looks for it by the shapes of constants alone
+    (torch 2.13): it would find that of another model. So the bytes of `constants` are part of what tells this pass
+    from others.
+    """
+
+    def __init__(self, constants: Iterable[torch.Tensor] = ()):
+        self.constants = [*constants]
 
     def __call__(self, graph: torch.fx.graph.Graph) -> None:
         """Change the graph."""
@@ -35,5 +46,14 @@ class Apart(CustomGraphPass):  # type: ignore[misc]  # what torch is made of is 
             node.replace_input_with(before, x)
 
     def uuid(self) -> Any:
-        """What tells code compiled with this file from others, on disk."""
-        return get_hash_for_files((__file__,))
+        """What tells code compiled with this file and these constants from others, on disk."""
+        return get_hash_for_files((__file__,)), self.digest
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of all constants, one after the other."""
+        digest = blake2b(digest_size=16)
+        for value in self.constants:
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        self.constants = []
+        return digest.digest()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
+import sys
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +17,7 @@ with warnings.catch_warnings():  # freezing imports it, which says that it is ma
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch.utils.mkldnn
 
-__all__ = ["Region", "frozen_at_first", "looked_at"]
+__all__ = ["frozen_at_first", "looked_at", "region"]
 
 log = logging.getLogger("ortlite")
 
@@ -34,12 +38,37 @@ class Region(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
         return self.fn(*[getattr(self, name) if name else next(rest) for name in self.places])
 
 
-def frozen_at_first(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+def region(fn: Callable[..., Any], constants: Mapping[int, Any]) -> Region:
+    """A Region whose `forward` has code and globals of its own.
+
+    Dynamo keeps what it compiled by code, for one no more than eight, and among the globals: `_release` takes it away.
+    """
+    own = FunctionType(Region.forward.__code__.replace(), {"__name__": __name__, "__builtins__": builtins})
+    made: Region = type("Region", (Region,), {"forward": own})(fn, constants)
+    return made
+
+
+def _release(forget: Callable[..., Any], compiled: Any) -> None:
+    """Let go of what was compiled of a function, which Dynamo and inductor keep as long as the process lives.
+
+    Inductor lists the modules that it makes, and those that hold weights are none that it would load again.
+    """
+    forget(compiled)
+    inductor: Any = sys.modules.get("torch._inductor.codecache")  # not there, or not whole, before it compiles
+    listed: list[ModuleType] = getattr(getattr(inductor, "PyCodeCache", None), "modules", [])
+    for module in [m for m in listed if any(isinstance(value, torch.Tensor) for value in vars(m).values())]:
+        listed.remove(module)
+        if sys.modules.get(module.__name__) is module:
+            del sys.modules[module.__name__]
+
+
+def frozen_at_first(compiled: Callable[..., Any], plain: Region) -> Callable[..., Any]:
     """A function of torch.compile that finds the option `freezing` also outside of its options, in its first call.
 
     Dynamo, which decides whether buffers are constants or arguments, looks there alone. Where it or inductor fails, the
     `plain` function answers from then on, which also tells better of what is wrong with the arguments.
     """
+    from torch._dynamo.eval_frame import remove_from_cache
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor import config
 
@@ -64,6 +93,7 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Callable[..., Any]) -> 
                 return results
         return plain(*arrays)
 
+    weakref.finalize(call, _release, remove_from_cache, plain.forward).atexit = False
     return call
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from onnx import numpy_helper, parser
@@ -95,7 +97,7 @@ def test_what_torch_compile_refuses_runs_as_it_is(given, monkeypatch, caplog):
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "skip_all_guards_unsafe"), reason="this torch has no such option")
 def test_a_call_looks_at_its_arguments_and_at_no_code():
-    from ortlite_torch.region import Region, looked_at
+    from ortlite_torch.region import looked_at, region
 
     scale, kept = {"by": 2.0}, []
 
@@ -103,8 +105,8 @@ def test_a_call_looks_at_its_arguments_and_at_no_code():
         kept.append([g.orig_guard.name for g, keep in zip(guards, looked_at(guards), strict=True) if keep])
         return looked_at(guards)
 
-    region = Region(lambda a, b, w: a @ w * scale["by"] + b, {2: torch.ones(3, 3)})
-    compiled = torch.compile(region, backend="eager", dynamic=False, options={"guard_filter_fn": noted})
+    made = region(lambda a, b, w: a @ w * scale["by"] + b, {2: torch.ones(3, 3)})
+    compiled = torch.compile(made, backend="eager", dynamic=False, options={"guard_filter_fn": noted})
     x, y = torch.arange(9.0).reshape(3, 3), torch.ones(3, 3)
     for a, b in ((x, y), (x, x), (x.T, y), (x[:, :1].expand(3, 3), x.T)):  # other strides, one tensor twice
         torch.testing.assert_close(compiled(a, b), a @ torch.ones(3, 3) * 2 + b)
@@ -249,6 +251,40 @@ def test_what_follows_products_where_torch_compiles(compiler, precision):
                 ours, theirs, rtol=1e-2 if precision == "bfloat16" else 1e-4, atol=1e-4, err_msg=line
             )
     assert len(compiled.explain().compilations) == 1
+
+
+def test_a_process_compiles_any_number_of_regions(compiler):
+    from torch._dynamo.utils import counters
+
+    compiled = counters["stats"]["unique_graphs"]
+    for number in range(10):
+        model = parser.parse_model(f"""<ir_version: 9, opset_import: ["": 20]> g (float[N] x) => (float[N] y)
+        <float c = {{{number}.0}}> {{ s = Add(x, c)  y = Sin(s) }}""")
+        session = ortlite.InferenceSession(model.SerializeToString(), providers=provider("TorchExecutionProvider"))
+        x = np.arange(3, dtype=np.float32)
+        for _ in range(2):
+            np.testing.assert_allclose(session.run(None, {"x": x})[0], np.sin(x + number), rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] == compiled + 10
+
+
+def test_weights_go_with_the_session_that_compiled_them(compiler):
+    def tensors():
+        for _ in range(2):  # what goes in the first may let go of more
+            gc.collect()
+        return sum(type(value) is torch.Tensor and value.numel() == 123 * 57 for value in gc.get_objects())
+
+    model = parser.parse_model("""<ir_version: 9, opset_import: ["": 20]> g (float[N,123] x) => (float[N,57] y)
+    { m = MatMul(x, W)  y = Sigmoid(m) }""")
+    weights = np.random.default_rng(0).standard_normal((123, 57)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "W"))
+    before = tensors()
+    session = ortlite.InferenceSession(model.SerializeToString(), providers=provider("TorchExecutionProvider"))
+    for rows in (2, 2, 5, 5):
+        session.run(None, {"x": np.ones((rows, 123), np.float32)})
+    assert len(session.explain().compilations) == 2
+    assert tensors() > before
+    del session
+    assert tensors() == before
 
 
 class Called(torch.nn.Module):
