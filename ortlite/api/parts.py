@@ -52,6 +52,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.whole = self._build(self.model, self.shared)
+        self._inputs, self._outputs = frozenset(self.whole.graph.inputs), frozenset(self.whole.graph.outputs)
 
     def of(self, feed: Mapping[Any, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
         """The program for some outputs from some feeds: the whole model's where those are its own.
@@ -59,14 +60,13 @@ class Parts:
         `on_device`: outputs stay where they are computed. Raises InvalidArgument for a name that no value has,
         ValueError where an input is missing.
         """
-        own = self._own(feed, outputs)
-        if not own:
-            feed = self._known(feed, outputs)
-            own = self._own(feed, outputs)
+        own = feed.keys() <= self._inputs and self._outputs.issuperset(outputs)
         if own and not on_device:
             return self.whole
         if own:
             feed, outputs = dict.fromkeys(self.whole.graph.inputs), self.whole.graph.outputs
+        elif len(known := self._known(feed, outputs)) < len(feed):
+            return self.of(known, outputs, on_device)
         key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
         found = self._made.get(key)
         if found is None:
@@ -82,11 +82,6 @@ class Parts:
         """Let go of all code for shapes that came up."""
         for part in (self.whole, *tuple(self._made.values())):
             part.stages.program.forget()
-
-    def _own(self, feed: Mapping[Any, Any], outputs: tuple[str, ...]) -> bool:
-        """Whether these are inputs and outputs of the whole model."""
-        whole = self.whole.graph
-        return feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs)
 
     def _known(self, feed: Mapping[Any, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
         """The feed, without None for what no value is called."""
