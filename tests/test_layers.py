@@ -31,7 +31,7 @@ steady stand_in
 compile
 guard memory evaluate
 optimize
-parameters pipeline
+parameters pipeline rows
 api
 compare batches datasets backend
 tools dask
