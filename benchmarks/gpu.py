@@ -35,7 +35,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -48,6 +48,7 @@ import numpy as np
 
 from benchmarks.architectures import FOLDER
 from benchmarks.gpu_exports import MODELS as EXPORTS
+from benchmarks.gpu_exports import PROVIDERS
 from conformance import run_main
 
 ROOT = Path(__file__).parent.parent
@@ -79,21 +80,21 @@ def attempt(what: str, fn: Callable[[], Found]) -> Row:
     return Row(what, *found) if isinstance(found, tuple) else Row(what, found)
 
 
+def provider_of(library: str, device: str):
+    """The library's provider on the device, which this does not start; None where it cannot be used."""
+    from ortlite.provider import create
+
+    if library not in PROVIDERS[device] or (library == "jax" and device == "cuda" and not jax_has_gpu()):
+        return None
+    with suppress(RuntimeError):
+        return create(*PROVIDERS[device][library])
+    return None
+
+
 def providers(device: str) -> dict[str, object]:
     """Library -> its provider on the device, of those that are here."""
-    from ortlite.provider import available, create
-
-    here = set(available())
-    if device == "cpu":
-        names = {"torch": ("TorchExecutionProvider", {}), "jax": ("JAXExecutionProvider", {})}
-    else:
-        names = {
-            "torch": ("TorchExecutionProvider", {"device": "cuda:0"}),
-            "cupy": ("CuPyExecutionProvider", {}),
-            "jax": ("JAXExecutionProvider", {"device": "gpu:0"}),
-        }
-        here -= set() if jax_has_gpu() else {"JAXExecutionProvider"}
-    return {library: create(name, options) for library, (name, options) in names.items() if name in here}
+    found = {library: provider_of(library, device) for library in PROVIDERS[device]}
+    return {library: provider for library, provider in found.items() if provider is not None}
 
 
 def jax_has_gpu() -> bool:
@@ -460,11 +461,11 @@ def _replayed(model: bytes, x: np.ndarray, device: str, options: Mapping[str, st
 
     import ortlite
 
-    name = "CUDAExecutionProvider" if device == "cuda" else "TorchExecutionProvider"
+    name, where = PROVIDERS[device]["torch"]
     inputs = [x * (1 + i / INPUTS) for i in range(INPUTS)]
-    plain = ortlite.InferenceSession(model, providers=[name])
+    plain = ortlite.InferenceSession(model, providers=[(name, where)])
     wanted = [plain.run(None, {"x": value})[0] for value in inputs]
-    session, wrong = ortlite.InferenceSession(model, providers=[(name, dict(options))]), []
+    session, wrong = ortlite.InferenceSession(model, providers=[(name, {**where, **options})]), []
 
     def work(number: int) -> None:
         stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
@@ -733,13 +734,10 @@ LEAST_SECONDS = 30  # no part is begun for less
 
 def _suite(library: str, a: argparse.Namespace) -> list[Row]:
     """The suite on a library's provider; one row where it is not here."""
-    from ortlite.provider import available
-
-    name = {"torch": "CUDAExecutionProvider", "cupy": "CuPyExecutionProvider", "jax": "JAXExecutionProvider"}[library]
-    if a.device == "cpu" and library == "torch":
-        name = "TorchExecutionProvider"
-    here = name in available() and (library != "jax" or a.device == "cpu" or jax_has_gpu())
-    return conformance(name, a.jobs, a.pattern) if here else [Row(name, "skipped: not usable on this machine")]
+    provider = provider_of(library, a.device)
+    if provider is None:
+        return [Row(f"{library} on {a.device}", "skipped: not usable on this machine")]
+    return conformance(provider.name, a.jobs, a.pattern)
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -14,7 +14,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["MODELS", "bound", "feeds", "filled", "runs"]
+__all__ = ["MODELS", "PROVIDERS", "bound", "feeds", "filled", "runs"]
+
+# The provider of a library on a device, as a session's `providers` name it.
+PROVIDERS: Mapping[str, Mapping[str, tuple[str, dict[str, str]]]] = {
+    "cpu": {"torch": ("TorchExecutionProvider", {}), "jax": ("JAXExecutionProvider", {})},
+    "cuda": {
+        "torch": ("CUDAExecutionProvider", {"library": "torch"}),
+        "cupy": ("CuPyExecutionProvider", {}),
+        "jax": ("JAXExecutionProvider", {"device": "gpu:0"}),
+    },
+}
 
 MODELS = ("resnet50", "bert_base", "vit_base", "gpt2", "qwen2_small_kv")
 TOKENS = 128  # of a text, or of a cache
@@ -73,10 +83,10 @@ def runs(
     import ortlite
     from ortlite.provider import create
 
-    name = "CUDAExecutionProvider" if device == "cuda" else "TorchExecutionProvider"
+    name, where = PROVIDERS[device]["torch"]
     for way, options in ways.items():
-        yield way, *bound(ortlite, model, given, device, (name, dict(options)))
-    there = create("TorchExecutionProvider", {"device": "cuda:0"} if device == "cuda" else {})
+        yield way, *bound(ortlite, model, given, device, (name, {**where, **options}))
+    there = create(name, where)
     fn = torch.compile(ortlite.function(model), mode="max-autotune" if device == "cuda" else None)
     with there.context():
         tensors = [there.from_numpy(array) for array in given.values()]

@@ -15,18 +15,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ortlite import dtypes
-from ortlite.dtypes import DType
 from ortlite.errors import Fail, InvalidArgument, NoSuchFile, OrtError
 from ortlite.forks import renewed_after_fork
 from ortlite.limits import Limits, applied, current
+from ortlite.rows import Port, check_row, constant_of, joined, rows_of
 
 if TYPE_CHECKING:
     from ortlite.api.options import SessionOptions
@@ -34,32 +32,13 @@ if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession
     from ortlite.graph import Graph, Model
 
-__all__ = ["ROWS", "Job", "Port", "Source", "rows_of"]
+__all__ = ["ROWS", "Job", "Source"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | InferenceSession"
-Dims: TypeAlias = "tuple[int | str | None, ...]"
 
 ROWS = 64  # in one run, where nobody says another number
 SESSIONS = 4  # that a process keeps: those of the jobs that it ran last
 EMBEDDED = 1 << 24  # bytes of a file from which on its weights are put where processes share them
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output: its dtype, and its shape with the batch first, None where even its rank is not known."""
-
-    name: str
-    dtype: DType
-    shape: Dims | None
-
-    @property
-    def row(self) -> Dims | None:
-        """The shape of one row."""
-        return None if self.shape is None else self.shape[1:]
-
-    def __str__(self) -> str:
-        dims = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name!r} ({self.dtype}[{dims}])"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +90,7 @@ class Job:
         called = source if isinstance(source, str) else "the model"
         constants = dict(constants or {})
         inputs, made = _ports(called, loaded, constants, outputs)
-        constants = {name: _constant(called, name, loaded, value) for name, value in constants.items()}
+        constants = {name: constant_of(called, name, loaded, value) for name, value in constants.items()}
         size, fixed = _size(called, inputs, batch_size)
         digest, files = _stamp(source, options)
         limits = current()
@@ -192,7 +171,7 @@ class Job:
         starts = range(0, count, self.size)
         parts = [self._once(session, feed, start, min(start + self.size, count), first) for start in starts]
         made = zip(self.outputs, zip(*parts, strict=True), strict=True)
-        return {port.name: _joined(self.called, port, column) for port, column in made}
+        return {port.name: joined(self.called, port, column) for port, column in made}
 
     def _once(
         self, session: InferenceSession, feed: Mapping[str, np.ndarray], start: int, stop: int, first: int | None
@@ -251,7 +230,7 @@ class Job:
         """
         for shapes in given:
             for port in self.inputs:
-                _check_row(self.called, port, shapes[port.name][1:])
+                check_row(self.called, port, shapes[port.name][1:])
         graph = _parts(self.source, self.options, self.providers)[-1].graph
         known = {name: np.asarray(value) for name, value in self.constants.items()}
         inputs = tuple(name for name in graph.inputs if name not in known)
@@ -355,19 +334,6 @@ def _ports(
     return tuple(ports[: len(fed)]), tuple(ports[len(fed) :])
 
 
-def _constant(called: str, name: str, model: Model, value: Any) -> Any:
-    """A constant in the dtype of its input."""
-    from ortlite.graph import TensorType
-
-    type_ = model.graph.types.get(name)
-    if type(type_) is not TensorType:
-        return value
-    array = np.asarray(value)
-    if type_.dtype.kind == "S":
-        array = array.astype(object)
-    return _converted(called, Port(name, type_.dtype, type_.shape), array)
-
-
 def _other(graph: Graph, name: str) -> str:
     """What to ask for in the place of an output that is no tensor."""
     made = next((node for node in graph.nodes if name in node.outputs), None)
@@ -395,94 +361,6 @@ def _size(called: str, inputs: Sequence[Port], asked: int | None) -> tuple[int, 
     if size == 0:
         raise InvalidArgument(f"{called} is made for runs of no rows ({', '.join(map(str, inputs))})")
     return size, True
-
-
-def rows_of(port: Port, values: Any, called: str = "the model") -> np.ndarray:
-    """A column as an array of an input's dtype and row shape: rows that lie flat in it are given that shape.
-
-    Raises InvalidArgument for rows of different or other shapes, and for a dtype that does not convert without loss of
-    meaning: floats to integers, integers that do not fit.
-    """
-    array = values if isinstance(values, np.ndarray) else _stacked(port, values, called)
-    if array.dtype == object and port.dtype.kind != "S":
-        array = _stacked(port, list(array), called)
-    if not array.ndim:
-        raise InvalidArgument(f"{called}: input {port} is given a single value, not rows")
-    return _shaped(called, port, _converted(called, port, array))
-
-
-def _stacked(port: Port, values: Any, called: str) -> np.ndarray:
-    values = list(values)
-    if port.dtype.kind == "S":
-        rows = [np.asarray(row, object) for row in values]
-    else:
-        rows = [np.asarray(row) for row in values]
-        if any(row.dtype == object for row in rows):  # rows of rows, as tables hold them
-            rows = [np.array(row.tolist()) if row.dtype != object else _deep(row) for row in rows]
-    if len({row.shape for row in rows}) > 1 or any(r.dtype == object and port.dtype.kind != "S" for r in rows):
-        shapes = ", ".join(sorted({str(list(row.shape)) for row in rows})[:4])
-        raise InvalidArgument(f"{called}: input {port} is given rows of shapes {shapes}, or with nothing in them")
-    if not rows:
-        row = [d if isinstance(d, int) else 1 for d in port.row or ()]
-        return np.empty((0, *row), object if port.dtype.kind == "S" else dtypes.to_numpy(port.dtype))
-    return np.stack(rows)
-
-
-def _deep(row: np.ndarray) -> np.ndarray:
-    """Nested object arrays as one array; an object array again where they are ragged or hold None."""
-    try:
-        return np.array([np.stack(list(r)) if isinstance(r, np.ndarray) and r.dtype.kind == "O" else r for r in row])
-    except (ValueError, TypeError):
-        return row
-
-
-def _converted(called: str, port: Port, array: np.ndarray) -> np.ndarray:
-    if port.dtype.kind == "S":
-        if array.dtype.kind not in "OUST":
-            raise InvalidArgument(f"{called}: input {port} wants text, not {array.dtype}")
-        return array.astype(object)
-    wanted = dtypes.to_numpy(port.dtype)
-    if array.dtype == wanted:
-        return array
-    if array.dtype.kind in "iu" and port.dtype.kind in "iu":
-        converted = array.astype(wanted)
-        if not np.array_equal(converted, array):
-            raise InvalidArgument(f"{called}: input {port} is given {array.dtype} with numbers beyond {wanted}")
-        return converted
-    if array.dtype.kind not in "fciub" or not (port.dtype.narrow or np.can_cast(array.dtype, wanted, "same_kind")):
-        raise InvalidArgument(f"{called}: input {port} is given {array.dtype}")
-    return array.astype(wanted)
-
-
-def _fits(row: Sequence[int | None], wanted: Dims | None) -> bool:
-    return wanted is None or (
-        len(row) == len(wanted) and all(n in {w, None} for n, w in zip(row, wanted, strict=True) if isinstance(w, int))
-    )
-
-
-def _check_row(called: str, port: Port, row: Sequence[int | None]) -> None:
-    if not _fits(row, port.row):
-        raise InvalidArgument(f"{called}: rows of shape {list(row)} do not fit input {port}, whose first axis is rows")
-
-
-def _shaped(called: str, port: Port, array: np.ndarray) -> np.ndarray:
-    row, wanted = array.shape[1:], port.row
-    if not _fits(row, wanted) and len(row) <= 1 and wanted is not None:
-        known = [d for d in wanted if isinstance(d, int)]
-        if len(known) == len(wanted) and prod(known) == prod(row):
-            return array.reshape(len(array), *known)
-    _check_row(called, port, row)
-    return array
-
-
-def _joined(called: str, port: Port, parts: Sequence[np.ndarray]) -> np.ndarray:
-    if len(parts) == 1:
-        return parts[0]
-    rows = {part.shape[1:] for part in parts}
-    if len(rows) > 1:
-        listed = " and ".join(str(list(row)) for row in sorted(rows)[:2])
-        raise Fail(f"{called}: output {port} has rows of shape {listed} in two batches, which make no one array")
-    return np.concatenate(parts)
 
 
 def _placed(error: OrtError, where: str) -> OrtError:

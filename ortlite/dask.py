@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ortlite import dtypes, heap
-from ortlite.batches import Job, Port, Source
+from ortlite.batches import Job, Source
 from ortlite.errors import InvalidArgument
+from ortlite.rows import Port
 
 try:
     import dask.array as da

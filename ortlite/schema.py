@@ -1,4 +1,4 @@
-"""What ONNX says about an operator, as plain data. Beside load/ and save.py, the only module that imports onnx."""
+"""What ONNX says about an operator, as plain data: whoever wants to know asks here, and imports no onnx."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ortlite.batches import Job, Port, Source
+from ortlite.batches import Job, Source
 from ortlite.dtypes import DType
 from ortlite.errors import InvalidArgument
+from ortlite.rows import Port
 from ortlite.tools.tables import writable
 
 try:

@@ -327,7 +327,7 @@ def test_the_suite_part():
     assert all(r.ok for r in rows)
     absent = Namespace(device="cuda", jobs=1, pattern="^test_abs$")
     if not HAS_GPU:
-        assert gpu._suite("torch", absent) == [gpu.Row("CUDAExecutionProvider", "skipped: not usable on this machine")]
+        assert gpu._suite("torch", absent) == [gpu.Row("torch on cuda", "skipped: not usable on this machine")]
 
 
 def test_a_device_that_died_does_not_fill_the_report(monkeypatch):

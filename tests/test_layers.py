@@ -31,7 +31,7 @@ steady stand_in
 compile
 guard memory evaluate
 optimize
-parameters pipeline
+parameters pipeline rows
 api
 compare batches datasets backend
 tools dask
@@ -122,6 +122,18 @@ def test_there_are_no_circles(package):
     TopologicalSorter(
         {module: {other for other in others if (module, other) not in LATE} for module, others in found.items()}
     ).prepare()  # raises CycleError
+
+
+def test_kernels_import_no_array_library_but_numpy_and_that_only_on_the_host():
+    """Kernels on Python objects run on NumPy alone; random numbers and resampling tables are made on the host."""
+    libraries = {"numpy", "torch", "jax", "cupy", "mlx", "array_api_strict", "array_api_compat"}
+    found = set()
+    for module, path in MODULES.items():
+        if module != "ortlite" and layer(module) in {"ops", "primitives"}:
+            names = {name.partition(".")[0] for name in imported(ast.parse(path.read_text()))}
+            found |= {(module, name) for name in names & libraries}
+    places = {"ops.text", "ops.image", "primitives.random", "primitives.resample"}
+    assert found == {(f"ortlite.{place}", "numpy") for place in places}
 
 
 def test_only_load_save_schema_the_backend_the_examples_and_the_second_judge_import_onnx():

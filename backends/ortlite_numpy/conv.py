@@ -26,7 +26,7 @@ from ortlite_numpy.blas import turned
 from ortlite_numpy.elementwise import LINE, swish_fill
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import pays, split
-from ortlite_numpy.windows import Pads, copied, in_blocks, most_windows, padded, scratch, seen
+from ortlite_numpy.windows import Pads, Windows, copied, in_blocks, most_windows, padded, scratch, seen
 
 __all__ = ["OVERRIDES", "channels_first", "channels_last", "conv", "convolved", "weight_columns"]
 
@@ -108,22 +108,22 @@ def convolved(
             images, y = images[:, :, None], y[:, :, None]
             other = None if other is None else other[:, :, None]
             size, strides, dilations, pads = (*size, 1), (*strides, 1), (*dilations, 1), (*pads, (0, 0))
-        _depthwise(images, w, y, size, strides, pads, dilations, threads, derived, finish, other)
+        _depthwise(images, w, y, Windows(size, strides, pads, dilations), threads, derived, finish, other)
         y = y if y.ndim == x.ndim else y[:, :, 0]
     elif groups == 1 and all(k == 1 for k in size) and not any(map(any, pads)):
         images = images[(slice(None), *(slice(None, None, s) for s in strides))]
         _pointwise(images, times or _times(derived(weight_columns, w, 1)[0]), y, threads, finish, other)
     else:
-        around = (size, strides, pads, dilations)
+        windows = Windows(size, strides, pads, dilations)
         if groups == 1:
             times = times or _times(derived(weight_columns, w, 1)[0])
-            _dense(images, times, y, *around, 1, threads, finish, other, columns or copied)
+            _dense(images, times, y, windows, 1, threads, finish, other, columns or copied)
         else:
             weights = derived(weight_columns, w, groups)
             if weights.size * prod(out) * y.shape[0] < groups * APART or prod(out) * y.shape[0] > ROWS:
-                _dense(images, _grouped(weights), y, *around, groups, threads, finish, other, columns or copied)
+                _dense(images, _grouped(weights), y, windows, groups, threads, finish, other, columns or copied)
             else:
-                _by_group(images, weights, y, *around, threads, finish, other, columns or copied)
+                _by_group(images, weights, y, windows, threads, finish, other, columns or copied)
     return channels_first(y)
 
 
@@ -174,10 +174,7 @@ def _dense(
     images: Any,
     times: Times,
     y: Any,
-    size: Sequence[int],
-    strides: Sequence[int],
-    pads: Pads,
-    dilations: Sequence[int],
+    windows: Windows,
     groups: int,
     threads: int,
     finish: Finish | None,
@@ -186,7 +183,7 @@ def _dense(
 ) -> None:
     """Columns of a block of windows, then a product for each group."""
     m = y.shape[-1]
-    depth = prod(size) * images.shape[-1]
+    depth = prod(windows.size) * images.shape[-1]
     out = y.shape[1:-1]
     cost = products.seconds(prod(y.shape[:-1]), depth // groups, m, y.itemsize)
     cost += COPIED * depth * prod(y.shape[:-1])
@@ -196,7 +193,7 @@ def _dense(
     def some(start: int, stop: int) -> None:
         for some_images, first, last in blocks[start:stop]:
             result = y[some_images, first:last]
-            cols = columns(images[some_images], first, last, out, size, strides, pads, dilations, groups)
+            cols = columns(images[some_images], first, last, out, *windows, groups)
             flat = result.reshape(-1, m)  # neighbours in memory: whole images, or rows of one
             times(cols if groups > 1 else cols[0], flat, threads if wide else 1)
             if finish is not None:
@@ -212,10 +209,7 @@ def _by_group(
     images: Any,
     weights: Any,
     y: Any,
-    size: Sequence[int],
-    strides: Sequence[int],
-    pads: Pads,
-    dilations: Sequence[int],
+    windows: Windows,
     threads: int,
     finish: Finish | None,
     z: Any,
@@ -228,7 +222,7 @@ def _by_group(
     def some(start: int, stop: int) -> None:
         for group in range(start, stop):
             shown = images[..., group * each : (group + 1) * each]
-            cols = columns(shown, 0, out[0], out, size, strides, pads, dilations, 1)
+            cols = columns(shown, 0, out[0], out, *windows, 1)
             np.matmul(cols[0], weights[group], out=flat[:, group * m : (group + 1) * m])
 
     cost = groups * (products.seconds(flat.shape[0], depth, m, y.itemsize) + COPIED * depth * flat.shape[0])
@@ -241,10 +235,7 @@ def _depthwise(
     images: Any,
     w: Any,
     y: Any,
-    size: Sequence[int],
-    strides: Sequence[int],
-    pads: Pads,
-    dilations: Sequence[int],
+    windows: Windows,
     threads: int,
     derived: Callable[..., Any],
     finish: Finish | None,
@@ -256,6 +247,7 @@ def _depthwise(
     then.
     """
     n, out, c = y.shape[0], y.shape[1:-1], y.shape[-1]
+    size, strides, _, dilations = windows
     width = out[-1]
     alone = strides[-1] > 1 and c >= WIDE
     repeats = next(t for t in range(1, width + 1) if width % t == 0 and (t * c >= LINE or t == width))
@@ -269,7 +261,7 @@ def _depthwise(
 
     def some(start: int, stop: int) -> None:
         for some_images, first, last in blocks[start:stop]:
-            x = padded(images[some_images], first, last, out, size, strides, pads, dilations)
+            x = padded(images[some_images], first, last, out, *windows)
             if strides[-1] == 1 or alone:
                 x = x if x.flags.c_contiguous else np.ascontiguousarray(x)
                 images_apart, *apart, between, _ = x.strides

@@ -209,7 +209,10 @@ def gru(
     weighed = np.empty((R.shape[0], given[1].shape[1], hidden), X.dtype)
 
     def step(x: Any, h: Any, after: Any, _: Any, rest: Any) -> None:
-        np.matmul(h, turned if linear_before_reset else gates, out=product if linear_before_reset else both)
+        if linear_before_reset:
+            np.matmul(h, turned, out=product)
+        else:
+            np.matmul(h, gates, out=both)
         np.add(both, x[..., :first], out=both)
         np.tanh(both, out=both)
         np.multiply(both, half, out=both)

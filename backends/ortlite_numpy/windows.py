@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from numpy.lib.stride_tricks import as_strided
 
@@ -15,12 +15,21 @@ from ortlite_numpy.record import numpy as np
 from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays
 
-__all__ = ["Pads", "copied", "in_blocks", "most_windows", "padded", "scratch", "seen"]
+__all__ = ["Pads", "Windows", "copied", "in_blocks", "most_windows", "padded", "scratch", "seen"]
 
 Pads: TypeAlias = Sequence[tuple[int, int]]
 
 KEPT = 1 << 22  # bytes of each piece of scratch memory that a thread keeps
 THIN = 12  # elements in a row of a window up to which they are copied by place, for all windows
+
+
+class Windows(NamedTuple):
+    """What windows an image is seen through: a number, or a pair of pads, for each spatial axis."""
+
+    size: Sequence[int]
+    strides: Sequence[int]
+    pads: Pads
+    dilations: Sequence[int]
 
 
 def copied(

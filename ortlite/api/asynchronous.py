@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ortlite.api.names import output_names_of
 from ortlite.api.options import RunOptions, adapted, checked
 from ortlite.api.values import to_inside
 from ortlite.errors import Fail, InvalidArgument, OrtError
@@ -31,7 +32,6 @@ class Asynchronous:
     _whole: Prepared
     _sess_options: SessionOptions
     run: Callable[..., Any]
-    _wanted: Callable[[Any, Any], tuple[str, ...]]
     _tried: Callable[..., Any]
     _limits_of: Callable[..., Any]
 
@@ -53,7 +53,7 @@ class Asynchronous:
             raise TypeError(f"callback is a function, not {type(callback).__name__}")
         if self._sess_options.intra_op_num_threads == 1:
             raise InvalidArgument("intra op thread pool must have at least one thread for RunAsync")
-        self._wanted(output_names, input_feed)
+        output_names_of(self._whole.graph, output_names, input_feed)
         self._whole.feed.check_present(input_feed)
         if not isinstance(run_options, RunOptions | None):
             raise RuntimeError(f"run_options is an ortlite.RunOptions, not {type(run_options).__name__}")

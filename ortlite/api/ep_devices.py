@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite.api.names import expect
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf
@@ -20,7 +20,6 @@ from ortlite.provider import CPU
 if TYPE_CHECKING:
     from ortlite.api.device import OrtMemoryInfo
     from ortlite.api.enums import OrtCompiledModelCompatibility, OrtDeviceMemoryType, OrtHardwareDeviceType
-    from ortlite.api.options import Select
     from ortlite.graph import Model
 
 __all__ = [
@@ -80,6 +79,10 @@ class OrtEpDevice:
             f"ep_device does not use DEFAULT memory of a non-CPU device. ({self.ep_name} computes on the stream that "
             "is current in its library: use torch.cuda.stream or cupy.cuda.Stream.)"
         )
+
+
+# Selects devices: from those of all providers, metadata of the model and of the run, and how many there may be.
+Select: TypeAlias = Callable[[list[OrtEpDevice], dict[str, str], dict[str, str], int], Sequence[OrtEpDevice]]
 
 
 @dataclass(frozen=True, slots=True)

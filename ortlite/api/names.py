@@ -10,7 +10,7 @@ from typing import Any
 from ortlite.errors import InvalidArgument
 from ortlite.graph import Graph
 
-__all__ = ["check_placement", "expect", "tapped", "unknown"]
+__all__ = ["check_placement", "expect", "output_names_of", "tapped", "unknown"]
 
 
 def expect(kind: type, **arguments: object) -> None:
@@ -18,6 +18,23 @@ def expect(kind: type, **arguments: object) -> None:
     for name, value in arguments.items():
         if not isinstance(value, kind):
             raise TypeError(f"{name} is of type {kind.__name__}, not {type(value).__name__}")
+
+
+def output_names_of(graph: Graph, output_names: Any, feed: Any) -> tuple[str, ...]:
+    """The names of the outputs that a run asks for; of all where it names none.
+
+    Raises TypeError for what are no names, AttributeError for what are no feeds.
+    """
+    if output_names and (isinstance(output_names, str | Mapping) or not hasattr(output_names, "__len__")):
+        raise TypeError(f"output_names is a sequence of names, not {output_names!r}")
+    wanted = tuple(output_names or graph.outputs)
+    if bytes in map(type, wanted):  # text, as in onnxruntime
+        wanted = tuple(name.decode() if isinstance(name, bytes) else name for name in wanted)
+    if not all(isinstance(name, str) for name in wanted):
+        raise TypeError(f"output_names is a sequence of str, not {output_names!r}")
+    if not isinstance(feed, Mapping):
+        raise AttributeError(f"{type(feed).__name__!r} object has no attribute 'keys': input_feed is a dict from names")
+    return wanted
 
 
 def tapped(graph: Graph, taps: Sequence[str | re.Pattern[str]]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ortlite.api import logs
 from ortlite.api.enums import (
@@ -20,14 +20,12 @@ from ortlite.provider import usable
 
 if TYPE_CHECKING:
     from ortlite.api.adapters import LoraAdapter
-    from ortlite.api.ep_devices import OrtEpDevice
+    from ortlite.api.ep_devices import OrtEpDevice, Select
     from ortlite.api.ortvalue import OrtValue
 
 __all__ = [
     "ExecutionMode", "ExecutionOrder", "GraphOptimizationLevel", "RunOptions", "SessionOptions", "adapted", "checked",
 ]  # fmt: skip
-
-Select: TypeAlias = Callable[["list[OrtEpDevice]", dict[str, str], dict[str, str], int], "Sequence[OrtEpDevice]"]
 
 MAX_KEY = 1024  # characters of a config entry's key, as in onnxruntime
 

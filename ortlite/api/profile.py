@@ -1,6 +1,6 @@
 """What onnxruntime calls profiling: a JSON file that says when each node ran, and on what.
 
-`given`, `kind_of`, `by_steps` and `file_of` are what `ortlite.tools.profile` stands on, too.
+`given` and `kind_of` are what `ortlite.tools.profile` stands on, too.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +24,7 @@ from ortlite.plan import Call, Transfer
 from ortlite.provider import CPU
 from ortlite.steps import Bound, OnStep, ReadConst, ReadHost, ReadSlot
 
-if TYPE_CHECKING:
-    from ortlite.api.session import InferenceSession
-
-__all__ = ["Profiler", "by_steps", "file_of", "given", "kind_of"]
+__all__ = ["Profiler", "given", "kind_of"]
 
 Json = dict[str, Any]
 
@@ -104,17 +101,6 @@ class Profiler:
         except OSError as error:
             logs.emit(logs.WARNING, f"The profile {self.path} cannot be written: {error.strerror}.")
         return str(self.path)
-
-
-def by_steps(session: InferenceSession, on_step: OnStep) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """The session as a function of its feed that runs step by step, each by `on_step`."""
-    built = session._whole._replace(on_step=on_step)
-    return lambda feed: built.compute(built.feed.values(feed))
-
-
-def file_of(session: InferenceSession) -> str | bytes | None:
-    """What the session was made from: a path, or bytes."""
-    return session._model_path if session._model_bytes is None else session._model_bytes
 
 
 def kind_of(bound: Bound) -> tuple[str, str]:

@@ -6,56 +6,39 @@ import os
 import re
 import warnings
 import weakref
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from ortlite.api import environment, logs
 from ortlite.api.asynchronous import Asynchronous
 from ortlite.api.description import Described
-from ortlite.api.names import check_placement, tapped, unknown
+from ortlite.api.fallback import FALLBACK, check_asked, check_placed
+from ortlite.api.names import check_placement, output_names_of, tapped
 from ortlite.api.options import RunOptions, SessionOptions, adapted, checked
+from ortlite.api.ortvalue_runs import OnOrtValues
 from ortlite.api.providers import available_for, check_and_normalize_provider_args, resolve
-from ortlite.api.source import configured, loaded, write_optimized
-from ortlite.errors import EPFail, Fail, InvalidArgument, ModelLoadCanceled, typed
+from ortlite.api.source import configured, loaded, switched_off, write_optimized
+from ortlite.errors import EPFail, InvalidArgument, ModelLoadCanceled
 from ortlite.garbage import uncollected
 from ortlite.limits import Limits, applied, both, current
-from ortlite.provider import CPU, usable
+from ortlite.provider import CPU
 from ortlite.stopping import stop_of, stoppable
 
 if TYPE_CHECKING:
     from ortlite.api.binding import IOBinding
     from ortlite.api.feed import Prepared
-    from ortlite.api.ortvalue import OrtValue
     from ortlite.api.profile import Profiler
-    from ortlite.compile import Shared
     from ortlite.graph import Model
-    from ortlite.pipeline import Stages
-    from ortlite.provider import ExecutionProvider
-    from ortlite.steps import OnStep
 
 __all__ = ["InferenceSession"]
 
 Taps: TypeAlias = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
-FALLBACK = ("allow", "warn", "error")
-NO_FALLBACK = (
-    "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
-    "explicitly disabled by the user."
-)
-# Config entries that turn passes off.
-SWITCHES = {
-    "session.disable_quant_qdq": {"QDQSelectorActionTransformer", "ReluQuantRewrite", "DoubleQDQPairsRemover"},
-    "session.disable_double_qdq_remover": {"DoubleQDQPairsRemover"},
-}
 AFFINITIES = "session.intra_op_thread_affinities"
-LISTED = 20  # nodes that a message names
-PARTIALS = 16  # programs for parts of the model that a session keeps
 
 
-class InferenceSession(Described, Asynchronous):
+class InferenceSession(Described, Asynchronous, OnOrtValues):
     """Run a model.
 
     `path_or_bytes` is a path (str or os.PathLike) or the bytes of a model. `providers` are names or (name, options)
@@ -164,13 +147,7 @@ class InferenceSession(Described, Asynchronous):
         available = available_for(providers)
         names, given = check_and_normalize_provider_args(providers, provider_options, available)
         resolve(names, given)  # unknown names are told before a large model is read
-        if self._no_cpu and CPU in names:
-            raise InvalidArgument(
-                "Conflicting session configuration: explicitly added the CPU EP to the session, but also disabled "
-                "fallback to the CPU EP via session configuration options."
-            )
-        if self._fallback == "error" and (lost := [name for name in names if name not in usable()]):
-            raise Fail(f"{NO_FALLBACK} Not available here: {', '.join(lost)}; available: {', '.join(available)}.")
+        check_asked(self._fallback, self._no_cpu, names, available)
 
         began = logs.now()
         source = self._model_path if self._model_bytes is None else self._model_bytes
@@ -188,21 +165,19 @@ class InferenceSession(Described, Asynchronous):
         chosen = resolve(names, given, threads)
         names_of = [provider.name for provider in chosen]
         check_placement(self._placement, model.graph, names_of)
-        listed = options._entries.get("optimization.disable_specified_optimizers", "")
-        disabled |= set(filter(None, listed.split(",")))
-        disabled = disabled.union(*(names for key, names in SWITCHES.items() if options._entries.get(key) == "1"))
+        disabled |= switched_off(options)
         profiler = None
         if options.enable_profiling:
             from ortlite.api.profile import Profiler
 
             profiler = Profiler(options.profile_file_prefix, began)
             profiler.add("Session", f"model_loading_{'array' if self._model_bytes else 'uri'}", began)
-        from ortlite.compile import Shared
+        from ortlite.api.parts import Parts
 
-        shared, since = Shared(), logs.now()
-        whole = self._build(model, chosen, disabled, shared, options, profiler)
+        since, defer = logs.now(), self._fallback != "error"
+        parts = Parts(model, chosen, options, disabled, self._placement, defer, self._limits, profiler)
         if self._no_cpu or (len(chosen) > 1 and self._fallback != "allow"):
-            self._judge_fallback(whole.stages)
+            check_placed(self._fallback, parts.whole.stages.partitions)
         if options.optimized_model_filepath:
             write_optimized(options, model, disabled, self._placement)
         if profiler is not None:
@@ -213,15 +188,13 @@ class InferenceSession(Described, Asynchronous):
         self._options = options
         self._profiler = profiler
         self._plain = profiler is None and self._limits.seconds is None and bool(model.graph.outputs)
-        self._disabled_now = disabled
         self._chosen = chosen
         self._providers = names_of
         asked = dict(zip(names, given, strict=True))
         self._provider_options = {provider.name: asked.get(provider.name, {}) for provider in chosen}
-        self._whole = whole
+        self._parts = parts
+        self._whole: Prepared = parts.whole
         self._descriptions, self._metadata = {}, None  # until somebody asks
-        self._shared = shared
-        self._partials: dict[tuple[frozenset[str], tuple[str, ...], bool], Prepared] = {}
         self._say(logs.INFO, f"Session of {model.graph.name!r} initialized on {', '.join(names_of)}.")
         if logs.wanted(logs.VERBOSE, options.log_severity_level):
             for row in self.explain().nodes:
@@ -230,54 +203,6 @@ class InferenceSession(Described, Asynchronous):
     def _say(self, severity: int, message: str) -> None:
         level = self._options.log_severity_level
         logs.emit(severity, message, level=level, logid=self._options.logid)
-
-    def _build(
-        self,
-        model: Model,
-        providers: Sequence[ExecutionProvider],
-        disabled: frozenset[str],
-        shared: Shared,
-        options: SessionOptions,
-        profiler: Profiler | None,
-        on_device: bool = False,
-    ) -> Prepared:
-        """Take a model, or a part of it, through the pipeline. `on_device`: outputs stay where they were computed."""
-        from ortlite import pipeline
-        from ortlite.api.feed import Prepared
-        from ortlite.ops import registry
-        from ortlite.run import check_types
-
-        with typed(f"preparing {model.graph.name!r}"), registry.local(options._operators):
-            stages = pipeline.build(
-                model,
-                providers,
-                level=int(options.graph_optimization_level),
-                disabled=disabled,
-                pinned=self._placement,
-                defer=self._fallback != "error",
-                outputs_on_device=on_device,
-                seed=environment.seed(),
-                shared=shared,
-            )
-        on_step: OnStep | None = check_types if options._entries.get("ortlite.check_types") == "1" else None
-        if profiler is not None:
-            profiler.weights.update(map(id, stages.plan.constants.values()))
-            on_step = profiler.hook() if on_step is None else profiler.hook(on_step)
-        return Prepared.of(stages, on_step, self._limits)
-
-    def _judge_fallback(self, stages: Stages) -> None:
-        """Warn or fail where nodes run on the CPU provider that others were asked to run."""
-        from ortlite.api.explain import fallen_back
-
-        nodes = fallen_back(stages.partitions)
-        if not nodes:
-            return
-        lines = [f"  {n.name} ({n.op_type}): {'; '.join(n.reasons) or 'no other provider'}" for n in nodes[:LISTED]]
-        lines += [f"  and {len(nodes) - LISTED} more"] if len(nodes) > LISTED else []
-        listed = "\n".join(lines)
-        if self._fallback == "error":
-            raise Fail(f"{NO_FALLBACK}\n{listed}")
-        warnings.warn(f"{len(nodes)} nodes run on the CPU provider:\n{listed}", RuntimeWarning, stacklevel=4)
 
     @overload
     def run(
@@ -382,142 +307,26 @@ class InferenceSession(Described, Asynchronous):
     def _run(
         self, output_names: Any, feed: Mapping[str, Any], taps: Any, on_device: bool, limits: Limits | None = None
     ) -> Any:
-        wanted = self._wanted(output_names, feed)
+        wanted = output_names_of(self._whole.graph, output_names, feed)
         if not wanted and not taps:
             raise InvalidArgument("At least one output should be requested: the model has none (`taps` gives values).")
         if on_device:
             from ortlite.api.values import on_device as located
 
-            built = self._partial(feed, wanted, on_device=True)
+            built = self._parts.of(feed, wanted, on_device=True)
             return [located(value) for value in built.results(built.feed.values(feed), wanted, limits)]
         tapped_names = () if taps is None else tapped(self.model.graph, [taps] if _one(taps) else taps)
-        built = self._partial(feed, (*wanted, *tapped_names))
+        built = self._parts.of(feed, (*wanted, *tapped_names))
         outside = built.compute(built.feed.values(feed), (*wanted, *tapped_names), limits)
         if taps is None:
             return outside
         return outside[: len(wanted)], dict(zip(tapped_names, outside[len(wanted) :], strict=True))
-
-    def _wanted(self, output_names: Any, feed: Any) -> tuple[str, ...]:
-        """The names of the outputs that are asked for. Raises TypeError for what are no names, or no feeds."""
-        if output_names and (isinstance(output_names, str | Mapping) or not hasattr(output_names, "__len__")):
-            raise TypeError(f"output_names is a sequence of names, not {output_names!r}")
-        wanted = tuple(output_names or self._whole.graph.outputs)
-        if bytes in map(type, wanted):  # text, as in onnxruntime
-            wanted = tuple(name.decode() if isinstance(name, bytes) else name for name in wanted)
-        if not all(isinstance(name, str) for name in wanted):
-            raise TypeError(f"output_names is a sequence of str, not {output_names!r}")
-        if not isinstance(feed, Mapping):
-            raise _no_feed(feed)
-        return wanted
-
-    def run_with_ort_values(
-        self,
-        output_names: Sequence[str] | None,
-        input_dict_ort_values: Mapping[str, OrtValue],
-        run_options: RunOptions | None = None,
-    ) -> list[OrtValue]:
-        """`run` on OrtValues, which also come out.
-
-        Results are in the CPU's memory. Raises InvalidArgument for a name that is no output, and what `run` raises.
-        """
-        from ortlite.api.ortvalue import OrtValue
-
-        feed = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
-        wanted = self._wanted(output_names, feed)
-        for name in wanted:
-            if name not in self._whole.graph.outputs:
-                raise InvalidArgument(f"Invalid output name:{name}")
-        return [OrtValue.of(value) for value in self.run(wanted, feed, run_options)]
-
-    def run_with_iobinding(
-        self, iobinding: IOBinding, run_options: RunOptions | None = None, *, timeout: float | None = None
-    ) -> None:
-        """Run on what an `io_binding()` of this session binds, `timeout` seconds at most.
-
-        Raises ValueError for another session's, RuntimeError for whatever goes wrong in the run.
-        """
-        if iobinding._session is not self:
-            raise ValueError("IOBinding must be used with the session that created it.")
-        iobinding._iobinding.run(run_options, timeout)
-
-    def run_with_ortvaluevector(
-        self,
-        run_options: RunOptions | None,
-        feed_names: Sequence[str],
-        feeds: Any,
-        fetch_names: Sequence[str],
-        fetches: Any,
-        fetch_devices: Sequence[Any],
-    ) -> None:
-        """Run on a vector of OrtValues. The results go into the vector `fetches`; values that it has are written.
-
-        Raises InvalidArgument where there are not as many names as values, or a name is none of the model's.
-        """
-        if len(feed_names) != len(feeds):
-            raise InvalidArgument(f"feed names has {len(feed_names)} elements, but feed has {len(feeds)} elements.")
-        if len(fetches) not in {0, len(fetch_names)}:
-            raise InvalidArgument(f"{len(fetches)} values are there for the {len(fetch_names)} outputs.")
-        for name in feed_names:
-            if name not in self._whole.graph.inputs:
-                raise InvalidArgument(f"Invalid input name: {name}")
-        results = self.run_with_ort_values(list(fetch_names), dict(zip(feed_names, feeds, strict=True)), run_options)
-        for value, bound in zip(results, fetches, strict=False):
-            bound.update_inplace(value)
-        for value in results if not len(fetches) else ():
-            fetches.push_back(value)
-
-    def _on_device(
-        self, names: Sequence[str], feed: Mapping[str, Any], run_options: RunOptions | None, timeout: float | None
-    ) -> list[OrtValue]:
-        """Outputs of the graph where they were computed, as OrtValues."""
-        limits = self._limits_of(checked(run_options))
-        with stoppable(stop_of(run_options, timeout, limits.seconds)):
-            values: list[OrtValue] = self._tried(names, adapted(feed, run_options), None, on_device=True, limits=limits)
-        return values
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding: what to read inputs from, and where to write outputs."""
         from ortlite.api.binding import IOBinding
 
         return IOBinding(self)
-
-    def _partial(self, feed: Mapping[Any, Any], outputs: tuple[str, ...], on_device: bool = False) -> Prepared:
-        """The program for some outputs from some feeds: the whole model's where those are its own."""
-        whole = self._whole.graph
-        own = feed.keys() <= set(whole.inputs) and set(outputs) <= set(whole.outputs)
-        if own and not on_device:
-            return self._whole
-        if own:
-            feed, outputs = dict.fromkeys(whole.inputs), whole.outputs
-        from ortlite.graph import extract
-
-        graph = self.model.graph
-        made = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
-        for name in outputs:
-            if name not in made and name not in graph.inputs:
-                raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
-        for name in feed:
-            if not isinstance(name, str):
-                self._whole.feed.check_present(feed)
-                raise TypeError(f"the names of inputs are str, not {name!r}")
-            if name not in made and name not in graph.inputs:
-                if feed[name] is None:  # is not looked at
-                    return self._partial({other: feed[other] for other in feed if other != name}, outputs, on_device)
-                self._whole.feed.check_present(feed)
-                raise InvalidArgument(f"Invalid input name: {name} ({unknown(graph, name)})")
-        key = frozenset(feed), tuple(dict.fromkeys(outputs)), on_device
-        found = self._partials.get(key)
-        if found is None:
-            part = self.model if own else replace(self.model, graph=extract(graph, list(feed), outputs))
-            # weights that the whole has on a device are used there; what a part adds goes with it
-            shared = replace(self._shared, device_constants=ChainMap({}, self._shared.device_constants))
-            found = self._build(
-                part, self._chosen, self._disabled_now, shared, self._options, self._profiler, on_device
-            )
-            self._partials[key] = found
-            while len(self._partials) > PARTIALS:
-                self._partials.pop(next(iter(tuple(self._partials))), None)  # other threads may add some
-        return found
 
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> None:
         """Rebuild the session on other providers. Raises RuntimeError for an unknown one."""
@@ -543,14 +352,6 @@ class InferenceSession(Described, Asynchronous):
             raise RuntimeError("Dynamic options: expected to have at least one element")
         warnings.warn("ortlite's providers have no dynamic options: these have no effect.", UserWarning, stacklevel=2)
 
-    def create_ortvalue_from_shape_and_type(
-        self, shape: Sequence[int], element_type: Any, device_type: str, device_id: int = 0, vendor_id: int = -1
-    ) -> OrtValue:
-        """An OrtValue for this session's inputs and outputs; `OrtValue.ortvalue_from_shape_and_type` otherwise."""
-        from ortlite.api.ortvalue import OrtValue
-
-        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
-
     def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
         """Let go of the CUDA graphs, and of all other code for shapes that came up; made anew when they do again.
 
@@ -558,8 +359,7 @@ class InferenceSession(Described, Asynchronous):
         """
         if not isinstance(graph_annotation_id, int):
             raise TypeError(f"graph_annotation_id is an int, not {type(graph_annotation_id).__name__}")
-        for part in (self._whole, *tuple(self._partials.values())):
-            part.stages.program.forget()
+        self._parts.forget()
 
     def __reduce__(self) -> Any:
         from ortlite.api.pickles import rebuild, source_of
@@ -569,7 +369,7 @@ class InferenceSession(Described, Asynchronous):
             "fallback": self._fallback,
             "placement": self._placement,
             "enable_fallback": int(self._enable_fallback),
-            "disabled_optimizers": tuple(self._disabled_now),
+            "disabled_optimizers": tuple(self._parts.disabled),
         }
         source = source_of(self._model_path, self._model_bytes)
         return rebuild, (InferenceSession, source, self._sess_options, providers, keywords)
@@ -590,10 +390,6 @@ class InferenceSession(Described, Asynchronous):
     def enable_fallback(self) -> None:
         """Run on the CPU provider when another one fails."""
         self._enable_fallback = True
-
-
-def _no_feed(feed: Any) -> AttributeError:
-    return AttributeError(f"{type(feed).__name__!r} object has no attribute 'keys': input_feed is a dict from names")
 
 
 def _one(taps: Any) -> bool:

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
     from ortlite.graph import Graph, Model
 
-__all__ = ["configured", "external_folder", "loaded", "optimized_proto", "plain", "write_optimized"]
+__all__ = ["configured", "external_folder", "loaded", "optimized_proto", "plain", "switched_off", "write_optimized"]
 
 FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
 FIELDS |= {"enable_profiling"}  # what the model's own configuration may set
+
+# Config entries that turn passes off.
+SWITCHES = {
+    "session.disable_quant_qdq": {"QDQSelectorActionTransformer", "ReluQuantRewrite", "DoubleQDQPairsRemover"},
+    "session.disable_double_qdq_remover": {"DoubleQDQPairsRemover"},
+}
 
 
 def loaded(source: str | bytes, options: SessionOptions) -> Model:
@@ -90,6 +96,13 @@ def configured(options: SessionOptions, model: Model) -> SessionOptions:
             raise RuntimeError(f"{name} option in the model file must be an integer, not {wanted[name]!r}")
         setattr(options, name, type(SessionOptions._FIELDS[name])(wanted[name]))
     return options
+
+
+def switched_off(options: SessionOptions) -> set[str]:
+    """Names of the passes that config entries turn off."""
+    entries = options._entries
+    listed = entries.get("optimization.disable_specified_optimizers", "").split(",")
+    return set(filter(None, listed)).union(*(names for key, names in SWITCHES.items() if entries.get(key) == "1"))
 
 
 def optimized_proto(

@@ -1,4 +1,4 @@
-"""Stage 1: an ONNX file becomes a Graph. Beside schema.py and save.py, the only place that imports onnx.
+"""Stage 1: an ONNX file becomes a Graph. Later stages see no protobuf, and import no onnx.
 
 `tensors` reads weights and types; `order` brings nodes into topological order; `functions` says what calls become;
 `graph` reads nodes: functions are inlined, Constant nodes become constants, old spellings are normalised

@@ -134,12 +134,9 @@ def _recurrent(
         state, outputs = xp.scan(advance, state, xs, backward)
         rows.append(outputs[0] if time else xp.zeros((0, batch, hidden), dtype=X.dtype))
         lasts.append(state)
-    order = 2 if layout else 1
-    Y = (
-        xp.stack(rows, axis=order)
-        if not layout
-        else xp.stack([xp.permute_dims(r, (1, 0, 2)) for r in rows], axis=order)
-    )
+    if layout:
+        rows = [xp.permute_dims(row, (1, 0, 2)) for row in rows]
+    Y = xp.stack(rows, axis=2 if layout else 1)
     return (Y, *(xp.stack(list(column), axis=layout) for column in zip(*lasts, strict=True)))
 
 

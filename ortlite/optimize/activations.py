@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import pi, sqrt
 from typing import Any
 
@@ -32,21 +33,21 @@ def _with(view: View, node: Node, *op_types: str) -> tuple[str, Node, Polynomial
     return None
 
 
-def _sum(found: Polynomial, x: str, inner: str, factor: float) -> Polynomial:
-    """`factor` · x · (1 + inner), as a polynomial."""
-    return {(x,): factor, tuple(sorted((x, inner))): factor}
+def _gelu_by(view: View, node: Node, op_type: str, powers: Mapping[int, float]) -> str | None:
+    """½ x (1 + f(u)): x, where f is an operator and u the polynomial in x whose factors `powers` has by exponent."""
+    found = _with(view, node, op_type)
+    if found is None:
+        return None
+    x, f, polynomial = found
+    y, f_of_u = node.outputs[0], f.outputs[0]
+    if not view.alone(f_of_u) or not alike(view, y, polynomial, {(x,): 0.5, tuple(sorted((x, f_of_u))): 0.5}):
+        return None
+    return x if alike(view, y, expand(view, f.inputs[0]), {(x,) * n: factor for n, factor in powers.items()}) else None
 
 
 def match_gelu(view: View, node: Node) -> str | None:
     """½ x (1 + erf(x / √2)): x."""
-    found = _with(view, node, "Erf")
-    if found is None:
-        return None
-    x, erf, polynomial = found
-    y = node.outputs[0]
-    if not view.alone(erf.outputs[0]) or not alike(view, y, polynomial, _sum(polynomial, x, erf.outputs[0], 0.5)):
-        return None
-    return x if alike(view, y, expand(view, erf.inputs[0]), {(x,): sqrt(0.5)}) else None
+    return _gelu_by(view, node, "Erf", {1: sqrt(0.5)})
 
 
 def gelu(view: View, node: Node, x: str) -> New:
@@ -56,15 +57,7 @@ def gelu(view: View, node: Node, x: str) -> New:
 
 def match_tanh_gelu(view: View, node: Node) -> str | None:
     """½ x (1 + tanh(√(2/π) (x + 0.044715 x³))): x."""
-    found = _with(view, node, "Tanh")
-    if found is None:
-        return None
-    x, tanh, polynomial = found
-    y = node.outputs[0]
-    if not view.alone(tanh.outputs[0]) or not alike(view, y, polynomial, _sum(polynomial, x, tanh.outputs[0], 0.5)):
-        return None
-    inner = expand(view, tanh.inputs[0])
-    return x if alike(view, y, inner, {(x,): ROOT, (x, x, x): ROOT * 0.044715}) else None
+    return _gelu_by(view, node, "Tanh", {1: ROOT, 3: ROOT * 0.044715})
 
 
 def tanh_gelu(view: View, node: Node, x: str) -> New:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.graph import Node
+from ortlite.optimize.dims import product
 from ortlite.optimize.rule import New, copy
-from ortlite.optimize.shapes import product
 from ortlite.optimize.view import View
 
 __all__ = ["attention", "everywhere", "match_attention", "match_swap", "swap"]

@@ -7,8 +7,8 @@ import numpy as np
 from ortlite import dtypes
 from ortlite.graph import Node
 from ortlite.optimize.attention import everywhere
+from ortlite.optimize.dims import product
 from ortlite.optimize.rule import New, copy
-from ortlite.optimize.shapes import product
 from ortlite.optimize.view import View
 
 __all__ = ["casts", "hand_on", "match_casts", "match_dropout", "match_neutral", "match_no_pad", "match_own_dtype",

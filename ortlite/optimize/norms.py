@@ -10,8 +10,8 @@ import numpy as np
 
 from ortlite import dtypes
 from ortlite.graph import Node
+from ortlite.optimize.dims import Shape
 from ortlite.optimize.rule import MS, New, copy
-from ortlite.optimize.shapes import Shape
 from ortlite.optimize.view import View
 
 __all__ = [

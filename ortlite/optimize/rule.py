@@ -11,9 +11,10 @@ import numpy as np
 from ortlite import dtypes, infer, schema
 from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.optimize.dead_code import without_dead_nodes
+from ortlite.optimize.facts import Facts
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.rewrite import map_subgraphs
-from ortlite.optimize.shapes import Facts, learn
+from ortlite.optimize.shapes import learn, learn_from
 from ortlite.optimize.view import Names, View, anchored, view_of
 
 __all__ = ["MS", "New", "Rule", "copy", "rewrite", "table"]
@@ -148,7 +149,7 @@ def _round(
             _typed(view, each)
             nodes.append(each)
             made.extend(filter(None, each.outputs))
-        view.facts.learn(new.nodes)
+        learn_from(view.facts, new.nodes)
     return (tuple(nodes), constants, made) if gone else None
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ortlite.dtypes import DType
 from ortlite.graph import Graph, Node, TensorType, Type
-from ortlite.optimize.shapes import Facts, Shape
+from ortlite.optimize.dims import Shape
+from ortlite.optimize.facts import Facts
 
 __all__ = ["Names", "View", "anchored"]
 

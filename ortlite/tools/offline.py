@@ -25,8 +25,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ortlite import progress
-from ortlite.batches import Job, Port
+from ortlite.batches import Job
 from ortlite.processors import available
+from ortlite.rows import Port
 from ortlite.tools import tables
 
 __all__ = ["Done", "run_files"]

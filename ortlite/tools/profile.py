@@ -13,7 +13,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ortlite import atomic
-from ortlite.api.profile import file_of, kind_of
+from ortlite.api.for_tools import file_of
+from ortlite.api.profile import kind_of
 from ortlite.plan import Call
 from ortlite.steps import Bound
 from ortlite.tools.recorder import Event, Recorded, RecordedNode, RecordedValue, record

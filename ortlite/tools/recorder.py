@@ -10,7 +10,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ortlite import run
-from ortlite.api.profile import by_steps, given
+from ortlite.api.for_tools import by_steps
+from ortlite.api.profile import given
 from ortlite.derived import nbytes
 from ortlite.memory import blocks
 from ortlite.plan import Call, Cast, Transfer

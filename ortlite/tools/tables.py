@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ortlite.batches import Port
+from ortlite.rows import Port
 
 __all__ = [
     "IMAGES", "arrow_of", "is_group", "named", "numpy_of", "parquet", "parquet_blocks", "picture", "together",

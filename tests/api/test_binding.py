@@ -185,20 +185,19 @@ def test_the_inner_classes(ort, C, mul):
     assert [i.name for i in inner.inputs_meta] == ["X"]
 
 
-def test_sparse_values_go_in_and_come_out(ort):
+def sparse_product(ort, rows, columns):
+    """A session that multiplies a sparse matrix [rows, rows] by a dense one [rows, columns]."""
     node = helper.make_node("SparseToDenseMatMul", ["A", "B"], ["Y"], domain="com.microsoft")
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [
-            helper.make_value_info("A", helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [3, 3])),
-            helper.make_tensor_value_info("B", TensorProto.FLOAT, [3, 2]),
-        ],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [3, 2])],
-    )
+    sparse = helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [rows, rows])
+    b, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, columns]) for name in "BY")
+    graph = helper.make_graph([node], "g", [helper.make_value_info("A", sparse), b], [y])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     source = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+
+def test_sparse_values_go_in_and_come_out(ort):
+    session = sparse_product(ort, 3, 2)
     assert session.get_inputs()[0].type == "sparse_tensor(float)"
     dense = np.array([[0, 2, 0], [0, 0, 3], [1, 0, 0]], np.float32)
     device = ort.OrtDevice.make("cpu", 0)
@@ -242,19 +241,7 @@ def test_what_the_model_holds_sparse_comes_out_sparse(ort, held, declared):
 
 
 def test_sparse_values_in_one_place_are_added(ort):
-    node = helper.make_node("SparseToDenseMatMul", ["A", "B"], ["Y"], domain="com.microsoft")
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [
-            helper.make_value_info("A", helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [2, 2])),
-            helper.make_tensor_value_info("B", TensorProto.FLOAT, [2, 2]),
-        ],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [2, 2])],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    source = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    session = sparse_product(ort, 2, 2)
     device, values = ort.OrtDevice.make("cpu", 0), np.array([1, 2, 4], np.float32)
     coo = ort.SparseTensor.sparse_coo_from_numpy([2, 2], values, np.array([[0, 1], [0, 1], [1, 0]]), device)
     csr = ort.SparseTensor.sparse_csr_from_numpy([2, 2], values, np.array([1, 1, 0]), np.array([0, 2, 3]), device)

@@ -122,7 +122,7 @@ def test_values_of_the_host_that_depend_on_shapes_make_no_borders():
         for _ in range(2):
             (z,) = session.run(None, {"x": x})
             np.testing.assert_allclose(z, (np.exp(x) + np.float32([rows, 2])) @ w, rtol=1e-5)
-    assert len(session._shared.compilations) == 2  # one a signature
+    assert len(session._parts.shared.compilations) == 2  # one a signature
 
 
 def test_arrays_are_carried_to_jax_whatever_it_traces():

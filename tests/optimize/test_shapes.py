@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from conformance import cases
 from ortlite import load
 from ortlite.errors import OrtError
-from ortlite.optimize.shapes import RULES, learn, product, quotient, total
+from ortlite.optimize.dims import product, quotient, total
+from ortlite.optimize.shape_rules import RULES
+from ortlite.optimize.shapes import learn
 from tests.optimize.models import model, node, outputs
 
 
