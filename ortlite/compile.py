@@ -33,7 +33,7 @@ from ortlite.provider import ExecutionProvider
 from ortlite.race import Race
 from ortlite.specialise import KEY_ELEMENTS
 from ortlite.stand_in import StandIn
-from ortlite.steady import Steady
+from ortlite.steady import Steady, lengthens
 from ortlite.steps import Binding, Bound, OnStep, ReadBody, ReadSeed, bind
 
 __all__ = ["Budget", "Closure", "Program", "Shared", "Signatures", "compile_plan"]
@@ -110,10 +110,11 @@ class Signatures:
     than it can keep thus goes on with those it has, and interprets the others.
 
     Where a library compiles and something else answers at signatures without a function (the CPU provider, which
-    `stands_in`, or the library's own calls, `eager`), the first `AT_ONCE` get theirs at once, or the first alone where
-    what came out of a run goes into the next, longer than before; of the others those that come up twice in a row or
-    whose runs have taken as long as it takes to compile one. An eager one is compiled in its second run: the first is
-    forgotten where lengths turn out to grow, for it would be compiled for the first token of the next sequence.
+    `stands_in`, or the library's own calls, `eager`), the first `AT_ONCE` get theirs at once, or none where the plan
+    has a cache, or until what came out of a run goes into the next, longer than before; of the others those that come
+    up twice in a row or whose runs have taken as long as it takes to compile one. An eager one is compiled in its
+    second run: the first is forgotten where lengths turn out to grow, for it would be compiled for the first token of
+    the next sequence.
     """
 
     budget: Budget
@@ -266,7 +267,8 @@ class Program:
         self.stand_in = stand_in if usable else None
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
-        self._grows = False  # whether one of them came in again: a cache, whose next signatures come up but once
+        # whether there is a cache, whose next signatures come up but once: by the plan, or one of them came in again
+        self._grows = lengthens(plan)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._compiled_before = 0  # regions of which the signatures know how long they took
         self._any = _Any(plan, self.steps, writes=self.specialises and (self._eager or not self.compiles))
@@ -335,7 +337,7 @@ class Program:
             if self._eager and (seconds := self.shared.compilations[self._compiled_before :]):
                 signatures.compiled(sum(seconds))
                 self._compiled_before += len(seconds)
-            most = (0 if self._eager else 1) if self._grows else AT_ONCE
+            most = 0 if self._grows else AT_ONCE
             answered = self._eager or self.stand_in is not None
             at_once = self.compiles and (not answered or len(signatures.entries) < most)
             return signatures.wants(key, at_once=at_once)

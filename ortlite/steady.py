@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from ortlite import run, specialise
+from ortlite.graph import TensorType
 from ortlite.inline import Inlined
-from ortlite.plan import Plan
+from ortlite.plan import Call, Plan, Transfer
 from ortlite.specialise import KEY_ELEMENTS, Guards
 from ortlite.steps import Bound
 
-__all__ = ["Steady"]
+__all__ = ["Steady", "lengthens"]
 
 Function = Callable[..., tuple[Any, ...]]
 Keep = Callable[[Mapping[int, Any]], Mapping[int, Any]]
@@ -110,6 +111,21 @@ class Steady:
             self.function = specialise.generate(self.plan, self.steps, baked, kernels, guards=guards, regions=False)
             self.made(sum(spent) + perf_counter() - began)
         return outputs
+
+
+def lengthens(plan: Plan) -> bool:
+    """Whether a result is an input with more behind it, along an axis of any length: a cache that the next run gets."""
+    out = set(plan.outputs)
+    out |= {step.source for step in plan.steps if isinstance(step, Transfer) and step.target in out}
+    types = dict(zip(plan.inputs, plan.input_types, strict=False))  # a subgraph's may be unknown
+    for step in plan.steps:
+        if isinstance(step, Call) and step.node.op_type == "Concat" and out.intersection(step.outputs):
+            first = types.get(step.reads()[0])
+            shape = (first.shape if isinstance(first, TensorType) else None) or ()
+            axis = step.node.attributes.get("axis", 1)  # which had a default once
+            if -len(shape) <= axis < len(shape) and not isinstance(shape[axis], int):
+                return True
+    return False
 
 
 def _counted(fn: Function, calls: list[None]) -> Function:

@@ -13,6 +13,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
 from ortlite.ops.registry import local
 from ortlite.provider import Compiler, create
+from ortlite.steady import lengthens
 from ortlite_strict import StrictExecutionProvider
 
 CPU = "CPUExecutionProvider"
@@ -22,6 +23,7 @@ GROWS = (
     + "g (float[N] past, float[1] x) => (float[M] present, float[1] y) { present = Concat <axis = 0> (past, x)  "
     + ("s = ReduceSum <keepdims = 1> (present)  y = Sqrt(s) }")
 )
+HIDDEN = GROWS.replace("present = Concat <axis = 0> (past, x)", "p = Abs(past)  present = Concat <axis = 0> (p, x)")
 
 
 class Compiling(StrictExecutionProvider):
@@ -61,18 +63,32 @@ def grown(stages, provider, lengths):
         np.testing.assert_allclose(np.asarray(y), [np.sqrt(n * (n + 1) / 2 + 5)], rtol=1e-6)
 
 
-def test_a_cache_that_grows_compiles_nothing_more():
+@pytest.mark.parametrize(("text", "compiled"), [(GROWS, 0), (HIDDEN, 1)])
+def test_a_cache_that_grows_compiles_nothing_more(text, compiled):
     provider = Compiling()
-    stages = build(GROWS, provider)
+    stages = build(text, provider)
     for _ in range(3):
         grown(stages, provider, range(1, 30))
-    assert provider.given == 1
-    assert stages.program.stand_in.runs == 3 * (29 - 1)
+    assert provider.given == compiled
+    assert stages.program.stand_in.runs == 3 * (29 - compiled)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "present = Concat <axis = 1> (x, past)",
+        "present = Concat <axis = 0> (fixed, x)",
+        "p = Concat <axis = 0> (past, x)  present = Abs(p)",
+    ],
+)
+def test_not_all_that_is_joined_is_a_cache(line):
+    text = f"g (float[N,2] past, float[1,2] fixed, float[N,2] x) => (float[M,K] present) {{ {line} }}"
+    assert not lengthens(build(HEAD + text, Compiling()).plan)
 
 
 def test_lengths_that_are_not_those_of_results_are_compiled_at_once():
     provider = Compiling()
-    stages = build(GROWS, provider)
+    stages = build(HIDDEN, provider)
     grown(stages, provider, [5, 3, 4, 9, 5, 3])
     assert provider.given == AT_ONCE
     assert stages.program.stand_in.runs == 2
@@ -80,7 +96,7 @@ def test_lengths_that_are_not_those_of_results_are_compiled_at_once():
 
 def test_a_signature_that_comes_up_in_a_row_is_compiled():
     provider = Compiling()
-    stages = build(GROWS, provider)
+    stages = build(HIDDEN, provider)
     grown(stages, provider, [1, 2, 3, 4, 3, 3, 3])
     assert provider.given == 1 + 1
     assert stages.program.stand_in.runs == 4
@@ -104,7 +120,7 @@ def test_a_signature_whose_runs_took_as_long_as_compiling_is_compiled():
 @pytest.mark.parametrize("options", [{"defer": False}, {"pinned": {"y": "Compiling"}}])
 def test_who_wants_no_other_provider_gets_none(options):
     provider = Compiling()
-    stages = build(GROWS, provider, **options)
+    stages = build(HIDDEN, provider, **options)
     grown(stages, provider, range(1, 9))
     assert stages.program.stand_in is None
     assert provider.given == 8
@@ -135,7 +151,7 @@ def test_a_kernel_of_a_third_party_stays_where_it_is(body):
 
 def test_outputs_stay_on_the_device_where_they_are_wanted_there():
     provider = Compiling()
-    stages = build(GROWS, provider, outputs_on_device=True)
+    stages = build(HIDDEN, provider, outputs_on_device=True)
     for n in range(1, 6):
         given = [provider.from_numpy(np.ones(n, np.float32)), provider.from_numpy(np.ones(1, np.float32))]
         kinds = {type(value) for value in stages.program(given)}
