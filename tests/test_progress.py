@@ -163,7 +163,9 @@ from pathlib import Path
 from ortlite.cli import bars, main
 bars.SILENT = 0
 def half(*args, **keywords):
-    path = next(getattr(a, "name", a) for a in args if isinstance(getattr(a, "name", a), (str, Path)))
+    paths = [a if isinstance(a, (str, Path)) else getattr(a, "name", None) for a in args]  # a file has a name
+    path = next(filter(None, paths))
+    assert Path(path).is_absolute()
     with open(path, "w") as file:
         file.write("half")
     print("ready", flush=True)
