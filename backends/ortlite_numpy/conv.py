@@ -8,7 +8,7 @@ by side) are multiplied by the weights; a convolution of every channel by itself
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
@@ -25,6 +25,7 @@ from ortlite_numpy import products
 from ortlite_numpy.blas import turned
 from ortlite_numpy.elementwise import LINE, swish_fill
 from ortlite_numpy.record import numpy as np
+from ortlite_numpy.record import opaque, recording
 from ortlite_numpy.threads import pays, split
 from ortlite_numpy.windows import Pads, Windows, copied, in_blocks, most_windows, padded, scratch, seen
 
@@ -452,10 +453,19 @@ def conv_transpose(
     apart = channels_last(y).reshape(X.shape[0], *out, channels, *strides)
     between = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
     y = apart.transpose(0, *between, 1 + rank).reshape(X.shape[0], *lengths, channels)
+    y = y[(slice(None), *(slice(-lo, o + hi) for (lo, hi), o in zip(ends, lengths, strict=True)))]
+    if window.has_gaps(W.shape[2:], strides, dilations):
+        mend = partial(mended, xp, strides=strides, pads=padding, dilations=dilations, groups=group)
+        opaque(mend, channels_first(y), X, W) if recording() else mend(channels_first(y), X, W)
     if B is not None:
         y += B
-    inner = [slice(-lo, o + hi) for (lo, hi), o in zip(ends, lengths, strict=True)]
-    return channels_first(y[(slice(None), *inner)])
+    return channels_first(y)
+
+
+def mended(xp: Namespace, y: Any, x: Any, w: Any, **given: Any) -> None:
+    """Where `x` is not finite, write to `y` what the default body gives: it multiplies `x` by no zeros."""
+    if not np.isfinite(x).all():
+        y[...] = window.conv_transpose(xp, x, w, **given)
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {

@@ -9,6 +9,7 @@ from ortlite.ops._window import Pads, defaults, fixed_pads, kernel_size, window_
 from ortlite.ops.annotations import Array, Int, Ints, Text
 from ortlite.ops.helpers import along, require_shape
 from ortlite.ops.registry import op
+from ortlite.primitives.window import fold
 from ortlite.primitives.window import output_shape as window_count
 
 
@@ -143,7 +144,7 @@ def conv_transpose(
     return add_bias(xp, xp.conv_transpose(X, W, strides=strides, pads=padding, dilations=dilations, groups=group), B)
 
 
-@op("Col2Im", since=18)
+@op("Col2Im", since=18, views=True)
 def col2im(
     xp: Namespace,
     input: Array,
@@ -154,10 +155,7 @@ def col2im(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Array:
-    """Add the columns (N, C · block, windows) up where their windows stand: (N, C, *image).
-
-    A transposed convolution in which every element of a block has a kernel of its own, a single 1.
-    """
+    """Add the columns (N, C · block, windows) up where their windows stand: (N, C, *image)."""
     if xp.isdtype(input.dtype, "bool"):  # the standard multiplies no booleans: count, and see whether there is any
         counts = col2im(
             xp, xp.astype(input, xp.int32), image_shape, block_shape, dilations=dilations, pads=pads, strides=strides
@@ -182,10 +180,8 @@ def col2im(
             image_shape, block_shape, strides, dilations, windows, padding, strict=True
         )
     ]
-    x = xp.reshape(input, (n * (depth // block), block, *windows))
-    kernel = xp.reshape(xp.eye(block, dtype=input.dtype), (block, 1, *block_shape))
-    y = xp.conv_transpose(x, kernel, strides=strides, pads=ends, dilations=dilations, groups=1)
-    return xp.reshape(y, (n, depth // block, *image_shape))
+    x = xp.reshape(input, (n, depth // block, *block_shape, *windows))
+    return fold(xp, x, strides=strides, pads=ends, dilations=dilations)
 
 
 @op("DeformConv", since=19)

@@ -86,21 +86,68 @@ def conv_transpose(
 
     out = (spatial - 1) · stride + (size - 1) · dilation + 1, less the `pads`; a negative pad extends it.
     """
-    rank, n = w.ndim - 2, x.shape[0]
-    lengths = zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
-    full = [max((n - 1) * s + (k - 1) * d + 1, 0) for n, s, k, d in lengths]
+    n, (c, m), size, spatial = x.shape[0], w.shape[:2], w.shape[2:], x.shape[2:]
+    if has_gaps(size, strides, dilations):
+        kernel = xp.permute_dims(xp.reshape(w, (1, groups, c // groups, m * prod(size))), (0, 1, 3, 2))
+        images = xp.reshape(x, (n, groups, c // groups, prod(spatial)))
+        columns = kernel * images if c == groups else xp.matmul(kernel, images)
+        columns = xp.reshape(columns, (n, groups * m, *size, *spatial))
+        return fold(xp, columns, strides=strides, pads=pads, dilations=dilations)
+    rank, full = len(size), _whole(spatial, size, strides, dilations)
     kernel = transposed_kernel(xp, w, strides, dilations, groups)
     dilations = (1,) * rank if any(s > 1 for s in strides) else dilations
     reach = [(p - 1) * d for p, d in zip(kernel.shape[2:], dilations, strict=True)]
     before = [(r, r) if s > 1 else (r - lo, r - hi) for r, s, (lo, hi) in zip(reach, strides, pads, strict=True)]
     none = [(0, 0)] * rank
     y = xp.conv(padded(xp, x, before), kernel, strides=(1,) * rank, pads=none, dilations=dilations, groups=groups)
-    out, m = y.shape[2:], w.shape[1] * groups
-    y = xp.reshape(y, (n, m, *strides, *out))
-    y = xp.permute_dims(y, (0, 1, *chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))))
-    y = xp.reshape(y, (n, m, *(o * s for o, s in zip(out, strides, strict=True))))
+    y = _interleaved(xp, xp.reshape(y, (n, m * groups, *strides, *y.shape[2:])), strides)
     ends = zip(strides, pads, full, y.shape[2:], strict=True)
     return padded(xp, y, [(0, 0) if s == 1 else (-lo, f - hi - o) for s, (lo, hi), f, o in ends])
+
+
+def has_gaps(size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
+    """Whether `transposed_kernel` puts zeros into the weights: infinity times those would be NaN."""
+    windows = zip(size, strides, dilations, strict=True)
+    return any(s > 1 for s in strides) and any(k % s or (d > 1 and k > 1) for k, s, d in windows)
+
+
+def fold(xp: Namespace, x: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]) -> Any:
+    """Windows `x` (N, C, *size, *spatial) added up where they stand: (N, C, *out), as long as `conv_transpose` has it.
+
+    Of `stride` neighbours in the result each has its own elements of a window, every stride-th: they are added up side
+    by side, and then go between each other.
+    """
+    rank = len(strides)
+    size, spatial = x.shape[2 : 2 + rank], x.shape[2 + rank :]
+    full = _whole(spatial, size, strides, dilations)
+    if any(s > 1 for s in strides):
+        for axis, dilation in enumerate(dilations, 2):
+            x = _spread(xp, x, axis, dilation)
+        size, dilations = x.shape[2 : 2 + rank], (1,) * rank
+    parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
+    summands = []
+    for place in product(*map(range, parts)):
+        key = [slice(i * s, min((i + 1) * s, k)) for i, s, k in zip(place, strides, size, strict=True)]
+        part = x[(slice(None), slice(None), *key, ...)]
+        beside = [(0, s - k) for s, k in zip(strides, part.shape[2:], strict=False)]
+        around = [(i * d, (p - 1 - i) * d) for i, p, d in zip(place, parts, dilations, strict=True)]
+        summands.append(padded(xp, part, [*beside, *around]))
+    y = _interleaved(xp, reduce(xp.add, summands), strides)
+    return padded(xp, y, [(-lo, f - hi - o) for (lo, hi), f, o in zip(pads, full, y.shape[2:], strict=True)])
+
+
+def _whole(spatial: Sequence[int], size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    """The lengths of what windows add up to, all of it."""
+    windows = zip(spatial, size, strides, dilations, strict=True)
+    return [max((n - 1) * s + (k - 1) * d + 1, 0) for n, k, s, d in windows]
+
+
+def _interleaved(xp: Namespace, y: Any, strides: Sequence[int]) -> Any:
+    """`y` (N, C, *strides, *spatial) with neighbours put between each other: (N, C, *(spatial · stride))."""
+    rank, out = len(strides), y.shape[2 + len(strides) :]
+    order = chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))
+    lengths = (o * s for o, s in zip(out, strides, strict=True))
+    return xp.reshape(xp.permute_dims(y, (0, 1, *order)), (*y.shape[:2], *lengths))
 
 
 def transposed_kernel(xp: Namespace, w: Any, strides: Sequence[int], dilations: Sequence[int], groups: int) -> Any:

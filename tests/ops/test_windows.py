@@ -59,6 +59,45 @@ def test_conv_transpose(rank, case, group):
     check("ConvTranspose", x, w, b, group=group, rtol=1e-4, atol=1e-4, **spread(case, rank))
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"), [(3, 2, 1), (1, 2, 1), (2, 3, 2), (2, 2, 2), (4, 2, 1), (3, 1, 2)]
+)
+@pytest.mark.parametrize("group", [1, 2])
+def test_infinity_stays_where_a_transposed_convolution_puts_it(rank, size, stride, dilation, group):
+    x, w, bias = floats(1, 2, *(4, 3, 2)[:rank]), floats(2, 2, *[size] * rank), floats(2 * group)
+    x[0, 0, 1], x[0, 1, -1, ...] = np.inf, np.nan
+    given = {"strides": [stride] * rank, "dilations": [dilation] * rank, "pads": [0] * rank + [size // 2] * rank}
+    check("ConvTranspose", x, w, bias, group=group, rtol=1e-4, atol=1e-5, **given)
+
+
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (2, 2, 1), (2, 1, 2), (3, 3, 2)])
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_infinity_stays_where_col2im_puts_it(size, stride, dilation, kind):
+    image = [(n - 1) * stride + (size - 1) * dilation for n in (4, 3)]  # padded by one
+    x = (9 * floats(2, 3 * size**2, 4 * 3)).astype(kind)
+    if kind is np.float32:
+        x[0, 1, 1], x[1, 0, -1] = np.inf, np.nan
+    wanted = np.zeros((2, 3, *(n + 1 for n in image)), kind)
+    for i, block in enumerate(
+        np.moveaxis(x.reshape(2, 3, size, size, 4, 3), (4, 5), (0, 1)).reshape(12, 2, 3, size, size)
+    ):
+        top, left = (stride * place for place in divmod(i, 3))
+        reach = (size - 1) * dilation + 1
+        wanted[:, :, top : top + reach : dilation, left : left + reach : dilation] += block
+    given = {"strides": [stride] * 2, "dilations": [dilation] * 2, "pads": [1, 0, 0, 1]}
+    check(
+        "Col2Im",
+        x,
+        np.array(image),
+        np.array([size] * 2),
+        expected=wanted[:, :, 1:, :-1],
+        rtol=1e-4,
+        atol=1e-5,
+        **given,
+    )
+
+
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
 def test_conv_transpose_to_a_given_shape(auto_pad):
     x, w = floats(1, 1, 3, 3), floats(1, 2, 3, 3)
