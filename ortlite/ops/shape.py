@@ -33,6 +33,7 @@ def size(xp: Namespace, data: Array) -> Int:
 def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0) -> Array:
     """`data` in another shape: 0 keeps a dimension (unless `allowzero`), one -1 takes the remaining elements.
 
+    Beside a kept dimension of 0, where any number would do, -1 is what it is beside another: a batch may be empty.
     Raises ValueError when the number of elements does not fit.
     """
     if min(shape, default=0) < -1 or shape.count(-1) > 1:
@@ -41,9 +42,14 @@ def reshape(xp: Namespace, data: Array, shape: Ints = (), *, allowzero: Flag = 0
         raise ValueError(f"shape {list(shape)} has both a 0 and a -1, which could be anything, and allowzero is set")
     if not allowzero and [d for d in shape if d == 0] and len(shape) > data.ndim and 0 in shape[data.ndim :]:
         raise ValueError(f"shape {shape} keeps a dimension that data of shape {tuple(data.shape)} does not have")
-    wanted = tuple(data.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape))
-    if -1 in wanted and 0 in wanted:  # the standard leaves -1 beside 0 open
-        wanted = tuple(0 if d == -1 else d for d in wanted)
+    kept = set() if allowzero else {i for i, d in enumerate(shape) if d == 0}
+    wanted = tuple(data.shape[i] if i in kept else d for i, d in enumerate(shape))
+    if -1 in wanted and 0 in wanted:
+        elements = prod(d for i, d in enumerate(data.shape) if i not in kept)
+        others = prod(d for d in shape if d > 0)
+        if elements % others:
+            raise ValueError(f"data of shape {tuple(data.shape)} has too many or too few elements for shape {shape}")
+        wanted = tuple(elements // others if d == -1 else d for d in wanted)
     return xp.reshape(data, wanted)
 
 

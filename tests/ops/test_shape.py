@@ -63,6 +63,8 @@ def test_reshape():
     check("Reshape", X, ints(0, -1))
     check("Reshape", X, ints(4, 0, 2))
     check("Reshape", np.zeros((0, 3), np.float32), ints(3, 0), allowzero=1)
+    for shape, wanted in [((0, -1), (0, 6)), ((0, 3, -1), (0, 3, 2)), ((-1, 0), (0, 2)), ((0, 0, -1), (0, 2, 3))]:
+        check("Reshape", np.zeros((0, 2, 3), np.float32), ints(*shape), expected=np.zeros(wanted, np.float32))
     check("Reshape", X, shape=[6, 4], opset=1, expected=X.reshape(6, 4))
     with pytest.raises(Exception, match=r"the_node.*\[2, 3, 4\]"):
         run_op("Reshape", X, ints(5, 5))
