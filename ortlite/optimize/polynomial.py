@@ -96,9 +96,14 @@ def _power(a: Polynomial, exponent: int) -> Polynomial | None:
 
 
 def alike(view: View, name: str, found: Polynomial | None, wanted: Mapping[tuple[str, ...], float]) -> bool:
-    """Whether two polynomials are the same but for the rounding of constants in the dtype of `name`."""
+    """Whether two polynomials are the same but for the rounding of constants in the dtype of `name`.
+
+    Factors that are to be equal must be: their products may cancel, and infinity times what is left would be infinity.
+    """
     dtype = view.dtype(name)
     if found is None or found.keys() != wanted.keys() or dtype is None:
         return False
     tolerance = EXACT.get(dtype.name, 0.0)
-    return all(isclose(factor, wanted[term], rel_tol=tolerance) for term, factor in found.items())
+    sizes = {(abs(wanted[term]), abs(factor)) for term, factor in found.items()}
+    close = all(isclose(factor, wanted[term], rel_tol=tolerance) for term, factor in found.items())
+    return close and len(sizes) == len({abs(factor) for factor in wanted.values()})

@@ -112,7 +112,9 @@ def gelu_of(w, x, half=0.5, root=2**0.5, one=1.0):
     return w("Mul", w("Mul", x, half), w("Add", w("Erf", w("Div", x, root)), one))
 
 
-@pytest.mark.parametrize("numbers", [{"half": 0.501}, {"root": 1.41}, {"one": 0.999}, {"half": -0.5}])
+@pytest.mark.parametrize(
+    "numbers", [{"half": 0.501}, {"root": 1.41}, {"one": 0.999}, {"one": 1 + 2**-23}, {"half": -0.5}]
+)
 def test_other_numbers_are_no_gelu(numbers):
     w = Writer()
     x = values((2, 3))
