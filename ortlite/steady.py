@@ -120,7 +120,7 @@ def lengthens(plan: Plan) -> bool:
     types = dict(zip(plan.inputs, plan.input_types, strict=False))  # a subgraph's may be unknown
     for step in plan.steps:
         if isinstance(step, Call) and step.node.op_type == "Concat" and out.intersection(step.outputs):
-            first = types.get(step.reads()[0])
+            first = types.get(next(iter(step.reads()), -1))
             shape = (first.shape if isinstance(first, TensorType) else None) or ()
             axis = step.node.attributes.get("axis", 1)  # which had a default once
             if -len(shape) <= axis < len(shape) and not isinstance(shape[axis], int):

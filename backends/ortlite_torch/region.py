@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # freezing imports it, which says that it is ma
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch.utils.mkldnn
 
-__all__ = ["frozen_at_first", "looked_at", "region"]
+__all__ = ["Region", "frozen_at_first", "looked_at", "region"]
 
 log = logging.getLogger("ortlite")
 
