@@ -268,7 +268,7 @@ class Program:
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
         # whether there is a cache, whose next signatures come up but once: by the plan, or one of them came in again
-        self._grows = lengthens(plan)
+        self._grows = bool(compilers) and lengthens(plan)
         self._last: tuple[Any, _Entry] | None = None  # the signature of the last run, and what there is of it
         self._compiled_before = 0  # regions of which the signatures know how long they took
         self._any = _Any(plan, self.steps, writes=self.specialises and (self._eager or not self.compiles))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ortlite import pipeline
@@ -83,11 +84,16 @@ class Parts:
         for part in (self.whole, *tuple(self._made.values())):
             part.stages.program.forget()
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """What all values of the model are called: runs may feed them, and ask for them."""
+        graph = self.model.graph
+        made = (name for node in graph.nodes for name in node.outputs if name)
+        return frozenset((*graph.inputs, *graph.constants, *made))
+
     def _known(self, feed: Mapping[Any, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
         """The feed, without None for what no value is called."""
-        graph = self.model.graph
-        names = {name for node in graph.nodes for name in node.outputs if name} | graph.constants.keys()
-        names.update(graph.inputs)
+        graph, names = self.model.graph, self._names
         for name in outputs:
             if name not in names:
                 raise InvalidArgument(f"Invalid output name:{name} ({unknown(graph, name)})")
