@@ -21,20 +21,20 @@ def uncollected() -> Iterator[None]:
     """Within, nothing is collected. The last of several puts things back as the first found them."""
     global _inside, _was_on  # noqa: PLW0603  (there is one collector a process)
     with _lock:
-        _inside += 1
-        if _inside == 1:
+        if not _inside:
             _was_on = gc.isenabled()
-            gc.disable()
+        _inside += 1  # while the collector is off, also at a fork in between
+        gc.disable()
     try:
         yield
     finally:
         with _lock:
-            _inside -= _inside > 0  # in a forked child those of the parent's threads are forgotten
-            if not _inside and _was_on:
+            if _inside <= 1 and _was_on:
                 if not gc.get_freeze_count():  # what is there now counts as old, so that nobody looks at it soon
                     gc.freeze()
                     gc.unfreeze()
                 gc.enable()
+            _inside -= _inside > 0  # in a forked child those of the parent's threads are forgotten
 
 
 def _forget() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ortlite
-from ortlite import pipeline
+from ortlite import garbage, pipeline
 from ortlite.garbage import uncollected
 
 DIGITS = Path(ortlite.__file__).parent / "demo" / "digits.onnx"
@@ -64,14 +64,16 @@ def another_inside():
     def stay():
         with uncollected():
             inside.set()
-            leave.wait(60)
+            leave.wait()
 
     thread = threading.Thread(target=stay)
     thread.start()
-    assert inside.wait(60)
-    yield
-    leave.set()
-    thread.join()
+    inside.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
 
 
 def test_two_threads():
@@ -93,6 +95,23 @@ def test_a_forked_child_collects():
                 pass
             os._exit(not gc.isenabled())
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked")
+def test_a_child_forked_while_the_last_one_leaves_collects(monkeypatch):
+    children = []
+
+    def fork():
+        children.append(os.fork())
+        if not children[-1]:
+            os._exit(not gc.isenabled())
+        return 0
+
+    monkeypatch.setattr(garbage.gc, "get_freeze_count", fork)
+    with uncollected():
+        pass
+    assert len(children) == 1
+    assert os.waitpid(children[0], 0)[1] == 0
 
 
 def test_a_session_is_made_without_it(monkeypatch):
