@@ -9,11 +9,12 @@ from onnx import parser
 import ortlite
 from ortlite import compile as compile_
 from ortlite import load, pipeline, run, specialise
-from ortlite.compile import KEPT, SEEN, Budget, Shared
+from ortlite.compile import Shared
 from ortlite.optimize import ALL, BASIC, DISABLED, optimize
 from ortlite.partition import partition
 from ortlite.plan import Call, Host, Transfer, plan
 from ortlite.provider import create
+from ortlite.signatures import KEPT, SEEN, SHARE, Budget
 from ortlite_strict import StrictExecutionProvider
 
 CPU = "CPUExecutionProvider"
@@ -348,7 +349,7 @@ def test_specialising_takes_no_more_than_its_share_of_the_time(order, cost, monk
         present, total = program([np.ones((1, 1), np.float32), past])
         np.testing.assert_array_equal(present, np.append(past, np.float32(1))[None])
         assert total.tolist() == [past.sum() + 1]
-        assert clock.spent <= cost + compile_.SHARE * clock.now  # the first function is made before anything is known
+        assert clock.spent <= cost + SHARE * clock.now  # the first function is made before anything is known
     assert clock.functions >= 1
     if cost == 50.0:
         assert clock.functions == 1  # 384 runs of a second do not pay for another

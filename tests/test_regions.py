@@ -9,11 +9,11 @@ import pytest
 from onnx import numpy_helper, parser
 
 from ortlite import load, pipeline
-from ortlite.compile import KEPT
 from ortlite.errors import Fail
 from ortlite.partition import partition
 from ortlite.plan import Transfer, plan
 from ortlite.provider import Compiler, create
+from ortlite.signatures import KEPT
 from ortlite_strict import StrictExecutionProvider
 
 CPU, STRICT = "CPUExecutionProvider", "StrictExecutionProvider"

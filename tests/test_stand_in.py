@@ -7,12 +7,12 @@ import pytest
 from onnx import parser
 
 from ortlite import load, pipeline
-from ortlite.compile import AT_ONCE, Budget, Signatures
 from ortlite.errors import NotImplemented as NoKernel
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array
 from ortlite.ops.registry import local
 from ortlite.provider import Compiler, create
+from ortlite.signatures import AT_ONCE, Budget, Signatures
 from ortlite.steady import lengthens
 from ortlite_strict import StrictExecutionProvider
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 import ortlite
-from ortlite import compile as compile_
 from ortlite import steady
+from ortlite.signatures import UNKNOWN
 
 D = 6
 RUNS = steady.RUNS + steady.TRIES
@@ -77,7 +77,7 @@ def test_a_cache_that_grows(name):
 def test_lengths_that_come_up_again_need_no_function_of_their_own():
     found = session(GROWS, PROVIDERS[0])
     signatures = program(found)._signatures
-    for length in [*range(RUNS + 9), *range(compile_.UNKNOWN)]:
+    for length in [*range(RUNS + 9), *range(UNKNOWN)]:
         check(found, np.ones((1, D), np.float32), np.ones((1 + length, D), np.float32))
         if signatures.cost is not None:
             signatures.cost = 1e9  # no time decides

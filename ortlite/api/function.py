@@ -22,6 +22,7 @@ from ortlite.graph import Graph, Model, OptionalType, TensorType
 from ortlite.parameters import gathered, parameters, with_parameters
 from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
+from ortlite.signatures import Budget
 
 __all__ = ["function", "lifted"]
 
@@ -129,7 +130,7 @@ class _Prepared:
     memory: _Memory
 
 
-class _Memory(programs.Budget):
+class _Memory(Budget):
     """A budget for baked values that knows where in memory they, and the constants of the model, lie.
 
     A block that was freed since is still known: what then comes to lie there is copied without need.
