@@ -10,12 +10,24 @@ from collections.abc import Sequence
 from math import gcd
 from typing import TypeAlias
 
-__all__ = ["Dim", "Shape", "is_same", "may_be_negative", "product", "quotient", "total"]
+__all__ = ["Dim", "Shape", "element_of", "is_same", "length_of", "may_be_negative", "product", "quotient", "total"]
 
 Dim: TypeAlias = "int | str"
 Shape: TypeAlias = tuple[Dim, ...]
-# Between the factors of a product, inside a quotient or a sum, between the terms of a sum: no name of a value has them.
-TIMES, OVER, PLUS = "\0", "\1", "\2"
+# Between the factors of a product; those of one inside a quotient or a sum; the terms of a sum; the two of a quotient.
+TIMES, INSIDE, PLUS, OVER = "\0", "\1", "\2", "\3"
+# A file may give any name to a value: written so, a name has none of the marks, and two names stay two.
+_PLAIN = {ord(mark): f"%{ord(mark):02x}" for mark in f"%{TIMES}{INSIDE}{PLUS}{OVER}:()[-"}
+
+
+def length_of(name: str, axis: int) -> Dim:
+    """The length of an axis of a value."""
+    return f"{name.translate(_PLAIN)}:{axis}"
+
+
+def element_of(name: str, index: int) -> Dim:
+    """An element of a value, which may be a number of any sign."""
+    return f"{name.translate(_PLAIN)}[{index}]"
 
 
 def product(dims: Sequence[Dim]) -> Dim:
@@ -30,7 +42,7 @@ def total(dims: Sequence[Dim]) -> Dim:
     if not symbols:
         return number
     terms = [*symbols, str(number)] if number else symbols
-    return terms[0] if len(terms) == 1 else f"({PLUS.join(terms)})".replace(TIMES, OVER)
+    return terms[0] if len(terms) == 1 else f"({PLUS.join(terms)})".replace(TIMES, INSIDE)
 
 
 def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
@@ -46,7 +58,7 @@ def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
     if number % divisor == 0 and not others:
         return _written(number // divisor, symbols)
     shared = gcd(number, divisor)
-    return f"({_written(number // shared, symbols)}:{_written(divisor // shared, others)})".replace(TIMES, OVER)
+    return f"({_written(number // shared, symbols)}{OVER}{_written(divisor // shared, others)})".replace(TIMES, INSIDE)
 
 
 def _multiplied(dims: Sequence[Dim]) -> tuple[int, list[str]]:
@@ -83,5 +95,5 @@ def is_same(a: Dim, b: Dim) -> bool | None:
 
 def may_be_negative(symbol: str) -> bool:
     """Whether a text may stand for a number below 0: it is one of no dimension, or is made with negative numbers."""
-    before = (TIMES, OVER, PLUS, "(", ":")
+    before = (TIMES, INSIDE, PLUS, OVER, "(")
     return "[" in symbol or symbol.startswith("-") or any(f"{mark}-" in symbol for mark in before)

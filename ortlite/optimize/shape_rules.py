@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ortlite.graph import Node
 from ortlite.ops.shape import steps_along
-from ortlite.optimize.dims import Dim, Shape, is_same, may_be_negative, product, quotient, total
+from ortlite.optimize.dims import Dim, Shape, element_of, is_same, length_of, may_be_negative, product, quotient, total
 from ortlite.optimize.facts import SMALL, Facts
 
 __all__ = ["RULES"]
@@ -17,8 +17,8 @@ MAX_RANK = 64  # axes of an array, NumPy's limit
 WRAPS = 2**31  # sums and products from here on may overflow where they are computed in int32
 
 
-def _fresh(node: Node, axis: int) -> str:
-    return f"{node.outputs[0]}:{axis}"
+def _fresh(node: Node, axis: int) -> Dim:
+    return length_of(node.outputs[0], axis)
 
 
 def _ints(facts: Facts, node: Node, position: int, attribute: str) -> tuple[int, ...] | None:
@@ -92,14 +92,14 @@ def _arithmetic(facts: Facts, node: Node) -> Shape | None:
 def _combined(node: Node, index: int, a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         found = ARITHMETIC[node.op_type](a, b)
-        return found if abs(found) < WRAPS else f"{node.outputs[0]}[{index}]"
+        return found if abs(found) < WRAPS else element_of(node.outputs[0], index)
     if node.op_type == "Mul":
         return product([a, b]) if a != 0 and b != 0 else 0
     if (node.op_type, b) in {("Add", 0), ("Sub", 0), ("Div", 1)}:
         return a
     if node.op_type == "Add":
         return total([a, b])
-    return f"{node.outputs[0]}[{index}]"
+    return element_of(node.outputs[0], index)
 
 
 def _matmul(facts: Facts, node: Node) -> Shape | None:
@@ -225,7 +225,7 @@ def _split(facts: Facts, node: Node) -> Shape | None:
     value = facts.value(node.inputs[0])
     start = 0
     for i, name in enumerate(node.outputs):
-        length: Dim = parts[i] if parts else f"{name}:{axis}"
+        length: Dim = parts[i] if parts else length_of(name, axis)
         facts.shapes[name] = (*shape[:axis], length, *shape[axis + 1 :])
         if value is not None and isinstance(length, int):
             facts.values[name] = value[start : start + length]

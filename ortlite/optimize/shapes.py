@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ortlite.graph import Graph, Node, TensorType
+from ortlite.optimize.dims import length_of
 from ortlite.optimize.facts import Facts
 from ortlite.optimize.shape_rules import RULES
 
@@ -28,7 +29,9 @@ def learn(graph: Graph, constants: Mapping[str, np.ndarray], outer: Facts | None
     for name in graph.inputs if outer is None else ():  # a body's inputs are what its node hands in
         type_ = graph.types.get(name)
         if isinstance(type_, TensorType) and type_.shape:  # of [] nobody checks that a run's has no axes either
-            facts.shapes[name] = tuple(d if isinstance(d, int) else f"{name}:{i}" for i, d in enumerate(type_.shape))
+            facts.shapes[name] = tuple(
+                d if isinstance(d, int) else length_of(name, i) for i, d in enumerate(type_.shape)
+            )
     learn_from(facts, graph.nodes)
     return facts
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conformance import cases
 from ortlite import load
 from ortlite.errors import OrtError
-from ortlite.optimize.dims import product, quotient, total
+from ortlite.optimize.dims import length_of, product, quotient, total
 from ortlite.optimize.shape_rules import RULES
 from ortlite.optimize.shapes import learn
 from tests.optimize.models import model, node, outputs
@@ -150,6 +150,15 @@ def test_what_is_made_of_a_dimension_may_be_negative(op_type, number, size):
     constants = {"n": np.int64([number]), "minus": np.int64([-1]), "five": np.int64([5]), "six": np.int64([6])}
     x = np.zeros(size, np.float32)
     assert outputs(model(nodes, {"x": x}, ["y"], constants, dims={"x": ["N"]}), {"x": x})[0].tolist() == [5]
+
+
+def test_names_of_values_are_not_taken_for_what_is_computed():
+    """A quotient of an axis of `6` over 4, and 6 over one of `1`; a product, and a name that looks like one."""
+    assert quotient([length_of("6", 1)], [4]) != quotient([6], [length_of("1", 4)])
+    a, c = length_of("a", 0), length_of("c", 0)
+    assert quotient([a], [length_of("b:0:c", 0)]) != quotient([length_of("a:0:b", 0)], [c])
+    assert product([length_of("x", 0), length_of("y", 1)]) != length_of("x:0\0y", 1)
+    assert len({length_of(name, 0) for name in ("a:", "a%3a", "a%253a", "(a", "%28a")}) == 5
 
 
 def test_no_axes_in_a_file_say_nothing_of_an_input():
