@@ -15,6 +15,8 @@ from ortlite import garbage, pipeline
 from ortlite.garbage import uncollected
 
 DIGITS = Path(ortlite.__file__).parent / "demo" / "digits.onnx"
+# JAX, which another test may have imported in this process, and Python from 3.12 on warn of a fork beside threads.
+FORKED = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning", r"ignore:os\.fork:RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,7 @@ def test_two_threads():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked")
+@FORKED
 def test_a_forked_child_collects():
     """Whatever the parent's other threads were at."""
     with another_inside():
@@ -98,6 +101,7 @@ def test_a_forked_child_collects():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked")
+@FORKED
 def test_a_child_forked_while_the_last_one_leaves_collects(monkeypatch):
     children = []
 
