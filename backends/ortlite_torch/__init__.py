@@ -252,6 +252,8 @@ class TorchExecutionProvider(ExecutionProvider):
     def supports(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:
         if any(d is not None and d.name == "uint64" for d in dtypes):
             return "torch does not compute in uint64"
+        if kernel.op_type == "Resize" and any(d is not None and d.name in {"uint16", "uint32"} for d in dtypes):
+            return "what lies between or beyond is clamped to the type's own limits, and torch computes in a wider one"
         return super().supports(kernel, dtypes)
 
     def defers(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:

@@ -55,15 +55,27 @@ def resize_axes(
             beyond = along(xp, xp.asarray(table.outside, dtype=xp.bool), axis, x.ndim)
             outside = beyond if outside is None else outside | beyond
     if outside is not None:
-        x = xp.where(outside, xp.asarray(extrapolation, dtype=x.dtype), x)
+        x = xp.where(outside, _filling(xp, extrapolation, x.dtype), x)
     return _back(xp, x, dtype)
+
+
+def _filling(xp: Namespace, value: float, dtype: object) -> Array:
+    """`value` as `dtype`: truncated and clamped for integers, nothing for strings."""
+    if xp.dtype_name(dtype) == "string":
+        return xp.asarray("", dtype=dtype)
+    if xp.isdtype(dtype, "integral"):
+        limits = xp.iinfo(dtype)
+        return xp.asarray(min(max(int(value), limits.min), limits.max), dtype=dtype)
+    return xp.asarray(value, dtype=dtype)
 
 
 def _back(xp: Namespace, x: Array, dtype: object) -> Array:
     if x.dtype == dtype or xp.isdtype(dtype, "bool"):
         return xp.astype(x, dtype)
     limits = xp.iinfo(dtype)
-    return xp.astype(xp.clip(x, float(limits.min), float(limits.max)), dtype)
+    above = x >= float(limits.max)  # rounded to float32, the largest integer of 32 bits is one that they do not hold
+    whole = xp.astype(xp.where(above, xp.zeros_like(x), xp.clip(x, float(limits.min))), dtype)
+    return xp.where(above, xp.asarray(limits.max, dtype=dtype), whole)
 
 
 def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:

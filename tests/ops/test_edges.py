@@ -453,3 +453,32 @@ def test_there_is_nothing_between_two_strings():
     check("Resize", words, None, np.array([1, 2], np.float32), expected=np.array([["a", "a", "b", "b"]], object))
     with pytest.raises(Fail, match="there is nothing between two strings"):
         run_op("Resize", words, None, np.array([1, 2], np.float32), mode="linear")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_resized_integers_are_clamped_to_their_own_limits(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x = np.array([high, low, high, high, low, high, low, low], dtype)
+    for provider in PROVIDERS:
+        (y,) = run_op("Resize", x, None, np.float32([2]), mode="cubic", opset=19, provider=provider)
+        (curve,) = run_op("Resize", x.astype(np.float64), None, np.float32([2]), mode="cubic", opset=19)
+        above, below = curve > high, curve < low
+        assert above.any()
+        assert below.any()
+        assert set(y[above].tolist()) == {high}
+        assert set(y[below].tolist()) == {low}
+    given = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "nearest", "opset": 19}
+    region, sizes = np.float32([0, 2]), np.array([2])
+    check("Resize", x, region, None, sizes, extrapolation_value=-1e30, expected=np.array([high, low], dtype), **given)
+    check("Resize", x, region, None, sizes, extrapolation_value=1.5, expected=np.array([high, 1], dtype), **given)
+
+
+@pytest.mark.parametrize("transform", ["half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric"])
+def test_resize_to_and_from_nothing(transform):
+    given = {"coordinate_transformation_mode": transform, "mode": "linear", "opset": 19}
+    x = np.zeros((0, 3), np.float32)
+    check("Resize", x, None, np.float32([2, 2]), expected=np.zeros((0, 6), np.float32), **given)
+    check("Resize", x.T, None, None, np.array([0, 0]), expected=np.zeros((0, 0), np.float32), **given)
+    check("Resize", x + 1, None, np.float32([0.5, 0.1]), expected=np.zeros((0, 0), np.float32), **given)
+    with pytest.raises(Fail, match=r"the_node.*an axis without elements cannot be resampled to 2"):
+        run_op("Resize", x, None, None, np.array([2, 3]), **given)
