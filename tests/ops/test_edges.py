@@ -482,3 +482,30 @@ def test_resize_to_and_from_nothing(transform):
     check("Resize", x + 1, None, np.float32([0.5, 0.1]), expected=np.zeros((0, 0), np.float32), **given)
     with pytest.raises(Fail, match=r"the_node.*an axis without elements cannot be resampled to 2"):
         run_op("Resize", x, None, None, np.array([2, 3]), **given)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_places_halfway_between_pixels(padding, corners, mode):
+    x = np.arange(1, 13, dtype=np.float32).reshape(1, 1, 3, 4)
+    lines = np.arange(-14, 15, dtype=np.float32) / 4
+    grid = np.stack(np.meshgrid(lines, lines), axis=-1)[None]
+    check("GridSample", x, grid, mode=mode, padding_mode=padding, align_corners=corners, opset=20)
+    given = {"mode": mode, "padding_mode": padding, "opset": 20}
+    check("GridSample", x[:0], grid[:0], expected=np.zeros((0, 1, 29, 29), np.float32), **given)
+    check("GridSample", x, grid[:, :0], expected=np.zeros((1, 1, 0, 29), np.float32), **given)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_a_region_without_area_has_no_samples(mode):
+    x = np.arange(1, 33, dtype=np.float32).reshape(1, 2, 4, 4)
+    rois = np.array([[1, 1, 1, 3], [3, 1, 2, 3], [3, 3, 1, 1], [0, 0, 3, 3]], np.float32)
+    check("RoiAlign", x, rois, np.zeros(4, np.int64), mode=mode, output_height=2, output_width=2, opset=16)
+    check("RoiAlign", x, rois[:3], np.zeros(3, np.int64), mode=mode, opset=16, expected=np.zeros((3, 2, 1, 1), np.float32))
+
+
+def test_max_roi_pool_rounds_halves_away_from_0():
+    x = np.arange(1, 37, dtype=np.float32).reshape(1, 1, 6, 6)
+    rois = np.array([[0, 0.5, 1.5, 2.5, 3.5], [0, -0.5, -1.5, 4.5, 4.5], [0, 0.4, 1.6, 2.4, 2.6]], np.float32)
+    check("MaxRoiPool", x, rois, pooled_shape=[2, 2], opset=7)
