@@ -502,7 +502,9 @@ def test_a_region_without_area_has_no_samples(mode):
     x = np.arange(1, 33, dtype=np.float32).reshape(1, 2, 4, 4)
     rois = np.array([[1, 1, 1, 3], [3, 1, 2, 3], [3, 3, 1, 1], [0, 0, 3, 3]], np.float32)
     check("RoiAlign", x, rois, np.zeros(4, np.int64), mode=mode, output_height=2, output_width=2, opset=16)
-    check("RoiAlign", x, rois[:3], np.zeros(3, np.int64), mode=mode, opset=16, expected=np.zeros((3, 2, 1, 1), np.float32))
+    check(
+        "RoiAlign", x, rois[:3], np.zeros(3, np.int64), mode=mode, opset=16, expected=np.zeros((3, 2, 1, 1), np.float32)
+    )
 
 
 def test_max_roi_pool_rounds_halves_away_from_0():
