@@ -7,7 +7,7 @@ from math import floor
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
-from ortlite.ops.helpers import along, distinct_axes, one_of
+from ortlite.ops.helpers import along, clamped, distinct_axes, one_of
 from ortlite.ops.registry import op
 from ortlite.primitives.resample import Filter, Taps, taps
 
@@ -56,7 +56,7 @@ def resize_axes(
             outside = beyond if outside is None else outside | beyond
     if outside is not None:
         x = xp.where(outside, _filling(xp, extrapolation, x.dtype), x)
-    return _back(xp, x, dtype)
+    return clamped(xp, x, dtype)
 
 
 def _filling(xp: Namespace, value: float, dtype: object) -> Array:
@@ -67,15 +67,6 @@ def _filling(xp: Namespace, value: float, dtype: object) -> Array:
         limits = xp.iinfo(dtype)
         return xp.asarray(min(max(int(value), limits.min), limits.max), dtype=dtype)
     return xp.asarray(value, dtype=dtype)
-
-
-def _back(xp: Namespace, x: Array, dtype: object) -> Array:
-    if x.dtype == dtype or xp.isdtype(dtype, "bool"):
-        return xp.astype(x, dtype)
-    limits = xp.iinfo(dtype)
-    above = x >= float(limits.max)  # rounded to float32, the largest integer of 32 bits is one that they do not hold
-    whole = xp.astype(xp.where(above, xp.zeros_like(x), xp.clip(x, float(limits.min))), dtype)
-    return xp.where(above, xp.asarray(limits.max, dtype=dtype), whole)
 
 
 def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from math import prod
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
-from ortlite.ops.helpers import along, one_of, require_shape
+from ortlite.ops.helpers import along, clamped, one_of, require_shape
 from ortlite.ops.registry import op
 
 
@@ -88,7 +88,7 @@ def grid_sample(
             ]
         coordinates = [xp.astype(xp.expand_dims(c, axis=1), _real(xp, image)) for c in coordinates]
         y = interpolate(xp, image, coordinates)
-    return xp.astype(xp.reshape(y, (n, X.shape[1], *out)), X.dtype)
+    return clamped(xp, xp.reshape(y, (n, X.shape[1], *out)), X.dtype)
 
 
 @op("GridSample", since=16)

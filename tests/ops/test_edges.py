@@ -511,3 +511,18 @@ def test_max_roi_pool_rounds_halves_away_from_0():
     x = np.arange(1, 37, dtype=np.float32).reshape(1, 1, 6, 6)
     rois = np.array([[0, 0.5, 1.5, 2.5, 3.5], [0, -0.5, -1.5, 4.5, 4.5], [0, 0.4, 1.6, 2.4, 2.6]], np.float32)
     check("MaxRoiPool", x, rois, pooled_shape=[2, 2], opset=7)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.uint64])
+def test_sampled_integers_are_clamped_to_their_own_limits(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x = np.tile(np.array([high, low, high, high, low, high, low, low], dtype), (4, 1))[None, None]
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 29), np.zeros(1)), axis=-1).astype(np.float32)[None]
+    (curve,) = run_op("GridSample", x.astype(np.float64), grid.astype(np.float64), mode="cubic")
+    above, below = curve > 1.01 * high, curve < low - 0.01 * high
+    assert above.any()
+    assert below.any()
+    for provider in PROVIDERS:
+        (y,) = run_op("GridSample", x, grid, mode="cubic", provider=provider)
+        assert set(y[above].tolist()) == {high}
+        assert set(y[below].tolist()) == {low}
