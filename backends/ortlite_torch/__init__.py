@@ -250,8 +250,11 @@ class TorchExecutionProvider(ExecutionProvider):
         return record.recorded
 
     def supports(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:
-        if any(d is not None and d.name == "uint64" for d in dtypes):
+        names = {d.name for d in dtypes if d is not None}
+        if "uint64" in names:
             return "torch does not compute in uint64"
+        if kernel.op_type in {"Resize", "GridSample"} and names & {"uint16", "uint32"}:
+            return "what lies between or beyond is clamped to the type's own limits, and torch computes in a wider one"
         return super().supports(kernel, dtypes)
 
     def defers(self, kernel: Any, dtypes: Sequence[DType | None]) -> str | None:

@@ -293,9 +293,11 @@ def grid_sample(
     mode: str = "linear",
     padding_mode: str = "zeros",
 ) -> Any:
-    """F.grid_sample of images and volumes."""
+    """F.grid_sample of images and volumes. It mirrors places before it rounds them, where ONNX rounds first."""
     kind = mode.removeprefix("bi")
     known = X.ndim == 4 or (X.ndim == 5 and kind != "cubic")
+    if kind == "nearest" and padding_mode == "reflection" and not align_corners:
+        return NotImplemented
     floats = X.dtype.is_floating_point and X.dtype == grid.dtype
     if not known or not floats or 0 in (*X.shape, *grid.shape) or differentiated(X, grid):
         return NotImplemented

@@ -253,6 +253,6 @@ def interpolate(xp: Namespace, image: Array, coordinates: list[Array]) -> Array:
             inside = here if inside is None else inside & here
             flat_index = index if flat_index is None else flat_index * length + index
         weight = xp.where(inside, weight, xp.zeros_like(weight))
-        indices = xp.broadcast_to(xp.reshape(flat_index, (n, g, 1, -1)), total.shape)
-        total = total + xp.take_along_axis(flat, indices, axis=3) * xp.reshape(weight, (n, g, 1, -1))
+        indices = xp.broadcast_to(xp.reshape(flat_index, (n, g, 1, prod(points))), total.shape)
+        total = total + xp.take_along_axis(flat, indices, axis=3) * xp.reshape(weight, (n, g, 1, prod(points)))
     return xp.reshape(total, (n, g, c, *points))

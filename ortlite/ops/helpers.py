@@ -11,6 +11,7 @@ from ortlite.ops.annotations import Array
 __all__ = [
     "aligned",
     "along",
+    "clamped",
     "distinct_axes",
     "folded_axes",
     "from_front",
@@ -110,3 +111,13 @@ def from_front(xp: Namespace, indices: Array, size: int) -> Array:
     """Indices as int64, negative ones counted from the end of an axis of `size` elements."""
     indices = xp.astype(indices, xp.int64)
     return xp.where(indices < 0, indices + size, indices)
+
+
+def clamped(xp: Namespace, x: Array, dtype: object) -> Array:
+    """Floats as `dtype`; as integers truncated, and clamped at the limits of their type."""
+    if x.dtype == dtype or not xp.isdtype(dtype, "integral"):
+        return xp.astype(x, dtype)
+    limits = xp.iinfo(dtype)
+    above = x >= float(limits.max)  # rounded to float32, the largest integer of 32 bits is one that they do not hold
+    whole = xp.astype(xp.where(above, xp.zeros_like(x), xp.clip(x, float(limits.min))), dtype)
+    return xp.where(above, xp.asarray(limits.max, dtype=dtype), whole)

@@ -7,7 +7,7 @@ from math import floor
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Ints, Text
-from ortlite.ops.helpers import along, distinct_axes, one_of
+from ortlite.ops.helpers import along, clamped, distinct_axes, one_of
 from ortlite.ops.registry import op
 from ortlite.primitives.resample import Filter, Taps, taps
 
@@ -55,15 +55,18 @@ def resize_axes(
             beyond = along(xp, xp.asarray(table.outside, dtype=xp.bool), axis, x.ndim)
             outside = beyond if outside is None else outside | beyond
     if outside is not None:
-        x = xp.where(outside, xp.asarray(extrapolation, dtype=x.dtype), x)
-    return _back(xp, x, dtype)
+        x = xp.where(outside, _filling(xp, extrapolation, x.dtype), x)
+    return clamped(xp, x, dtype)
 
 
-def _back(xp: Namespace, x: Array, dtype: object) -> Array:
-    if x.dtype == dtype or xp.isdtype(dtype, "bool"):
-        return xp.astype(x, dtype)
-    limits = xp.iinfo(dtype)
-    return xp.astype(xp.clip(x, float(limits.min), float(limits.max)), dtype)
+def _filling(xp: Namespace, value: float, dtype: object) -> Array:
+    """`value` as `dtype`: truncated and clamped for integers, nothing for strings."""
+    if xp.dtype_name(dtype) == "string":
+        return xp.asarray("", dtype=dtype)
+    if xp.isdtype(dtype, "integral"):
+        limits = xp.iinfo(dtype)
+        return xp.asarray(min(max(int(value), limits.min), limits.max), dtype=dtype)
+    return xp.asarray(value, dtype=dtype)
 
 
 def _require_factors(given: Sequence[float], axes: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from math import prod
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Bool, Flag, Float, Int, Ints, Text
 from ortlite.ops.conv import interpolate
-from ortlite.ops.helpers import along, one_of, require_shape
+from ortlite.ops.helpers import along, clamped, one_of, require_shape
 from ortlite.ops.registry import op
 
 
@@ -79,12 +79,16 @@ def grid_sample(
         coordinates = [_unfold(xp, g, size, "zeros", align_corners) for g, size in zip(raw, spatial, strict=True)]
         y = _cubic_sample(xp, image, coordinates, padding_mode, align_corners)
     else:
-        coordinates = [_unfold(xp, g, size, padding_mode, align_corners) for g, size in zip(raw, spatial, strict=True)]
-        if kind == "nearest":
-            coordinates = [xp.round(c) for c in coordinates]
+        padding = "zeros" if kind == "nearest" else padding_mode
+        coordinates = [_unfold(xp, g, size, padding, align_corners) for g, size in zip(raw, spatial, strict=True)]
+        if kind == "nearest":  # rounded before it is mirrored: at halves the other order finds the other neighbour
+            coordinates = [
+                _inside(xp, xp.round(c), size, padding_mode, align_corners)
+                for c, size in zip(coordinates, spatial, strict=True)
+            ]
         coordinates = [xp.astype(xp.expand_dims(c, axis=1), _real(xp, image)) for c in coordinates]
         y = interpolate(xp, image, coordinates)
-    return xp.astype(xp.reshape(y, (n, X.shape[1], *out)), X.dtype)
+    return clamped(xp, xp.reshape(y, (n, X.shape[1], *out)), X.dtype)
 
 
 @op("GridSample", since=16)
@@ -155,8 +159,8 @@ def roi_align(
 ) -> Array:
     """Pool `output_height` × `output_width` bins of every region (x1, y1, x2, y2), sampled linearly, by "avg" or "max".
 
-    Without `sampling_ratio` the number of samples in a bin follows from the region's size, so it depends on values.
-    Raises ValueError for another mode or coordinate transformation.
+    Without `sampling_ratio` the number of samples in a bin follows from the region's size, so it depends on values; a
+    region without area gives 0. Raises ValueError for another mode or coordinate transformation.
     """
     one_of("mode", mode, "avg", "max")
     one_of("coordinate_transformation_mode", coordinate_transformation_mode, "half_pixel", "output_half_pixel")
@@ -174,24 +178,27 @@ def roi_align(
         if sampling_ratio > 0:
             grids.append(xp.full(span.shape, float(sampling_ratio), dtype=X.dtype))
         else:
-            grids.append(xp.maximum(xp.ceil(span / n), xp.ones_like(span)))
+            grids.append(xp.maximum(xp.ceil(span / n), xp.zeros_like(span)))
     regions = list(zip((y1, x1), (height, width), bins, grids, strict=True))
     if not rois.shape[0]:
         return xp.zeros((0, X.shape[1], *bins), dtype=X.dtype)
-    most = [sampling_ratio if sampling_ratio > 0 else xp.astype(xp.max(g), xp.int64) for g in grids]
+    most = [sampling_ratio if sampling_ratio > 0 else xp.astype(xp.clip(xp.max(g), 1.0), xp.int64) for g in grids]
     samples = [xp.concrete_value(n) for n in most]
     if None not in samples:  # all samples of a bin at once
         axes = [_line(xp, *region, xp.arange(n, dtype=X.dtype)) for region, n in zip(regions, samples, strict=True)]
         pooled = _bins(xp, X, batch_indices, axes, samples, bins, mode)
     else:
         pooled = _bins_one_by_one(xp, X, batch_indices, regions, most, bins, mode)
-    return pooled if mode == "max" else pooled / xp.reshape(grids[0] * grids[1], (-1, 1, 1, 1))
+    counts = xp.reshape(grids[0] * grids[1], (-1, 1, 1, 1))
+    pooled = pooled if mode == "max" else pooled / xp.maximum(counts, xp.ones_like(counts))
+    return xp.where(counts > 0, pooled, xp.zeros_like(pooled))
 
 
 def _line(xp: Namespace, start: Array, span: Array, bins: int, grid: Array, step: Array) -> tuple[Array, Array]:
     """Where the samples `step` of every bin lie along one axis, and whether a region has so many: (count, places)."""
     step = xp.reshape(step, (1, 1, -1))
-    place = xp.reshape(xp.arange(bins, dtype=start.dtype), (1, -1, 1)) + (step + 0.5) / xp.reshape(grid, (-1, 1, 1))
+    steps = xp.reshape(xp.maximum(grid, xp.ones_like(grid)), (-1, 1, 1))
+    place = xp.reshape(xp.arange(bins, dtype=start.dtype), (1, -1, 1)) + (step + 0.5) / steps
     place = xp.reshape(start, (-1, 1, 1)) + place * xp.reshape(span / bins, (-1, 1, 1))
     used = xp.broadcast_to(step < xp.reshape(grid, (-1, 1, 1)), place.shape)
     return xp.reshape(place, (grid.shape[0], -1)), xp.reshape(used, (grid.shape[0], -1))
@@ -301,9 +308,10 @@ def roi_align_10(
 def max_roi_pool(xp: Namespace, X: Array, rois: Array, *, pooled_shape: Ints, spatial_scale: Float = 1.0) -> Array:
     """The maximum over each of `pooled_shape` bins of every region (batch, x1, y1, x2, y2), in whole pixels.
 
-    A bin without pixels gives 0.
+    Halves are rounded away from 0. A bin without pixels gives 0.
     """
-    boxes = xp.round(rois[:, 1:] * spatial_scale)
+    boxes = rois[:, 1:] * spatial_scale
+    boxes = xp.sign(boxes) * xp.floor(xp.abs(boxes) + 0.5)
     images = xp.take(X, xp.astype(rois[:, 0], xp.int64), axis=0)
     inside = []
     for axis, bins in enumerate(pooled_shape):

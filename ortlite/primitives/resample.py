@@ -89,7 +89,11 @@ def _cubic(x: Table, a: float) -> Table:
 
 @lru_cache(maxsize=64)
 def taps(rule: Filter, n: int, out: int, scale: float, roi: tuple[float, float]) -> Taps:
-    """The table of an axis of `n` elements resampled to `out`."""
+    """The table of an axis of `n` elements resampled to `out`. Raises ValueError where there is nothing to resample."""
+    if out and not n:
+        raise ValueError(f"an axis without elements cannot be resampled to {out}")
+    if not out:
+        return Taps((np.zeros(0, np.int64),), (), None)
     origins = _origins(rule, n, out, scale, roi)
     cropped = (origins < 0) | (origins > n - 1)
     outside = cropped if rule.transform == "tf_crop_and_resize" and cropped.any() else None

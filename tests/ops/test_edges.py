@@ -453,3 +453,76 @@ def test_there_is_nothing_between_two_strings():
     check("Resize", words, None, np.array([1, 2], np.float32), expected=np.array([["a", "a", "b", "b"]], object))
     with pytest.raises(Fail, match="there is nothing between two strings"):
         run_op("Resize", words, None, np.array([1, 2], np.float32), mode="linear")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_resized_integers_are_clamped_to_their_own_limits(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x = np.array([high, low, high, high, low, high, low, low], dtype)
+    for provider in PROVIDERS:
+        (y,) = run_op("Resize", x, None, np.float32([2]), mode="cubic", opset=19, provider=provider)
+        (curve,) = run_op("Resize", x.astype(np.float64), None, np.float32([2]), mode="cubic", opset=19)
+        above, below = curve > high, curve < low
+        assert above.any()
+        assert below.any()
+        assert set(y[above].tolist()) == {high}
+        assert set(y[below].tolist()) == {low}
+    given = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "nearest", "opset": 19}
+    region, sizes = np.float32([0, 2]), np.array([2])
+    check("Resize", x, region, None, sizes, extrapolation_value=-1e30, expected=np.array([high, low], dtype), **given)
+    check("Resize", x, region, None, sizes, extrapolation_value=1.5, expected=np.array([high, 1], dtype), **given)
+
+
+@pytest.mark.parametrize("transform", ["half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric"])
+def test_resize_to_and_from_nothing(transform):
+    given = {"coordinate_transformation_mode": transform, "mode": "linear", "opset": 19}
+    x = np.zeros((0, 3), np.float32)
+    check("Resize", x, None, np.float32([2, 2]), expected=np.zeros((0, 6), np.float32), **given)
+    check("Resize", x.T, None, None, np.array([0, 0]), expected=np.zeros((0, 0), np.float32), **given)
+    check("Resize", x + 1, None, np.float32([0.5, 0.1]), expected=np.zeros((0, 0), np.float32), **given)
+    with pytest.raises(Fail, match=r"the_node.*an axis without elements cannot be resampled to 2"):
+        run_op("Resize", x, None, None, np.array([2, 3]), **given)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_places_halfway_between_pixels(padding, corners, mode):
+    x = np.arange(1, 13, dtype=np.float32).reshape(1, 1, 3, 4)
+    lines = np.arange(-14, 15, dtype=np.float32) / 4
+    grid = np.stack(np.meshgrid(lines, lines), axis=-1)[None]
+    check("GridSample", x, grid, mode=mode, padding_mode=padding, align_corners=corners, opset=20)
+    given = {"mode": mode, "padding_mode": padding, "opset": 20}
+    check("GridSample", x[:0], grid[:0], expected=np.zeros((0, 1, 29, 29), np.float32), **given)
+    check("GridSample", x, grid[:, :0], expected=np.zeros((1, 1, 0, 29), np.float32), **given)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_a_region_without_area_has_no_samples(mode):
+    x = np.arange(1, 33, dtype=np.float32).reshape(1, 2, 4, 4)
+    rois = np.array([[1, 1, 1, 3], [3, 1, 2, 3], [3, 3, 1, 1], [0, 0, 3, 3]], np.float32)
+    check("RoiAlign", x, rois, np.zeros(4, np.int64), mode=mode, output_height=2, output_width=2, opset=16)
+    check(
+        "RoiAlign", x, rois[:3], np.zeros(3, np.int64), mode=mode, opset=16, expected=np.zeros((3, 2, 1, 1), np.float32)
+    )
+
+
+def test_max_roi_pool_rounds_halves_away_from_0():
+    x = np.arange(1, 37, dtype=np.float32).reshape(1, 1, 6, 6)
+    rois = np.array([[0, 0.5, 1.5, 2.5, 3.5], [0, -0.5, -1.5, 4.5, 4.5], [0, 0.4, 1.6, 2.4, 2.6]], np.float32)
+    check("MaxRoiPool", x, rois, pooled_shape=[2, 2], opset=7)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.uint64])
+def test_sampled_integers_are_clamped_to_their_own_limits(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x = np.tile(np.array([high, low, high, high, low, high, low, low], dtype), (4, 1))[None, None]
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 29), np.zeros(1)), axis=-1).astype(np.float32)[None]
+    (curve,) = run_op("GridSample", x.astype(np.float64), grid.astype(np.float64), mode="cubic")
+    above, below = curve > 1.01 * high, curve < low - 0.01 * high
+    assert above.any()
+    assert below.any()
+    for provider in PROVIDERS:
+        (y,) = run_op("GridSample", x, grid, mode="cubic", provider=provider)
+        assert set(y[above].tolist()) == {high}
+        assert set(y[below].tolist()) == {low}
