@@ -107,15 +107,18 @@ class _Inductor(Compiler):
         import torch
 
         from ortlite_torch.epilogues import Apart
-        from ortlite_torch.region import frozen_at_first, looked_at, region
+        from ortlite_torch.region import Inductor, frozen_at_first, looked_at, region
 
-        options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart(constants.values())}
-        if hasattr(torch.compiler, "skip_all_guards_unsafe"):  # older ones have no such option
-            options["guard_filter_fn"] = looked_at
+        # what sizes the arguments have is looked at before the call
+        options: dict[str, Any] = {"freezing": True, "size_asserts": False}
+        options["post_grad_custom_pre_pass"] = Apart(constants.values())
         if self.threads:
             options["cpp.threads"] = self.threads
-        plain = region(fn, constants)
-        return frozen_at_first(torch.compile(plain, dynamic=False, options=options), plain)
+        inductor, plain = Inductor(options), region(fn, constants)
+        # older ones have no such option
+        guards = {"guard_filter_fn": looked_at} if hasattr(torch.compiler, "skip_all_guards_unsafe") else None
+        compiled = torch.compile(plain, dynamic=False, backend=inductor, options=guards)
+        return frozen_at_first(compiled, plain, inductor)
 
 
 def _require_compiler() -> None:
