@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ortlite.derived import Derived, at_once, lasting
+from ortlite.derived import Derived, at_once, lasting, takes_derived
 from ortlite.namespace import Namespace
 from ortlite.provider import CPU, create
 from ortlite_torch.onednn import inferring
@@ -26,14 +26,31 @@ __all__ = ["before"]
 
 Key = tuple[str, str, int]
 
-# The inputs that must be constants: what is made of them is kept.
+MS = "com.microsoft"
+# The inputs that must be constants, where they are given: what is made of them is kept.
 TAKEN: dict[Key, tuple[int, ...]] = {
     ("", "Conv", 1): (1, 2),
-    ("com.microsoft", "FusedConv", 1): (1, 2),
+    (MS, "FusedConv", 1): (1, 2),
     ("", "RNN", 1): (1, 2, 3),
     ("", "GRU", 1): (1, 2, 3),
     ("", "LSTM", 1): (1, 2, 3, 7),
+    ("", "QuantizeLinear", 10): (),
+    ("", "DequantizeLinear", 10): (),
+    ("", "DynamicQuantizeLinear", 11): (),
+    ("", "MatMulInteger", 10): (1,),
+    ("", "QLinearMatMul", 10): (3,),
+    ("", "ConvInteger", 10): (1,),
+    ("", "QLinearConv", 10): (3,),
+    (MS, "QGemm", 1): (3,),
+    (MS, "QLinearAdd", 1): (),
+    (MS, "QLinearMul", 1): (),
+    (MS, "QLinearGlobalAveragePool", 1): (),
+    (MS, "MatMulIntegerToFloat", 1): (1,),
+    (MS, "DynamicQuantizeMatMul", 1): (1,),
+    (MS, "DynamicQuantizeLSTM", 1): (1, 2),
+    (MS, "MatMulNBits", 1): (1,),
 }
+DTYPES = {torch.float32, torch.uint8, torch.int8, torch.int32}
 SIGNATURES = 64  # of an operator that are kept
 
 
@@ -68,15 +85,15 @@ def before(others: Mapping[Key, Callable[..., Any]]) -> Mapping[Key, Callable[..
 
 def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
     """What runs the loops of an operator, for float32 and constant weights; NotImplemented elsewhere."""
-    places = TAKEN[key]
+    needed = TAKEN[key]
 
     def override(xp: Namespace, *inputs: Any, derived: Any = at_once, **attributes: Any) -> Any:
-        if not inferring(*inputs):
+        if not inferring() or not all(x is None or (x.is_cpu and x.dtype in DTYPES) for x in inputs):
             return NotImplemented
-        constants = [inputs[i] if i < len(inputs) else None for i in places]
-        if not all(x is None or lasting(derived, x) for x in constants):
+        places = tuple(i for i, x in enumerate(inputs) if x is None or lasting(derived, x))
+        if any(i < len(inputs) and i not in places for i in needed):
             return NotImplemented
-        operator = derived(Operator, fn, places, tuple(attributes.items()), *constants)
+        operator = derived(Operator, fn, places, tuple(attributes.items()), *(inputs[i] for i in places))
         return _run(operator, *(x for i, x in enumerate(inputs) if i not in places))
 
     override.__name__ = override.__qualname__ = fn.__name__
@@ -89,6 +106,10 @@ def _run(operator: Operator, *inputs: Any) -> Any:
     return operator(*inputs)
 
 
+def _tensor(found: Any) -> Any:
+    return torch.from_numpy(found if type(found) is np.ndarray else np.asarray(found))  # of no axes: NumPy's number
+
+
 class Operator:
     """An operator and its constants, as a function of its other inputs. At a signature that comes up again it is what
     is recorded of it: the kernels' calls.
@@ -99,20 +120,21 @@ class Operator:
     def __init__(self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, *constants: Any):
         self.places, self.keywords = places, dict(keywords)
         self.constants = [None if x is None else x.numpy() for x in constants]
-        self.fn = partial(fn, derived=Derived([x for x in self.constants if x is not None]))
+        kept = Derived([x for x in self.constants if x is not None])
+        self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
         self.made: dict[Any, Callable[..., Any] | None] = {}
 
     def __call__(self, *inputs: Any) -> Any:
         threads = get()
-        signature = (threads, *(None if x is None else (x.shape, x.stride()) for x in inputs))
-        arrays = [None if x is None else x.detach().numpy() if x.requires_grad else x.numpy() for x in inputs]
+        signature = (threads, *((x.shape, x.stride(), x.dtype) for x in inputs))
+        arrays = [x.detach().numpy() if x.requires_grad else x.numpy() for x in inputs]
         run = self.made.get(signature)
         if run is None:
             run = self._new(signature, Asked(threads, _team()), arrays)
         found = run(*arrays)
-        if type(found) is np.ndarray:
-            return torch.from_numpy(found)
-        return found if found is NotImplemented else tuple(map(torch.from_numpy, found))
+        if found is NotImplemented:
+            return found
+        return tuple(map(_tensor, found)) if type(found) is tuple else _tensor(found)
 
     def _new(self, signature: Any, asked: Asked, arrays: list[Any]) -> Callable[..., Any]:
         """What to run at a signature: the first time the operator itself, which costs less than to record it."""
@@ -131,23 +153,21 @@ class Operator:
     def _all(self, arrays: Any) -> list[Any]:
         """All inputs in their order."""
         others, constants = iter(arrays), iter(self.constants)
-        count = max(len(arrays) + len(self.places), self.places[-1] + 1)
-        return [next(constants if i in self.places else others, None) for i in range(count)]
+        return [next(constants if i in self.places else others) for i in range(len(arrays) + len(self.places))]
 
     def _recorded(self, asked: Asked, arrays: list[Any]) -> Callable[..., Any] | None:
         """The calls that are left at a signature, as a function of the arrays."""
         from ortlite_numpy.record import recorded
 
         given = self._all(arrays)
-        varying = [i for i in range(len(given)) if i not in self.places][: len(arrays)]
-        names = {i: f"x{i}" for i in varying if given[i] is not None}
+        names = {i: f"x{i}" for i in range(len(given)) if i not in self.places}
         with create(CPU).context():
             found = recorded(self.fn, asked, given, self.keywords, names, "c")
         if found is None:
             return None
         if found.results is None:
             return lambda *arrays: NotImplemented
-        lines = [f"def run({', '.join(f'x{i}' for i in varying)}):"]
+        lines = [f"def run({', '.join(names.values())}):"]
         lines += [f" {target} = {text}" if target else f" {text}" for target, text in found.lines]
         results = ", ".join(found.results)
         scope = dict(found.scope)

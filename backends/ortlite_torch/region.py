@@ -93,9 +93,9 @@ def past_dynamo(compiled: Callable[..., Any], called: Any, arrays: Sequence[Any]
     if called is None or type(results) is not tuple:
         return compiled
     made, taken, given = called
-    takes = [next((i for i, x in enumerate(arrays) if x is one), None) for one in taken]
-    gives = [next((i for i, y in enumerate(given) if y is one), None) for one in results]
-    if None in takes or None in gives:
+    takes = [i for one in taken for i, x in enumerate(arrays) if x is one][: len(taken)]
+    gives = [i for one in results for i, y in enumerate(given) if y is one][: len(results)]
+    if len(takes) < len(taken) or len(gives) < len(results):
         return compiled
     whole = takes == [*range(len(arrays))] and gives == [*range(len(given))]
     like = [(x.shape, x.stride(), x.dtype, x.device) for x in arrays]

@@ -188,3 +188,126 @@ def test_as_many_threads_as_a_session_asks_for(count, monkeypatch):
 
 
 Asked = loops.Asked
+
+
+def bytes_of(*shape):
+    return R.integers(0, 256, shape, np.uint8)
+
+
+def signed(*shape):
+    return R.integers(-128, 128, shape, np.int8)
+
+
+def number(value, dtype=np.float32):
+    return np.array(value, dtype)
+
+
+ZERO = number(7, np.uint8)
+QUANTISED = [
+    ("MatMulInteger", (bytes_of(4, 40),), (signed(40, 24), ZERO, number(3, np.int8)), {}),
+    (
+        "QLinearMatMul",
+        (bytes_of(4, 40), number(0.1), ZERO),
+        (signed(40, 24), number(0.2), number(3, np.int8), number(2.0), ZERO),
+        {},
+    ),
+    ("ConvInteger", (bytes_of(1, 8, 9, 9),), (bytes_of(16, 8, 3, 3), ZERO, ZERO), {"pads": [1, 1, 1, 1]}),
+    (
+        "QLinearConv",
+        (bytes_of(1, 8, 9, 9),),
+        (number(0.1), ZERO, signed(16, 8, 3, 3), number(0.2), number(0, np.int8), number(3.0), ZERO),
+        {},
+    ),
+    ("DynamicQuantizeLinear", (floats(6, 50),), (), {}),
+    ("DynamicQuantizeLinear", (floats(60, 1000),), (), {}),
+    ("QuantizeLinear", (floats(6, 50),), (number(0.05), ZERO), {}),
+    ("DequantizeLinear", (bytes_of(6, 50),), (number(0.05), ZERO), {}),
+    (
+        "com.microsoft:QGemm",
+        (bytes_of(4, 40), number(0.1), ZERO),
+        (signed(40, 24), number(0.2), number(0, np.int8)),
+        {},
+    ),
+    (
+        "com.microsoft:QLinearAdd",
+        (bytes_of(4, 40),),
+        (number(0.1), ZERO, bytes_of(4, 40), number(0.1), ZERO, number(0.2), ZERO),
+        {},
+    ),
+    (
+        "com.microsoft:QLinearMul",
+        (bytes_of(4, 40),),
+        (number(0.1), ZERO, bytes_of(4, 40), number(0.1), ZERO, number(2.0), ZERO),
+        {},
+    ),
+    ("com.microsoft:QLinearGlobalAveragePool", (bytes_of(2, 8, 5, 5),), (number(0.1), ZERO, number(0.1), ZERO), {}),
+    (
+        "com.microsoft:MatMulIntegerToFloat",
+        (bytes_of(4, 40),),
+        (signed(40, 24), number(0.1), number(0.2), ZERO, number(3, np.int8)),
+        {},
+    ),
+    ("com.microsoft:DynamicQuantizeMatMul", (floats(4, 40),), (signed(40, 24), number(0.2), number(3, np.int8)), {}),
+    (
+        "com.microsoft:DynamicQuantizeMatMul",
+        (floats(60, 1000),),
+        (signed(1000, 24), number(0.2), number(3, np.int8)),
+        {},
+    ),
+    (
+        "com.microsoft:MatMulNBits",
+        (floats(4, 64),),
+        (bytes_of(24, 2, 16), np.abs(floats(48))),
+        {"K": 64, "N": 24, "bits": 4, "block_size": 32},
+    ),
+    (
+        "com.microsoft:DynamicQuantizeLSTM",
+        (floats(5, 2, 8),),
+        (
+            signed(1, 8, 16),
+            signed(1, 4, 16),
+            None,
+            None,
+            None,
+            None,
+            None,
+            number([0.02]),
+            number([0], np.int8),
+            number([0.02]),
+            number([0], np.int8),
+        ),
+        {"hidden_size": 4},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "given", "constants", "attributes"), QUANTISED, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_what_is_quantised_is_what_the_kernels_give(op_type, given, constants, attributes):
+    domain, _, name = op_type.rpartition(":")
+    kept = {f"c{i}": v for i, v in enumerate(constants) if v is not None}
+    names = [f"x{i}" for i in range(len(given))] + [f"c{i}" if f"c{i}" in kept else "" for i in range(len(constants))]
+    count = 3 if name in {"DynamicQuantizeLinear", "DynamicQuantizeLSTM"} else 1
+    outputs = [f"y{i}" for i in range(count)]
+    node = helper.make_node(name, names, outputs, domain=domain, **attributes)
+    kind = helper.np_dtype_to_tensor_dtype
+    inputs = [
+        helper.make_tensor_value_info(f"x{i}", kind(v.dtype), [None] * v.ndim if v.ndim else [])
+        for i, v in enumerate(given)
+    ]
+    weights = [numpy_helper.from_array(v, c) for c, v in kept.items()]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info(y) for y in outputs], weights)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    feed = {f"x{i}": v for i, v in enumerate(given)}
+    wanted = kernel.run(None, feed)
+    for _ in range(3):
+        for a, b in zip(ours.run(None, feed), wanted, strict=True):
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
+            if a.dtype.kind == "f":
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            else:
+                np.testing.assert_array_equal(a, b)
