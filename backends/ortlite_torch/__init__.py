@@ -149,8 +149,8 @@ class TorchExecutionProvider(ExecutionProvider):
     A product then errs by up to 2^-7 of the sum of its terms' sizes (float16: 2^-10, and it overflows above 65504):
     `ortlite compare MODEL --providers CPU Torch:precision=bfloat16` tells what that means for a model. On
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
-    `loops`, "0" for torch's own operators alone: where `ortlite[fast]` is installed, its compiled loops do convolutions
-    and recurrent networks of float32 on the CPU, on torch's threads;
+    `loops`, "0" for torch's own operators alone: where `ortlite[fast]` is installed, its compiled loops run
+    convolutions, recurrent networks and quantised operators on the CPU, on torch's threads;
     `intra_op_num_threads` of a session on the CPU, which is the default of the option of that name, is the number of
     OpenMP's threads for what a run calls; without it they are torch's. The caller's own setting is left alone.
     """

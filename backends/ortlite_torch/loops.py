@@ -1,8 +1,9 @@
 """Operators by the loops that `pip install 'ortlite[fast]'` compiles for NumPy, on the threads of torch's OpenMP.
 
-oneDNN sets up every call anew, 30 to 40 microseconds of a small convolution or network, and does what it does to
-channels one by one in a tenth of their speed; torch's GRU and RNN are a call a product. The loops read the tensors'
-memory. Their threads are those that torch's own operators wait on: two teams would take the cores from each other.
+oneDNN sets up every call anew, 30 to 40 microseconds of a small convolution or network, and is slow where channels are
+convolved one by one; torch's GRU and RNN are a call a product, and for bytes it has no operators like ONNX's. The loops
+read the tensors' memory. They run on the threads of torch's own operators: two teams would take the cores from each
+other.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ TAKEN: dict[Key, tuple[int, ...]] = {
     (MS, "DynamicQuantizeLSTM", 1): (1, 2),
     (MS, "MatMulNBits", 1): (1,),
 }
+TENSORS = {torch.Tensor, torch.nn.Parameter}
 DTYPES = {torch.float32, torch.uint8, torch.int8, torch.int32}
 SIGNATURES = 64  # of an operator that are kept
 
@@ -84,11 +86,11 @@ def before(others: Mapping[Key, Callable[..., Any]]) -> Mapping[Key, Callable[..
 
 
 def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What runs the loops of an operator, for float32 and constant weights; NotImplemented elsewhere."""
+    """What runs the loops of an operator; NotImplemented where its weights are no constants, or torch is tracing."""
     needed = TAKEN[key]
 
     def override(xp: Namespace, *inputs: Any, derived: Any = at_once, **attributes: Any) -> Any:
-        if not inferring() or not all(x is None or (x.is_cpu and x.dtype in DTYPES) for x in inputs):
+        if not inferring() or not all(x is None or _in_memory(x) for x in inputs):
             return NotImplemented
         places = tuple(i for i, x in enumerate(inputs) if x is None or lasting(derived, x))
         if any(i < len(inputs) and i not in places for i in needed):
@@ -99,6 +101,10 @@ def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
     override.__name__ = override.__qualname__ = fn.__name__
     override.warm = fn.warm  # type: ignore[attr-defined]
     return override
+
+
+def _in_memory(x: Any) -> bool:
+    return type(x) in TENSORS and x.is_cpu and x.dtype in DTYPES
 
 
 @opaque

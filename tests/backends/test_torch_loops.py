@@ -160,6 +160,16 @@ def test_gradients_are_torchs(called):
         fn(x)
 
 
+def test_what_watches_operators_sees_torchs(called):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    fn = ortlite.function(source({"W": floats(8, 1, 3, 3)}, group=8), provider=TORCH)
+    with torch.no_grad():
+        graph = make_fx(fn, tracing_mode="real")(torch.randn(1, 8, 5, 5))
+    assert not called
+    assert any("conv" in str(node.target) for node in graph.graph.nodes)
+
+
 def test_many_threads_ask_at_once():
     model = source({"W": floats(16, 16, 3, 3), "B": floats(16)}, pads=[1, 1, 1, 1])
     ours, kernel = session(model), session(model, "StrictExecutionProvider")
