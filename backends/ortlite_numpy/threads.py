@@ -17,7 +17,7 @@ from functools import cache
 from itertools import count, pairwise
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from ortlite.processors import available
 from ortlite_numpy.record import Ended, apart, recording
 
 __all__ = [
-    "DONE", "GIVEN", "HELPERS", "ROW", "STATE", "TEAM", "YIELD", "Waiting", "available", "limit", "pays", "split",
-    "wait_by", "wake",
+    "DONE", "GIVEN", "HELPERS", "ROW", "STATE", "TEAM", "TOGETHER", "YIELD", "Waiting", "another_team", "available",
+    "limit", "pays", "split", "wait_by", "wake",
 ]  # fmt: skip
 
 WOKEN = 2e-4  # seconds of work from which on another thread pays that must be woken,
@@ -40,13 +40,29 @@ LATELY = 1e-3  # seconds in which what helpers have missed counts
 
 # The rows of TEAM: the first says how many helpers there are and where the system's function is by which a thread lets
 # others run; then one a helper. Places are in bytes; what different threads write is in different lines of the cache.
-YIELD, HELPERS = 0, 8
+# The team of another library has one row alone, which says by what function all its threads call another.
+YIELD, HELPERS, TOGETHER = 0, 8, 16
 GIVEN, DONE, STATE = 0, 128, 256
 ROW = 384
 _team = np.zeros(((os.cpu_count() or 1) + 1, ROW // 8), np.int64)
 TEAM = _team.ctypes.data
 if hasattr(os, "sched_yield"):
     _team[0, YIELD // 8] = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+
+
+_others: list[np.ndarray[Any, Any]] = []
+
+
+def another_team(together: int) -> int:
+    """The address of the team of another library's threads.
+
+    `together` is the address of a function that takes what GNU's GOMP_parallel takes: `void (*fn)(void *), void *data,
+    unsigned threads, unsigned flags`; it calls fn(data) on the calling thread and on the others, and waits for them.
+    """
+    row = np.zeros(ROW // 8, np.int64)
+    row[TOGETHER // 8] = together
+    _others.append(row)
+    return int(row.ctypes.data)
 
 
 class Waiting(Protocol):

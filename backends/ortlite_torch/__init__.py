@@ -107,15 +107,18 @@ class _Inductor(Compiler):
         import torch
 
         from ortlite_torch.epilogues import Apart
-        from ortlite_torch.region import frozen_at_first, looked_at, region
+        from ortlite_torch.region import Inductor, frozen_at_first, looked_at, region
 
-        options: dict[str, Any] = {"freezing": True, "post_grad_custom_pre_pass": Apart(constants.values())}
-        if hasattr(torch.compiler, "skip_all_guards_unsafe"):  # older ones have no such option
-            options["guard_filter_fn"] = looked_at
+        # what sizes the arguments have is looked at before the call
+        options: dict[str, Any] = {"freezing": True, "size_asserts": False}
+        options["post_grad_custom_pre_pass"] = Apart(constants.values())
         if self.threads:
             options["cpp.threads"] = self.threads
-        plain = region(fn, constants)
-        return frozen_at_first(torch.compile(plain, dynamic=False, options=options), plain)
+        inductor, plain = Inductor(options), region(fn, constants)
+        # older ones have no such option
+        guards = {"guard_filter_fn": looked_at} if hasattr(torch.compiler, "skip_all_guards_unsafe") else None
+        compiled = torch.compile(plain, dynamic=False, backend=inductor, options=guards)
+        return frozen_at_first(compiled, plain, inductor)
 
 
 def _require_compiler() -> None:
@@ -146,6 +149,8 @@ class TorchExecutionProvider(ExecutionProvider):
     A product then errs by up to 2^-7 of the sum of its terms' sizes (float16: 2^-10, and it overflows above 65504):
     `ortlite compare MODEL --providers CPU Torch:precision=bfloat16` tells what that means for a model. On
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
+    `loops`, "0" for torch's own operators alone: where `ortlite[fast]` is installed, its compiled loops run
+    convolutions, recurrent networks and quantised operators on the CPU, on torch's threads;
     `intra_op_num_threads` of a session on the CPU, which is the default of the option of that name, is the number of
     OpenMP's threads for what a run calls; without it they are torch's. The caller's own setting is left alone.
     """
@@ -156,7 +161,7 @@ class TorchExecutionProvider(ExecutionProvider):
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset(
         {"device", "compile", "cudnn_conv_algo_search", "enable_cuda_graph", "use_tf32", "precision"}
-        | {"intra_op_num_threads"}
+        | {"intra_op_num_threads", "loops"}
     )
     tracer: ClassVar[Tracer | None] = _Tracer()
     recorded_elements: ClassVar[int] = 1 << 24
@@ -211,16 +216,21 @@ class TorchExecutionProvider(ExecutionProvider):
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        from ortlite_torch import ops
-
-        return self._short or ops.OVERRIDES
+        return self._overrides
 
     @cached_property
-    def _short(self) -> Mapping[tuple[str, str, int], Callable[..., Any]] | None:
+    def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_torch import loops, ops
+
+        loop = self.device.type == "cpu" and self._has("loops", "1")
+        return {**(loops.before(ops.OVERRIDES) if loop else ops.OVERRIDES), **self._short}
+
+    @cached_property
+    def _short(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         """The operators in a short type, where the option precision asks for one."""
         given = self.options.get("precision", "float32")
         if given == "float32":
-            return None
+            return {}
         import torch
 
         from ortlite_torch import precision
@@ -232,9 +242,9 @@ class TorchExecutionProvider(ExecutionProvider):
             log.warning("this processor does not multiply in %s: values are rounded, and nothing is faster", given)
         return precision.overrides(dtype, self.device)
 
-    def _has(self, option: str) -> bool:
-        """Whether an option is given that says yes or no, in onnxruntime's ways."""
-        return self.options.get(option, "0").lower() not in {"0", "false"}
+    def _has(self, option: str, default: str = "0") -> bool:
+        """Whether an option says yes, in onnxruntime's ways."""
+        return self.options.get(option, default).lower() not in {"0", "false"}
 
     @property
     def _races(self) -> bool:

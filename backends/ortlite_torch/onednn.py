@@ -42,6 +42,9 @@ layout: Any = getattr(onednn, "_get_mkldnn_serialized_md", None)  # as bytes, so
 CHANNELS_LAST = torch.channels_last
 
 
+watched: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001  (modes that note every operator)
+
+
 class Kept:
     """What `make(size)` gives, such as weights in the layout that oneDNN wants for images of a size.
 
@@ -110,7 +113,7 @@ def largest(B: Any) -> float:
 
 def inferring(*tensors: Any) -> bool:
     """Whether a session computes on the CPU in float32, of which nobody takes derivatives or makes a program."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or differentiated():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or differentiated() or watched():
         return False
     return all(tensor is None or (tensor.dtype is torch.float32 and tensor.is_cpu) for tensor in tensors)
 

@@ -70,7 +70,9 @@ _current = _Current()
 
 
 def opaque(fn: F) -> F:
-    """A function of tensors that looks at values, in a recording a line as it is. It returns new tensors or nothing."""
+    """A function of tensors that looks at values, in a recording a line as it is. It returns new tensors or nothing,
+    or NotImplemented where it leaves all calls of a signature to others.
+    """
 
     @wraps(fn)
     def call(*args: Any, **keywords: Any) -> Any:
@@ -191,6 +193,8 @@ class Tape:
         """Call a function, whatever it does, and note it as one line."""
         with _unseen():
             value = fn(*args, **keywords)
+        if value is NotImplemented:  # by the signature
+            return value
         if value is None:
             if self.depends([*args, *keywords.values()]):
                 self.lines.append(("", self.source(fn, args, keywords)))

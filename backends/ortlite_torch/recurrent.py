@@ -12,7 +12,6 @@ import torch
 
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
-from ortlite_torch import compiled
 from ortlite_torch.onednn import Kept, inferring, onednn
 from ortlite_torch.primitives import differentiated
 from ortlite_torch.threads import fit
@@ -21,7 +20,6 @@ __all__ = ["OVERRIDES"]
 
 layer: Any = torch.ops.aten.mkldnn_rnn_layer.default
 LSTM = 2  # among the networks of oneDNN
-NETWORKS = {torch.lstm: "LSTM", torch.gru: "GRU", torch.rnn_tanh: "RNN", torch.rnn_relu: "RNN"}
 PACKS = torch.backends.mkldnn.is_available() and hasattr(onednn, "_reorder_mkldnn_rnn_layer_weight")
 
 
@@ -82,12 +80,6 @@ def _fused(
         X, initial = X.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
     hidden = R.shape[2]
     derived = at_once if torch.compiler.is_compiling() else derived
-    if compiled.smaller(X, W, R, B, X.shape[1], derived):
-        more: dict[str, Any] = {"linear_before_reset": 1} if run is torch.gru else {}
-        if NETWORKS[run] == "RNN":
-            more["activations"] = ("Relu" if run is torch.rnn_relu else "Tanh",) * count
-        y, *last = compiled.small(NETWORKS[run], X, W, R, B, initial, derived, direction=direction, **more)
-        return (y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in last)) if layout else (y, *last)
     states = [X.new_zeros(count, X.shape[1], hidden) if s is None else s.contiguous() for s in initial]
     if run is torch.lstm and PACKS and inferring(X, W, R, B, *initial):
         y, last = _onednn_lstm(X, derived(packings, W, R, B, order, backward).of(tuple(X.shape)), states, direction)

@@ -62,7 +62,56 @@ def _release(forget: Callable[..., Any], compiled: Any) -> None:
             del sys.modules[module.__name__]
 
 
-def frozen_at_first(compiled: Callable[..., Any], plain: Region) -> Callable[..., Any]:
+class Inductor:
+    """A backend of torch.compile: inductor, that notes a call of what it made last."""
+
+    def __init__(self, options: dict[str, Any]):
+        self.options = options
+        self.called: tuple[Callable[..., Any], tuple[Any, ...], Any] | None = None
+        self.watched = True
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        made: Callable[..., Any] = compile_fx(graph, inputs, config_patches=self.options)
+
+        def call(*arrays: Any) -> Any:
+            results = made(*arrays)
+            if self.watched:
+                self.called = made, arrays, results
+            return results
+
+        return call
+
+
+def past_dynamo(compiled: Callable[..., Any], called: Any, arrays: Sequence[Any], results: Any) -> Callable[..., Any]:
+    """`compiled`, a function of torch.compile, without what Dynamo does around every call: a tenth of a millisecond.
+
+    Dynamo hands on arguments and results as they are, so that they tell what inductor's function takes and gives; where
+    one does not come from there, `compiled` itself.
+    """
+    if called is None or type(results) is not tuple:
+        return compiled
+    made, taken, given = called
+    takes = [i for one in taken for i, x in enumerate(arrays) if x is one][: len(taken)]
+    gives = [i for one in results for i, y in enumerate(given) if y is one][: len(results)]
+    if len(takes) < len(taken) or len(gives) < len(results):
+        return compiled
+    whole = takes == [*range(len(arrays))] and gives == [*range(len(given))]
+    like = [(x.shape, x.stride(), x.dtype, x.device) for x in arrays]
+
+    def call(*arrays: Any) -> Any:
+        if torch.is_grad_enabled() or [(x.shape, x.stride(), x.dtype, x.device) for x in arrays] != like:
+            return compiled(*arrays)
+        if whole:
+            return tuple(made(*arrays))
+        given = made(*[arrays[i] for i in takes])
+        return tuple(given[i] for i in gives)
+
+    return call
+
+
+def frozen_at_first(compiled: Callable[..., Any], plain: Region, inductor: Inductor) -> Callable[..., Any]:
     """A function of torch.compile that finds the option `freezing` also outside of its options, in its first call.
 
     Dynamo, which decides whether buffers are constants or arguments, looks there alone. Where it or inductor fails, the
@@ -89,7 +138,9 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Region) -> Callable[...
                 log.warning("compile: a region runs as it is, for torch.compile says: %s", said)
                 answers = plain
             else:
-                answers = compiled if answers is first else answers
+                if answers is first:
+                    answers = past_dynamo(compiled, inductor.called, arrays, results)
+                    inductor.called, inductor.watched = None, False
                 return results
         return plain(*arrays)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import threading
@@ -28,11 +29,11 @@ def kernel():
     return elementwise.EACH["sigmoid"]
 
 
-def computed(kernel, count, most, parts):
+def computed(kernel, count, most, parts, team=threads.TEAM):
     """What the kernel gives, in ranges, of `count` numbers; and whether it wrote only where it should."""
     x = np.linspace(-5, 5, count + 1, dtype=np.float32)
     y = np.full(count + 1, -1, np.float32)
-    kernel.shared(threads.TEAM, most, parts, count, x, y)
+    kernel.shared(team, most, parts, count, x, y)
     return np.allclose(y[:-1], 1 / (1 + np.exp(-x[:-1])), atol=1e-6) and y[-1] == -1
 
 
@@ -262,3 +263,23 @@ def test_an_error_holds_no_arrays_for_longer_than_itself():
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_another_librarys_threads_do_the_work(kernel, parts):
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def together(fn, data, count, flags):
+        calls.append((count, flags))
+        helpers = [threading.Thread(target=kind(fn), args=(data,)) for _ in range(2)]
+        for helper in helpers:
+            helper.start()
+        kind(fn)(data)
+        for helper in helpers:
+            helper.join()
+
+    team = threads.another_team(ctypes.cast(together, ctypes.c_void_p).value)
+    assert computed(kernel, 1000, 3, parts, team)
+    assert calls == ([(0, 0)] if parts > 1 else [])

@@ -11,6 +11,7 @@ from ortlite.derived import Derived
 
 torch = pytest.importorskip("torch")
 onednn = pytest.importorskip("ortlite_torch.onednn")
+OWN = "TorchExecutionProvider", {"loops": "0"}
 R = np.random.default_rng(0)
 GEOMETRIES = [
     {"pads": [1, 1, 1, 1]},
@@ -36,10 +37,7 @@ def model(weights, activation, more=False, **attributes):
 
 
 def sessions(source):
-    return [
-        ortlite.InferenceSession(source, providers=[name])
-        for name in ("TorchExecutionProvider", "CPUExecutionProvider")
-    ]
+    return [ortlite.InferenceSession(source, providers=[name]) for name in (OWN, "CPUExecutionProvider")]
 
 
 def weights(group=1):
@@ -174,9 +172,7 @@ def test_activations_of_what_is_large_or_no_number(activation, more):
 
 def test_hard_swish_of_the_largest_numbers():
     text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] X) => (float[N] Y) {Y = HardSwish(X)}'
-    session = ortlite.InferenceSession(
-        parser.parse_model(text).SerializeToString(), providers=["TorchExecutionProvider"]
-    )
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[OWN])
     x = np.array([3e38, 1e38, -3e38, np.inf, -0.0, 1, np.nan], np.float32)
     wanted = np.array([3e38, 1e38, 0, np.inf, 0, 2 / 3, np.nan], np.float32)
     for _ in range(3):
@@ -335,7 +331,7 @@ def test_a_bias_that_a_caller_gives_in_any_layout(op_type, x, w, kind):
         [helper.make_tensor_value_info("y", 1, None)], [numpy_helper.from_array(weights, "w")],
     )  # fmt: skip
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    found = ortlite.InferenceSession(data, providers=["TorchExecutionProvider"])
+    found = ortlite.InferenceSession(data, providers=[OWN])
     judge = ortlite.InferenceSession(data, providers=[("CPUExecutionProvider", {"compiled": "0"})])
     for seed in range(4):
         given = np.random.default_rng(seed).normal(size=2 * n).astype(np.float32)

@@ -12,7 +12,6 @@ from ortlite.derived import Derived
 torch = pytest.importorskip("torch")
 products = pytest.importorskip("ortlite_torch.products")
 recurrent = pytest.importorskip("ortlite_torch.recurrent")
-compiled = pytest.importorskip("ortlite_torch.compiled")
 R = np.random.default_rng(0)
 HEAD = '<ir_version: 8, opset_import: ["": 17]>\n'
 
@@ -21,13 +20,12 @@ def floats(*shape):
     return R.standard_normal(shape).astype(np.float32)
 
 
-def sessions(text, **weights):
-    """The model on torch and on NumPy, `weights` its constants."""
+def sessions(text, provider="TorchExecutionProvider", **weights):
+    """The model on torch and by the kernels, `weights` its constants."""
     model = parser.parse_model(HEAD + text)
     model.graph.initializer.extend(onnx_tensor(array, name) for name, array in weights.items())
     source = model.SerializeToString()
-    names = ("TorchExecutionProvider", "CPUExecutionProvider")
-    return [ortlite.InferenceSession(source, providers=[name]) for name in names]
+    return [ortlite.InferenceSession(source, providers=[one]) for one in (provider, "StrictExecutionProvider")]
 
 
 def onnx_tensor(array, name):
@@ -164,16 +162,16 @@ def test_derivatives_flow_through_the_kernel():
         assert torch.func.vmap(fn)(torch.randn(2, 3, 512)).shape == (2, 3, 600)
 
 
-@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
-def networks(request, monkeypatch):
+@pytest.fixture(params=["0", "1"], ids=["torch", "loops"])
+def provider(request):
     """By what networks are run."""
-    if request.param:
+    if request.param == "1":
         pytest.importorskip("numba")
-    monkeypatch.setattr(compiled, "_there", lambda: request.param)
+    return "TorchExecutionProvider", {"loops": request.param}
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_a_network_takes_sequences_of_all_lengths(direction, networks):
+def test_a_network_takes_sequences_of_all_lengths(direction, provider):
     count, hidden = (2 if direction == "bidirectional" else 1), 6
     weights = {"W": floats(count, 4 * hidden, 5), "R": floats(count, 4 * hidden, hidden)}
     weights["B"] = floats(count, 8 * hidden)
@@ -182,6 +180,7 @@ def test_a_network_takes_sequences_of_all_lengths(direction, networks):
         f"float[d,e,f] cell) {{ x = Transpose <perm = [1, 0, 2]> (t) "
         f'y, last, cell = LSTM <direction = "{direction}", hidden_size = {hidden}> '
         "(x, W, R, B, , h) }",
+        provider,
         **weights,
     )
     for time, batch in [(3, 1), (7, 2), (1, 1), (2, 5), (11, 1), (4, 3), (3, 1)] * 2:
@@ -195,7 +194,7 @@ def test_a_network_takes_sequences_of_all_lengths(direction, networks):
 @pytest.mark.parametrize(("op_type", "gates", "more"), [
     ("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("RNN", 1, {}), ("RNN", 1, {"activations": "Relu"}),
 ])  # fmt: skip
-def test_networks_agree_with_the_kernel(op_type, gates, more, layout, direction, networks):
+def test_networks_agree_with_the_kernel(op_type, gates, more, layout, direction, provider):
     count, hidden = (2 if direction == "bidirectional" else 1), 6
     state = f"float[N,{count},{hidden}] h" if layout else f"float[{count},N,{hidden}] h"
     given = {"hidden_size": hidden, "layout": layout, "direction": f'"{direction}"', **more}
@@ -210,7 +209,7 @@ def test_networks_agree_with_the_kernel(op_type, gates, more, layout, direction,
     weights["B"] = floats(count, 2 * gates * hidden)
     model.graph.initializer.extend(onnx_tensor(array, name) for name, array in weights.items())
     source = model.SerializeToString()
-    ours = ortlite.InferenceSession(source, providers=["TorchExecutionProvider"])
+    ours = ortlite.InferenceSession(source, providers=[provider])
     kernel = ortlite.InferenceSession(source, providers=["StrictExecutionProvider"])
     for time, batch in [(4, 2)] * 3 + [(1, 1), (5, 3), (4, 2), (3, 60)]:
         feed = {"x": floats(*((batch, time) if layout else (time, batch)), 5)}

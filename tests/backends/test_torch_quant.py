@@ -10,7 +10,8 @@ from ortlite.provider import create
 
 torch = pytest.importorskip("torch")
 quant = pytest.importorskip("ortlite_torch.quant")
-TORCH = create("TorchExecutionProvider")
+OWN = "TorchExecutionProvider", {"loops": "0"}
+TORCH = create(*OWN)
 MS = "com.microsoft"
 
 
@@ -74,7 +75,9 @@ def test_a_session_makes_floats_of_its_weights_once(monkeypatch):
     b = integers(draw, np.int8, (600, 500), "ends")
     model = parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(b, "B"))
-    session = ortlite.InferenceSession(model.SerializeToString(), providers=["TorchExecutionProvider"])
+    session = ortlite.InferenceSession(
+        model.SerializeToString(), providers=[("TorchExecutionProvider", {"loops": "0"})]
+    )
     made, parts = [], quant.parts
     monkeypatch.setattr(quant, "parts", lambda *args: made.append(1) or parts(*args))
     for rows in (1, 2, 2, 2, 3, 1):

@@ -52,7 +52,7 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
     for module, options in given:
         assert [tuple(buffer.shape) for buffer in module.buffers()] == [(3, 4)]
         assert options["dynamic"] is False
-        assert options["options"]["freezing"] is True
+        assert options["backend"].options["freezing"] is True
     explained = session.explain()
     assert len(explained.compilations) == 2
     assert "2 regions compiled in 0." in str(explained)
@@ -320,3 +320,36 @@ def test_keys_that_causality_hides_count_where_torch_compiles(bad, traced):
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             wanted = weights / weights.sum(-1, keepdims=True) @ v
         np.testing.assert_allclose(made(*tensors), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fn", "short"), [
+    (lambda a, b: (a @ b, a + 1), True),
+    (lambda a, b: (b - a,), True),  # in the other order
+    (lambda a, b: (a * 2, (a * 2)), True),
+    (lambda a, b: (a + b, b), False),  # Dynamo hands an argument back by itself
+    (lambda a, b: [a + b], False),
+])  # fmt: skip
+def test_later_calls_go_past_dynamo(fn, short, monkeypatch):
+    from ortlite_torch.region import Inductor, frozen_at_first, region
+
+    compile_fx = pytest.importorskip("torch._inductor.compile_fx")
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, inputs, config_patches: graph.forward)
+    inductor, plain = Inductor({}), region(fn, {})
+    through = torch.compile(plain, dynamic=False, backend=inductor)
+    dynamo = []
+
+    def counted(*arrays):
+        dynamo.append(arrays)
+        return through(*arrays)
+
+    call = frozen_at_first(counted, plain, inductor)
+    a, b = torch.randn(3, 3), torch.randn(3, 3)
+    with torch.no_grad():
+        for x, y, calls in [(a, b, 1), (b, a, 1 if short else 2), (a.T, b, 2 if short else 3)]:
+            for got, wanted in zip(call(x, y), fn(x, y), strict=True):
+                torch.testing.assert_close(got, wanted)
+            assert len(dynamo) == calls
+    assert inductor.called is None  # no array is held
+    x = torch.randn(3, 3, requires_grad=True)
+    sum(y.sum() for y in call(x, b)).backward()
+    assert x.grad is not None

@@ -18,7 +18,7 @@ from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import products, winograd
 from ortlite_numpy.compiled.depthwise import depthwise, vectors
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.jit import FREE, foreign_team, loops, own, owned, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.compiled.vectors import vector_bytes
 from ortlite_numpy.compiled.windows import (
@@ -299,6 +299,8 @@ def finished(
         y = _by_windows(xp, X, W, B, Z, activated, (auto_pad, group, kernel_shape, strides, dilations, pads), derived)
         if y is not NotImplemented:
             return y
+    if foreign_team(xp) is not None:  # whose library has products of its own
+        return NotImplemented
     bias = np.zeros(W.shape[0], X.dtype) if B is None else owned(B, derived)
     nothing = np.empty((0, 0), X.dtype)
 

@@ -25,8 +25,8 @@ from ortlite_numpy.compiled import disk
 from ortlite_numpy.record import numpy, opaque, recording
 
 __all__ = [
-    "EXACT", "FREE", "Emitted", "Loops", "installed", "loops", "most_threads", "of_two_floats", "own", "owned", "share",
-    "wide", "with_names",
+    "EXACT", "FREE", "Emitted", "Loops", "foreign_team", "installed", "loops", "most_threads", "of_two_floats", "own",
+    "owned", "share", "wide", "with_names",
 ]  # fmt: skip
 
 EXACT = frozenset({"contract"})  # products and sums in one: only more exact
@@ -208,10 +208,16 @@ def most_threads(xp: Any) -> int:
     return min(getattr(xp, "threads", 0) or threads.limit(), threads.limit())
 
 
+def foreign_team(xp: Any) -> int | None:
+    """The team that the namespace names (`xp.team`), which is another library's (`threads.another_team`), if any."""
+    return getattr(xp, "team", None)
+
+
 def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: float) -> None:
     """Run `kernel(*args, start, stop)` over [0, `count`), which takes about `seconds`.
 
-    On the calling thread, and on as many as the namespace of the provider says (`xp.threads`; all there are without).
+    On the calling thread, and on as many as the namespace of the provider says (`xp.threads`; all there are without),
+    of a foreign team if it names one.
     """
     most = min(most_threads(xp), count)
     shared = kernel.shared
@@ -219,6 +225,9 @@ def share(xp: Any, kernel: Loops, args: tuple[Any, ...], count: int, seconds: fl
         shared(threads.TEAM, 1, 1, count, *args)
         return
     parts = max(most, min(PARTS * most, count, int(seconds / RANGE)))
+    if (team := foreign_team(xp)) is not None:
+        shared(team, most, parts, count, *args)
+        return
     given = (seconds, most, shared, threads.TEAM, most, parts, count, *args)
     if recording():
         opaque(_shared, *given)

@@ -9,7 +9,7 @@ from typing import Any
 from ortlite.derived import at_once, lasting
 from ortlite_numpy import quant as dense
 from ortlite_numpy.compiled.functions import larger, smaller
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share
+from ortlite_numpy.compiled.jit import FREE, foreign_team, loops, own, owned, share
 from ortlite_numpy.compiled.qlinear import matmul_integer_to_float
 from ortlite_numpy.compiled.table import Call, override
 from ortlite_numpy.record import numpy as np
@@ -276,11 +276,13 @@ def dynamic_quantize_matmul(
         y = matmul_integer_to_float(
             xp, quantised[0], B, quantised[1], b_scale, quantised[2], b_zero_point, bias, derived=derived
         )
-        if y is not NotImplemented:
+        if y is not NotImplemented or foreign_team(xp) is not None:
             return y
         return dense.matmul_integer_to_float(
             xp, quantised[0], B, quantised[1], b_scale, quantised[2], b_zero_point, bias, derived=derived
         )
+    if foreign_team(xp) is not None:  # whose library has products of its own
+        return NotImplemented
     x, left, scale = own(A), np.empty(A.shape, F), np.empty(1, F)
     centre_all(x.reshape(-1), left.reshape(-1), scale)
     wide, bound = derived(dense.by_column, B, b_zero_point)

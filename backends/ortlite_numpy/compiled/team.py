@@ -4,7 +4,7 @@ The helpers are the threads of `ortlite_numpy.threads`; each has a row of number
 (LOOKS_OUT), something else or nothing (0), or it is the address of a job on offer, plus TAKEN once the helper has taken
 it. A helper that does not look out is offered a job, too, where too few do: it may be waking up. A job lies on the
 stack of the caller, who takes back what nobody took and waits for who did, so that nobody reads it later. To hand over
-a range takes about a microsecond.
+a range takes about a microsecond. Where another library has threads that wait for work, its own do the job.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 from typing import Any
 
 from ortlite_numpy.compiled.jit import Emitted, loops
-from ortlite_numpy.threads import DONE, GIVEN, HELPERS, ROW, STATE, YIELD
+from ortlite_numpy.threads import DONE, GIVEN, HELPERS, ROW, STATE, TOGETHER, YIELD
 
 __all__ = ["entry", "for_result", "for_work", "placed", "run"]
 
@@ -88,6 +88,17 @@ def _call(typing: Any, fn: Any, args: Any, start: Any, stop: Any) -> Any:
     return types.int64(*[types.int64] * 4), code
 
 
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """An array of which nobody counts the references: its caller holds it, and threads would wait for one another."""
+    from numba import types
+
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = array.meminfo.type(None)
+    return array._getvalue()  # noqa: SLF001
+
+
 def _entry(typing: Any, kernel: Any, args: Any) -> Any:
     from llvmlite import ir
     from numba import types
@@ -105,13 +116,39 @@ def _entry(typing: Any, kernel: Any, args: Any) -> Any:
         inside = ir.IRBuilder(part.append_basic_block())
         kind = context.get_value_type(signature.args[1])
         values = inside.load(inside.inttoptr(part.args[0], kind.as_pointer()))
-        each = [inside.extract_value(values, i) for i in range(len(args.types))]
+        each = [_uncounted(context, inside, t, inside.extract_value(values, i)) for i, t in enumerate(args.types)]
         range_ = part.args[1:]
         status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, given, [*each, *range_])
         inside.ret(inside.sext(status.code, word))
         return builder.ptrtoint(part, word)
 
     return types.int64(kernel, args), code
+
+
+def _together(typing: Any, address: Any, job: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core.targetconfig import ConfigStack
+
+    given = types.none(types.int64)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, pointer, number = ir.IntType(64), ir.IntType(8).as_pointer(), ir.IntType(32)
+        compiled = context.compile_subroutine(
+            builder, take_part.dispatcher().py_func, given, flags=ConfigStack().top().copy(), caching=False
+        )
+        kind = ir.FunctionType(ir.VoidType(), [pointer])
+        part = ir.Function(builder.module, kind, f"{builder.function.name}.take_part")
+        part.linkage = "internal"
+        inside = ir.IRBuilder(part.append_basic_block())
+        context.call_internal_no_propagate(inside, compiled.fndesc, given, [inside.ptrtoint(part.args[0], word)])
+        inside.ret_void()
+        called = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
+        fn = builder.inttoptr(args[0], called.as_pointer())
+        builder.call(fn, [part, builder.inttoptr(args[1], pointer), number(0), number(0)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), code
 
 
 def _placed(typing: Any, args: Any) -> Any:
@@ -155,6 +192,7 @@ def _pause(typing: Any) -> Any:
 
 load, store, add, change = Emitted(_load), Emitted(_store), Emitted(_add), Emitted(_change)
 call, job, pause = Emitted(_call), Emitted(_job), Emitted(_pause)
+together = Emitted(_together)  # all threads of another library take part in a job, see threads.another_team
 entry = Emitted(_entry)  # the address of what calls a kernel with the arguments that lie at an address, and a range
 placed = Emitted(_placed)  # the address of a tuple of arguments, on the stack of who asks
 
@@ -179,6 +217,34 @@ def take_part(job):
 
 
 @loops()
+def with_helpers(team, most, this):
+    """Do a job, range by range from the first on, with helpers that look out; not 0 where a range of ours failed."""
+    fn, args, count, parts = load(this + FN), load(this + ARGS), load(this + COUNT), load(this + PARTS)
+    helpers = load(team + HELPERS)
+    ranges, offered, failed = 0, 0, 0
+    while taken(ranges) < parts:
+        helper, part = 0, ranges % LAST
+        while offered + 1 < most and helper < 2 * helpers and taken(load(this + TAKEN_RANGES)) < parts:
+            state = team + (helper % helpers + 1) * ROW + STATE
+            offered += change(state, LOOKS_OUT if helper < helpers else 0, this)
+            helper += 1
+        failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
+        ranges = add(this + TAKEN_RANGES, 1)
+    give_way = load(team + YIELD)
+    for helper in range(1, helpers + 1 if offered else 0):
+        state = team + helper * ROW + STATE
+        if not change(state, this, 0):
+            looks = 0
+            while load(state) == this + TAKEN:
+                looks += 1
+                if looks > PATIENCE and give_way:
+                    call(give_way, 0, 0, 0)
+                else:
+                    pause()
+    return failed
+
+
+@loops()
 def run(team, most, parts, count, fn, args):
     """All of [0, count), in so many ranges, on the calling thread and on helpers that look out: `most` together."""
     if most < 2 or parts < 2:
@@ -191,28 +257,13 @@ def run(team, most, parts, count, fn, args):
         store(this + COUNT, count)
         store(this + PARTS, parts)
         store(this + FAILED, 0)
-        helpers = load(team + HELPERS)
-        ranges, offered, failed = 0, 0, 0
-        while taken(ranges) < parts:
-            helper, part = 0, ranges % LAST
-            while offered + 1 < most and helper < 2 * helpers and taken(load(this + TAKEN_RANGES)) < parts:
-                state = team + (helper % helpers + 1) * ROW + STATE
-                offered += change(state, LOOKS_OUT if helper < helpers else 0, this)
-                helper += 1
-            failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
-            ranges = add(this + TAKEN_RANGES, 1)
-        give_way = load(team + YIELD)
-        for helper in range(1, helpers + 1 if offered else 0):
-            state = team + helper * ROW + STATE
-            if not change(state, this, 0):
-                looks = 0
-                while load(state) == this + TAKEN:
-                    looks += 1
-                    if looks > PATIENCE and give_way:
-                        call(give_way, 0, 0, 0)
-                    else:
-                        pause()
-        failed |= load(this + FAILED)
+        another = load(team + TOGETHER)
+        if another:
+            store(this + TAKEN_RANGES, 0)
+            together(another, this)
+            failed = load(this + FAILED)
+        else:
+            failed = with_helpers(team, most, this) | load(this + FAILED)
     if failed:
         raise MemoryError("a compiled kernel failed: there was no memory for what it works with")
 
