@@ -7,12 +7,14 @@ under differentiation: torch's own have no second derivatives and none forwards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from math import isfinite, prod, sqrt
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
@@ -148,7 +150,7 @@ def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, caus
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
     attends = fit(F.scaled_dot_product_attention, prod(q.shape[:3]) * (4 * q.shape[3] * keys + PER_QUERY), q)
-    y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=bool(q.shape[1] != k.shape[1]))
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)
     return y, k, v
 
@@ -231,14 +233,17 @@ def _honest(xp: Namespace, y: Any, q: Any, k: Any, v: Any, mask: Any, scale: flo
         unseen = later[:, :, : q.shape[2]].repeat_interleave(q.shape[1] // v.shape[1], 1)
         y = torch.where(unseen > 0, torch.nan, y)
         signed = factor if scale is None else scale
-        if torch.compiler.is_compiling() and not functorch.is_functorch_wrapped_tensor(q):  # two products for few
-            endless = torch.cond(
-                far.any() | reach.isnan().any(),
-                lambda q, k: _endless(xp, q, k, signed),
-                lambda q, k: q.new_zeros((*q.shape[:3], 1), dtype=torch.bool),
-                (q, k),
-            )
-        else:
+        endless = None
+        numbers = all(type(n) is int for n in (*q.shape, *k.shape))  # not lengths that torch traces
+        if numbers and torch.compiler.is_compiling() and not functorch.is_functorch_wrapped_tensor(q):
+            with suppress(DataDependentOutputException):  # where lengths are traced, torch may not take branches
+                endless = torch.cond(  # two products for few
+                    far.any() | reach.isnan().any(),
+                    lambda q, k: _endless(xp, q, k, signed),
+                    lambda q, k: q.new_zeros((*q.shape[:3], 1), dtype=torch.bool),
+                    (q, k),
+                )
+        if endless is None:
             endless = _endless(xp, q, k, signed)
         y = torch.where(endless, torch.nan, y)  # less infinity, by which causality hides them
     if mask is None:
@@ -270,7 +275,7 @@ def rotary_embedding(
     """The halves of every head by one roll, where all of it turns: the kernel makes three times as many calls."""
     x = attend.split_heads(xp, X, num_heads)
     shape = (x.shape[0], x.shape[2], x.shape[3] // 2)
-    whole = rotary_embedding_dim in {0, x.shape[3]} and x.shape[3] % 2 == 0
+    whole = rotary_embedding_dim in (0, x.shape[3]) and x.shape[3] % 2 == 0
     alike = tuple(cos_cache.shape) == tuple(sin_cache.shape) == shape and cos_cache.dtype == sin_cache.dtype == x.dtype
     if interleaved or position_ids is not None or not (whole and alike):
         return NotImplemented

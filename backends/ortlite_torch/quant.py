@@ -48,7 +48,7 @@ def parts(b: Any, zero: Any, turned: bool, packs: bool) -> tuple[Part, ...]:
 
 def integer_product(xp: Namespace, a: Any, a_zero: Any, b: Any, b_zero: Any, derived: Any, turned: int = 0) -> Any:
     """(a - a_zero) @ (b - b_zero) in int32, `b` a constant matrix of 8-bit numbers, or its transpose."""
-    if a.dtype not in BYTES or b.dtype not in BYTES or b.ndim != 2 or a.ndim < 2 or 0 in {*a.shape, *b.shape}:
+    if a.dtype not in BYTES or b.dtype not in BYTES or b.ndim != 2 or a.ndim < 2 or 0 in (*a.shape, *b.shape):
         return NotImplemented
     depth, columns = b.shape[::-1] if turned else b.shape
     for v, dtype, shapes in ((a_zero, a.dtype, {(), (1,), (a.shape[-2],)}), (b_zero, b.dtype, {(), (1,), (columns,)})):

@@ -67,7 +67,7 @@ def _fused(
         and W.shape[0] == R.shape[0] == count
         and W.shape[2] == X.shape[2]
         and W.shape[1] == R.shape[1]
-        and hidden_size in {None, R.shape[2]}
+        and hidden_size in (None, R.shape[2])
         and W.shape[1] == len(order) * R.shape[2]
         and (B is None or tuple(B.shape) == (count, 2 * W.shape[1]))
         and 0 not in X.shape

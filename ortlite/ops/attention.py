@@ -229,7 +229,7 @@ def _fitting(q: Array, k: Array, v: Array, past: tuple[Array, Array] | None) -> 
     """Whether heads and sizes go together, one by one, and nothing is empty but perhaps the past."""
     (batch, heads, _, size), (_, shared, keys, _) = q.shape, k.shape
     width = v.shape[3]
-    if 0 in {*q.shape, *k.shape, width} or heads % shared:
+    if 0 in (*q.shape, *k.shape, width) or heads % shared:  # no set: lengths that are traced have no hash
         return False
     if past is None:
         return tuple(k.shape) == (batch, shared, keys, size) and tuple(v.shape) == (batch, shared, keys, width)

@@ -322,6 +322,26 @@ def test_keys_that_causality_hides_count_where_torch_compiles(bad, traced):
         np.testing.assert_allclose(made(*tensors), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("text", "shapes"), [
+    (("(float[B,2,S,4] q, float[B,1,S,4] k, float[B,1,S,4] v) => (float[B,2,S,4] y) "
+     "{ y = Attention <is_causal = 1> (q, k, v) }"),
+     [(1, 2, 6, 4), (1, 1, 6, 4), (1, 1, 6, 4)]),
+    ("(float[B,2,S,4] x, float[B,S,2] c, float[B,S,2] s) => (float[B,2,S,4] y) { y = RotaryEmbedding(x, c, s) }",
+     [(2, 2, 6, 4), (2, 6, 2), (2, 6, 2)]),
+    (("(float[T,N,5] x, float[1,16,5] w, float[1,16,4] r) => (float[T,1,N,4] y) "
+     "{ y = LSTM <hidden_size = 4> (x, w, r) }"),
+     [(3, 2, 5), (1, 16, 5), (1, 16, 4)]),
+], ids=["attention", "rotary", "lstm"])  # fmt: skip
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_function_may_be_compiled_for_all_lengths(text, shapes, whole):
+    """Lengths that torch.compile traces are no numbers: they have no hash, and their comparisons are no bools."""
+    fn = ortlite.function(parser.parse_model(f'<ir_version: 10, opset_import: ["": 23]> g {text}').SerializeToString())
+    given = [torch.randn(*shape) for shape in shapes]
+    torch._dynamo.reset()  # which compiles a function's code eight times a process
+    made = torch.compile(fn, fullgraph=whole, backend="aot_eager", dynamic=True)
+    torch.testing.assert_close(made(*given), fn(*given), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("fn", "short"), [
     (lambda a, b: (a @ b, a + 1), True),
     (lambda a, b: (b - a,), True),  # in the other order
