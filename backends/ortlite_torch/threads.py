@@ -16,10 +16,12 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from math import prod
+from threading import get_ident
 from typing import Any
 
 import torch
 
+from ortlite.forks import in_child
 from ortlite_torch.record import opaque
 
 __all__ = ["On", "fit", "norm_work", "product_work"]
@@ -57,6 +59,20 @@ get = torch.get_num_threads  # where a thread asks for the first time, it gets t
 OPENMP = (get, SETTERS[0]) if SETTERS is not None and get() > 1 else None
 
 
+_stale = 0  # the thread that forked this process
+
+
+def _in_child() -> None:
+    """One thread for the thread that forked: GNU's OpenMP would wait for the others, which the child has not."""
+    global _stale  # noqa: PLW0603
+    _stale = get_ident()
+    if SETTERS is not None:
+        SETTERS[0](1)
+
+
+in_child(_in_child)
+
+
 class On:
     """A context in which what this thread calls has so many threads of OpenMP and MKL, where torch has them."""
 
@@ -70,10 +86,11 @@ class On:
         if SETTERS is None:
             return
         put, by_mkl = SETTERS
-        if self.before != self.count:
-            put(self.count)
+        count = 1 if get_ident() == _stale else self.count
+        if self.before != count:
+            put(count)
         if by_mkl is not None:
-            self.by_mkl = by_mkl(self.count)
+            self.by_mkl = by_mkl(count)
 
     def __exit__(self, *_: object) -> None:
         if SETTERS is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -230,3 +233,53 @@ def test_an_error_in_a_run_leaves_the_threads():
     assert torch.get_num_threads() == usual
     with pytest.raises(ortlite.capi.onnxruntime_pybind11_state.Fail, match="intra_op_num_threads is a number"):
         session(0, intra_op_num_threads="-1")
+
+
+FORK = """
+import os, sys, time, threading
+import numpy as np, torch, ortlite
+from onnx import numpy_helper, parser
+torch.set_num_threads(2)
+text = '<ir_version: 8, opset_import: ["": 17]> g (float[1,16,H,W] x) => (float[a,b,c,d] y) { y = Conv (x, w) }'
+model = parser.parse_model(text)
+draw = np.random.default_rng(0)
+weights = draw.standard_normal((16, 16, 3, 3)).astype(np.float32)
+model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+options = ortlite.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[2])
+given = {"loops": sys.argv[1]}
+session = ortlite.InferenceSession(model.SerializeToString(), options, providers=[("TorchExecutionProvider", given)])
+x = draw.standard_normal((1, 16, 96, 96)).astype(np.float32)
+for _ in range(3):
+    y, = session.run(None, {"x": x})
+
+def right():
+    return np.allclose(session.run(None, {"x": x})[0], y, atol=1e-3)
+
+child = os.fork()
+if child == 0:
+    found = [right()]
+    other = threading.Thread(target=lambda: found.append(right()))
+    other.start()
+    other.join()
+    os._exit(0 if found == [True, True] else 1)
+end = time.monotonic() + 60
+while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+    time.sleep(0.005)
+if done == (0, 0):
+    os.kill(child, 9)
+    raise SystemExit("the child waits for threads that it has not")
+raise SystemExit(os.waitstatus_to_exitcode(done[1]))
+"""
+
+
+@several
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("loops", ["0", "1"])
+def test_a_forked_child_waits_for_no_thread(loops, count):
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, loops, str(count)],
+        timeout=300, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
