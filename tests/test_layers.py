@@ -27,7 +27,7 @@ save plan
 sizes steps
 bounded inline run
 specialise
-steady stand_in
+steady stand_in signatures
 compile
 guard memory evaluate
 optimize
