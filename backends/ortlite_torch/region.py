@@ -88,15 +88,16 @@ def past_dynamo(compiled: Callable[..., Any], called: Any, arrays: Sequence[Any]
     """`compiled`, a function of torch.compile, without what Dynamo does around every call: a tenth of a millisecond.
 
     Dynamo hands on arguments and results as they are, so that they tell what inductor's function takes and gives; where
-    one does not come from there, `compiled` itself.
+    one does not come from there, `compiled` itself. So where an array was given twice: Dynamo hands it on once, and
+    looks at every call whether they are one again.
     """
     if called is None or type(results) is not tuple:
         return compiled
     made, taken, given = called
-    takes = [i for one in taken for i, x in enumerate(arrays) if x is one][: len(taken)]
-    gives = [i for one in results for i, y in enumerate(given) if y is one][: len(results)]
-    if len(takes) < len(taken) or len(gives) < len(results):
+    places, found = ({id(x): i for i, x in enumerate(values)} for values in (arrays, given))
+    if len(places) < len(arrays) or not {*map(id, taken)} <= places.keys() or not {*map(id, results)} <= found.keys():
         return compiled
+    takes, gives = [places[id(x)] for x in taken], [found[id(y)] for y in results]
     whole = takes == [*range(len(arrays))] and gives == [*range(len(given))]
     like = [(x.shape, x.stride(), x.dtype, x.device) for x in arrays]
 

@@ -373,3 +373,16 @@ def test_later_calls_go_past_dynamo(fn, short, monkeypatch):
     x = torch.randn(3, 3, requires_grad=True)
     sum(y.sum() for y in call(x, b)).backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("places", ["aab", "aba", "baa", "aaa"])
+def test_what_the_first_call_gave_twice_may_differ_later(places):
+    from ortlite_torch.region import Inductor, frozen_at_first, region
+
+    inductor, plain = Inductor({}), region(lambda x, y, z: (x - 2 * y, x * z), {})
+    call = frozen_at_first(torch.compile(plain, dynamic=False, backend=inductor), plain, inductor)
+    a, b, c = torch.randn(3, 3, 3)
+    with torch.no_grad():
+        for given in ([{"a": a, "b": b}[place] for place in places], (a, b, c), (c, a, b), (b, b, c)):
+            for got, wanted in zip(call(*given), plain(*given), strict=True):
+                torch.testing.assert_close(got, wanted)
