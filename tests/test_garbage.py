@@ -13,10 +13,9 @@ import pytest
 import ortlite
 from ortlite import garbage, pipeline
 from ortlite.garbage import uncollected
+from tests.api.test_beyond import FORKED
 
 DIGITS = Path(ortlite.__file__).parent / "demo" / "digits.onnx"
-# JAX, which another test may have imported in this process, and Python from 3.12 on warn of a fork beside threads.
-FORKED = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning", r"ignore:os\.fork:RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)

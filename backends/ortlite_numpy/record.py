@@ -35,7 +35,7 @@ from ortlite_numpy.tape import (
     recording,
 )
 
-__all__ = ["Ended", "Traced", "apart", "aside", "numpy", "opaque", "recorded", "recording"]
+__all__ = ["Ended", "Traced", "apart", "aside", "numpy", "opaque", "recorded", "recording", "written"]
 
 LARGE, LINE = 1 << 16, 64  # bytes of an array for which it pays to choose its place; and of a line of the cache
 
@@ -48,23 +48,29 @@ def apart(run: Callable[..., None], fn: Callable[[int, int], object], edges: Seq
     texts = [tape.noted(partial(fn, start, stop)) for start, stop in pairwise(edges)]
     words = dict.fromkeys(word for lines in texts for _, text in lines for word in WORD.findall(text))
     given = ", ".join(word for word in words if tape.outside(word))
-    parts = tuple(_part(tape, lines, given) for lines in texts)
+    parts = tuple(written(lines, given, "", tape.inside, tape.scope) for lines in texts)
     tape.add(f"{tape.constant(run)}({tape.text(parts)}, {tape.text(seconds)}, {given})", target=False)
 
 
-def _part(tape: Tape, lines: Sequence[tuple[str, str]], given: str) -> Callable[..., None]:
-    """The lines as a function. What nobody reads any more is let go, so that the next array may lie there."""
+def written(
+    lines: Sequence[tuple[str, str]], given: str, results: str, inside: set[str], scope: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """The lines as a function of variables `given` that returns `results`, texts both.
+
+    Of those `inside`, what nobody reads any more is let go, so that the next array may lie there.
+    """
+    inside = inside - {*WORD.findall(results)}
     last = {name: number for number, line in enumerate(lines) for name in WORD.findall(" ".join(line))}
-    source = [f"def part({given}): pass"] if not lines else [f"def part({given}):"]
+    source = [f"def run({given}):"]
     for number, (target, text) in enumerate(lines):
         source.append(f" {target} = {text}" if target else f" {text}")
-        names = {target, *WORD.findall(text)} & tape.inside
+        names = {target, *WORD.findall(text)} & inside
         if gone := [name for name in names if name and last[name] == number]:
             source.append(f" del {', '.join(gone)}")
-    scope = dict(tape.scope)
-    exec(compile("\n".join(source), "<part of a recording>", "exec"), scope)  # noqa: S102
-    part: Callable[..., None] = scope["part"]
-    return part
+    names_of = dict(scope)
+    exec(compile("\n".join([*source, f" return {results}"]), "<recording>", "exec"), names_of)  # noqa: S102
+    run: Callable[..., Any] = names_of["run"]
+    return run
 
 
 def _derived(keep: Any, tape: Tape) -> Callable[..., Any]:

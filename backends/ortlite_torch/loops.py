@@ -163,7 +163,7 @@ class Operator:
 
     def _recorded(self, asked: Asked, arrays: list[Any]) -> Callable[..., Any] | None:
         """The calls that are left at a signature, as a function of the arrays."""
-        from ortlite_numpy.record import recorded
+        from ortlite_numpy.record import recorded, written
 
         given = self._all(arrays)
         names = {i: f"x{i}" for i in range(len(given)) if i not in self.places}
@@ -173,10 +173,5 @@ class Operator:
             return None
         if found.results is None:
             return lambda *arrays: NotImplemented
-        lines = [f"def run({', '.join(names.values())}):"]
-        lines += [f" {target} = {text}" if target else f" {text}" for target, text in found.lines]
-        results = ", ".join(found.results)
-        scope = dict(found.scope)
-        exec(compile("\n".join([*lines, f" return {results}"]), "<recorded loops>", "exec"), scope)  # noqa: S102
-        run: Callable[..., Any] = scope["run"]
-        return run
+        made = {target for target, _ in found.lines}
+        return written(found.lines, ", ".join(names.values()), ", ".join(found.results), made, found.scope)

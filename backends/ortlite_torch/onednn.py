@@ -40,8 +40,6 @@ convolution_and_sum: Any = onednn._convolution_pointwise.binary if HERE else Non
 linear: Any = onednn._linear_pointwise.default if HERE else None  # noqa: SLF001
 layout: Any = getattr(onednn, "_get_mkldnn_serialized_md", None)  # as bytes, some of which mean nothing
 CHANNELS_LAST = torch.channels_last
-
-
 watched: Callable[[], int] = torch._C._len_torch_dispatch_stack  # noqa: SLF001  (modes that note every operator)
 
 

@@ -91,7 +91,7 @@ def short(fn: Callable[..., Any], cut: Callable[[Any], Any]) -> Callable[..., An
 
 
 def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-    """The provider's, those that multiply in the short type."""
+    """Those that multiply in the short type, in place of the provider's."""
     there = computes(dtype, device)
     cut = cutting(dtype, there)
 

@@ -63,12 +63,11 @@ def _release(forget: Callable[..., Any], compiled: Any) -> None:
 
 
 class Inductor:
-    """A backend of torch.compile: inductor, that notes a call of what it made last."""
+    """A backend of torch.compile: inductor, that notes the calls of what it made while there is a list of them."""
 
     def __init__(self, options: dict[str, Any]):
         self.options = options
-        self.called: tuple[Callable[..., Any], tuple[Any, ...], Any] | None = None
-        self.watched = True
+        self.calls: list[tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]] | None = []
 
     def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
@@ -77,23 +76,23 @@ class Inductor:
 
         def call(*arrays: Any) -> Any:
             results = made(*arrays)
-            if self.watched:
-                self.called = made, arrays, results
+            if (calls := self.calls) is not None:
+                calls.append((made, arrays, results))
             return results
 
         return call
 
 
-def past_dynamo(compiled: Callable[..., Any], called: Any, arrays: Sequence[Any], results: Any) -> Callable[..., Any]:
+def past_dynamo(compiled: Callable[..., Any], calls: Any, arrays: Sequence[Any], results: Any) -> Callable[..., Any]:
     """`compiled`, a function of torch.compile, without what Dynamo does around every call: a tenth of a millisecond.
 
     Dynamo hands on arguments and results as they are, so that they tell what inductor's function takes and gives; where
     one does not come from there, `compiled` itself. So where an array was given twice: Dynamo hands it on once, and
     looks at every call whether they are one again.
     """
-    if called is None or type(results) is not tuple:
+    if not calls or type(results) is not tuple:
         return compiled
-    made, taken, given = called
+    made, taken, given = calls[-1]
     places, found = ({id(x): i for i, x in enumerate(values)} for values in (arrays, given))
     if len(places) < len(arrays) or not {*map(id, taken)} <= places.keys() or not {*map(id, results)} <= found.keys():
         return compiled
@@ -140,8 +139,8 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Region, inductor: Induc
                 answers = plain
             else:
                 if answers is first:
-                    answers = past_dynamo(compiled, inductor.called, arrays, results)
-                    inductor.called, inductor.watched = None, False
+                    answers = past_dynamo(compiled, inductor.calls, arrays, results)
+                    inductor.calls = None
                 return results
         return plain(*arrays)
 

@@ -1,4 +1,4 @@
-"""Convolutions of TorchExecutionProvider by the loops that are compiled for NumPy, on torch's threads."""
+"""Operators of TorchExecutionProvider by the loops that are compiled for NumPy, on torch's threads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import parser
 
 import ortlite
 from ortlite.provider import create
+from tests.optimize.models import model, node
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
@@ -19,25 +20,22 @@ if not loops._team():
 
 R = np.random.default_rng(0)
 TORCH = "TorchExecutionProvider"
-FLOAT = helper.make_tensor_type_proto(1, [None] * 4)
+Asked = loops.Asked
 
 
 def floats(*shape):
     return R.standard_normal(shape).astype(np.float32)
 
 
-def source(weights, op_type="Conv", more="", **attributes):
+def source(weights, op_type="Conv", more="", rank=4, **attributes):
     domain = "com.microsoft" if op_type == "FusedConv" else ""
-    node = helper.make_node(op_type, ["X", *weights, *more], ["Y"], domain=domain, **attributes)
-    inputs = [helper.make_value_info(name, FLOAT) for name in ("X", *more)]
-    given = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph([node], "g", inputs, [helper.make_value_info("Y", FLOAT)], given)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    nodes = [node(op_type, ["X", *weights, *more], ["Y"], domain=domain, **attributes)]
+    given = dict.fromkeys(("X", *more), np.float32(0))
+    return model(nodes, given, ["Y"], weights, dims=dict.fromkeys(given, [None] * rank)).SerializeToString()
 
 
-def session(model, provider=TORCH, **options):
-    return ortlite.InferenceSession(model, providers=[(provider, options)])
+def session(source, provider=TORCH, **options):
+    return ortlite.InferenceSession(source, providers=[(provider, options)])
 
 
 @pytest.fixture
@@ -63,8 +61,8 @@ def called(monkeypatch):
 def test_it_convolves_as_the_kernel_does(attributes, activation, called):
     weights = {"W": floats(8, 8 // attributes.get("group", 1), 3, 3), "B": floats(8)}
     kind = "FusedConv" if activation else "Conv"
-    model = source(weights, kind, **({"activation": activation} if activation else {}), **attributes)
-    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    proto = source(weights, kind, **({"activation": activation} if activation else {}), **attributes)
+    ours, kernel = session(proto), session(proto, "StrictExecutionProvider")
     for size in [(9, 7), (9, 7), (8, 8), (9, 7), (3, 12)]:
         for channels_last in (False, True):
             x = floats(2, 8, *size)
@@ -75,18 +73,18 @@ def test_it_convolves_as_the_kernel_does(attributes, activation, called):
 
 
 def test_it_adds_a_residual():
-    model = source({"W": floats(8, 8, 3, 3), "B": floats(8)}, "FusedConv", "Z", activation="Relu", pads=[1, 1, 1, 1])
-    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    proto = source({"W": floats(8, 8, 3, 3), "B": floats(8)}, "FusedConv", "Z", activation="Relu", pads=[1, 1, 1, 1])
+    ours, kernel = session(proto), session(proto, "StrictExecutionProvider")
     for _ in range(3):
         feed = {"X": floats(1, 8, 6, 5), "Z": floats(1, 8, 6, 5)}
         np.testing.assert_allclose(ours.run(None, feed)[0], kernel.run(None, feed)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_infinity_and_nan_stay_where_they_are():
-    model = source({"W": floats(8, 1, 3, 3)}, group=8)
+    proto = source({"W": floats(8, 1, 3, 3)}, group=8)
     x = floats(1, 8, 9, 9)
     x[0, 2, 1, 1], x[0, 3, 7, 7] = np.inf, np.nan
-    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    ours, kernel = session(proto), session(proto, "StrictExecutionProvider")
     for _ in range(3):
         np.testing.assert_allclose(ours.run(None, {"X": x})[0], kernel.run(None, {"X": x})[0], rtol=1e-4, atol=1e-5)
 
@@ -111,16 +109,9 @@ def loops_of(op_type):
 
 
 def test_what_the_loops_leave_is_torchs(called):
-    model = source({"W": floats(4, 1, 3, 3)}, group=4)  # of so few channels one by one only some layouts are theirs
-    weights = {"W": floats(6, 3, 3, 3, 3)}
-    five = helper.make_tensor_type_proto(1, [None] * 5)
-    node = helper.make_node("Conv", ["X", "W"], ["Y"])
-    given = [numpy_helper.from_array(weights["W"], "W")]
-    graph = helper.make_graph(
-        [node], "g", [helper.make_value_info("X", five)], [helper.make_value_info("Y", five)], given
-    )
-    volumes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    for one, x in ((model, floats(1, 4, 5, 5)), (volumes, floats(1, 3, 5, 5, 5))):
+    few = source({"W": floats(4, 1, 3, 3)}, group=4)  # of so few channels one by one only some layouts are theirs
+    volumes = source({"W": floats(6, 3, 3, 3, 3)}, rank=5)
+    for one, x in ((few, floats(1, 4, 5, 5)), (volumes, floats(1, 3, 5, 5, 5))):
         ours, kernel = session(one), session(one, "StrictExecutionProvider")
         for _ in range(3):
             np.testing.assert_allclose(ours.run(None, {"X": x})[0], kernel.run(None, {"X": x})[0], rtol=1e-4, atol=1e-5)
@@ -139,10 +130,10 @@ def test_weights_that_are_computed_are_torchs(called):
 
 
 def test_an_option_leaves_all_to_torch(called, monkeypatch):
-    model, x = source({"W": floats(8, 1, 3, 3)}, group=8), floats(1, 8, 5, 5)
-    without = session(model, loops="0").run(None, {"X": x})[0]
+    proto, x = source({"W": floats(8, 1, 3, 3)}, group=8), floats(1, 8, 5, 5)
+    without = session(proto, loops="0").run(None, {"X": x})[0]
     assert not called
-    np.testing.assert_allclose(session(model).run(None, {"X": x})[0], without, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(session(proto).run(None, {"X": x})[0], without, rtol=1e-4, atol=1e-5)
     assert called.pop()
     monkeypatch.setitem(vars(create("CPUExecutionProvider")), "compiles_ahead", False)
     assert loops.before({}) == {}
@@ -171,8 +162,8 @@ def test_what_watches_operators_sees_torchs(called):
 
 
 def test_many_threads_ask_at_once():
-    model = source({"W": floats(16, 16, 3, 3), "B": floats(16)}, pads=[1, 1, 1, 1])
-    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    proto = source({"W": floats(16, 16, 3, 3), "B": floats(16)}, pads=[1, 1, 1, 1])
+    ours, kernel = session(proto), session(proto, "StrictExecutionProvider")
     feeds = [{"X": floats(1, 16, n, 24)} for n in (8, 16, 24, 32)]
     expected = [kernel.run(None, feed)[0] for feed in feeds]
 
@@ -195,9 +186,6 @@ def test_as_many_threads_as_a_session_asks_for(count, monkeypatch):
     assert set(asked) == {count}
     for y in results[1:]:
         np.testing.assert_array_equal(y, results[0])
-
-
-Asked = loops.Asked
 
 
 def bytes_of(*shape):
@@ -300,18 +288,10 @@ def test_what_is_quantised_is_what_the_kernels_give(op_type, given, constants, a
     names = [f"x{i}" for i in range(len(given))] + [f"c{i}" if f"c{i}" in kept else "" for i in range(len(constants))]
     count = 3 if name in {"DynamicQuantizeLinear", "DynamicQuantizeLSTM"} else 1
     outputs = [f"y{i}" for i in range(count)]
-    node = helper.make_node(name, names, outputs, domain=domain, **attributes)
-    kind = helper.np_dtype_to_tensor_dtype
-    inputs = [
-        helper.make_tensor_value_info(f"x{i}", kind(v.dtype), [None] * v.ndim if v.ndim else [])
-        for i, v in enumerate(given)
-    ]
-    weights = [numpy_helper.from_array(v, c) for c, v in kept.items()]
-    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info(y) for y in outputs], weights)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    ours, kernel = session(model), session(model, "StrictExecutionProvider")
+    nodes = [node(name, names, outputs, domain=domain, **attributes)]
     feed = {f"x{i}": v for i, v in enumerate(given)}
+    proto = model(nodes, feed, outputs, kept, opset=21, dims={x: [None] * v.ndim for x, v in feed.items()})
+    ours, kernel = (session(proto.SerializeToString(), provider) for provider in (TORCH, "StrictExecutionProvider"))
     wanted = kernel.run(None, feed)
     for _ in range(3):
         for a, b in zip(ours.run(None, feed), wanted, strict=True):

@@ -75,9 +75,7 @@ def test_a_session_makes_floats_of_its_weights_once(monkeypatch):
     b = integers(draw, np.int8, (600, 500), "ends")
     model = parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(b, "B"))
-    session = ortlite.InferenceSession(
-        model.SerializeToString(), providers=[("TorchExecutionProvider", {"loops": "0"})]
-    )
+    session = ortlite.InferenceSession(model.SerializeToString(), providers=[OWN])
     made, parts = [], quant.parts
     monkeypatch.setattr(quant, "parts", lambda *args: made.append(1) or parts(*args))
     for rows in (1, 2, 2, 2, 3, 1):

@@ -36,7 +36,7 @@ def resample_lines(x, rows, row_weights, columns, column_weights, y, height, sta
     """Lines [start, stop) of the images y, `height` each, flat, made of x (images, H, W, C).
 
     Row r of an image is made of those that rows[:, r] counts, each times its weight; likewise the columns. Of
-    short lines no slices are made: threads wait for one another where they count who uses an array.
+    short lines no slices are made.
     """
     h, w, c = x.shape[1], x.shape[2], x.shape[3]
     taps, width = columns.shape

@@ -10,6 +10,7 @@ a range takes about a microsecond. Where another library has threads that wait f
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ortlite_numpy.compiled.jit import Emitted, loops
@@ -99,27 +100,38 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return array._getvalue()  # noqa: SLF001
 
 
+def _beside(context: Any, builder: Any, kernel: Any, given: Any, kind: Any) -> tuple[Any, Any, Callable[..., Any]]:
+    """A function of that kind within what is compiled, the builder of its code, and what calls the kernel there and
+    gives its status.
+    """
+    from llvmlite import ir
+    from numba.core.targetconfig import ConfigStack
+
+    flags = ConfigStack().top().copy()
+    compiled = context.compile_subroutine(builder, kernel.py_func, given, flags=flags, caching=False)
+    fn = ir.Function(builder.module, kind, f"{builder.function.name}.part")
+    fn.linkage = "internal"
+    inside = ir.IRBuilder(fn.append_basic_block())
+
+    def call(values: Sequence[Any]) -> Any:
+        return context.call_internal_no_propagate(inside, compiled.fndesc, given, values)[0]
+
+    return fn, inside, call
+
+
 def _entry(typing: Any, kernel: Any, args: Any) -> Any:
     from llvmlite import ir
     from numba import types
-    from numba.core.targetconfig import ConfigStack
 
     given = types.none(*args.types, types.int64, types.int64)
 
     def code(context: Any, builder: Any, signature: Any, _: Any) -> Any:
         word = ir.IntType(64)
-        compiled = context.compile_subroutine(
-            builder, kernel.dispatcher.py_func, given, flags=ConfigStack().top().copy(), caching=False
-        )
-        part = ir.Function(builder.module, ir.FunctionType(word, [word] * 3), f"{builder.function.name}.part")
-        part.linkage = "internal"
-        inside = ir.IRBuilder(part.append_basic_block())
+        part, inside, call = _beside(context, builder, kernel.dispatcher, given, ir.FunctionType(word, [word] * 3))
         kind = context.get_value_type(signature.args[1])
         values = inside.load(inside.inttoptr(part.args[0], kind.as_pointer()))
         each = [_uncounted(context, inside, t, inside.extract_value(values, i)) for i, t in enumerate(args.types)]
-        range_ = part.args[1:]
-        status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, given, [*each, *range_])
-        inside.ret(inside.sext(status.code, word))
+        inside.ret(inside.sext(call([*each, *part.args[1:]]).code, word))
         return builder.ptrtoint(part, word)
 
     return types.int64(kernel, args), code
@@ -128,20 +140,12 @@ def _entry(typing: Any, kernel: Any, args: Any) -> Any:
 def _together(typing: Any, address: Any, job: Any) -> Any:
     from llvmlite import ir
     from numba import types
-    from numba.core.targetconfig import ConfigStack
-
-    given = types.none(types.int64)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word, pointer, number = ir.IntType(64), ir.IntType(8).as_pointer(), ir.IntType(32)
-        compiled = context.compile_subroutine(
-            builder, take_part.dispatcher().py_func, given, flags=ConfigStack().top().copy(), caching=False
-        )
-        kind = ir.FunctionType(ir.VoidType(), [pointer])
-        part = ir.Function(builder.module, kind, f"{builder.function.name}.take_part")
-        part.linkage = "internal"
-        inside = ir.IRBuilder(part.append_basic_block())
-        context.call_internal_no_propagate(inside, compiled.fndesc, given, [inside.ptrtoint(part.args[0], word)])
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind, given = ir.FunctionType(ir.VoidType(), [pointer]), types.none(types.int64)
+        part, inside, call = _beside(context, builder, take_part.dispatcher(), given, kind)
+        call([inside.ptrtoint(part.args[0], ir.IntType(64))])
         inside.ret_void()
         called = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
         fn = builder.inttoptr(args[0], called.as_pointer())
@@ -221,6 +225,7 @@ def with_helpers(team, most, this):
     """Do a job, range by range from the first on, with helpers that look out; not 0 where a range of ours failed."""
     fn, args, count, parts = load(this + FN), load(this + ARGS), load(this + COUNT), load(this + PARTS)
     helpers = load(team + HELPERS)
+    store(this + TAKEN_RANGES, 1)  # the first is the caller's
     ranges, offered, failed = 0, 0, 0
     while taken(ranges) < parts:
         helper, part = 0, ranges % LAST
@@ -253,17 +258,17 @@ def run(team, most, parts, count, fn, args):
         this = job()
         store(this + FN, fn)
         store(this + ARGS, args)
-        store(this + TAKEN_RANGES, 1)  # the first is the caller's
+        store(this + TAKEN_RANGES, 0)
         store(this + COUNT, count)
         store(this + PARTS, parts)
         store(this + FAILED, 0)
         another = load(team + TOGETHER)
+        failed = 0
         if another:
-            store(this + TAKEN_RANGES, 0)
             together(another, this)
-            failed = load(this + FAILED)
         else:
-            failed = with_helpers(team, most, this) | load(this + FAILED)
+            failed = with_helpers(team, most, this)
+        failed |= load(this + FAILED)
     if failed:
         raise MemoryError("a compiled kernel failed: there was no memory for what it works with")
 
