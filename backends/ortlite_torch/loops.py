@@ -9,7 +9,7 @@ other.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ortlite.derived import Derived, at_once, lasting, takes_derived
 from ortlite.namespace import Namespace
 from ortlite.provider import CPU, create
 from ortlite_torch.onednn import inferring
-from ortlite_torch.record import opaque
+from ortlite_torch.record import opaque, recording, unseen
 from ortlite_torch.threads import get
 
 __all__ = ["before"]
@@ -96,7 +96,12 @@ def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
         if any(i < len(inputs) and i not in places for i in needed):
             return NotImplemented
         operator = derived(Operator, fn, places, tuple(attributes.items()), *(inputs[i] for i in places))
-        return _run(operator, *(x for i, x in enumerate(inputs) if i not in places))
+        others = [x for i, x in enumerate(inputs) if i not in places]
+        if not recording():
+            return operator(*others)
+        with unseen():
+            at_these = operator.at(others)
+        return opaque(at_these)(*others)
 
     override.__name__ = override.__qualname__ = fn.__name__
     override.warm = fn.warm  # type: ignore[attr-defined]
@@ -107,9 +112,8 @@ def _in_memory(x: Any) -> bool:
     return type(x) in TENSORS and x.is_cpu and x.dtype in DTYPES
 
 
-@opaque
-def _run(operator: Operator, *inputs: Any) -> Any:
-    return operator(*inputs)
+def _array(x: Any) -> Any:
+    return (x.detach() if x.requires_grad else x).numpy()
 
 
 def _tensor(found: Any) -> Any:
@@ -131,47 +135,50 @@ class Operator:
         self.made: dict[Any, Callable[..., Any] | None] = {}
 
     def __call__(self, *inputs: Any) -> Any:
-        threads = get()
-        signature = (threads, *((x.shape, x.stride(), x.dtype) for x in inputs))
-        arrays = [x.detach().numpy() if x.requires_grad else x.numpy() for x in inputs]
+        signature = (get(), *((x.shape, x.stride(), x.dtype) for x in inputs))
         run = self.made.get(signature)
-        if run is None:
-            run = self._new(signature, Asked(threads, _team()), arrays)
-        found = run(*arrays)
+        if run is None:  # the first time the operator itself, which costs less than to record it
+            run = (self._recorded(inputs) or self._plain) if signature in self.made else None
+            self.made[signature] = run
+            while len(self.made) > SIGNATURES:
+                self.made.pop(next(iter(self.made)), None)  # other threads may do so, too
+        return self._plain(*inputs) if run is None else run(*inputs)
+
+    def at(self, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """What to call with tensors of these shapes and dtypes: it asks about nothing but their layouts."""
+        return self._recorded(inputs) or self
+
+    def _plain(self, *inputs: Any) -> Any:
+        with create(CPU).context():
+            found = self.fn(Asked(get(), _team()), *self._all(map(_array, inputs)), **self.keywords)
         if found is NotImplemented:
             return found
         return tuple(map(_tensor, found)) if type(found) is tuple else _tensor(found)
 
-    def _new(self, signature: Any, asked: Asked, arrays: list[Any]) -> Callable[..., Any]:
-        """What to run at a signature: the first time the operator itself, which costs less than to record it."""
-
-        def plain(*arrays: Any) -> Any:
-            with create(CPU).context():
-                return self.fn(asked, *self._all(arrays), **self.keywords)
-
-        again = signature in self.made
-        made = (self._recorded(asked, arrays) or plain) if again else None
-        self.made[signature] = made
-        while len(self.made) > SIGNATURES:
-            self.made.pop(next(iter(self.made)), None)  # other threads may do so, too
-        return made or plain
-
-    def _all(self, arrays: Any) -> list[Any]:
+    def _all(self, arrays: Iterable[Any]) -> list[Any]:
         """All inputs in their order."""
-        others, constants = iter(arrays), iter(self.constants)
-        return [next(constants if i in self.places else others) for i in range(len(arrays) + len(self.places))]
+        given = list(arrays)
+        others, constants = iter(given), iter(self.constants)
+        return [next(constants if i in self.places else others) for i in range(len(given) + len(self.places))]
 
-    def _recorded(self, asked: Asked, arrays: list[Any]) -> Callable[..., Any] | None:
-        """The calls that are left at a signature, as a function of the arrays."""
+    def _recorded(self, inputs: Sequence[Any]) -> Callable[..., Any] | None:
+        """The calls that are left at a signature, as a function of tensors; for other layouts, a call of this object."""
         from ortlite_numpy.record import recorded, written
 
-        given = self._all(arrays)
-        names = {i: f"x{i}" for i in range(len(given)) if i not in self.places}
+        given = self._all(map(_array, inputs))
+        places = [i for i in range(len(given)) if i not in self.places]
+        names = {place: f"x{i}" for i, place in enumerate(places)}
         with create(CPU).context():
-            found = recorded(self.fn, asked, given, self.keywords, names, "c")
+            found = recorded(self.fn, Asked(get(), _team()), given, self.keywords, names, "c")
         if found is None:
             return None
         if found.results is None:
-            return lambda *arrays: NotImplemented
+            return lambda *inputs: NotImplemented
+        tensors = ", ".join(f"y{i}" for i in range(len(inputs)))
+        lines = [(f"x{i}", f"array(y{i})") for i in range(len(inputs))]
+        lies = [f"x{i}.strides != {given[place].strides}" for i, place in enumerate(places)]
+        lines.append(("", f"if {' or '.join(lies)}: return otherwise({tensors})"))
+        results = [f"tensor({name})" for name in found.results]
         made = {target for target, _ in found.lines}
-        return written(found.lines, ", ".join(names.values()), ", ".join(found.results), made, found.scope)
+        scope = {**found.scope, "array": _array, "tensor": _tensor, "otherwise": self}
+        return written([*lines, *found.lines], tensors, ", ".join(results), made, scope)

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ortlite.derived import lasting
 from ortlite.provider import Recording
 
-__all__ = ["opaque", "recorded"]
+__all__ = ["opaque", "recorded", "recording", "unseen"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +67,11 @@ class _Current(threading.local):
 
 
 _current = _Current()
+
+
+def recording() -> bool:
+    """Whether this thread is recording a kernel."""
+    return _current.tape is not None
 
 
 def opaque(fn: F) -> F:
@@ -191,7 +196,7 @@ class Tape:
 
     def opaque(self, fn: Any, args: Any, keywords: Mapping[str, Any]) -> Any:
         """Call a function, whatever it does, and note it as one line."""
-        with _unseen():
+        with unseen():
             value = fn(*args, **keywords)
         if value is NotImplemented:  # by the signature
             return value
@@ -291,7 +296,7 @@ def _derived(keep: Callable[..., Any], tape: Tape) -> Callable[..., Any]:
     def derived(make: Callable[..., Any], *args: Any) -> Any:
         if tape.depends(args):
             return make(*args)
-        with _unseen():
+        with unseen():
             return keep(make, *args)
 
     derived.holds = lambda value: not tape.depends(value) and lasting(keep, value)  # type: ignore[attr-defined]
@@ -299,7 +304,8 @@ def _derived(keep: Callable[..., Any], tape: Tape) -> Callable[..., Any]:
 
 
 @contextmanager
-def _unseen() -> Iterator[None]:
+def unseen() -> Iterator[None]:
+    """Nothing of what is called in this context is noted."""
     tape, _current.tape = _current.tape, None
     try:
         with torch._C.DisableTorchFunction():  # noqa: SLF001  (torch has no public name for it)
