@@ -99,7 +99,8 @@ class _Inductor(Compiler):
     freezes: ClassVar[bool] = True
     eager: ClassVar[bool] = True
 
-    def __init__(self, threads: int = 0, races: bool = False):
+    def __init__(self, device: Any, threads: int = 0, races: bool = False):
+        self.device = device
         self.threads = threads
         self.races = races
 
@@ -111,6 +112,8 @@ class _Inductor(Compiler):
 
         # what sizes the arguments have is looked at before the call
         options: dict[str, Any] = {"freezing": True, "size_asserts": False}
+        if self.device.type == "cpu":
+            options["cpp_wrapper"] = True  # calls of the kernels from Python take up to a fifth of small models' time
         options["post_grad_custom_pre_pass"] = Apart(constants.values())
         if self.threads:
             options["cpp.threads"] = self.threads
@@ -365,7 +368,7 @@ class TorchExecutionProvider(ExecutionProvider):
 
                 _require_compiler()
                 heap.keep_large()
-        inductor = _Inductor(self.threads, self._races) if compiles else None
+        inductor = _Inductor(self.device, self.threads, self._races) if compiles else None
         if not graphs:
             return inductor
         from ortlite_torch.graphs import Graphs

@@ -162,7 +162,7 @@ class Operator:
         return [next(constants if i in self.places else others) for i in range(len(given) + len(self.places))]
 
     def _recorded(self, inputs: Sequence[Any]) -> Callable[..., Any] | None:
-        """The calls that are left at a signature, as a function of tensors; for other layouts, a call of this object."""
+        """The calls that are left at a signature, as a function of tensors; at other layouts it calls this object."""
         from ortlite_numpy.record import recorded, written
 
         given = self._all(map(_array, inputs))

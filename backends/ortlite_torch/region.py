@@ -134,6 +134,8 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Region, inductor: Induc
             try:
                 results = answers(*arrays)
             except TorchDynamoException as error:
+                if inductor.options.pop("cpp_wrapper", False):  # not all that Python calls can be called from C++
+                    return call(*arrays)
                 said = " ".join(str(error).split("\n")[:2])  # of what, and the reason; then its stack
                 log.warning("compile: a region runs as it is, for torch.compile says: %s", said)
                 answers = plain

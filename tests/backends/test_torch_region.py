@@ -80,6 +80,25 @@ def test_a_cache_that_grows_compiles_nothing(given, compile):
     assert len(session.explain().compilations) == 1
 
 
+def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch):
+    from ortlite_torch.region import Inductor
+
+    compiled, tried = Inductor.__call__, []
+
+    def refuses(self, *given):
+        tried.append(self.options.get("cpp_wrapper", False))
+        if tried[-1]:
+            raise NotImplementedError("no such call from C++")
+        return compiled(self, *given)
+
+    monkeypatch.setattr(Inductor, "__call__", refuses)
+    session = ortlite.InferenceSession(source(), providers=provider("TorchExecutionProvider"))
+    for i in range(4):
+        x = np.arange(6, dtype=np.float32).reshape(2, 3) - i
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], np.maximum(x @ W, 0), rtol=1e-5, atol=1e-5)
+    assert tried == [True, False]
+
+
 def test_what_torch_compile_refuses_runs_as_it_is(given, monkeypatch, caplog):
     from torch._dynamo.exc import TorchDynamoException
 
