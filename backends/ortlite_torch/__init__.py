@@ -207,7 +207,7 @@ class TorchExecutionProvider(ExecutionProvider):
         from ortlite_torch import primitives
 
         if self.device.type == "cpu":
-            heap.keep_freed()
+            heap.keep_large()
         names: dict[str, Any] = dict(primitives.NAMES)
         if self.device.type != "cpu":
             from ortlite_torch.cuda import asarray
@@ -364,10 +364,7 @@ class TorchExecutionProvider(ExecutionProvider):
             if graphs:
                 raise ValueError("the option enable_cuda_graph of TorchExecutionProvider is for device='cuda'")
             if compiles:
-                from ortlite import heap
-
                 _require_compiler()
-                heap.keep_large()
         inductor = _Inductor(self.device, self.threads, self._races) if compiles else None
         if not graphs:
             return inductor
