@@ -144,11 +144,15 @@ def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, caus
     causal = causal and not (past is not None and q.shape[2] == k.shape[2] == 1)  # the newest token sees all there is
     if (causal and (past is not None or mask is not None)) or (mask is not None and mask.shape[-1] != keys):
         return NotImplemented
+    if causal and scale is not None and scale <= 0:  # torch hides by -inf before it scales
+        return NotImplemented
     if differentiated(q, k, v, mask, *(past or ())):
         return NotImplemented
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
+    if mask is not None:
+        mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
+        mask = mask if mask.ndim > 1 else mask.unsqueeze(0)  # torch wants an axis of queries
     attends = fit(F.scaled_dot_product_attention, prod(q.shape[:3]) * (4 * q.shape[3] * keys + PER_QUERY), q)
     y = attends(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=bool(q.shape[1] != k.shape[1]))
     y = (_honest_here if xp.readable(q) else _honest)(xp, y, q, k, v, mask, scale, causal)

@@ -114,9 +114,10 @@ def tensor_scatter(
     axis: Int = -2,
     mode: Text = "linear",
 ) -> Array:
-    """A cache with `update` written along `axis` from `write_indices[batch]` on; `mode` "circular" wraps at the end.
+    """A cache with `update` written along `axis` from `write_indices[batch]` on.
 
-    Raises ValueError for a mode that is neither "linear" nor "circular".
+    `mode` "circular" takes every position modulo the length of the cache. Raises ValueError for a mode that is neither
+    that nor "linear".
     """
     one_of("mode", mode, "linear", "circular")
     axis = normal_axis(axis, past_cache.ndim)
@@ -131,9 +132,8 @@ def tensor_scatter(
             f"update {list(update.shape)} does not fit the cache {list(past_cache.shape)} along axis {axis}"
         )
     require_shape("write_indices", write_indices, past_cache.shape[0])
-    if write_indices is not None:
-        last = size - 1 if mode == "circular" else size - update.shape[axis]
-        xp.require_range("write_indices", write_indices, 0, last)
+    if write_indices is not None and mode == "linear":
+        xp.require_range("write_indices", write_indices, 0, size - update.shape[axis])
     batch, lead, steps = past_cache.shape[0], prod(past_cache.shape[:axis]), update.shape[axis]
     starts = xp.zeros((batch,), dtype=xp.int64) if write_indices is None else xp.astype(write_indices, xp.int64)
     positions = xp.expand_dims(starts, axis=1) + xp.arange(steps, dtype=xp.int64)

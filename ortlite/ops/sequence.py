@@ -87,7 +87,7 @@ def split_to_sequence(
     if split is None:
         pieces = cut(input, (1,) * length, axis)
         return pieces if keepdims else tuple(xp.squeeze(p, axis=axis) for p in pieces)
-    if len(split) == 1:
+    if len(split) == 1 and split[0] != length:  # [0] of nothing is one piece
         if split[0] <= 0:
             raise ValueError(f"pieces of {split[0]} elements make no sequence")
         return cut(input, tuple(min(split[0], length - i) for i in range(0, length, split[0])), axis)

@@ -106,6 +106,21 @@ def test_causal_with_and_without_a_past():
     check("Attention", Q, K, V, None, past_k, past_v, is_causal=1, outputs=3, expected=expected, **NEAR)
 
 
+@pytest.mark.parametrize("scale", [-1.0, 0.0])
+def test_causal_with_a_scale_that_turns_minus_infinity_around(scale):
+    seen = np.tril(np.ones((5, 7), bool))
+    for values in (V, K):  # torch has a kernel of its own where all heads have one size
+        expected = by_definition(Q, K, values, seen, scale)
+        check("Attention", Q, K, values, is_causal=1, scale=scale, expected=expected, **NEAR)
+
+
+def test_a_mask_of_one_axis_is_for_all_queries():
+    seen = np.array([True, False, True, True, False, True, True])
+    check("Attention", Q, K, V, seen, expected=by_definition(Q, K, V, seen), **NEAR)
+    bias = np.where(seen, np.float32(0), np.float32(-np.inf))
+    check("Attention", Q, K, V, bias, expected=by_definition(Q, K, V, seen), **NEAR)
+
+
 def test_windows_and_padded_caches():
     i, j = np.arange(5)[:, None], np.arange(7)
     window = (j >= i - 2) & (j <= i + 1)

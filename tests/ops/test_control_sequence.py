@@ -106,6 +106,7 @@ def test_sequences():
     check("SplitToSequence", X, np.array([1, 3]), opset=11, expected=[[X[:1], X[1:]]])
     check("SplitToSequence", X[:2], keepdims=0, opset=11, expected=[[X[0], X[1]]])
     check("SplitToSequence", X, np.array(3), opset=11, expected=[[X[:3], X[3:]]])
+    check("SplitToSequence", X[:0], np.array([0]), opset=11, expected=[[X[:0]]])
 
 
 def test_sequences_of_strings():

@@ -48,6 +48,15 @@ def test_scattering_nothing():
     check("ScatterElements", X, np.zeros((0, 3, 4), np.int64), np.zeros((0, 3, 4), np.float32), expected=X)
 
 
+def test_a_circular_cache_takes_any_index():
+    cache, update = X[:, :, :2], -X[:, :2, 2:] - 1
+    expected = cache.copy()
+    for example, start in enumerate((8, -1)):
+        for step in range(2):
+            expected[example, (start + step) % 3] = update[example, step]
+    check("TensorScatter", cache, update, ints(8, -1), mode="circular", opset=24, expected=expected)
+
+
 def test_one_hot_and_nonzero_and_where():
     check("OneHot", np.array([[1, -1], [5, 0]]), np.array(4), np.array([2, 9], np.float32), axis=1)
     check("NonZero", np.array([[0, 1, 0], [2, 0, -3]], np.float32))
