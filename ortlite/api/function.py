@@ -82,6 +82,11 @@ class _Pickled:
         self.__name__, self.__qualname__, self.__doc__ = fn.__name__, fn.__qualname__, fn.__doc__
         self._fn, self._made_from = fn, made_from
 
+    # By these torch.compile finds the function, whose code is its own: objects it wraps in a function of torch's, whose
+    # code Dynamo compiles eight times. They are the class's, lest functools.wraps copies them.
+    _torchdynamo_orig_callable = property(lambda self: self._fn)
+    _torchdynamo_wrapper_id = property(id)
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._fn(*args, **kwargs)
 
