@@ -23,6 +23,7 @@ from ortlite.parameters import gathered, parameters, with_parameters
 from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
 from ortlite.signatures import Budget
+from ortlite.transfer import transfer
 
 __all__ = ["function", "lifted"]
 
@@ -383,7 +384,7 @@ def _enter(
         with (
             nullcontext() if mine or target is source else provider.outside_trace(target)
         ):  # what is known beside tracers stays known
-            return provider.transfer(value, source, target)
+            return transfer(value, source, target)
     except ValueError as error:
         raise InvalidArgument(f"input {name!r}: {error}") from error
 
