@@ -153,7 +153,7 @@ class Operator:
         made = (self._recorded(asked, arrays) or plain) if again else None
         self.made[signature] = made
         while len(self.made) > SIGNATURES:
-            self.made.pop(next(iter(self.made)), None)  # other threads may do so, too
+            self.made.pop(next(iter(tuple(self.made))), None)  # other threads may do so, too, and add some
         return made or plain
 
     def _all(self, arrays: Any) -> list[Any]:
