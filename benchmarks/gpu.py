@@ -173,7 +173,7 @@ def _dtypes(names: Sequence[str], outcomes: Mapping[str, Sequence[str]]) -> str:
 def _border(a, b, dtype: str, layout: str) -> str:
     """shared, copied, "not held" or "not had" (the library lacks that dtype or layout), WRONG, or DIED and of what."""
     from ortlite import dtypes
-    from ortlite.provider import TransferStats, transfer
+    from ortlite.transfer import TransferStats, transfer
 
     native = dtypes.to_numpy(dtypes.by_name(dtype))
     host = (np.arange(24).reshape(4, 6) % 2 if dtype == "bool" else np.arange(24).reshape(4, 6) % 13).astype(native)

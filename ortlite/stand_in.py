@@ -14,7 +14,7 @@ from typing import Any
 from ortlite.errors import NotImplemented as NoKernel
 from ortlite.forks import renewed_after_fork
 from ortlite.plan import Plan
-from ortlite.provider import transfer
+from ortlite.transfer import transfer
 
 __all__ = ["StandIn"]
 

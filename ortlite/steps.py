@@ -24,7 +24,8 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import HOST
 from ortlite.plan import Argument, Body, Call, Cast, Const, Host, Plan, Slot, Step, Transfer
 from ortlite.progress import each
-from ortlite.provider import CPU, ExecutionProvider, TransferStats, outside_trace, traced, transfer
+from ortlite.provider import CPU, ExecutionProvider, outside_trace, traced
+from ortlite.transfer import TransferStats, transfer
 
 __all__ = ["Binding", "Bound", "OnStep", "ReadBody", "ReadConst", "ReadHost", "ReadSeed", "ReadSlot", "Reader", "bind"]
 

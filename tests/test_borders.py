@@ -11,8 +11,9 @@ import pytest
 from onnx import parser
 
 import ortlite
-from ortlite import provider as borders
-from ortlite.provider import CPU, TransferStats, create, entered, owner, transfer
+from ortlite import transfer as borders
+from ortlite.provider import CPU, create, entered, owner
+from ortlite.transfer import TransferStats, transfer
 
 STRICT, TORCH, JAX = (f"{name}ExecutionProvider" for name in ("Strict", "Torch", "JAX"))
 LIBRARIES = {TORCH: "torch", JAX: "jax"}

@@ -22,7 +22,8 @@ import ortlite_cupy
 from benchmarks import gpu, gpu_exports, gpu_models
 from conformance.cases import Result
 from ortlite import dtypes
-from ortlite.provider import create, owner, transfer
+from ortlite.provider import create, owner
+from ortlite.transfer import transfer
 from ortlite_cuda import CuPyOnCUDA, TorchOnCUDA
 
 ROOT = Path(__file__).parent.parent

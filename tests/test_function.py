@@ -450,6 +450,17 @@ def test_torch_compiles_functions_apart(torch):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_torch_compiles_a_dozen_functions(torch):
+    torch._dynamo.reset()
+    x = torch.from_numpy(V)
+    for factor in range(12):
+        fn = function(CUBE.replace("{ s", f"<float k = {{{factor}}}> {{ s").replace("Mul(s, x)", "Mul(s, k)"))
+        close(torch.compile(fn, fullgraph=True, backend="aot_eager")(x), factor * V**2)
+        by_row = torch.compile(torch.func.vmap(fn), fullgraph=True, backend="aot_eager")
+    close(by_row(x[:, None]), factor * V[:, None] ** 2)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_torch_compile_takes_a_list_for_a_shape(torch):
     torch._dynamo.reset()
     fn, x = function(RESHAPE), torch.from_numpy(X).requires_grad_()

@@ -22,7 +22,7 @@ stopping primitives race
 namespace schema
 ops
 infer provider
-load partition
+load partition transfer
 save plan
 sizes steps
 bounded inline run

@@ -16,7 +16,8 @@ from ortlite import load, namespace, optimize, partition, pipeline, plan
 from ortlite.compile import compile_plan
 from ortlite.errors import Fail
 from ortlite.ops import registry
-from ortlite.provider import create, transfer
+from ortlite.provider import create
+from ortlite.transfer import transfer
 
 TEXT = """<ir_version: 8, opset_import: ["": 20]> g (float[3] x, string[1] s) => (float[3] y, string[1] t)
 { a = Abs(x)  y = Sqrt(a)  t = StringConcat(s, s) }"""

@@ -141,7 +141,7 @@ class Operator:
             run = (self._recorded(inputs) or self._plain) if signature in self.made else None
             self.made[signature] = run
             while len(self.made) > SIGNATURES:
-                self.made.pop(next(iter(self.made)), None)  # other threads may do so, too
+                self.made.pop(next(iter(tuple(self.made))), None)  # other threads may do so, too, and add some
         return self._plain(*inputs) if run is None else run(*inputs)
 
     def at(self, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -10,8 +10,9 @@ from ortlite.compile import Program
 from ortlite.graph import TensorType, Type
 from ortlite.partition import Partitions
 from ortlite.plan import Transfer
-from ortlite.provider import CPU, TransferStats
+from ortlite.provider import CPU
 from ortlite.steps import ReadBody
+from ortlite.transfer import TransferStats
 
 __all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 

@@ -17,8 +17,9 @@ from ortlite.errors import Fail, OrtError
 from ortlite.graph import Graph, OptionalType, SparseType, TensorType, Type
 from ortlite.limits import DEFAULTS, Limits
 from ortlite.pipeline import Stages
-from ortlite.provider import CPU, TransferStats, entered, transfer
+from ortlite.provider import CPU, entered
 from ortlite.steps import OnStep
+from ortlite.transfer import TransferStats, transfer
 
 __all__ = ["Feed", "Prepared", "feed_of"]
 

@@ -23,6 +23,7 @@ from ortlite.parameters import gathered, parameters, with_parameters
 from ortlite.plan import Body, Call, Const, Plan
 from ortlite.provider import CPU, ExecutionProvider
 from ortlite.signatures import Budget
+from ortlite.transfer import transfer
 
 __all__ = ["function", "lifted"]
 
@@ -81,6 +82,11 @@ class _Pickled:
     def __init__(self, fn: Callable[..., Any], *made_from: Any):
         self.__name__, self.__qualname__, self.__doc__ = fn.__name__, fn.__qualname__, fn.__doc__
         self._fn, self._made_from = fn, made_from
+
+    # By these torch.compile finds the function, whose code is its own: objects it wraps in a function of torch's, whose
+    # code Dynamo compiles eight times. They are the class's, lest functools.wraps copies them.
+    _torchdynamo_orig_callable = property(lambda self: self._fn)
+    _torchdynamo_wrapper_id = property(id)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._fn(*args, **kwargs)
@@ -378,7 +384,7 @@ def _enter(
         with (
             nullcontext() if mine or target is source else provider.outside_trace(target)
         ):  # what is known beside tracers stays known
-            return provider.transfer(value, source, target)
+            return transfer(value, source, target)
     except ValueError as error:
         raise InvalidArgument(f"input {name!r}: {error}") from error
 

@@ -19,6 +19,7 @@ from ortlite.api.dlpack import capsule
 from ortlite.api.sparse import SparseTensor
 from ortlite.dtypes import DType
 from ortlite.errors import InvalidArgument
+from ortlite.transfer import transfer
 
 __all__ = ["OrtValue", "OrtValueVector", "copy_tensors", "element_dtype", "from_pointer"]
 
@@ -501,7 +502,7 @@ def _write(array: Any, values: Any) -> None:
     if owner is None or source is None or owner.immutable:
         raise RuntimeError("The memory of this OrtValue is read-only.")
     with owner.context():
-        owner.write(array, provider.transfer(values, source, owner))
+        owner.write(array, transfer(values, source, owner))
 
 
 def _unpacked(packed: np.ndarray, dtype: DType) -> np.ndarray:

@@ -18,7 +18,8 @@ from ortlite.limits import current
 from ortlite.ops import registry
 from ortlite.optimize import DISABLED
 from ortlite.optimize.inline_if import inline_constant_if
-from ortlite.provider import CPU, TransferStats, entered, transfer
+from ortlite.provider import CPU, entered
+from ortlite.transfer import TransferStats, transfer
 
 __all__ = ["ProviderSide", "Side", "drawing", "made", "unfolded"]
 

@@ -15,9 +15,10 @@ from ortlite.api.profile import given
 from ortlite.derived import nbytes
 from ortlite.memory import blocks
 from ortlite.plan import Call, Cast, Transfer
-from ortlite.provider import CPU, create, transfer
+from ortlite.provider import CPU, create
 from ortlite.steps import Bound
 from ortlite.tools.flops import node_bytes, node_flops
+from ortlite.transfer import transfer
 
 if TYPE_CHECKING:
     from ortlite.api.session import InferenceSession

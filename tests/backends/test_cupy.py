@@ -29,7 +29,8 @@ import cupy
 assert cupy.__version__.endswith("standin")
 import ortlite
 from onnx import TensorProto, helper, numpy_helper, parser
-from ortlite.provider import CPU, create, owner, transfer
+from ortlite.provider import CPU, create, owner
+from ortlite.transfer import transfer
 provider, numpy = create("CuPyExecutionProvider"), create(CPU)
 """
 

@@ -15,7 +15,8 @@ import ortlite
 from ortlite.cli import digits
 from ortlite.errors import InvalidArgument
 from ortlite.primitives import DEFAULTS
-from ortlite.provider import CPU, create, known, transfer
+from ortlite.provider import CPU, create, known
+from ortlite.transfer import transfer
 
 mx = pytest.importorskip("mlx.core")
 
