@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -699,6 +702,40 @@ def test_torch_exports_both_branches(torch, strict):
     exported = torch.export.export(Model(), (x, z), strict=strict).module()
     for sign in (1, -1):
         assert [v.tolist() for v in exported(sign * x, z)] == [v.tolist() for v in fn(sign * x, z)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strict", [True, False])
+def test_torch_exports_sizes_that_are_not_fixed(torch, strict):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return fn(x)
+
+    torch._dynamo.reset()
+    fn = function("""<ir_version: 8, opset_import: ["": 18]> g (float[N, 2] x) => (float[N, 3] y)
+    <float[2, 3] w = {1, 2, 3, 4, 5, 6}> {
+      p = MatMul(x, w)
+      y = Softmax(p)
+    }""")
+    sizes = ({0: torch.export.Dim("N")},)
+    exported = torch.export.export(Model(), (torch.ones(3, 2),), dynamic_shapes=sizes, strict=strict).module()
+    x = torch.arange(14.0).reshape(7, 2) / 9
+    assert torch.allclose(exported(x), fn(x))
+
+
+def test_torch_exports_what_nothing_was_compiled_for():
+    pytest.importorskip("torch")
+    program = """
+        import torch
+        from ortlite.cli.digits import model_bytes
+        from ortlite_torch import Module
+
+        x, module = torch.ones(3, 1, 8, 8), Module(model_bytes())
+        exported = torch.export.export(module, (x,), strict=False).module()
+        assert torch.allclose(exported(x), module(x))
+    """
+    # in a process of its own: compiled kernels are bound in the middle of the export, for the first time
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache, cached_property, partial
@@ -34,6 +36,7 @@ DTYPES = (
 NARROW_FLOATS = "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz".split()
 SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}  # views that every torch knows how to make
 log = logging.getLogger("ortlite")
+PYTHONS = (builtins, "max", max), (builtins, "min", min), (math, "pow", math.pow)  # torch.export puts its own there
 CREATION = "arange asarray empty eye full linspace ones zeros".split()
 
 
@@ -67,6 +70,10 @@ class _Tracer(Tracer):
         stack = ExitStack()  # leaves torch.compile, and vmap, grad and jvp
         stack.enter_context(_disable_current_modes())
         stack.enter_context(temporarily_clear_interpreter_stack())
+        for module, name, own in PYTHONS:  # which numba, where it first compiles, looks for
+            if (found := getattr(module, name)) is not own:
+                setattr(module, name, own)
+                stack.callback(setattr, module, name, found)
         return stack
 
     def traceable(self, fn: Callable[..., Any]) -> Callable[..., Any]:

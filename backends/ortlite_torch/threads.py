@@ -123,16 +123,18 @@ def _alone(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def fit(fn: Callable[..., Any], work: float, x: Any) -> Callable[..., Any]:
     """A function of torch that makes new tensors, on as many threads as its work on tensors like `x` is worth."""
-    if work >= SMALL or OPENMP is None or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return fn
+    if OPENMP is None or x.device.type != "cpu" or torch.compiler.is_compiling() or work >= SMALL:
+        return fn  # a tracer's sizes are not looked at: the comparison would hold for what it makes
     return _alone(fn)
 
 
 def product_work(a: Any, b: Any) -> int:
     """The operations of a product of matrices."""
-    return 2 * int(prod(a.shape)) * int(b.shape[-1] if b.ndim > 1 else 1)
+    work: int = 2 * prod(a.shape) * (b.shape[-1] if b.ndim > 1 else 1)
+    return work
 
 
 def norm_work(x: Any) -> int:
     """Those of a norm or softmax."""
-    return TOUCHED * int(prod(x.shape))
+    work: int = TOUCHED * prod(x.shape)
+    return work
