@@ -69,7 +69,7 @@ def written(
             source.append(f" del {', '.join(gone)}")
     names_of = dict(scope)
     exec(compile("\n".join([*source, f" return {results}"]), "<recording>", "exec"), names_of)  # noqa: S102
-    run: Callable[..., Any] = names_of["run"]
+    run: Callable[..., Any] = names_of.pop("run")  # where it stayed, it would hold itself
     return run
 
 

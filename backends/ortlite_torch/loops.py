@@ -146,7 +146,7 @@ class Operator:
 
     def at(self, inputs: Sequence[Any]) -> Callable[..., Any]:
         """What to call with tensors of these shapes and dtypes: it asks about nothing but their layouts."""
-        return self._recorded(inputs) or self
+        return self._recorded(inputs, otherwise=self) or self
 
     def _plain(self, *inputs: Any) -> Any:
         with create(CPU).context():
@@ -161,8 +161,8 @@ class Operator:
         others, constants = iter(given), iter(self.constants)
         return [next(constants if i in self.places else others) for i in range(len(given) + len(self.places))]
 
-    def _recorded(self, inputs: Sequence[Any]) -> Callable[..., Any] | None:
-        """The calls that are left at a signature, as a function of tensors; at other layouts it calls this object."""
+    def _recorded(self, inputs: Sequence[Any], otherwise: Any = None) -> Callable[..., Any] | None:
+        """The calls that are left at a signature, as a function of tensors; `otherwise` answers at other layouts."""
         from ortlite_numpy.record import recorded, written
 
         given = self._all(map(_array, inputs))
@@ -176,9 +176,10 @@ class Operator:
             return lambda *inputs: NotImplemented
         tensors = ", ".join(f"y{i}" for i in range(len(inputs)))
         lines = [(f"x{i}", f"array(y{i})") for i in range(len(inputs))]
-        lies = [f"x{i}.strides != {given[place].strides}" for i, place in enumerate(places)]
-        lines.append(("", f"if {' or '.join(lies)}: return otherwise({tensors})"))
+        if otherwise is not None:
+            lies = [f"x{i}.strides != {given[place].strides}" for i, place in enumerate(places)]
+            lines.append(("", f"if {' or '.join(lies)}: return otherwise({tensors})"))
         results = [f"tensor({name})" for name in found.results]
         made = {target for target, _ in found.lines}
-        scope = {**found.scope, "array": _array, "tensor": _tensor, "otherwise": self}
+        scope = {**found.scope, "array": _array, "tensor": _tensor, "otherwise": otherwise}
         return written([*lines, *found.lines], tensors, ", ".join(results), made, scope)

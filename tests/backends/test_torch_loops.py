@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -100,6 +101,27 @@ def test_a_signature_is_recorded_when_it_comes_again():
     for height in range(3, 3 + 2 * loops.SIGNATURES):
         operator(torch.randn(1, 8, height, 9))
     assert len(operator.made) == loops.SIGNATURES
+
+
+def test_no_circle_holds_the_weights():
+    operator = loops.Operator(loops_of("Conv"), (1, 2), (("group", 8),), torch.randn(8, 1, 3, 3), None)
+    x = torch.randn(1, 8, 9, 9)
+    results = [operator(x) for _ in range(3)]
+    weights = weakref.ref(operator.constants[0])
+    del operator
+    assert weights() is None
+    torch.testing.assert_close(results[0], results[2])
+
+
+def test_what_is_written_down_for_a_layout_takes_others_too():
+    operator = loops.Operator(loops_of("Conv"), (1, 2), (("group", 8),), torch.randn(8, 1, 3, 3), None)
+    x = torch.randn(2, 8, 9, 9)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for given in (x, last):
+        run = operator.at([given])
+        assert run is not operator
+        for other in (x, last, last.requires_grad_()):
+            torch.testing.assert_close(run(other), operator(x), rtol=1e-4, atol=1e-5)
 
 
 def loops_of(op_type):
