@@ -76,9 +76,8 @@ class InferenceSession(Described, Asynchronous, OnOrtValues):
         **kwargs: Any,
     ):
         if not isinstance(path_or_bytes, str | os.PathLike | bytes) or path_or_bytes == "":
-            raise TypeError(
-                f"Unable to load from type '{type(path_or_bytes)}'{' (empty)' if not path_or_bytes else ''}"
-            )
+            empty = isinstance(path_or_bytes, str)  # other types are not asked: an array has no truth
+            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'{' (empty)' if empty else ''}")
         if fallback not in {None, *FALLBACK}:
             raise ValueError(f"fallback is one of {', '.join(FALLBACK)}, not {fallback!r}")
         if not isinstance(sess_options, SessionOptions | None):

@@ -485,7 +485,7 @@ def test_process_wide_functions(ort):
     assert (config.max_mem, config.arena_extend_strategy, config.initial_chunk_size_bytes) == (16, 1, 8)
 
 
-@pytest.mark.parametrize("source", [bytearray(b"x"), None, 3, ""])
+@pytest.mark.parametrize("source", [bytearray(b"x"), None, 3, "", np.zeros(8, np.uint8)])
 def test_what_is_no_model(ort, source):
     with pytest.raises(TypeError):
         ort.InferenceSession(source, providers=CPU)
