@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -132,17 +132,18 @@ class Operator:
         self.constants = [None if x is None else x.numpy() for x in constants]
         kept = Derived([x for x in self.constants if x is not None])
         self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
-        self.made: dict[Any, Callable[..., Any] | None] = {}
+        # at a signature that came once None, where nothing can be recorded False
+        self.made: dict[Any, Callable[..., Any] | Literal[False] | None] = {}
 
     def __call__(self, *inputs: Any) -> Any:
         signature = (get(), *((x.shape, x.stride(), x.dtype) for x in inputs))
         run = self.made.get(signature)
         if run is None:  # the first time the operator itself, which costs less than to record it
-            run = (self._recorded(inputs) or self._plain) if signature in self.made else None
+            run = (self._recorded(inputs) or False) if signature in self.made else None
             self.made[signature] = run
             while len(self.made) > SIGNATURES:
                 self.made.pop(next(iter(tuple(self.made))), None)  # other threads may do so, too, and add some
-        return self._plain(*inputs) if run is None else run(*inputs)
+        return run(*inputs) if run else self._plain(*inputs)
 
     def at(self, inputs: Sequence[Any]) -> Callable[..., Any]:
         """What to call with tensors of these shapes and dtypes: it asks about nothing but their layouts."""
