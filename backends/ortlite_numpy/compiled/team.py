@@ -24,7 +24,7 @@ FN, ARGS, TAKEN_RANGES, COUNT, PARTS, FAILED = (WORD * i for i in range(6))  # t
 # Of its ranges, callers take the first and helpers the last, one after the other: what a thread has written it finds in
 # its own cache when the next job reads it. So many of the first, and of the last so many times LAST, are taken.
 LAST = 1 << 32
-NEAR = 1 << 16  # bytes between what lies on one stack: others are megabytes away
+NEAR = 1 << 16  # bytes to a job that lies on this thread's stack: other stacks are megabytes away
 LOOKS = 1 << 16  # with a pause of 15 to 45 ns after each
 SETTLE = 1 << 6  # pauses in which who gave the work lets go of the GIL: to wait for that takes longer
 PATIENCE = 1 << 10  # pauses after which who waits lets others have the processor
@@ -145,7 +145,7 @@ def _together(typing: Any, address: Any, job: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind, given = ir.FunctionType(ir.VoidType(), [pointer]), types.none(types.int64)
-        part, inside, call = _beside(context, builder, take_from_one_end.dispatcher(), given, kind)
+        part, inside, call = _beside(context, builder, take_part.dispatcher(), given, kind)
         call([inside.ptrtoint(part.args[0], ir.IntType(64))])
         inside.ret_void()
         called = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
@@ -210,37 +210,16 @@ def taken(ranges):
 
 @loops()
 def take_part(job):
-    """Range by range from the last on, what nobody has taken."""
+    """Range by range what nobody has taken, from the first on where the job is this thread's, else from the last."""
     fn, args, count, parts = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + PARTS)
+    ours = abs(placed((job,)) - job) < NEAR
     while True:
-        ranges = add(job + TAKEN_RANGES, LAST)
+        ranges = add(job + TAKEN_RANGES, 1 if ours else LAST)
         if taken(ranges) >= parts:
             return
-        part = parts - 1 - ranges // LAST
+        part = ranges % LAST if ours else parts - 1 - ranges // LAST
         if call(fn, args, count * part // parts, count * (part + 1) // parts) != 0:
             store(job + FAILED, 1)
-
-
-@loops()
-def take_first(job):
-    """Range by range from the first on, what nobody has taken."""
-    fn, args, count, parts = load(job + FN), load(job + ARGS), load(job + COUNT), load(job + PARTS)
-    while True:
-        ranges = add(job + TAKEN_RANGES, 1)
-        if taken(ranges) >= parts:
-            return
-        part = ranges % LAST
-        if call(fn, args, count * part // parts, count * (part + 1) // parts) != 0:
-            store(job + FAILED, 1)
-
-
-@loops()
-def take_from_one_end(job):
-    """The first ranges, where the job lies on this thread's stack; else the last."""
-    if abs(placed((job,)) - job) < NEAR:
-        take_first(job)
-    else:
-        take_part(job)
 
 
 @loops()
