@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import Any, TypeAlias
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops.contrib import fused
@@ -403,8 +403,22 @@ def _finish(xp: Namespace, bias: Any, z: Any, activation: str, params: Sequence[
 
 
 def transposed(w: Any, strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, then: Any, *rest: Any) -> Any:
-    """What `then` prepares from the weights of the convolution that makes the result of a transposed one."""
-    return then(window.transposed_kernel(create(CPU).xp, w, strides, dilations, groups), *rest)
+    """What `then` prepares from the weights of the convolution that makes the result of a transposed one.
+
+    Of `stride` neighbours in the result each has its own part of the kernel, every stride-th element: it is a
+    convolution that makes them as channels, which then go between each other. No zeros go between those of `x`.
+    """
+    xp, rank = create(CPU).xp, w.ndim - 2
+    if any(s > 1 for s in strides):
+        for axis, dilation in enumerate(dilations, 2):
+            w = window.spread(xp, w, axis, dilation)
+    (c, m), size = w.shape[:2], w.shape[2:]
+    parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
+    w = window.padded(xp, w, [(0, p * s - k) for p, s, k in zip(parts, strides, size, strict=True)])
+    w = xp.reshape(w, (groups, c // groups, m, *chain.from_iterable(zip(parts, strides, strict=True))))
+    w = xp.permute_dims(w, (0, 2, *range(4, 4 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)))
+    kernel = xp.reshape(w, (groups * m * prod(strides), c // groups, *parts))
+    return then(xp.flip(kernel, axis=tuple(range(2, 2 + rank))), *rest)
 
 
 def conv_transpose(
@@ -454,18 +468,32 @@ def conv_transpose(
     between = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
     y = apart.transpose(0, *between, 1 + rank).reshape(X.shape[0], *lengths, channels)
     y = y[(slice(None), *(slice(-lo, o + hi) for (lo, hi), o in zip(ends, lengths, strict=True)))]
-    if window.has_gaps(W.shape[2:], strides, dilations):
-        mend = partial(mended, xp, strides=strides, pads=padding, dilations=dilations, groups=group)
+    plain = lasting(derived, W) and derived(finite, W)
+    if not plain or has_gaps(W.shape[2:], strides, dilations):
+        mend = partial(mended, xp, plain, strides=strides, pads=padding, dilations=dilations, groups=group)
         opaque(mend, channels_first(y), X, W) if recording() else mend(channels_first(y), X, W)
     if B is not None:
         y += B
     return channels_first(y)
 
 
-def mended(xp: Namespace, y: Any, x: Any, w: Any, **given: Any) -> None:
-    """Where `x` is not finite, write to `y` what the default body gives: it multiplies `x` by no zeros."""
-    if not np.isfinite(x).all():
+def has_gaps(size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
+    """Whether `transposed` puts zeros into the weights: infinity times those would be NaN."""
+    windows = zip(size, strides, dilations, strict=True)
+    return any(s > 1 for s in strides) and any(k % s or (d > 1 and k > 1) for k, s, d in windows)
+
+
+def mended(xp: Namespace, plain: bool, y: Any, x: Any, w: Any, **given: Any) -> None:
+    """Where `x` or `w` is not finite, write to `y` what the default body gives: it multiplies neither by the zeros
+    around `x` and within the weights. `plain`: `w` is known to be finite.
+    """
+    if not (finite(x) and (plain or finite(w))):
         y[...] = window.conv_transpose(xp, x, w, **given)
+
+
+def finite(x: Any) -> bool:
+    """Whether no element is infinite or NaN."""
+    return bool(np.isfinite(x).all())
 
 
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {

@@ -85,30 +85,15 @@ def conv_transpose(
     """The transpose of `conv`: `x` (N, C, *spatial) with `w` (C, M / groups, *size) gives (N, M, *out).
 
     out = (spatial - 1) · stride + (size - 1) · dilation + 1, less the `pads`; a negative pad extends it.
+
+    Windows are added up: no zero is multiplied, so that infinity in `x` or `w` spreads no further.
     """
     n, (c, m), size, spatial = x.shape[0], w.shape[:2], w.shape[2:], x.shape[2:]
-    if has_gaps(size, strides, dilations):
-        kernel = xp.permute_dims(xp.reshape(w, (1, groups, c // groups, m * prod(size))), (0, 1, 3, 2))
-        images = xp.reshape(x, (n, groups, c // groups, prod(spatial)))
-        columns = kernel * images if c == groups else xp.matmul(kernel, images)
-        columns = xp.reshape(columns, (n, groups * m, *size, *spatial))
-        return fold(xp, columns, strides=strides, pads=pads, dilations=dilations)
-    rank, full = len(size), _whole(spatial, size, strides, dilations)
-    kernel = transposed_kernel(xp, w, strides, dilations, groups)
-    dilations = (1,) * rank if any(s > 1 for s in strides) else dilations
-    reach = [(p - 1) * d for p, d in zip(kernel.shape[2:], dilations, strict=True)]
-    before = [(r, r) if s > 1 else (r - lo, r - hi) for r, s, (lo, hi) in zip(reach, strides, pads, strict=True)]
-    none = [(0, 0)] * rank
-    y = xp.conv(padded(xp, x, before), kernel, strides=(1,) * rank, pads=none, dilations=dilations, groups=groups)
-    y = _interleaved(xp, xp.reshape(y, (n, m * groups, *strides, *y.shape[2:])), strides)
-    ends = zip(strides, pads, full, y.shape[2:], strict=True)
-    return padded(xp, y, [(0, 0) if s == 1 else (-lo, f - hi - o) for s, (lo, hi), f, o in ends])
-
-
-def has_gaps(size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
-    """Whether `transposed_kernel` puts zeros into the weights: infinity times those would be NaN."""
-    windows = zip(size, strides, dilations, strict=True)
-    return any(s > 1 for s in strides) and any(k % s or (d > 1 and k > 1) for k, s, d in windows)
+    kernel = xp.permute_dims(xp.reshape(w, (1, groups, c // groups, m * prod(size))), (0, 1, 3, 2))
+    images = xp.reshape(x, (n, groups, c // groups, prod(spatial)))
+    columns = kernel * images if c == groups else xp.matmul(kernel, images)
+    columns = xp.reshape(columns, (n, groups * m, *size, *spatial))
+    return fold(xp, columns, strides=strides, pads=pads, dilations=dilations)
 
 
 def fold(xp: Namespace, x: Any, *, strides: Sequence[int], pads: Pads, dilations: Sequence[int]) -> Any:
@@ -122,7 +107,7 @@ def fold(xp: Namespace, x: Any, *, strides: Sequence[int], pads: Pads, dilations
     full = _whole(spatial, size, strides, dilations)
     if any(s > 1 for s in strides):
         for axis, dilation in enumerate(dilations, 2):
-            x = _spread(xp, x, axis, dilation)
+            x = spread(xp, x, axis, dilation)
         size, dilations = x.shape[2 : 2 + rank], (1,) * rank
     parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
     summands = []
@@ -150,26 +135,7 @@ def _interleaved(xp: Namespace, y: Any, strides: Sequence[int]) -> Any:
     return xp.reshape(xp.permute_dims(y, (0, 1, *order)), (*y.shape[:2], *lengths))
 
 
-def transposed_kernel(xp: Namespace, w: Any, strides: Sequence[int], dilations: Sequence[int], groups: int) -> Any:
-    """The weights of the convolution that makes the result of a transposed one.
-
-    Of `stride` neighbours in the result each has its own part of the kernel, every stride-th element: it is a
-    convolution that makes them as channels, which then go between each other. No zeros are multiplied.
-    """
-    rank = w.ndim - 2
-    if any(s > 1 for s in strides):
-        for axis, dilation in enumerate(dilations, 2):
-            w = _spread(xp, w, axis, dilation)
-    (c, m), size = w.shape[:2], w.shape[2:]
-    parts = [-(-k // s) for k, s in zip(size, strides, strict=True)]
-    w = padded(xp, w, [(0, p * s - k) for p, s, k in zip(parts, strides, size, strict=True)])
-    w = xp.reshape(w, (groups, c // groups, m, *chain.from_iterable(zip(parts, strides, strict=True))))
-    w = xp.permute_dims(w, (0, 2, *range(4, 4 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)))
-    kernel = xp.reshape(w, (groups * m * prod(strides), c // groups, *parts))
-    return xp.flip(kernel, axis=tuple(range(2, 2 + rank)))
-
-
-def _spread(xp: Namespace, x: Any, axis: int, gap: int) -> Any:
+def spread(xp: Namespace, x: Any, axis: int, gap: int) -> Any:
     """`x` with `gap` - 1 zeros between neighbours along `axis`."""
     if gap == 1 or x.shape[axis] < 2:
         return x

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from opcheck import check, onnxruntime_op, run_op
+
+import ortlite
 
 R = np.random.default_rng(0)
 
@@ -66,9 +70,34 @@ def test_conv_transpose(rank, case, group):
 @pytest.mark.parametrize("group", [1, 2])
 def test_infinity_stays_where_a_transposed_convolution_puts_it(rank, size, stride, dilation, group):
     x, w, bias = floats(1, 2, *(4, 3, 2)[:rank]), floats(2, 2, *[size] * rank), floats(2 * group)
-    x[0, 0, 1], x[0, 1, -1, ...] = np.inf, np.nan
     given = {"strides": [stride] * rank, "dilations": [dilation] * rank, "pads": [0] * rank + [size // 2] * rank}
+    infinite = w.copy()
+    infinite[0, 0, 0], infinite[1, 1, -1, ...] = np.inf, np.nan
+    check("ConvTranspose", x, infinite, bias, group=group, rtol=1e-4, atol=1e-5, **given)
+    x[0, 0, 1], x[0, 1, -1, ...] = np.inf, np.nan
     check("ConvTranspose", x, w, bias, group=group, rtol=1e-4, atol=1e-5, **given)
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_constant_weights_of_a_transposed_convolution(infinite):
+    """They are looked at once a session, and say how every run adds up."""
+    x, w = floats(1, 2, 4, 3), floats(2, 2, 3, 3)
+    if infinite:
+        w[0, 1, 2, 0], w[1, 0, 0, 1] = -np.inf, np.inf
+    graph = helper.make_graph(
+        [helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 1])],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2, 4, 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2, 9, 5])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    wanted = np.zeros((1, 2, 9, 5), np.float32)
+    for i, j in np.ndindex(4, 3):
+        wanted[:, :, 2 * i : 2 * i + 3, j : j + 3] += np.einsum("nc,cmhv->nmhv", x[:, :, i, j], w)
+    session = ortlite.InferenceSession(model.SerializeToString())
+    for _ in range(4):  # as it is called, recorded and written down
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (2, 2, 1), (2, 1, 2), (3, 3, 2)])
