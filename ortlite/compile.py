@@ -106,13 +106,12 @@ class Program:
             plan, Binding(lambda body: self._like(body, xp), derived, seed, xp, self._under_tracer, within)
         )
         providers = {step.provider for step in plan.steps if isinstance(step, Call)}
-        compilers = sum(provider.compiler is not None for provider in providers)
-        self.compiles = compilers == 1
+        compilers = [provider.compiler for provider in providers if provider.compiler is not None]
+        self.compiles = len(compilers) == 1
         # whether what a library compiles is compiled in its second run, and its own calls answer at other signatures
-        self._eager = bool(compilers) and all(p.compiler is None or p.compiler.eager for p in providers)
+        self._eager = bool(compilers) and all(compiler.eager for compiler in compilers)
         draws = _draws(self.steps)
-        self._races = any(p.compiler is not None and p.compiler.races for p in providers) and not draws
-        self._plain = not compilers or self._eager
+        self._races = any(compiler.races for compiler in compilers) and not draws
         usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
@@ -122,7 +121,8 @@ class Program:
         self._last: tuple[Any, Entry] | None = None  # the signature of the last run, and what there is of it
         self._compiled_before = 0  # regions of which the signatures know how long they took
         self._any = _Any(plan, self.steps, writes=self.specialises and (self._eager or not self.compiles))
-        repeats = self._plain and self.specialises and self._decided and not draws  # a run may begin anew
+        plain = not compilers or self._eager
+        repeats = plain and self.specialises and self._decided and not draws  # a run may begin anew
         made = self._signatures.made  # from then on functions must save what they cost
         self._steady = Steady(plan, self.steps, self._any, made) if repeats else None  # where a part comes up again
         renewed_after_fork(self, "_lock", threading.Lock)

@@ -58,7 +58,7 @@ class Bounded:
         if key[1] is None or not _follows(program, inputs):
             return
         while len(self.proven) >= PROVEN:
-            self.proven.pop(next(iter(self.proven)), None)
+            self.proven.pop(next(iter(tuple(self.proven)), None), None)  # other threads may do so, too, and add some
         self.proven[key] = peak
 
     def check_text(self, value: Any, what: str) -> None:

@@ -162,7 +162,6 @@ def test_what_a_library_compiles_has_no_place_for_a_look():
     for length in range(6):
         found.run(None, {"x": np.ones((1, D), np.float32), "past": np.ones((1 + length, D), np.float32)})
     assert program(found)._steady is None
-    assert not program(found)._plain
 
 
 def test_an_error_is_told_as_that_of_its_node():
