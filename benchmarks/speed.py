@@ -6,7 +6,8 @@ Models are files with the values to feed beside them (NAME.npz: inputs `in_*`, e
 those that `python -m benchmarks.architectures` has exported. Providers have their options behind a colon, as in
 `Torch:precision=bfloat16`. Every figure comes from a process of its own, two threads each; engines take turns, round by
 round, and the median of the rounds counts. A wrong answer is no figure. `--write` makes benchmarks/SPEED.md, speed.json
-and the chart, speed.svg and speed.png, and puts the means into README.md.
+and the chart, speed.svg and speed.png, and puts the means into README.md. Of models that are named only their rows are
+made anew: of those that something disturbed, with more rounds.
 """
 
 from __future__ import annotations
@@ -197,8 +198,16 @@ def gather(
                 }
                 if medians:
                     problems = {engine: why for engine, why in failed.items() if why}
-                    entries.append({"model": path.stem, "batch": batch, "figures": medians, "problems": problems})
+                    entry = {"model": path.stem, "batch": batch, "rounds": rounds}
+                    entry |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "figures": medians, "problems": problems}
+                    entries.append(entry)
     return entries
+
+
+def merged(before: Sequence[dict], entries: Sequence[dict]) -> list[dict]:
+    """The entries, and those of other models and batches from before."""
+    found = {(entry["model"], entry["batch"]): entry for entry in [*before, *entries]}
+    return [found[key] for key in sorted(found)]
 
 
 def ratios(entries: Sequence[dict], engine: str, key: str = "run", batch: int | None = None) -> list[float]:
@@ -214,8 +223,8 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
 
 
-def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads: int) -> str:
-    """The figures as Markdown, with date, machine and versions."""
+def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
+    """The figures as Markdown, with dates, rounds and the `machine`."""
     ours = [engine for engine in engines if engine != PEER]
     titles = [NAMES.get(engine, engine) for engine in ours]
     lines = [
@@ -245,17 +254,24 @@ def table(entries: Sequence[dict], engines: Sequence[str], rounds: int, threads:
         lines.append(f"| {title} | {' | '.join(f'{geometric_mean(ratios(entries, e, key, 1)):.2f}' for e in ours)} |")
     problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
     lines += ["", *problems, ""] if problems else [""]
+    rounds, dates = ([*dict.fromkeys(sorted(e[key] for e in entries))] for key in ("rounds", "date"))
+    lines.append(f"Medians of {_span(rounds)} processes each, {_span(dates)}, {machine}.")
+    return "\n".join(lines) + "\n"
+
+
+def _span(values: Sequence[object]) -> str:
+    return " to ".join(map(str, [*values[:1], *values[1:][-1:]]))
+
+
+def machine(threads: int) -> str:
+    """What the figures are measured with: threads, processor, versions."""
     versions = []
     for name in ("numpy", "numba", "torch", "jax", "onnx", "onnxruntime"):
         try:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             versions.append(f"no {name}")
-    lines.append(
-        f"Medians of {rounds} processes each, {threads} threads, {datetime.now(UTC):%Y-%m-%d}, {processor()}, Python "
-        f"{platform.python_version()}, {', '.join(versions)}."
-    )
-    return "\n".join(lines) + "\n"
+    return f"{threads} threads, {processor()}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def means(entries: Sequence[dict], engines: Sequence[str]) -> str:
@@ -307,6 +323,15 @@ def chart(entries: Sequence[dict], engines: Sequence[str], stem: Path) -> None:
     plt.close(figure)
 
 
+def merging(engines: Sequence[str], where: str) -> list[dict]:
+    """The rows that are there. Raises SystemExit where they are of other engines or of another machine."""
+    rows: list[dict] = json.loads((HERE / "speed.json").read_text())
+    found = dict.fromkeys(engine for row in rows for engine in row["figures"])
+    if [*found] != [*engines] or where not in (HERE / "SPEED.md").read_text():
+        raise SystemExit(f"the rows of SPEED.md are of {' '.join(found)}, or of another machine: measure all models")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="*", type=Path)
@@ -325,8 +350,10 @@ def main() -> None:
         parser.error(f"no models in {FOLDER}: python -m benchmarks.architectures makes them")
     compile_sources()
     engines = list(dict.fromkeys([PEER, *args.providers]))
-    entries = gather(paths, engines, args.batches, args.rounds, args.threads)
-    text = table(entries, engines, args.rounds, args.threads)
+    where = machine(args.threads)
+    before = merging(engines, where) if args.write and args.models else []
+    entries = merged(before, gather(paths, engines, args.batches, args.rounds, args.threads))
+    text = table(entries, engines, where)
     print(text)
     if args.write:
         (HERE / "SPEED.md").write_text(text)

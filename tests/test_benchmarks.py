@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import speed
+
 ROOT = Path(__file__).parent.parent
 
 CODE = """
@@ -29,3 +31,22 @@ def test_processes_that_are_measured_find_bytecode(tmp_path):
     source = importlib.util.find_spec("ortlite.pipeline").origin
     kept = tmp_path / Path(source).parent.relative_to("/")
     assert list(kept.glob("pipeline.*.pyc"))
+
+
+def row(model, batch, rounds, date, ms):
+    figures = {"onnxruntime": {"run": 2.0}, "Torch": {"run": ms}}
+    return {"model": model, "batch": batch, "rounds": rounds, "date": date, "figures": figures, "problems": {}}
+
+
+def test_rows_that_are_measured_again_take_the_place_of_their_own_alone():
+    before = [row("a", 1, 1, "2026-11-28", 3.0), row("a", 8, 1, "2026-11-28", 4.0), row("b", 1, 1, "2026-11-28", 5.0)]
+    found = speed.merged(before, [row("b", 1, 3, "2026-11-29", 6.0), row("a", 1, 3, "2026-11-29", 1.0)])
+    assert [(entry["model"], entry["batch"], entry["figures"]["Torch"]["run"]) for entry in found] == [
+        ("a", 1, 1.0), ("a", 8, 4.0), ("b", 1, 6.0),
+    ]  # fmt: skip
+    for entry in found:
+        for figures in entry["figures"].values():
+            figures.update(dict.fromkeys(speed.TITLES, 1.0))
+    text = speed.table(found, ["onnxruntime", "Torch"], "2 threads, a machine")
+    assert "| a | 1 | 2.00 | 0.50 |" in text
+    assert text.endswith("Medians of 1 to 3 processes each, 2026-11-28 to 2026-11-29, 2 threads, a machine.\n")
