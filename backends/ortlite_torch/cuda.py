@@ -21,18 +21,34 @@ def settings(device: Any, *, short: bool, search: bool | None) -> Iterator[None]
     those of the process: runs at the same time that differ in them see each other's.
     """
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    name, value = "fp32_precision", "tf32" if short else "ieee"  # type: str, Any
-    if not hasattr(torch.backends, name):  # before torch 2.9
-        name, value = "allow_tf32", short
-    before = getattr(products, name)
-    tries = cudnn.benchmark if search is None else search
-    flags = cudnn.flags(cudnn.enabled, tries, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=short)
-    with torch.cuda.device(device), flags:
-        setattr(products, name, value)
+    wanted: list[tuple[Any, str, Any]] = [] if search is None else [(cudnn, "benchmark", search)]
+    if _readable(cudnn, "allow_tf32"):
+        wanted.append((cudnn, "allow_tf32", short))
+    if hasattr(torch.backends, "fp32_precision"):
+        parts = products, cudnn.conv, cudnn.rnn
+        wanted += [(part, "fp32_precision", "tf32" if short else "ieee") for part in parts]
+    else:  # before torch 2.9
+        wanted.append((products, "allow_tf32", short))
+    changed = []
+    with torch.cuda.device(device):
         try:
+            for part, name, value in wanted:
+                if (before := getattr(part, name)) != value:
+                    setattr(part, name, value)
+                    changed.append((part, name, before))
             yield
         finally:
-            setattr(products, name, before)
+            for part, name, before in reversed(changed):
+                setattr(part, name, before)
+
+
+def _readable(part: Any, name: str) -> bool:
+    """Whether torch tells a setting; not where somebody has set a part of it in the newer way, by `fp32_precision`."""
+    try:
+        getattr(part, name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -257,6 +259,25 @@ def test_a_run_sets_torch_up_and_leaves_it_as_it_was(monkeypatch, options, short
     with pytest.raises(KeyError), place.context():
         raise KeyError
     assert products.fp32_precision == before[0]
+
+
+@pytest.mark.parametrize("asked", ["fp32_precision", "cudnn.conv.fp32_precision", "cuda.matmul.fp32_precision"])
+def test_what_a_user_asked_for_in_torchs_newer_way_is_no_error(asked):
+    """Torch tells no setting of which it was told a part in the newer way; and in this process it could not go back."""
+    code = f"""
+import contextlib, torch
+from ortlite.provider import create
+torch.cuda.device = lambda device: contextlib.nullcontext()
+torch.backends.{asked} = "ieee"
+parts = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+before = [part.fp32_precision for part in parts]
+for short, wanted in (("0", "ieee"), ("1", "tf32")):
+    with create("TorchExecutionProvider", {{"device": "cuda:1", "use_tf32": short}}).context():
+        assert [part.fp32_precision for part in parts] == [wanted] * 3
+    assert [part.fp32_precision for part in parts] == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # copies
