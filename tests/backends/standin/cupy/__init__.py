@@ -245,8 +245,14 @@ def arange(start, stop=None, step=1, dtype=None):
 
 @_function
 def take(a, indices, axis=None):
-    """An index out of range wraps around."""
-    return np.take(a, indices, axis=axis, mode="wrap")
+    """An index out of range wraps around; in an empty axis, where NumPy would not come to an end, nothing is read."""
+    if a.size or axis is None:
+        return np.take(a, indices, axis=axis, mode="wrap")
+    axis %= a.ndim
+    found = np.empty(a.shape[:axis] + np.shape(indices) + a.shape[axis + 1 :], a.dtype)
+    if found.size:
+        raise IndexError("cannot do a non-empty take from an empty axes.")
+    return found
 
 
 @_function
