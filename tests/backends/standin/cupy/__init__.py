@@ -35,7 +35,7 @@ tensordot tile trace transpose tril triu trunc unique var vdot zeros zeros_like
 
 
 # Keywords of NumPy's functions that CuPy's have not.
-_REFUSED = frozenset({"correction", "initial", "like", "mean", "mode", "sorted", "stable", "subok", "where"})
+_REFUSED = frozenset({"correction", "initial", "like", "mean", "sorted", "stable", "subok", "where"})
 
 
 def _bare(value):
