@@ -50,6 +50,8 @@ def build(
     parts = partition(graph, providers, pinned=pinned, defer=defer)
     with entered(providers):  # constants move to their devices
         steps = plan(parts, outputs_on_device=outputs_on_device, device_constants=shared.device_constants)
+        for provider in providers:
+            provider.settle([*steps.constants.values()])
     others = _stand_in(graph, providers, steps, seed) if defer and not pinned else None
     program = compile_plan(steps, seed=seed, shared=shared, stand_in=others)
     return Stages(replace(model, graph=graph), parts, steps, program)

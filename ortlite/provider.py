@@ -265,7 +265,7 @@ class ExecutionProvider:
         """Wait for what the device is still computing, on whatever stream: who reads memory by its address cannot."""
 
     def settle(self, arrays: Sequence[Any]) -> None:
-        """Compute what the library has put off of these arrays: they outlive the run, and other threads will read them.
+        """Have done what the library has put off of these arrays: they outlive the run, and other threads read them.
 
         There may be others than this library's among them.
         """

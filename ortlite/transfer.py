@@ -49,9 +49,9 @@ def transfer(
     moved = _carry(value, source, target)
     if stats is not None:
         like = moved if target.name == CPU else value
-        layout = getattr(like, "strides", None)
-        if layout is not None:
-            layout = None if not like.size else () if like.flags.c_contiguous else layout
+        layout = None
+        if isinstance(like, np.ndarray | np.generic) and like.size:
+            layout = () if like.flags.c_contiguous else like.strides
         offset = like.__array_interface__["data"][0] % ROUND if target.immutable and layout is not None else None
         if layout is not None and layout == stats.layout and offset == stats.offset:
             stats.nbytes = int(getattr(moved, "nbytes", like.nbytes))

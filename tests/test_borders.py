@@ -175,6 +175,24 @@ def test_torch_is_never_given_negative_strides():
         torch_.from_dlpack(fresh((3,), np.float32)[::-1])
 
 
+def test_what_a_torch_without_cuda_cannot_take_goes_through_the_host():
+    torch_ = provider(TORCH)
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this torch has CUDA")
+
+    class OnCuda:
+        def __dlpack__(self, **keywords):
+            raise AssertionError
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    with pytest.raises(BufferError, match="CUDA"):
+        torch_.from_dlpack(OnCuda())
+
+
 MODEL = """<ir_version: 8, opset_import: ["": 18]> g (float[N, 4] x, float[4] w) => (float[N, 4] y)
 { [one] a = Mul(x, w)  [two] b = Tanh(a)  [three] c = Add(b, x)  [four] y = Neg(c) }"""
 

@@ -497,3 +497,16 @@ def test_a_lazy_library_settles_what_a_session_keeps():
         (y,) = program([create(STRICT).from_numpy(np.ones(3, np.float32))])
     np.testing.assert_allclose(np.from_dlpack(y), [2**0.5] * 3, rtol=1e-6)
     assert 1.414214 in {round(float(v), 6) for array in settled for v in np.from_dlpack(array)}
+
+
+def test_weights_are_settled_before_anything_runs():
+    """The first run may be on another thread or stream than the one that carried them to the device."""
+    settled = []
+
+    class Lazy(StrictExecutionProvider):
+        def settle(self, arrays):
+            settled.extend(arrays)
+
+    text = HEAD + "g (float[N] x) => (float[N] y) <float w = {2.5}> { y = Mul(x, w) }"
+    pipeline.build(graph(text), [Lazy(), create(CPU)])
+    assert [float(array) for array in settled] == [2.5]

@@ -36,7 +36,8 @@ class CuPyExecutionProvider(ExecutionProvider):
 
     Option `compile`: "1" makes one kernel of neighbouring functions of elements, which NVRTC compiles (default "0").
     Who fills inputs on another stream orders the two.
-    An index out of range wraps around instead of raising: the device does not tell the host.
+    An index out of range wraps around instead of raising: the device does not tell the host. CuPy compiles its kernels
+    so that float32 numbers below 1.2e-38 count as 0.
     """
 
     name = "CuPyExecutionProvider"
@@ -112,6 +113,18 @@ class CuPyExecutionProvider(ExecutionProvider):
                 return cupy.empty(tuple(shape), storage)
             memory = cupy.cuda.UnownedMemory(pointer, prod(shape) * storage.itemsize, keep)
             return cupy.ndarray(tuple(shape), storage, cupy.cuda.MemoryPointer(memory, 0))
+
+    def copy(self, array: Any) -> Any:
+        with self.context():  # else the copy would be on the device that is current
+            return array.copy()
+
+    def settle(self, arrays: Sequence[Any]) -> None:
+        """Wait for the current stream, which copies and computes them: others may read them on theirs."""
+        import cupy
+
+        if any(isinstance(array, cupy.ndarray) for array in arrays):
+            with self.context():
+                cupy.cuda.get_current_stream().synchronize()
 
     def synchronize(self) -> None:
         self.device.synchronize()

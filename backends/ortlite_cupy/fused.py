@@ -33,6 +33,7 @@ TYPES = {"float32": "float", "float64": "double", "float16": "float16", "bool": 
 TYPES |= {"int32": "int", "int64": "long long"}  # to be cast
 FLOATS = ("float32", "float64")  # what is computed in
 KEPT = 16  # shapes of a region
+HALF = '#include "cupy/float16.cuh"'  # CuPy includes it by itself only for arguments
 
 # Of the elements of `FLOATS`, and what comes of them: None for the same.
 UNARY: dict[str, tuple[str, str | None]] = {
@@ -340,7 +341,11 @@ def _kernels(results: Sequence[Element], given: Sequence[Element]) -> list[Kerne
         code = [x.line for x in _statements(wanted)] + [f"y{n} = {x.text};" for n, x in enumerate(wanted)]
         taken = ", ".join(f"{given[index].dtype.name} x{index}" for index in read)
         made = ", ".join(f"{x.dtype.name} y{n}" for n, x in enumerate(wanted))
-        kernels.append((cupy.ElementwiseKernel(taken, made, "\n".join(code), "ortlite_region"), read, positions))
+        text = "\n".join(code)
+        header = HALF if "float16" in text else ""
+        # x * x - x * x is 0, as it is kernel by kernel: no product goes on to a sum unrounded
+        kernel = cupy.ElementwiseKernel(taken, made, text, "ortlite_region", preamble=header, options=("--fmad=false",))
+        kernels.append((kernel, read, positions))
     return kernels
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import array_api_compat.cupy
 import cupy
-import cupyx
 import cupyx.scipy.special
 from cupy.lib.stride_tricks import as_strided
 
@@ -47,11 +46,13 @@ def _fits(dtype: Any, bound: Any) -> bool:
 
 
 def where(condition: Any, x: Any, y: Any, /) -> Any:
-    """cupy.where, which does not know bfloat16: it picks from the bits."""
-    narrow = [v for v in (x, y) if getattr(getattr(v, "dtype", None), "name", "") == "bfloat16"]
-    if len(narrow) == 2:
-        return cupy.where(condition, x.view(cupy.int16), y.view(cupy.int16)).view(x.dtype)
-    return cupy.where(condition, x, y)
+    """cupy.where, which makes float32 of bfloat16: it picks from the bits."""
+    dtypes = [getattr(v, "dtype", None) for v in (x, y)]
+    narrow = next((dtype for dtype in dtypes if getattr(dtype, "name", "") == "bfloat16"), None)
+    if narrow is None:
+        return cupy.where(condition, x, y)
+    x, y = (cupy.asarray(v, dtype=narrow).view(cupy.int16) for v in (x, y))
+    return cupy.where(condition, x, y).view(narrow)
 
 
 def integer_matmul(xp: Namespace, a: Any, b: Any, dtype: Any) -> Any:
@@ -194,9 +195,9 @@ SMALL = {"int8": "int32", "int16": "int32", "uint8": "uint32", "uint16": "uint32
 def _scattered(data: Any, key: Any, updates: Any, reduction: str) -> Any:
     """A copy of `data` changed at `key`, or NotImplemented. Of two writes to a place either may win."""
     known: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-        "add": (cupyx.scatter_add, ADDED),
-        "max": (cupyx.scatter_max, COMPARED),
-        "min": (cupyx.scatter_min, COMPARED),
+        "add": (cupy.add.at, ADDED),
+        "max": (cupy.maximum.at, COMPARED),
+        "min": (cupy.minimum.at, COMPARED),
     }
     if reduction == "none":
         result = data.copy()

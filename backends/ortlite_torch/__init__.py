@@ -295,7 +295,10 @@ class TorchExecutionProvider(ExecutionProvider):
 
         if min(getattr(array, "strides", None) or (0,)) < 0:
             raise BufferError("torch has no negative strides")  # torch.from_dlpack would end the process
-        return torch.from_dlpack(array).to(self.device)
+        try:
+            return torch.from_dlpack(array).to(self.device)
+        except AssertionError as error:  # the array is on a GPU, and this torch is built without CUDA
+            raise BufferError(str(error)) from error
 
     def from_pointer(self, pointer: int, shape: Sequence[int], dtype: DType, keep: Any = None) -> Any:
         import torch

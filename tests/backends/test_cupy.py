@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 STANDIN = Path(__file__).parent / "standin"
 
 START = """
+import shutil
 import warnings
 import numpy as np
 import ortlite_cupy
@@ -227,6 +228,8 @@ def test_bounds_and_choices():
         narrow = cupy.asarray(np.array([1, 2], bfloat16))
         picked = xp.where(cupy.asarray(np.array([True, False])), narrow, narrow + narrow)
         assert picked.dtype == bfloat16 and picked.get().tolist() == [1, 4]
+        picked = xp.where(cupy.asarray(np.array([True, False])), narrow, 0.5)
+        assert picked.dtype == bfloat16 and picked.get().tolist() == [1, 0.5]
         assert xp.where(cupy.asarray(np.array([True, False])), 1.5, 0.0).get().tolist() == [1.5, 0]
         single = xp.fft.fft(cupy.asarray(np.ones(4, np.complex64)))
         assert single.dtype == np.complex64 and single.get().tolist() == [4, 0, 0, 0]
@@ -269,6 +272,16 @@ def test_values_cross():
                 return np.array([1.0])
 
         assert transfer(OnTheHost(), Host(), provider).get().tolist() == [1.0]
+        from ortlite.transfer import TransferStats
+
+        class Fixed(type(numpy)):
+            name, immutable = "Fixed", True
+
+        for _ in range(2):  # CuPy's arrays have no __array_interface__
+            stats = TransferStats()
+            moved = transfer(there, provider, Fixed(), stats)
+            assert moved.dtype == there.dtype and stats.nbytes == there.nbytes and stats.shared is False
+
         try:
             np.asarray(there)
         except TypeError as error:
@@ -284,7 +297,6 @@ def test_its_arrays_have_an_owner_on_their_device():
         assert owner(np.zeros(3)) is numpy
         with cupy.cuda.Device(1):
             there = cupy.zeros(3)
-        there.device = cupy.cuda.Device(1)
         second = owner(there)
         assert second.options == {"device_id": "1"} and second is create("CuPyExecutionProvider", {"device_id": "1"})
         from cupy.cuda.device import current
@@ -293,6 +305,43 @@ def test_its_arrays_have_an_owner_on_their_device():
                 assert current() == 1
             assert current() == 1
         assert current() == 0
+    """)
+
+
+def test_a_second_device_does_all_by_itself():
+    run("""
+        text = '''<ir_version: 8, opset_import: ["": 18]>
+            g (float[N, 3] x, bool[1] flag) => (float[N, 3] y, float[3, 3] z)
+            <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> {
+                a = MatMul(x, w)  b = Softmax(a)
+                c = If(flag) <then_branch = t () => (float[N, 3] u) { u = Relu(b) },
+                              else_branch = e () => (float[N, 3] v) { v = Neg(b) }>
+                y = Add(c, x)  z = Identity(w) }'''
+        model = parser.parse_model(text).SerializeToString()
+        x, flag = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([True])
+        feed = {"x": x, "flag": flag}
+        wanted = ortlite.InferenceSession(model, providers=[CPU]).run(None, feed)
+        second = create("CuPyExecutionProvider", {"device_id": "1"})
+        for options in ({}, {"compile": "1"}) if shutil.which("g++") else ({},):
+            chosen = [("CuPyExecutionProvider", {"device_id": "1", **options})]
+            session = ortlite.InferenceSession(model, providers=chosen, fallback="error")
+            for _ in range(4):
+                for a, b in zip(session.run(None, feed), wanted, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-6)
+        there = second.from_numpy(x)
+        assert there.device.id == 1
+        results = ortlite.function(model)(there, second.from_numpy(flag))
+        assert [y.device.id for y in results] == [1, 1]
+        np.testing.assert_allclose(results[0].get(), wanted[0], rtol=1e-6)
+        bound = session.io_binding()  # outputs stay where they are computed
+        bound.bind_cpu_input("x", x)
+        bound.bind_cpu_input("flag", flag)
+        for name in "yz":
+            bound.bind_output(name, "cuda", 1)
+        session.run_with_iobinding(bound)
+        for value, b in zip(bound.get_outputs(), wanted, strict=True):
+            assert value._data.device.id == 1, value
+            np.testing.assert_allclose(value.numpy(), b, rtol=1e-6)
     """)
 
 
@@ -330,6 +379,8 @@ def test_the_script_for_gpus_knows_how_to_use_it():
         rows = {row.what: row for row in gpu.borders(known)}
         assert all(row.ok for row in rows.values()), rows
         assert "not held: float8_e4m3fn" in rows["numpy → cupy, contiguous"].found
+        rows = gpu.binding(known, "cuda")
+        assert len(rows) > 8 and all(row.ok for row in rows), rows
         rows = gpu.streams(known, rounds=3, size=8, heavy=16)
         assert [row.found for row in rows] == ["3 right"] * 2, rows
         few = gpu.samples(provider, small=True)
@@ -464,6 +515,30 @@ def test_other_shapes_and_wrong_ones():
                 assert "Add" in str(error) and "[2]" in str(error), error
             else:
                 raise AssertionError
+    """)
+
+
+@needs_compiler
+def test_float16_between_two_functions():
+    run_both("""
+        model = parsed(
+            "{ a = Exp(x)  b = Cast<to = 10>(a)  c = Cast<to = 1>(b)  y = Neg(c) }", "float[N] x", "float[N] y"
+        )
+        x = np.linspace(-1, 1, 9, dtype=np.float32)
+        plain, made, kernels = both(model, [{"x": x}])
+        np.testing.assert_array_equal(plain[0], made[0])
+        assert kernels == 1, kernels
+    """)
+
+
+@needs_compiler
+def test_no_product_goes_on_unrounded():
+    run_both("""
+        model = parsed("{ a = Mul(x, x)  b = Sub(a, s)  y = Sqrt(b) }", "float[N] x, float[N] s", "float[N] y")
+        x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+        plain, made, kernels = both(model, [{"x": x, "s": x * x}])  # rounding errors have no square roots
+        assert not plain[0].any() and not made[0].any(), made[0]
+        assert kernels == 1, kernels
     """)
 
 

@@ -7,7 +7,7 @@ NumPy scalars, and what CuPy 14 lacks raises here as there. Names are those of C
 from __future__ import annotations
 
 import builtins as _builtins
-import operator as _operator
+import ctypes as _ctypes
 from functools import wraps as _wraps
 
 import ml_dtypes as _ml_dtypes
@@ -34,9 +34,15 @@ tensordot tile trace transpose tril triu trunc unique var vdot zeros zeros_like
 """.split()
 
 
+# Keywords of NumPy's functions that CuPy's have not.
+_REFUSED = frozenset({"correction", "initial", "like", "mean", "sorted", "stable", "subok", "where"})
+
+
 def _bare(value):
-    """Without the wrapper; a NumPy array is refused, as CuPy does."""
+    """Without the wrapper; a NumPy array is refused, as CuPy does, and what lies on a device that is not current."""
     if isinstance(value, ndarray):
+        if value.device != _Device():
+            raise ValueError(f"The array is on {value.device.id}, and {_Device().id} is current. No peer access.")
         return value._a
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
@@ -54,6 +60,8 @@ def _function(fn):
     @_wraps(fn)
     def call(*args, **keywords):
         keywords.pop("device", None)
+        if refused := keywords.keys() & _REFUSED:
+            raise TypeError(f"Wrong arguments {refused}")
         with np.errstate(all="ignore"):
             return _wrapped(fn(*map(_bare, args), **{k: _bare(v) for k, v in keywords.items()}))
 
@@ -65,9 +73,14 @@ class ndarray:  # noqa: N801
 
     __array_priority__ = 100
 
-    def __init__(self, value):
+    def __init__(self, value, device=None, memptr=None):
+        """Of a NumPy array; or CuPy's own, of a shape, a dtype and a MemoryPointer."""
+        if memptr is not None:
+            memory = (_ctypes.c_byte * memptr.mem.size).from_address(memptr.ptr)
+            value, device = np.frombuffer(memory, device).reshape(value), memptr.device_id
         self._a = np.asarray(value)
-        self.device = _Device(0)
+        self.device = _Device(device)
+        self._memptr = memptr
 
     dtype = property(lambda self: self._a.dtype)
     shape = property(lambda self: self._a.shape)
@@ -76,10 +89,11 @@ class ndarray:  # noqa: N801
     size = property(lambda self: self._a.size)
     nbytes = property(lambda self: self._a.nbytes)
     itemsize = property(lambda self: self._a.itemsize)
-    data = property(lambda self: cuda.MemoryPointer(self._a))
-    T = property(lambda self: ndarray(self._a.T))
-    real = property(lambda self: ndarray(self._a.real))
-    imag = property(lambda self: ndarray(self._a.imag))
+    flags = property(lambda self: self._a.flags)
+    data = property(lambda self: cuda.pointer(self._a, self.device.id))
+    T = property(lambda self: ndarray(self._a.T, self.device))
+    real = property(lambda self: ndarray(self._a.real, self.device))
+    imag = property(lambda self: ndarray(self._a.imag, self.device))
 
     def get(self):
         return self._a.copy()
@@ -91,22 +105,22 @@ class ndarray:  # noqa: N801
         return _function(getattr(ufunc, method))(*inputs, **keywords)
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (2, self.device.id)
 
     def __dlpack__(self, **keywords):
         raise BufferError("there is no device that another library could share")
 
     def __getitem__(self, key):
-        return ndarray(self._a[_bare(key)])
+        return ndarray(self._a[_bare(key)], self.device)
 
     def __setitem__(self, key, value):
-        self._a[_bare(key)] = _bare(value)
+        _bare(self)[_bare(key)] = _bare(value)
 
     def __len__(self):
         return len(self._a)
 
     def __iter__(self):
-        return map(ndarray, self._a)
+        return (ndarray(row, self.device) for row in self._a)
 
     def __bool__(self):
         return _builtins.bool(self._a)
@@ -120,12 +134,15 @@ class ndarray:  # noqa: N801
     def __complex__(self):
         return complex(self._a)
 
-    def __index__(self):
-        return _operator.index(self._a)
+    def item(self):
+        return self._a.item()
+
+    def tolist(self):
+        return self._a.tolist()
 
     def astype(self, dtype, copy=True):
         with np.errstate(all="ignore"):
-            return ndarray(self._a.astype(dtype, copy=copy))
+            return ndarray(_bare(self).astype(dtype, copy=copy))
 
     def __repr__(self):
         return repr(self._a)
@@ -133,12 +150,20 @@ class ndarray:  # noqa: N801
     __hash__ = None
 
 
+def _view(name):
+    return lambda self, *args, **keywords: ndarray(getattr(self._a, name)(*args, **keywords), self.device)
+
+
+for _name in "reshape swapaxes transpose view ravel".split():
+    setattr(ndarray, _name, _view(_name))
+
+
 def _method(name):
-    return lambda self, *args, **keywords: _function(getattr(self._a, name))(*args, **keywords)
+    return lambda self, *args, **keywords: _function(getattr(_bare(self), name))(*args, **keywords)
 
 
 for _name in (
-    "all any argmax argmin copy fill max mean min prod var reshape sum swapaxes transpose view tolist item ravel "
+    "all any argmax argmin copy fill max mean min prod var sum "
     "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__ __rfloordiv__ __mod__ "
     "__rmod__ __pow__ __rpow__ __matmul__ __rmatmul__ __and__ __rand__ __or__ __ror__ __xor__ __rxor__ __lshift__ "
     "__rshift__ __neg__ __pos__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ "
@@ -158,14 +183,16 @@ result_type = _function(np.result_type)
 
 def asarray(obj, dtype=None, order=None):
     """What comes from the host is copied."""
+    if isinstance(obj, ndarray) and obj.device != _Device():  # comes here
+        obj = ndarray(obj._a.copy())
     if isinstance(obj, ndarray):
         return obj if dtype is None or obj.dtype == dtype else obj.astype(dtype)
     return array(obj, dtype)
 
 
 def array(obj, dtype=None, copy=True):
-    if isinstance(obj, list | tuple):
-        obj = [item._a if isinstance(item, ndarray) else item for item in obj]
+    if isinstance(obj, list | tuple) and obj and _builtins.all(isinstance(item, ndarray) for item in obj):
+        obj = _bare(obj)
     value = np.array(obj._a if isinstance(obj, ndarray) else obj, dtype=dtype)
     if value.dtype.kind not in "biufcV" or (value.dtype.kind == "V" and value.dtype != _ml_dtypes.bfloat16):
         raise ValueError(f"Unsupported dtype {value.dtype}")
@@ -179,13 +206,53 @@ def asnumpy(a):
 def from_dlpack(array):
     if array.__dlpack_device__()[0] != 2:
         raise TypeError("CPU arrays cannot be directly imported to CuPy.")
-    return ndarray(array._a)
+    return ndarray(array._a, array.device)
+
+
+def _scattered(combine, dtypes):
+    """`at` of a function, in the dtypes that the hardware has atomic operations for."""
+
+    def at(a, indices, b):
+        if a.dtype.name not in dtypes:
+            raise TypeError(f"only {', '.join(dtypes)} are supported as data type")
+        combine.at(_bare(a), _bare(indices), _bare(b).astype(a.dtype))
+
+    return at
+
+
+class _Single:
+    """CuPy 14 compares floats by fmaxf and fminf: NaN is dropped, and float64 rounded."""
+
+    def __init__(self, ufunc):
+        self.ufunc = ufunc
+
+    def at(self, a, indices, b):
+        self.ufunc.at(a, indices, b.astype(np.float32) if a.dtype == np.float64 else b)
+
+
+_COMPARED = "int32 int64 float32 float64 uint32 uint64".split()
+add.at = _scattered(np.add, [*_COMPARED, "float16"])  # noqa: F821
+maximum.at = _scattered(_Single(np.fmax), _COMPARED)  # noqa: F821
+minimum.at = _scattered(_Single(np.fmin), _COMPARED)  # noqa: F821
+
+
+def arange(start, stop=None, step=1, dtype=None):
+    """Numbers, no arrays."""
+    if isinstance(start, ndarray) or isinstance(stop, ndarray) or isinstance(step, ndarray):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+    return ndarray(np.arange(start, stop, step, dtype) if stop is not None else np.arange(0, start, step, dtype))
 
 
 @_function
 def take(a, indices, axis=None):
-    """An index out of range wraps around."""
-    return np.take(a, indices, axis=axis, mode="wrap")
+    """An index out of range wraps around; in an empty axis, where NumPy would not come to an end, nothing is read."""
+    if a.size or axis is None:
+        return np.take(a, indices, axis=axis, mode="wrap")
+    axis %= a.ndim
+    found = np.empty(a.shape[:axis] + np.shape(indices) + a.shape[axis + 1 :], a.dtype)
+    if found.size:
+        raise IndexError("cannot do a non-empty take from an empty axes.")
+    return found
 
 
 @_function
@@ -197,9 +264,9 @@ def repeat(a, repeats, axis=None):
 
 @_function
 def where(condition, x, y):
-    if _builtins.any(getattr(v, "dtype", None) == _ml_dtypes.bfloat16 for v in (x, y)):
-        raise TypeError("Wrong type for cupy_where")
-    return np.where(condition, x, y)
+    """Of bfloat16 it makes float32."""
+    x, y = (v.astype(np.float32) if getattr(v, "dtype", None) == _ml_dtypes.bfloat16 else v for v in (x, y))
+    return np.where(condition.astype(np.bool_), x, y)
 
 
 @_function

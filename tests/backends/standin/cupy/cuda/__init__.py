@@ -1,7 +1,5 @@
 """Devices and pointers."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from cupy.cuda import compiler
@@ -9,15 +7,31 @@ from cupy.cuda.device import Device
 from cupy.cuda.device import current as _current
 
 
-class MemoryPointer:
-    """Where an array's memory starts."""
+class UnownedMemory:
+    """A block of memory, and who keeps it."""
 
-    def __init__(self, array):
-        self.ptr = array.__array_interface__["data"][0]
-        self.device_id = _current()
-        while isinstance(array.base, np.ndarray):
-            array = array.base
-        self.mem = SimpleNamespace(ptr=array.__array_interface__["data"][0], size=array.nbytes)
+    def __init__(self, ptr, size, owner, device_id=-1):
+        if ptr == 0 and device_id < 0:
+            raise RuntimeError("UnownedMemory requires explicit device ID for a null pointer.")
+        self.ptr, self.size, self._owner = ptr, size, owner
+        self.device_id = _current() if device_id < 0 else device_id
+
+
+class MemoryPointer:
+    """A place in a block."""
+
+    def __init__(self, mem, offset):
+        self.ptr, self.mem, self.device_id = mem.ptr + offset, mem, mem.device_id
+
+
+def pointer(array, device_id):
+    """Where a NumPy array starts."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    start = root.__array_interface__["data"][0]
+    block = UnownedMemory(start, root.nbytes, root, device_id)
+    return MemoryPointer(block, array.__array_interface__["data"][0] - start)
 
 
 class Stream:
@@ -40,4 +54,4 @@ def get_current_stream():
     return Stream()
 
 
-__all__ = ["Device", "MemoryPointer", "Stream", "compiler", "get_current_stream"]
+__all__ = ["Device", "MemoryPointer", "Stream", "UnownedMemory", "compiler", "get_current_stream"]

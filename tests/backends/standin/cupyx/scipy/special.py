@@ -6,12 +6,17 @@ import numpy as np
 from cupy import _function
 
 
+def _made(x):
+    """Float16 gives float64."""
+    return np.float64 if x.dtype == np.float16 else x.dtype
+
+
 def _erf(x):
-    return np.vectorize(_math.erf, otypes=[x.dtype])(x)
+    return np.vectorize(_math.erf, otypes=[_made(x)])(x)
 
 
 def _expit(x):
-    return (0.5 * np.tanh(0.5 * x) + 0.5).astype(x.dtype)
+    return (0.5 * np.tanh(0.5 * x) + 0.5).astype(_made(x))
 
 
 def _softmax(x, axis):
