@@ -146,6 +146,7 @@ def _require_compiler() -> None:
 
 class TorchExecutionProvider(ExecutionProvider):
     """PyTorch, on the current stream of a CUDA device. Inputs produced on another stream: synchronise the two first.
+    There an index out of range ends in an assertion of the device, after which the process can use it no more.
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"), on the CPU
     for shapes with which that is faster than torch's own calls, as the second run with them finds out, or "always";
