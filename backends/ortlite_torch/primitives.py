@@ -37,6 +37,7 @@ MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 SUM_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 BORDERS = {"edge": "replicate", "reflect": "reflect"}
+QUOTIENTS = {torch.float32: 126, torch.bfloat16: 126, torch.float64: 1022}  # dtypes in which they overflow; exponents
 FEW = 64  # elements that Python compares faster than torch
 KEYED = {torch.float32, torch.int8, torch.int16, torch.int32, torch.uint8}
 
@@ -198,7 +199,10 @@ def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
 
 @complete
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
-    """torch.fmod."""
+    """torch.fmod, which gives NaN where x / y overflows: by large multiples of y first, which changes no remainder."""
+    if (exponent := QUOTIENTS.get(x.dtype)) is not None:
+        many = y * 2.0**exponent
+        x = torch.fmod(torch.fmod(x, many * 2.0**exponent), many)  # by infinity, x stays as it is
     return torch.fmod(x, y)
 
 
