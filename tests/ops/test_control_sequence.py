@@ -345,6 +345,16 @@ def test_no_rows_of_a_scan_have_the_rank_of_its_slices(end):
         assert run_model(model, feed, provider)[1].shape == (3, 5, 0)
 
 
+def test_scan_8_of_an_empty_batch():
+    model = parser.parse_model("""<ir_version: 3, opset_import: ["": 8]>
+    g (int64[B] n, float[B,2] s, float[B,L,3] x) => (float[B,2] t, float[B,L,3] y) {
+      t, y = Scan <num_scan_inputs = 1,
+                   body = b (float[2] u, float[3] r) => (float[2] w, float[3] o) { w = Neg(u) o = Neg(r) }> (n, s, x) }""")
+    feed = {"n": np.zeros(0, np.int64), "s": np.zeros((0, 2), np.float32), "x": np.zeros((0, 4, 3), np.float32)}
+    for provider in PROVIDERS:
+        assert [y.shape for y in run_model(model, feed, provider)] == [(0, 2), (0, 4, 3)]
+
+
 def test_a_row_declared_as_an_output_alone():
     model = _undeclared("""<ir_version: 8, opset_import: ["": 18]> g (float[2] s, float x) => (float t, float y) {
       t, y = Scan <num_scan_inputs = 1,
