@@ -201,7 +201,7 @@ def root(xp: Namespace, x: Any, power: float = 0.5) -> Any:
 def fmod(xp: Namespace, x: Any, y: Any) -> Any:
     """torch.fmod, which gives NaN where x / y overflows: by large multiples of y first, which changes no remainder."""
     if (exponent := QUOTIENTS.get(x.dtype)) is not None:
-        many = y * 2.0**exponent
+        many = y.detach() * 2.0**exponent  # derivatives by an infinity would be NaN
         x = torch.fmod(torch.fmod(x, many * 2.0**exponent), many)  # by infinity, x stays as it is
     return torch.fmod(x, y)
 
