@@ -349,7 +349,7 @@ def test_scan_8_of_an_empty_batch():
     model = parser.parse_model("""<ir_version: 3, opset_import: ["": 8]>
     g (int64[B] n, float[B,2] s, float[B,L,3] x) => (float[B,2] t, float[B,L,3] y) {
       t, y = Scan <num_scan_inputs = 1,
-                   body = b (float[2] u, float[3] r) => (float[2] w, float[3] o) { w = Neg(u) o = Neg(r) }> (n, s, x) }""")
+        body = b (float[2] u, float[3] r) => (float[2] w, float[3] o) { w = Neg(u) o = Neg(r) }> (n, s, x) }""")
     feed = {"n": np.zeros(0, np.int64), "s": np.zeros((0, 2), np.float32), "x": np.zeros((0, 4, 3), np.float32)}
     for provider in PROVIDERS:
         assert [y.shape for y in run_model(model, feed, provider)] == [(0, 2), (0, 4, 3)]
