@@ -73,6 +73,11 @@ def erf(xp: Namespace, x: Any) -> Any:
     return lax.erf(x)
 
 
+def sigmoid(xp: Namespace, x: Any) -> Any:
+    """lax.logistic; of float16 its exponential overflows where the result is not 0 yet."""
+    return NotImplemented if x.dtype == jnp.float16 else lax.logistic(x)
+
+
 def relu(xp: Namespace, x: Any) -> Any:
     """jax.nn.relu."""
     return jax.nn.relu(x)
@@ -416,7 +421,7 @@ def asarray(obj: Any, /, **keywords: Any) -> Any:
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, conv, erf, relu, leaky_relu, hardtanh, max_pool,
+        bit_view, conv, erf, sigmoid, relu, leaky_relu, hardtanh, max_pool,
         fmod, trunc_divide, scatter_flat, scatter_nd, top_k, concrete_value, readable, cond, while_loop, scan,
     )
 }  # fmt: skip

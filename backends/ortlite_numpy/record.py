@@ -116,6 +116,9 @@ def recorded(
             return Recording((), {}, None, (), ())
         values = result if isinstance(result, tuple) else (result,)
         texts = tuple(tape.text(value) for value in values)
+        for name in texts:  # a result that is a constant is the next run's, too: whoever gets it may not write to it
+            if isinstance(held := tape.scope.get(name), np.ndarray):
+                held.flags.writeable = False
     except Exception:  # noqa: BLE001  (a real mistake of the arguments comes up again in the call that is made instead)
         return None
     finally:

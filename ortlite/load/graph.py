@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -387,7 +387,14 @@ def _subgraph(proto: onnx.GraphProto, scope: _Scope, reader: _Reader, given: Seq
         )
     read = _graph(proto, scope._replace(depth=scope.depth + 1), reader.types, reader.file, given, overridable=False)
     reader.file.reading = reading
-    return read
+    given_back = {  # an input that is an output, too, may be declared as that alone
+        name: type_
+        for output in proto.output
+        if (name := scope.rename(output.name)) in read.inputs
+        and getattr(read.types.get(name), "shape", None) is None
+        and (type_ := value_type(output.type, output.name)) is not None
+    }
+    return replace(read, types={**read.types, **given_back}) if given_back else read
 
 
 def _graph(

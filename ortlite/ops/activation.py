@@ -114,8 +114,8 @@ def gelu(xp: Namespace, X: Array, *, approximate: Text = "none") -> Array:
     """`X` · Φ(`X`), Φ the normal distribution; `approximate` "tanh" uses a hyperbolic tangent for it."""
     one_of("approximate", approximate, "none", "tanh")
     if approximate == "tanh":
-        return X * (xp.tanh((X * X * X * 0.044715 + X) * sqrt(2 / pi)) + 1.0) * 0.5
-    return X * (xp.erf(X * sqrt(0.5)) + 1.0) * 0.5
+        return X * ((xp.tanh((X * X * X * 0.044715 + X) * sqrt(2 / pi)) + 1.0) * 0.5)
+    return X * ((xp.erf(X * sqrt(0.5)) + 1.0) * 0.5)  # 2 X may be beyond the largest number
 
 
 @op("Swish", since=24)

@@ -129,6 +129,9 @@ def scan_8(
     split = len(initial_state_and_scan_inputs) - num_scan_inputs
     inputs = initial_state_and_scan_inputs[split:]
     batch, longest = inputs[0].shape[:2]
+    if not batch:
+        none = [_none_of(xp, t) for t in body.types[split:]]
+        return (*initial_state_and_scan_inputs[:split], *(xp.reshape(y, (0, longest, *y.shape[1:])) for y in none))
     lengths = (longest,) * batch if sequence_lens is None else sequence_lens
     results = []
     for example, length in enumerate(lengths):

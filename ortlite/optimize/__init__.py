@@ -19,6 +19,7 @@ from ortlite.optimize.fold_constants import fold_constants
 from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
+from ortlite.optimize.shapes import with_shapes_of_rows
 from ortlite.optimize.table import BEFORE_FOLDING, HERE, NEWER, PHASES
 from ortlite.progress import each
 from ortlite.stopping import current
@@ -57,6 +58,7 @@ def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pin
     Rewrites leave the nodes alone that `pinned` names, or values of which it names.
     """
     stop = current()
+    graph = with_shapes_of_rows(graph)
     for step in each("optimising", PASSES):
         if stop is not None:
             stop()

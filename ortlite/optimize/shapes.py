@@ -7,22 +7,33 @@ always consistent: neither counts here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ortlite.graph import Graph, Node, TensorType
-from ortlite.optimize.dims import length_of
+from ortlite.graph import Graph, Node, TensorType, Type
+from ortlite.optimize.dims import Shape, length_of
 from ortlite.optimize.facts import Facts
 from ortlite.optimize.shape_rules import RULES
 
-__all__ = ["learn", "learn_from"]
+__all__ = ["learn", "learn_from", "with_shapes_of_rows"]
 
+LOOPS = {"Loop": 1, "Scan": 9}  # and the opsets from which on their results are rows alone
 DOMAINS = {"", "com.microsoft"}  # whose operators the rules are for
 
 
-def learn(graph: Graph, constants: Mapping[str, np.ndarray], outer: Facts | None = None) -> Facts:
-    """The facts of a graph. `constants` are those that it may read; `outer` what is known of captured values."""
+def learn(
+    graph: Graph,
+    constants: Mapping[str, np.ndarray],
+    outer: Facts | None = None,
+    given: Mapping[str, Shape | None] | None = None,
+) -> Facts:
+    """The facts of a graph. `constants` are those that it may read; `outer` what is known of captured values.
+
+    `given` has shapes of a body's inputs, where they are known.
+    """
     facts = Facts(constants)
+    facts.shapes |= {name: shape for name, shape in (given or {}).items() if shape is not None}
     if outer is not None:
         facts.shapes |= graph.captured(outer.shapes)
         facts.values |= graph.captured(outer.values)
@@ -34,6 +45,86 @@ def learn(graph: Graph, constants: Mapping[str, np.ndarray], outer: Facts | None
             )
     learn_from(facts, graph.nodes)
     return facts
+
+
+def with_shapes_of_rows(graph: Graph) -> Graph:
+    """Say of every row that a loop stacks which shape it has, where the file does not: no step of it may run."""
+    return _with_rows(graph, graph.constants, None) if any(map(_open, graph.nodes)) else graph
+
+
+def _open(node: Node) -> bool:
+    """Whether the type of a row in a loop lacks a dimension, in its bodies as well."""
+    types = [body.types.get(name) for body in node.subgraphs.values() for name in _rows(node, body)]
+    return any(isinstance(t, TensorType) and not _known(t) for t in types) or any(
+        _open(inner) for body in node.subgraphs.values() for inner in body.nodes
+    )
+
+
+def _known(type_: TensorType) -> bool:
+    return type_.shape is not None and all(isinstance(dim, int) for dim in type_.shape)
+
+
+def _rows(node: Node, body: Graph) -> tuple[str, ...]:
+    """The outputs of a body that are stacked."""
+    if node.domain or node.op_type not in LOOPS or node.opset < LOOPS[node.op_type]:
+        return ()
+    if node.op_type == "Loop":
+        return body.outputs[1 + max(len(node.inputs) - 2, 0) :]
+    return body.outputs[len(node.inputs) - node.attributes["num_scan_inputs"] :]
+
+
+def _handed_in(node: Node, body: Graph, facts: Facts) -> dict[str, Shape | None]:
+    """The shapes of what the first step of a loop gets. Rows have one shape in all steps, whatever states have."""
+    if not _rows(node, body):
+        return {}
+    shapes = [facts.shape(name) if name else None for name in node.inputs]
+    if node.op_type == "Loop":
+        given = [None, None, *shapes[2:]]
+    else:
+        split = len(shapes) - node.attributes["num_scan_inputs"]
+        axes = node.attributes.get("scan_input_axes") or (0,) * (len(shapes) - split)
+        given = shapes[:split]
+        for shape, axis in zip(shapes[split:], axes, strict=True):
+            given.append(None if not shape else tuple(d for i, d in enumerate(shape) if i != axis % len(shape)))
+    return {
+        name: _as_declared(name, body.types.get(name), found) for name, found in zip(body.inputs, given, strict=False)
+    }
+
+
+def _as_declared(name: str, declared: Type | None, found: Shape | None) -> Shape | None:
+    """A shape with the numbers that a file declares in place of what is open in it."""
+    dims = declared.shape if isinstance(declared, TensorType) else None
+    if dims is None or (found is not None and len(dims) != len(found)):
+        return found
+    found = found if found is not None else tuple(length_of(name, axis) for axis in range(len(dims)))
+    return tuple(d if isinstance(d, int) and not isinstance(f, int) else f for d, f in zip(dims, found, strict=True))
+
+
+def _with_rows(graph: Graph, constants: Mapping[str, np.ndarray], facts: Facts | None) -> Graph:
+    known = {name: value for name, value in constants.items() if name not in graph.overridable}
+    facts = facts or learn(graph, known)
+    nodes = []
+    for node in graph.nodes:
+        changed = {}
+        for attribute, body in node.subgraphs.items() if _open(node) else ():
+            inside = {**body.captured(known), **body.constants}
+            learned = learn(body, inside, facts, _handed_in(node, body, facts))
+            found = {name: learned.shape(name) for name in _rows(node, body)}
+            types = {name: _filled(body.types[name], found[name]) for name in found if name in body.types}
+            changed[attribute] = replace(_with_rows(body, inside, learned), types={**body.types, **types})
+        nodes.append(replace(node, attributes={**node.attributes, **changed}) if changed else node)
+    return graph.with_nodes(tuple(nodes))
+
+
+def _filled(declared: Type, found: Shape | None) -> Type:
+    """A type with the numbers of a shape in place of what it leaves open."""
+    if not isinstance(declared, TensorType) or found is None:
+        return declared
+    dims = declared.shape if declared.shape is not None else (None,) * len(found)
+    if len(dims) != len(found):
+        return declared
+    filled = (f if not isinstance(d, int) and isinstance(f, int) else d for d, f in zip(dims, found, strict=True))
+    return replace(declared, shape=tuple(filled))
 
 
 def learn_from(facts: Facts, nodes: Sequence[Node]) -> None:

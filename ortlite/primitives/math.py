@@ -97,5 +97,6 @@ def trunc_divide(xp: Namespace, x: Any, y: Any) -> Any:
 
 
 def sigmoid(xp: Namespace, x: Any) -> Any:
-    """1 / (1 + e^-x): half a hyperbolic tangent, which cannot overflow."""
-    return xp.tanh(x * 0.5) * 0.5 + 0.5
+    """1 / (1 + e^-x), by an exponential that cannot overflow, nor its derivative: a small result keeps its digits."""
+    small = xp.exp(xp.where(x < 0, x, -x))
+    return xp.where(x < 0, small, xp.ones_like(x)) / (small + 1.0)

@@ -423,3 +423,14 @@ def test_a_share_lets_go_of_what_nobody_reads_any_more(shared_out):
     alive.clear()
     replay(found, [data(8, 2)], names)
     assert len(alive) == 8
+
+
+def test_a_result_that_is_a_constant_of_the_recording_is_not_the_callers_to_write_to():
+    """Of no rows the scale is 1: a caller's 77 in it must not be in what later runs return."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[N,4] x) => (uint8[N,4] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString())
+    for _ in range(5):
+        _, scale, zero = session.run(None, {"x": np.zeros((0, 4), F)})
+        assert (scale, zero) == (1, 0)
+        scale[...], zero[...] = 77, 77

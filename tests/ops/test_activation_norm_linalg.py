@@ -21,6 +21,13 @@ def test_activations(op):
     check(op, X * 3, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_of_the_largest_number(dtype, approximate):
+    largest = np.array([np.finfo(dtype).max, np.inf], dtype)
+    check("Gelu", largest, approximate=approximate, expected=largest)
+
+
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax_changed_its_meaning_in_opset_13(op, axis):

@@ -297,3 +297,68 @@ def test_a_scan_of_many_slices_makes_them_block_by_block(reverse):
         wanted = 2 * wanted % 7 + number
     assert state == wanted
     np.testing.assert_array_equal(rows, xs[0] + xs[1][:, None])
+
+
+NONE = [  # bodies without a declared rank, and the shape of one of no rows
+    ("(float u) => (float w, float o) { w = Identity(u) o = Neg(x) }", (0, 2, 0)),
+    ("(float u) => (float w, float o) { w = Identity(u) o = MatMul(x, u) }", (0, 2, 3)),
+    ("(float u) => (float w, float o) { w = Concat <axis = 0> (u, u) o = Identity(x) }", (0, 2, 0)),
+    ("(float[2,3] u) => (float[2,3] u, float o) { o = Neg(u) }", (0, 2, 3)),
+]  # fmt: skip
+
+
+def _undeclared(text):
+    """A model whose floats without brackets have no rank at all, rather than none of the axes."""
+    model = parser.parse_model(text)
+    graphs = [model.graph]
+    for graph in graphs:
+        graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type == 1 and not value.type.tensor_type.shape.dim:
+                value.type.tensor_type.ClearField("shape")
+    return model
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+@pytest.mark.parametrize(("body", "shape"), NONE)
+def test_no_rows_of_a_loop_have_the_rank_that_follows(body, shape, level):
+    body = body.replace("(float", "(int64 i, bool g, float", 1).replace("=> (", "=> (bool on, ", 1)
+    model = _undeclared(f"""<ir_version: 8, opset_import: ["": 18]>
+    g (int64 n, float[2,N] x, float[N,3] s) => (float t, float y) {{
+      t, y = Loop (n, , s) <body = b {body.replace("{", "{ on = Identity(g) ", 1)}> }}""")
+    options = ortlite.SessionOptions()
+    options.graph_optimization_level = ortlite.GraphOptimizationLevel[level]
+    session = ortlite.InferenceSession(model.SerializeToString(), options)
+    feed = {"n": np.array(0), "x": np.ones((2, 2), np.float32), "s": np.ones((2, 3), np.float32)}
+    for _ in range(3):
+        assert session.run(["y"], feed)[0].shape == shape
+
+
+@pytest.mark.parametrize("end", ["o) { w = Identity(u) o = Neg(r) }", "r) { w = Identity(u) }"])
+def test_no_rows_of_a_scan_have_the_rank_of_its_slices(end):
+    model = _undeclared(f"""<ir_version: 8, opset_import: ["": 18]>
+    g (float[2] s, float[3,L,5] x) => (float t, float y) {{
+      t, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [-1],
+                   body = b (float u, float r) => (float w, float {end}> (s, x) }}""")
+    feed = {"s": np.ones(2, np.float32), "x": np.ones((3, 0, 5), np.float32)}
+    for provider in PROVIDERS:
+        assert run_model(model, feed, provider)[1].shape == (3, 5, 0)
+
+
+def test_scan_8_of_an_empty_batch():
+    model = parser.parse_model("""<ir_version: 3, opset_import: ["": 8]>
+    g (int64[B] n, float[B,2] s, float[B,L,3] x) => (float[B,2] t, float[B,L,3] y) {
+      t, y = Scan <num_scan_inputs = 1,
+        body = b (float[2] u, float[3] r) => (float[2] w, float[3] o) { w = Neg(u) o = Neg(r) }> (n, s, x) }""")
+    feed = {"n": np.zeros(0, np.int64), "s": np.zeros((0, 2), np.float32), "x": np.zeros((0, 4, 3), np.float32)}
+    for provider in PROVIDERS:
+        assert [y.shape for y in run_model(model, feed, provider)] == [(0, 2), (0, 4, 3)]
+
+
+def test_a_row_declared_as_an_output_alone():
+    model = _undeclared("""<ir_version: 8, opset_import: ["": 18]> g (float[2] s, float x) => (float t, float y) {
+      t, y = Scan <num_scan_inputs = 1,
+                   body = b (float u, float r) => (float w, float[3,5] r) { w = Identity(u) }> (s, x) }""")
+    feed = {"s": np.ones(2, np.float32), "x": np.ones((0, 3, 5), np.float32)}
+    for provider in PROVIDERS:
+        assert run_model(model, feed, provider)[1].shape == (0, 3, 5)

@@ -55,6 +55,23 @@ def test_modulo_of_floats():
     check("Mod", a, b, fmod=1, expected=np.array([-1.5, 1.5, -0.0, NAN, 5.0], np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+def test_modulo_where_the_quotient_overflows(dtype):
+    info = ml_dtypes.finfo(dtype)
+    a = np.array([info.max, -info.max, info.max, 7.0, -0.0, 5.0], dtype)
+    b = np.array([float(info.tiny) * 3, float(info.tiny) * 3, 1e-3, info.max, float(info.tiny), INF], dtype)
+    expected = np.fmod(a.astype(np.float64), b.astype(np.float64)).astype(dtype)
+    check("Mod", a, b, fmod=1, expected=expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_small_sigmoid_keeps_its_digits(dtype):
+    x = np.array([-15, -20, -30, -50, -80, -INF, INF, NAN], dtype)
+    check("Sigmoid", x, expected=(1 / (1 + np.exp(-x.astype(np.float64)))).astype(dtype), atol=0)
+    half = np.array([-11.0, -11.5, -8.0, 8.0], np.float16)
+    check("Sigmoid", half, expected=(1 / (1 + np.exp(-half.astype(np.float64)))).astype(np.float16), atol=0)
+
+
 def test_round_is_half_to_even():
     x = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.4999], np.float32)
     check("Round", x, expected=np.array([-2, -2, -0.0, 0, 2, 2, 2], np.float32))
