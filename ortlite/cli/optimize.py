@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ortlite.api.session import InferenceSession
 from ortlite.cli.grid import show_table
 from ortlite.compare.difference import Difference, difference
 from ortlite.graph import Graph
+from ortlite.optimize import PASSES, Pass
 from ortlite.tools.inputs import gather
 from ortlite.tools.shown import Table
 
@@ -44,7 +46,15 @@ class Verified:
 
 
 def optimize_model(path: Path, out: Path, level: str, disabled: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
-    """Write the optimised model, and count the operators of both. Raises ValueError where they are one file."""
+    """Write the optimised model, and count the operators of both.
+
+    Raises ValueError where they are one file, and for the name of no optimiser.
+    """
+    known = {each.name for step in PASSES for each in ([step] if isinstance(step, Pass) else chain(*step))}
+    if unknown := set(disabled) - known:
+        raise ValueError(
+            f"--disable: no optimiser is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
     if out.exists() and out.samefile(path):
         raise ValueError(f"{out} is the model itself")
     options = SessionOptions()
