@@ -45,8 +45,9 @@ def to_proto(model: Model) -> onnx.ModelProto:
     others by name.
     """
     opsets = {**model.opsets, **_opsets(model.graph)}
+    graph = _moved(model.graph, opsets)
     proto = helper.make_model(
-        _graph(_moved(model.graph, opsets)),
+        _graph(replace(graph, constants={})),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         producer_name=model.producer_name or "ortlite",
         domain=model.domain,
@@ -57,6 +58,8 @@ def to_proto(model: Model) -> onnx.ModelProto:
     if model.version != NO_VERSION:
         proto.model_version = model.version
     helper.set_model_props(proto, dict(model.metadata))
+    for name, array in graph.constants.items():  # last, and one by one: whatever takes a part of a message copies it
+        proto.graph.initializer.add().MergeFrom(_tensor(name, array))
     return proto
 
 

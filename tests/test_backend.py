@@ -64,7 +64,15 @@ def test_run_model_and_run_node():
     np.testing.assert_array_equal(ortlite.backend.run_node(old, [X, B[:1]], opset_version=6)[0], X + 10)
 
 
+def test_a_node_that_reads_a_value_twice_and_one_that_is_given_too_few():
+    twice = helper.make_node("Mul", ["x", "x"], ["y"])
+    np.testing.assert_array_equal(ortlite.backend.run_node(twice, [X])[0], X * X)
+    with pytest.raises(ValueError, match="Mul has the inputs x, b, and 1 are given"):
+        ortlite.backend.run_node(helper.make_node("Mul", ["x", "b"], ["y"]), [X])
+
+
 def test_devices_and_options():
+    assert ortlite.backend.prepare(ADD.SerializeToString(), None) is not None
     assert ortlite.backend.supports_device("CPU")
     assert not ortlite.backend.supports_device("TPU")
     with pytest.raises(RuntimeError, match="Incompatible device"):

@@ -142,6 +142,24 @@ def test_a_failing_node_is_named(model):
         (["run", "{model}", "--shape", "x=1", "--shape", "x=2"], 2, "given twice"),
         (["run", "{model}", "--provider", "NopeProvider"], 1, "NopeProvider"),
         (["run", "{model}", "--runs", "0"], 2, "--runs"),
+        (["run", "{model}", "--shape", "x"], 2, "--shape: 'x' is not NAME=VALUE"),
+        (["run", "{model}", "--input", "x={tmp}/text.npy"], 1, "text.npy holds <U1, input 'x' is tensor(float)"),
+        (["run", "{model}", "--input", "x={tmp}/noise.npy"], 1, "noise.npy cannot be read: NumPy knows no"),
+        (["run", "{model}", "--input", "x={tmp}/none.npz"], 1, "none.npz cannot be read: of its arrays (none)"),
+        (["run", "{model}", "--shape", "N=100000000000000"], 1, "Unable to allocate"),
+        (["run", "{model}", "--provider", "CPU:compiled"], 1, "options such as compile=1, not 'compiled'"),
+        (["run", "{model}", "--output", "{tmp}/y", "--input", "z={tmp}/x.npy"], 1, "no input z; there are x, shape"),
+        (
+            ["run", "{model}", "--output", "{tmp}/y", "--input", "x={tmp}/noise.npy", "--constant", "shape=[1, 3]"],
+            1,
+            "knows no",
+        ),
+        (["run", "{tmp}"], 1, "it is a folder"),
+        (["info", "{model}", "--provider", "CPU:compiled=0"], 1, "here its name is enough"),
+        (["bench", "{model}", "--duration", "inf"], 2, "no duration"),
+        (["bench", "{model}", "--batch", ","], 2, "no list of numbers"),
+        (["compare", "{model}", "--providers", "CPU", "CPU", "--rtol", "nan"], 2, "nan is not a number"),
+        (["optimize", "{model}", "-o", "{tmp}/o", "--disable", "Foo"], 1, "no optimiser is called Foo; there are"),
         (["run"], 2, "MODEL"),
         (["nope"], 2, "nope"),
     ],
@@ -150,6 +168,8 @@ def test_errors_are_one_line_and_an_exit_status(model, tmp_path, arguments, stat
     (tmp_path / "noise.onnx").write_bytes(b"\x00\x01\x02 not a model")
     (tmp_path / "noise.npy").write_bytes(b"not an array")
     np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    np.savez(tmp_path / "none.npz")
     np.save(tmp_path / "wrong.npy", np.ones((1, 2), np.float32))
     done = ortlite_command(*(a.format(tmp=tmp_path, model=model) for a in arguments))
     assert done.returncode == status
@@ -158,6 +178,22 @@ def test_errors_are_one_line_and_an_exit_status(model, tmp_path, arguments, stat
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("Error: ")
     assert status == 2 or len(lines) == 1
+
+
+def test_options_of_a_provider_and_a_warning_on_one_line(model):
+    pytest.importorskip("torch")
+    done = ortlite_command("run", model, "--provider", "Torch:nope=1", "--shape", "x=1,3")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("Warning: TorchExecutionProvider has no option nope")
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"]])
+def test_who_reads_may_stop_reading(model, arguments):
+    command = [sys.executable, "-m", "ortlite", *arguments, str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_version_and_help():

@@ -142,7 +142,7 @@ def test_an_output_may_be_listed_twice():
         (TensorProto(data_type=1, dims=[2], raw_data=b"\0" * 9), "9 bytes, but these dims in float32 take 8"),
         (TensorProto(data_type=22, dims=[3], raw_data=b"\0" * 8), "8 bytes, but these dims in int4 take 2"),
         (TensorProto(data_type=1, dims=[2], float_data=[1.0]), "cannot be read"),
-        (TensorProto(data_type=8, dims=[2], string_data=[b"a"]), "cannot be read"),
+        (TensorProto(data_type=8, dims=[2], string_data=[b"a"]), "it holds 1 strings, and these dims 2"),
         (TensorProto(data_type=99, dims=[1], raw_data=b"\0"), "unknown ONNX element type 99"),
         (TensorProto(data_type=0, dims=[1]), "unknown ONNX element type 0"),
         (TensorProto(data_type=1, dims=[1] * 70, float_data=[1.0]), "cannot be read"),

@@ -324,6 +324,8 @@ class TorchExecutionProvider(ExecutionProvider):
         return address
 
     def memory(self, array: Any) -> tuple[int, int] | None:
+        if type(array).__name__ == "FakeTensor":  # has none, and torch warns who asks
+            return None
         try:
             storage = array.untyped_storage()
             start: int = storage.data_ptr()

@@ -11,6 +11,7 @@ import torch
 from ortlite import load
 from ortlite.api import function
 from ortlite.api.session import InferenceSession
+from ortlite.errors import InvalidArgument
 from ortlite.parameters import gathered, parameters, statistics
 
 __all__ = ["Module"]
@@ -22,7 +23,9 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
     Its parameters are the float tensors of rank 1 or more of the model and its subgraphs, its buffers the means and
     variances of batch normalisations, both under their ONNX names. Dots in these lead into submodules, as in the torch
     model that was exported: its `state_dict()` loads. (Where torch has a name for itself, such as `type`, ours gets an
-    underscore.) The tensors are copies of the model's. It computes what was exported, in `train()` as in `eval()`.
+    underscore.) The tensors are copies of the model's. It computes what was exported, in `train()` as in `eval()`, and
+    in the dtypes of the file: `.half()` and `.bfloat16()` keep tensors in fewer bytes, which every call widens;
+    `.double()` would lose digits in each, and is refused with InvalidArgument.
 
     A copy or a pickle holds the bytes of the model, or the path to its file, which must then still be there. Raises
     what `ortlite.function` raises.
@@ -52,6 +55,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
         trained = parameters(model.graph)
         names = (*trained, *statistics(model.graph))
         self._fn, tensors = function.lifted(model, names, "TorchExecutionProvider")
+        self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}  # which the model computes in
         return trained, tensors
 
     def _register(self, name: str, tensor: Any) -> None:
@@ -73,6 +77,17 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
             owner.register_parameter(last, tensor)
         else:
             owner.register_buffer(last, tensor)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What `to`, `half` and `double` call: refuses tensors wider than the model computes in, and changes none."""
+        for name, place in self._places.items():
+            computed, tensor = self._dtypes[name], self._tensor(place)
+            asked = fn(torch.empty([0] * tensor.dim(), dtype=tensor.dtype, device=tensor.device)).dtype
+            if asked.itemsize > computed.itemsize:
+                raise InvalidArgument(
+                    f"the model computes {name!r} in {computed}, and not in {asked}: it may be narrower, not wider"
+                )
+        return super()._apply(fn, recurse)
 
     def _tensor(self, place: tuple[str, ...]) -> Any:
         found: Any = self

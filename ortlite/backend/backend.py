@@ -61,13 +61,13 @@ class OrtliteBackend(Backend):
         return cls.supports_device(device)
 
     @classmethod
-    def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> OrtliteBackendRep:
+    def prepare(cls, model: Any, device: str | None = "CPU", **kwargs: Any) -> OrtliteBackendRep:
         """Make a model ready: a ModelProto, bytes, a path, an InferenceSession, or what this returned before.
 
-        `providers` overrides the device, and the variable ORT_ONNX_BACKEND_EXCLUDE_PROVIDERS takes some away
-        (names, commas between); SessionOptions are given by their names. Raises RuntimeError for a device that is not
-        there, unittest.SkipTest for a ModelProto of an opset that is not released, what onnx.checker raises for one,
-        and what InferenceSession raises.
+        No device is the CPU. `providers` overrides the device, and the variable ORT_ONNX_BACKEND_EXCLUDE_PROVIDERS
+        takes some away (names, commas between); SessionOptions are given by their names. Raises RuntimeError for a
+        device that is not there, unittest.SkipTest for a ModelProto of an opset that is not released, what onnx.checker
+        raises for one, and what InferenceSession raises.
 
         Example:
             >>> from ortlite.cli.digits import model_bytes, scans
@@ -79,10 +79,12 @@ class OrtliteBackend(Backend):
             return model
         if isinstance(model, InferenceSession):
             return OrtliteBackendRep(model)
-        if not cls.supports_device(device):
+        if device is not None and not cls.supports_device(device):
             raise RuntimeError(f"Incompatible device expected '{device}', got '{get_device()}'")
         options = SessionOptions()
-        providers = kwargs.pop("providers", None) or ([CPU] if device == "CPU" else ["CUDAExecutionProvider", CPU])
+        providers = kwargs.pop("providers", None) or (
+            [CPU] if device in {None, "CPU"} else ["CUDAExecutionProvider", CPU]
+        )
         set_fields(options, kwargs, OPTIONS)
         excluded = os.environ.get("ORT_ONNX_BACKEND_EXCLUDE_PROVIDERS", "").split(",")
         providers = [provider for provider in providers if provider not in excluded]
@@ -103,9 +105,15 @@ class OrtliteBackend(Backend):
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
     ) -> Any:
-        """Run one node on arrays, in the newest opset or in `opset_version`."""
+        """Run one node on arrays, in the newest opset or in `opset_version`.
+
+        An array for each name of its inputs, in their order: one that stands there twice is given once, as an input
+        of a model is. Raises ValueError for fewer or more.
+        """
         arrays = [np.asarray(value) for value in inputs]
-        names = [name for name in node.input if name]
+        names = list(dict.fromkeys(name for name in node.input if name))
+        if len(names) != len(arrays):
+            raise ValueError(f"{node.op_type} has the inputs {', '.join(names) or 'none'}, and {len(arrays)} are given")
         feeds = [
             helper.make_tensor_value_info(name, dtypes.of_numpy(array.dtype).code, array.shape)
             for name, array in zip(names, arrays, strict=True)

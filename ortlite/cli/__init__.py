@@ -9,7 +9,9 @@ Exit status: 0 when all went well, 1 when a model or its input is at fault (one 
 from __future__ import annotations
 
 import itertools
+import math
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -32,18 +34,27 @@ __all__ = ["main"]
 
 
 class _Failures(click.Group):
-    """Errors of models and inputs as one line and exit status 1."""
+    """Errors of models and inputs as one line and exit status 1, warnings as one line each."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from ortlite.errors import OrtError
 
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):  # they are RuntimeErrors, but not failures
             raise
-        except (OrtError, OSError, ValueError, RuntimeError, ImportError) as error:
+        except BrokenPipeError:  # who reads has seen enough: click ends without a word
+            raise
+        except (OrtError, OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             raise click.ClickException(message) from error
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning without the line of Python that gave it."""
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 @click.group(cls=_Failures, context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +86,7 @@ def limited(command: Callable[..., Any]) -> Callable[..., Any]:
         from ortlite.limits import applied, parse
 
         try:
-            found = parse(limits, pairs(bounds))
+            found = parse(limits, pairs("--limit", bounds))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         with applied(found):
@@ -116,7 +127,7 @@ def demo() -> None:
     "providers",
     multiple=True,
     metavar="NAME",
-    help="Execution provider, such as Torch, in order; repeatable.",
+    help="Execution provider, such as Torch or Torch:compile=1, in order; repeatable.",
 )
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Timed runs after the first.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
@@ -178,7 +189,7 @@ def run(
         )
     check_folders(save)
     with working("running"):
-        result = report.run_model(model, pairs(files), pairs(shapes), providers, runs)
+        result = report.run_model(model, pairs("--input", files), pairs("--shape", shapes), providers, runs)
     report.show(out, result)
     if save is not None:
         report.save(save, result.outputs)
@@ -224,7 +235,7 @@ def optimize_file(
     if not verify:
         return
     with working("verifying"):
-        found = optimize.verify(model, output, pairs(files), pairs(shapes))
+        found = optimize.verify(model, output, pairs("--input", files), pairs("--shape", shapes))
     optimize.show_verified(out, found)
     if any(v.fails for v in found):
         ctx.exit(1)
@@ -242,6 +253,20 @@ def warm() -> None:
 
     with working("compiling"):
         warming.warm(console())
+
+
+class _Tolerance(click.FloatRange):
+    """A number from 0 on, and no NaN, beyond which nothing would be."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise click.BadParameter for what is none."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return found
+
+
+TOLERANCE = _Tolerance(0)
 
 
 class _Comparing(click.Command):
@@ -267,8 +292,8 @@ class _Comparing(click.Command):
 )
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Compare with its CPU provider, optimisers off.")
 @given_inputs
-@click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance; the default depends on the dtype.")
-@click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance; the default depends on the dtype.")
+@click.option("--rtol", type=TOLERANCE, help="Relative tolerance; the default depends on the dtype.")
+@click.option("--atol", type=TOLERANCE, help="Absolute tolerance; the default depends on the dtype.")
 @click.option("--all", "everything", is_flag=True, help="Show every value, not only those that differ most.")
 @click.option(
     "--reduce",
@@ -308,7 +333,7 @@ def compare_libraries(
     from ortlite.cli import compare
 
     out = console()
-    given, dimensions = pairs(files), pairs(shapes)
+    given, dimensions = pairs("--input", files), pairs("--shape", shapes)
     with working("comparing"):
         found = compare.compare_model(model, given, dimensions, providers, against is not None, rtol, atol)
     compare.show(out, found, everything)
@@ -385,7 +410,9 @@ def check_model(ctx: click.Context, model: Path, providers: tuple[str, ...], as_
 
 @main.command("bench", cls=_Listing)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--providers", multiple=True, metavar="A B", help="Execution providers, such as CPU Torch.")
+@click.option(
+    "--providers", multiple=True, metavar="A B", help="Execution providers, such as CPU Torch Torch:compile=1."
+)
 @click.option("--against", type=click.Choice(["onnxruntime"]), help="Time its CPU provider, too, and give ratios.")
 @click.option("--batch", default="", metavar="1,8", help="Sizes for open first dimensions, each timed.")
 @click.option("--threads", default="0", metavar="1,2", help="Numbers of threads, each timed; 0: the engine's own.")
@@ -429,8 +456,8 @@ def bench_model(
             threads=counts,
             seconds=duration(seconds),
             rounds=rounds,
-            files=pairs(files),
-            shapes=pairs(shapes),
+            files=pairs("--input", files),
+            shapes=pairs("--shape", shapes),
             on_start=lambda label: progress.say(label, next(begun), total),
         )
     show(found, as_json)
@@ -441,7 +468,13 @@ def bench_model(
 @main.command("profile")
 @click.argument("model", type=click.Path(path_type=Path))
 @given_inputs
-@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Execution provider; repeatable.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider, such as Torch:compile=1; repeatable.",
+)
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Runs after the first two.")
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a trace for Chrome or Perfetto.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that needs no network.")
@@ -479,7 +512,7 @@ def profile_model(
     """
     import json
 
-    from ortlite.tools.inputs import gather, provider_name
+    from ortlite.tools.inputs import gather, provider_and_options
     from ortlite.tools.profile import profile
 
     check_folders(trace, html)
@@ -487,10 +520,15 @@ def profile_model(
         from ortlite.tools import report
 
         report.needed()
-    names = [provider_name(name) for name in providers]
+    names = [provider_and_options(name) for name in providers]
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
-        feed = gather(session.get_inputs(), session.get_overridable_initializers(), pairs(files), pairs(shapes))
+        feed = gather(
+            session.get_inputs(),
+            session.get_overridable_initializers(),
+            pairs("--input", files),
+            pairs("--shape", shapes),
+        )
     done = itertools.count(1)
     with working("running"):
         told = lambda: progress.say("running", next(done), 2 * runs + 3)  # noqa: E731
@@ -499,11 +537,13 @@ def profile_model(
     if against is not None:
         from ortlite.cli import compare
 
-        first = names[0] if names else session.get_providers()[0]
+        first = providers[0] if providers else session.get_providers()[0]
         peer = against == "onnxruntime"
         with working("comparing"):
             both = [first] if peer else [first, against]
-            compared = compare.compare_model(model, pairs(files), pairs(shapes), both, peer, None, None).comparison
+            compared = compare.compare_model(
+                model, pairs("--input", files), pairs("--shape", shapes), both, peer, None, None
+            ).comparison
     show(found if as_json else found.top(top), as_json)
     if compared is not None and not as_json:
         click.echo("\n".join(compared.summary()))
@@ -531,7 +571,7 @@ def check_folders(*paths: Path | None) -> None:
 
 def numbers(option: str, text: str) -> list[Any]:
     """The numbers in "1,8". Raises click.UsageError for what is none."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() for word in words):
         raise click.UsageError(f"{option}: {text!r} is no list of numbers such as 1,8")
     return list(map(int, words))
@@ -545,7 +585,7 @@ def duration(text: str) -> float:
                 seconds = float(text.removesuffix(unit)) * factor
             except ValueError:
                 break
-            if seconds > 0:
+            if 0 < seconds < math.inf:
                 return seconds
     raise click.UsageError(f"--duration: {text!r} is no duration such as 3s or 250ms")
 

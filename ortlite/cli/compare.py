@@ -19,7 +19,7 @@ from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
-from ortlite.tools.inputs import gather, provider_name, with_options
+from ortlite.tools.inputs import gather, provider_and_options
 from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def compare_model(
 
 def _side(given: str) -> ProviderSide:
     """A provider, and behind a colon its options."""
-    name, options = with_options(given)
-    return ProviderSide(provider_name(name), options)
+    return ProviderSide(*provider_and_options(given))
 
 
 def show(out: Console, found: Found, everything: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ortlite.batches import Job
 from ortlite.cli.options import pairs
-from ortlite.tools.inputs import provider_name
+from ortlite.tools.inputs import provider_and_options
 from ortlite.tools.offline import Done, run_files
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ def run_rows(
     job = Job.of(
         model,
         outputs=take or None,
-        constants={name: _constant(text) for name, text in pairs(tuple(constants)).items()},
+        constants={name: _constant(text) for name, text in pairs("--constant", tuple(constants)).items()},
         batch_size=batch,
-        providers=[provider_name(name) for name in providers] or None,
+        providers=[provider_and_options(name) for name in providers] or None,
         share=(workers or 1) > 1,
     )
     done = run_files(
         job,
         files,
         output,
-        columns={name: text.split(",") for name, text in pairs(tuple(columns)).items()},
+        columns={name: text.split(",") for name, text in pairs("--columns", tuple(columns)).items()},
         mean=_numbers("--mean", mean),
         std=_numbers("--std", std),
         workers=workers or 1,

@@ -6,14 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.api.session import InferenceSession
 from ortlite.cli.grid import show_table
+from ortlite.cli.peer import visible
 from ortlite.compare.difference import Difference, difference
-from ortlite.graph import Graph
+from ortlite.compare.sides import drawing
+from ortlite.graph import Graph, ancestors
+from ortlite.optimize import PASSES, Pass
 from ortlite.tools.inputs import gather
 from ortlite.tools.shown import Table
 
@@ -32,10 +36,11 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Verified:
-    """How far the outputs of the model and of what was written are apart in one library."""
+    """How far the outputs of the model and of what was written are apart in one library, and why some are left out."""
 
     library: str
     differences: dict[str, Difference]
+    left_out: dict[str, str]
 
     @property
     def fails(self) -> bool:
@@ -44,7 +49,15 @@ class Verified:
 
 
 def optimize_model(path: Path, out: Path, level: str, disabled: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
-    """Write the optimised model, and count the operators of both. Raises ValueError where they are one file."""
+    """Write the optimised model, and count the operators of both.
+
+    Raises ValueError where they are one file, and for the name of no optimiser.
+    """
+    known = {each.name for step in PASSES for each in ([step] if isinstance(step, Pass) else chain(*step))}
+    if unknown := set(disabled) - known:
+        raise ValueError(
+            f"--disable: no optimiser is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
     if out.exists() and out.samefile(path):
         raise ValueError(f"{out} is the model itself")
     options = SessionOptions()
@@ -73,13 +86,25 @@ def show(out: Console, before: Counter[str], after: Counter[str]) -> None:
 
 
 def verify(path: Path, written: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[Verified]:
-    """Run both files on the same inputs, as they are, in ortlite and, where it is installed, in onnxruntime."""
+    """Run both files on the same inputs, as they are, in ortlite and, where it is installed, in onnxruntime.
+
+    Outputs that hang on random numbers are left out, and in onnxruntime those whose dtype NumPy does not have.
+    """
     sessions = [InferenceSession(p, _as_it_is(), CPU) for p in (path, written)]
     feed = gather(sessions[0].get_inputs(), sessions[0].get_overridable_initializers(), files, shapes)
-    names = [output.name for output in sessions[0].get_outputs()]
-    found = [Verified("ortlite", _compared(names, *(session.run(names, feed) for session in sessions)))]
+    graph = sessions[0].model.graph
+    random = set(map(id, drawing(graph)))
+    left_out = {
+        name: "random" for name in graph.outputs if random.intersection(map(id, ancestors(graph.nodes, [name])[0]))
+    }
+    names = [name for name in dict.fromkeys(graph.outputs) if name not in left_out]
+    made = [session.run(names, feed) if names else [] for session in sessions]
+    found = [Verified("ortlite", _compared(names, *made), left_out)]
     if find_spec("onnxruntime") is not None:
-        found.append(Verified("onnxruntime", _compared(names, *(_peer(p, names, feed) for p in (path, written)))))
+        hidden = {name: "not handed out" for name in names if not visible(graph.types.get(name))}
+        names = [name for name in names if name not in hidden]
+        made = [_peer(p, names, feed) if names else [] for p in (path, written)]
+        found.append(Verified("onnxruntime", _compared(names, *made), left_out | hidden))
     return found
 
 
@@ -108,5 +133,6 @@ def show_verified(out: Console, found: Sequence[Verified]) -> None:
         for v in found
         for name, d in v.differences.items()
     ]
+    rows += [[v.library, name, "", why, "not compared"] for v in found for name, why in v.left_out.items()]
     head = ["library", "output", "type", "largest difference", "tolerance"]
     show_table(out, Table("before and after", head, rows, missable=["type"], name="output"))

@@ -14,7 +14,7 @@ from ortlite import dtypes
 from ortlite.graph import Model, TensorType, Type, extract
 from ortlite.save import to_proto
 
-__all__ = ["OnnxruntimeSide"]
+__all__ = ["OnnxruntimeSide", "visible"]
 
 
 class OnnxruntimeSide:
@@ -34,7 +34,7 @@ class OnnxruntimeSide:
     def run(self, model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """See Side. Raises ValueError with what onnxruntime says."""
         types = model.graph.types
-        wanted = [name for name in names if _visible(types.get(name))]
+        wanted = [name for name in names if visible(types.get(name))]
         whole = model is self.model and feed.keys() <= set(model.graph.inputs)
         part = model if whole else replace(model, graph=extract(model.graph, list(feed), wanted))
         as_it_is = whole and self.path.suffix != ".ort"
@@ -61,7 +61,7 @@ class OnnxruntimeSide:
         return {name: _typed(value, types.get(name)) for name, value in zip(wanted, values, strict=True)}
 
 
-def _visible(type_: Type | None) -> bool:
+def visible(type_: Type | None) -> bool:
     """NumPy, in onnxruntime's Python API, has no form for bfloat16, nor for what is narrower than a byte."""
     return not (isinstance(type_, TensorType) and type_.dtype.narrow and not type_.dtype.name.startswith("float8"))
 

@@ -16,7 +16,7 @@ from ortlite import atomic
 from ortlite.api.session import InferenceSession
 from ortlite.api.values import NodeArg
 from ortlite.cli.grid import show_table
-from ortlite.tools.inputs import gather, provider_name
+from ortlite.tools.inputs import gather, provider_and_options
 from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def run_model(
     path: Path, files: Mapping[str, str], shapes: Mapping[str, str], providers: Sequence[str], runs: int
 ) -> Result:
     """Run a model once and then `runs` times. Raises ValueError for inputs it does not have; otherwise as a session."""
-    names = [provider_name(name) for name in providers]
+    asked = [provider_and_options(name) for name in providers]
     start = time.perf_counter()
-    session = InferenceSession(path, providers=names or None)
+    session = InferenceSession(path, providers=asked or None)
     created = time.perf_counter() - start
     feed = gather(session.get_inputs(), session.get_overridable_initializers(), files, shapes)
     times = []

@@ -147,7 +147,7 @@ def _read(path: Path, limits: Limits) -> bytes | memoryview:
         with files.opened(path) as descriptor:
             return files.contents(descriptor, limits, limits.model_bytes, f"the model {path}")
     except IsADirectoryError:
-        raise InvalidProtobuf(f"{failed}Protobuf parsing failed.") from None
+        raise InvalidProtobuf(f"{failed}Protobuf parsing failed: it is a folder.") from None
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchFile(f"{failed}Load model {path} failed. File doesn't exist") from None
     except ValueError as error:

@@ -128,6 +128,8 @@ class Tensors:
             if proto.data_location == TensorProto.EXTERNAL:
                 return self._external(proto, dtype, shape)
             if dtype.kind == "S":
+                if len(proto.string_data) != prod(shape):
+                    raise ValueError(f"it holds {len(proto.string_data)} strings, and these dims {prod(shape)}")
                 values = np.empty(len(proto.string_data), object)
                 values[:] = [s.decode("utf-8", "surrogateescape") for s in proto.string_data]
                 return values.reshape(shape)

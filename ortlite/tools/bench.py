@@ -115,10 +115,11 @@ def bench(
     """Time a model on each of the providers and, if given, `against` onnxruntime's CPU provider.
 
     Engines take turns in `rounds`, each time in a new process that loads the model, runs it once, warms up, and is
-    timed for `seconds`. `batches` are sizes of the first dimension of inputs where that is open (None: as declared),
-    `threads` numbers of threads (0: what the engine takes by itself). Inputs are those that `ortlite run` makes up, or
-    from `files`, with `shapes` as text. `on_start` is called with a label before each process. Raises ValueError for a
-    provider or a peer that is not here; what goes wrong in a process stands in its row.
+    timed for `seconds`. Options of a provider stand behind a colon: `Torch:compile=1`. `batches` are sizes of the
+    first dimension of inputs where that is open (None: as declared), `threads` numbers of threads (0: what the engine
+    takes by itself). Inputs are those that `ortlite run` makes up, or from `files`, with `shapes` as text. `on_start`
+    is called with a label before each process. Raises ValueError for a provider or a peer that is not here; what goes
+    wrong in a process stands in its row.
 
     Example:
         >>> import ortlite
@@ -128,19 +129,22 @@ def bench(
         (True, '')
 
     """
-    from ortlite.tools.inputs import provider_name
+    from ortlite.tools.inputs import provider_and_options
 
     if against and against not in PEERS:
         raise ValueError(f"models are timed against {', '.join(PEERS)}, not {against!r}")
     if rounds < 1 or seconds <= 0:
         raise ValueError(f"rounds ({rounds}) and seconds ({seconds}) are above 0")
-    names = list(dict.fromkeys(provider_name(name) for name in providers))
+    names = dict.fromkeys(
+        given.replace(given.partition(":")[0], provider_and_options(given)[0], 1) for given in providers
+    )
     engines: list[tuple[str, str, str]] = [(against, against, CPU)] if against else []
     engines += [(name, "ortlite", name) for name in names]
     combinations = list(product(batches, threads))
     times: dict[tuple[str, int | None, int], list[dict[str, Any]]] = defaultdict(list)
     problems: dict[tuple[str, int | None, int], str] = {}
     differences: dict[tuple[str, int | None, int], float] = {}
+    kept: dict[tuple[str, int | None, int], Path] = {}
     with TemporaryDirectory(prefix="ortlite-bench-") as folder:
         if isinstance(model, bytes):
             path = Path(folder, "model.onnx")
@@ -154,7 +158,7 @@ def bench(
                     on_start(f"{engine}{f' × {batch}' if batch else ''}, round {turn + 1}")
                 if key in problems:
                     continue
-                outputs = Path(folder, f"{engine}-{batch}-{count}.npz")
+                outputs = kept.setdefault(key, Path(folder, f"{len(kept)}.npz"))
                 task: dict[str, Any] = {
                     "path": str(path),
                     "module": module,
@@ -168,8 +172,8 @@ def bench(
                     problems[key] = row
                     continue
                 times[key].append(row)
-                peer = Path(folder, f"{against}-{batch}-{count}.npz")
-                if against and not turn and engine != against and peer.exists():
+                peer = kept.get((against, batch, count))
+                if peer and not turn and engine != against and peer.exists():
                     differences[key] = _difference(outputs, peer)
     timings = []
     for (batch, count), (engine, _, _) in product(combinations, engines):

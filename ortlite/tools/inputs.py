@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -12,13 +13,21 @@ from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_name", "read", "with_options"]
+__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_and_options", "provider_name", "read"]
 
 
-def with_options(given: str) -> tuple[str, dict[str, str]]:
-    """What stands before a colon, and behind it the options: `Torch:precision=bfloat16,compile=1`."""
+def provider_and_options(given: str) -> tuple[str, dict[str, str]]:
+    """A usable provider, and behind a colon its options: `Torch:precision=bfloat16,compile=1`.
+
+    Raises ValueError as `provider_name` does, and for what is no NAME=VALUE.
+    """
     name, _, rest = given.partition(":")
-    return name, dict(item.partition("=")[::2] for item in rest.split(",") if item)
+    options = {}
+    for item in filter(None, rest.split(",")):
+        option, equals, options[option] = item.partition("=")
+        if not equals or not option:
+            raise ValueError(f"{given}: behind the colon stand options such as compile=1, not {item!r}")
+    return provider_name(name), options
 
 
 def provider_name(given: str) -> str:
@@ -27,6 +36,8 @@ def provider_name(given: str) -> str:
     for name in (given, f"{given}ExecutionProvider"):
         if name in available:
             return name
+    if ":" in given:
+        raise ValueError(f"{given}: options of a provider count where a model runs; here its name is enough")
     listed = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
     raise ValueError(f"no provider {given!r} is available here; there are {listed}")
 
@@ -111,29 +122,34 @@ def read(arg: NodeArg, path: Path) -> np.ndarray:
     if dtype is None or not arg.type.startswith("tensor"):
         raise ValueError(f"input {arg.name!r} is a {arg.type}; files hold tensors only")
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        array = _loaded(path)
-    elif suffix == ".npz":
-        with _loaded(path) as archive:
-            names = list(archive.files)
-            if arg.name not in names and len(names) != 1:
-                raise ValueError(f"{path} holds {', '.join(names)}, none of them called {arg.name!r}")
-            array = archive[arg.name if arg.name in names else names[0]]
+    if suffix in {".npy", ".npz"}:
+        array = _loaded(path, arg.name)
     elif suffix == ".png":
         array = picture(arg.name, arg.shape, path, dtype)
     else:
         raise ValueError(f"{path} is no .npy, .npz or .png file")
     native = dtypes.to_numpy(dtype)
     array = np.asarray(array)
-    if array.dtype.kind == "f" and dtype.kind in "iu":
+    kinds = "US" if dtype.kind == "S" else "biuV" if dtype.kind in "iu" else "biufcV" if dtype.kind == "c" else "biufV"
+    if array.dtype.kind not in kinds:
         raise ValueError(f"{path} holds {array.dtype}, input {arg.name!r} is {arg.type}")
     return array if array.dtype == native or dtype.kind == "S" else array.astype(native)
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path, name: str) -> np.ndarray:
+    """The array of a file; of several the one called `name`."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if name not in found.files and len(found.files) != 1:
+                raise ValueError(f"of its arrays ({', '.join(found.files) or 'none'}) none is called {name!r}")
+            array: np.ndarray = found[name if name in found.files else found.files[0]]
+            return array
+    except (ValueError, EOFError, BadZipFile) as error:
+        if "pickle" in str(error):  # what is no file of NumPy's, NumPy takes for a pickle
+            raise ValueError(f"{path} cannot be read: NumPy knows no numbers or text in it") from None
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 

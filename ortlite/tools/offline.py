@@ -259,8 +259,12 @@ def opened(
         name, equals, path = text.partition("=")
         if equals and name in names and name not in files:
             files[name] = Path(path)
-        elif len(given) == 1:
+        elif len(given) == 1 and (not equals or Path(text).exists()):
             files[""] = Path(text)
+        elif len(given) == 1:
+            raise ValueError(
+                f"--input {text}: there is no such file, and no input {name}; there are {', '.join(names)}"
+            )
         else:
             raise ValueError(
                 f"--input {text}: several files are given as INPUT=FILE, and the inputs are {', '.join(names)}"
@@ -332,6 +336,8 @@ def _array(path: str, key: str) -> Any:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
+            if "pickle" in str(error):  # what is no file of NumPy's, NumPy takes for a pickle
+                raise ValueError(f"{path} cannot be read: NumPy knows no numbers or text in it") from None
             raise ValueError(f"{path} cannot be read: {error}") from None
     else:
         array = tables.zarr_array(path, key)

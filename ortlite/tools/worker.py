@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.limits import Limits, applied
-from ortlite.tools.inputs import gather, parse_shapes
+from ortlite.tools.inputs import gather, parse_shapes, provider_and_options
 
 __all__ = ["measure"]
 
@@ -44,7 +44,7 @@ def measure(
     options.log_severity_level = 3
     start = perf_counter()
     with applied(Limits(**(limits or {}))):
-        session = library.InferenceSession(path, options, providers=[provider])
+        session = library.InferenceSession(path, options, providers=[provider_and_options(provider)])
     load = perf_counter() - start
     feed = _feed(session, batch, files, shapes)
     start = perf_counter()

@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from onnx import helper, numpy_helper, parser
 
 import ortlite
 from ortlite.cli import digits
+from ortlite.errors import InvalidArgument
 
 torch = pytest.importorskip("torch")
 Module = pytest.importorskip("ortlite_torch").Module
@@ -122,8 +124,32 @@ def test_modes_and_functional_calls():
     torch.testing.assert_close(module(SCANS), expected)
     zeros = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
     torch.testing.assert_close(torch.func.functional_call(module, zeros, (SCANS,)), torch.full((len(SCANS), 10), 0.1))
-    with pytest.raises(Exception, match=r"is tensor\(float\), not tensor\(double\)"):
-        module.to(torch.float64)(SCANS.double())
+
+
+def test_parameters_may_be_narrower_than_the_model_computes_and_not_wider():
+    module = Module(digits.model_bytes())
+    expected = module(SCANS)
+    for widen in (torch.nn.Module.double, lambda module: module.to(torch.float64)):
+        with pytest.raises(InvalidArgument, match=r"computes '\w+' in torch.float32, and not in torch.float64"):
+            widen(torch.nn.Sequential(module))
+        assert {p.dtype for p in module.parameters()} == {torch.float32}
+    with pytest.raises(InvalidArgument, match=r"is tensor\(float\), not tensor\(double\)"):
+        module(SCANS.double())
+    for narrow in (torch.nn.Module.half, torch.nn.Module.bfloat16):
+        narrowed = narrow(Module(digits.model_bytes()))
+        answer = narrowed(SCANS)
+        assert answer.dtype == torch.float32
+        torch.testing.assert_close(answer, narrowed.float()(SCANS))
+        torch.testing.assert_close(answer, expected, atol=0.05, rtol=0.05)
+
+
+def test_fake_tensors_have_no_memory_and_torch_does_not_warn_of_it():
+    read = ortlite.function(digits.model_bytes())
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(mode.from_tensor(SCANS)).shape == (len(SCANS), 10)
 
 
 def test_saved_copied_and_pickled(tmp_path):

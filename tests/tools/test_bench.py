@@ -111,6 +111,12 @@ def test_the_command(path):
     assert CliRunner().invoke(main, ["bench", str(path), "--duration", "long"]).exit_code == 2
 
 
+def test_options_of_a_provider_make_an_engine_of_their_own(path):
+    found = ortlite.bench(path, ["CPU", "CPU:compiled=0"], seconds=0.01, rounds=1)
+    assert [t.engine for t in found.timings] == ["CPUExecutionProvider", "CPUExecutionProvider:compiled=0"]
+    assert not any(t.problem for t in found.timings)
+
+
 def test_a_model_that_does_not_load_fails(tmp_path):
     done = CliRunner().invoke(main, ["bench", os.fspath(tmp_path / "none.onnx"), "--duration", "10ms"])
     assert done.exit_code == 1
