@@ -59,10 +59,9 @@ def engine_of(given: str) -> tuple[str, str, dict[str, str]]:
     """The package, its provider and that one's options."""
     if given == PEER:
         return PEER, "CPUExecutionProvider", {}
-    from ortlite.tools.inputs import with_options  # not where onnxruntime is measured, nor where sessions are
+    from ortlite.tools.inputs import provider_and_options  # not where onnxruntime is measured, nor where sessions are
 
-    name, options = with_options(given)
-    return "ortlite", f"{name.removesuffix('ExecutionProvider')}ExecutionProvider", options
+    return "ortlite", *provider_and_options(given)
 
 
 def one(path: Path, module: str, provider: str, settings: dict[str, str], batch: int, threads: int) -> Row | None:

@@ -33,6 +33,11 @@ def test_processes_that_are_measured_find_bytecode(tmp_path):
     assert list(kept.glob("pipeline.*.pyc"))
 
 
+def test_an_engine_is_a_provider_and_its_options():
+    assert speed.engine_of("onnxruntime") == ("onnxruntime", "CPUExecutionProvider", {})
+    assert speed.engine_of("CPU:compiled=0") == ("ortlite", "CPUExecutionProvider", {"compiled": "0"})
+
+
 def row(model, batch, rounds, date, ms):
     figures = {"onnxruntime": {"run": 2.0}, "Torch": {"run": ms}}
     return {"model": model, "batch": batch, "rounds": rounds, "date": date, "figures": figures, "problems": {}}
