@@ -253,13 +253,13 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
         lines.append(f"| {title} | {' | '.join(f'{geometric_mean(ratios(entries, e, key, 1)):.2f}' for e in ours)} |")
     problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
     lines += ["", *problems, ""] if problems else [""]
-    rounds, dates = ([*dict.fromkeys(sorted(e[key] for e in entries))] for key in ("rounds", "date"))
-    lines.append(f"Medians of {_span(rounds)} processes each, {_span(dates)}, {machine}.")
+    rounds, dates = (_span([entry[key] for entry in entries]) for key in ("rounds", "date"))
+    lines.append(f"Medians of {rounds} processes each, {dates}, {machine}.")
     return "\n".join(lines) + "\n"
 
 
-def _span(values: Sequence[object]) -> str:
-    return " to ".join(map(str, [*values[:1], *values[1:][-1:]]))
+def _span(values: Sequence) -> str:
+    return " to ".join(map(str, dict.fromkeys((min(values), max(values)))))
 
 
 def machine(threads: int) -> str:

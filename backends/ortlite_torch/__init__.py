@@ -324,7 +324,7 @@ class TorchExecutionProvider(ExecutionProvider):
         return address
 
     def memory(self, array: Any) -> tuple[int, int] | None:
-        if type(array).__name__ == "FakeTensor":  # has none, and torch warns who asks
+        if _borders().symbolic(array):  # has none, and torch warns who asks
             return None
         try:
             storage = array.untyped_storage()

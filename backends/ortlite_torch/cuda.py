@@ -22,7 +22,7 @@ def settings(device: Any, *, short: bool, search: bool | None) -> Iterator[None]
     """
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     wanted: list[tuple[Any, str, Any]] = [] if search is None else [(cudnn, "benchmark", search)]
-    if _readable(cudnn, "allow_tf32"):
+    if _readable(cudnn, "allow_tf32"):  # first, for to set it sets cuDNN's parts
         wanted.append((cudnn, "allow_tf32", short))
     if hasattr(torch.backends, "fp32_precision"):
         parts = products, cudnn.conv, cudnn.rnn

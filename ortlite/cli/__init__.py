@@ -523,12 +523,8 @@ def profile_model(
     names = [provider_and_options(name) for name in providers]
     with working("loading"):
         session = ortlite.InferenceSession(model, providers=names or None)
-        feed = gather(
-            session.get_inputs(),
-            session.get_overridable_initializers(),
-            pairs("--input", files),
-            pairs("--shape", shapes),
-        )
+        given, dimensions = pairs("--input", files), pairs("--shape", shapes)
+        feed = gather(session.get_inputs(), session.get_overridable_initializers(), given, dimensions)
     done = itertools.count(1)
     with working("running"):
         told = lambda: progress.say("running", next(done), 2 * runs + 3)  # noqa: E731
@@ -541,9 +537,7 @@ def profile_model(
         peer = against == "onnxruntime"
         with working("comparing"):
             both = [first] if peer else [first, against]
-            compared = compare.compare_model(
-                model, pairs("--input", files), pairs("--shape", shapes), both, peer, None, None
-            ).comparison
+            compared = compare.compare_model(model, given, dimensions, both, peer, None, None).comparison
     show(found if as_json else found.top(top), as_json)
     if compared is not None and not as_json:
         click.echo("\n".join(compared.summary()))

@@ -135,9 +135,7 @@ def bench(
         raise ValueError(f"models are timed against {', '.join(PEERS)}, not {against!r}")
     if rounds < 1 or seconds <= 0:
         raise ValueError(f"rounds ({rounds}) and seconds ({seconds}) are above 0")
-    names = dict.fromkeys(
-        given.replace(given.partition(":")[0], provider_and_options(given)[0], 1) for given in providers
-    )
+    names = dict.fromkeys("".join((provider_and_options(given)[0], *given.partition(":")[1:])) for given in providers)
     engines: list[tuple[str, str, str]] = [(against, against, CPU)] if against else []
     engines += [(name, "ortlite", name) for name in names]
     combinations = list(product(batches, threads))

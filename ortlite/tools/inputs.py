@@ -13,7 +13,16 @@ from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
 
-__all__ = ["gather", "make_up", "parse_shapes", "picture", "provider_and_options", "provider_name", "read"]
+__all__ = [
+    "gather",
+    "make_up",
+    "parse_shapes",
+    "picture",
+    "provider_and_options",
+    "provider_name",
+    "read",
+    "unreadable",
+]
 
 
 def provider_and_options(given: str) -> tuple[str, dict[str, str]]:
@@ -148,9 +157,13 @@ def _loaded(path: Path, name: str) -> np.ndarray:
             array: np.ndarray = found[name if name in found.files else found.files[0]]
             return array
     except (ValueError, EOFError, BadZipFile) as error:
-        if "pickle" in str(error):  # what is no file of NumPy's, NumPy takes for a pickle
-            raise ValueError(f"{path} cannot be read: NumPy knows no numbers or text in it") from None
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path | str, error: Exception) -> ValueError:
+    """What to raise where NumPy cannot read a file: what is none of its own, it takes for a pickle."""
+    why = "NumPy knows no numbers or text in it" if "pickle" in str(error) else error
+    return ValueError(f"{path} cannot be read: {why}")
 
 
 def picture(name: str, shape: Sequence[Any], path: Path, dtype: DType) -> np.ndarray:

@@ -29,6 +29,7 @@ from ortlite.batches import Job
 from ortlite.processors import available
 from ortlite.rows import Port
 from ortlite.tools import tables
+from ortlite.tools.inputs import unreadable
 
 __all__ = ["Done", "run_files"]
 
@@ -336,9 +337,7 @@ def _array(path: str, key: str) -> Any:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            if "pickle" in str(error):  # what is no file of NumPy's, NumPy takes for a pickle
-                raise ValueError(f"{path} cannot be read: NumPy knows no numbers or text in it") from None
-            raise ValueError(f"{path} cannot be read: {error}") from None
+            raise unreadable(path, error) from None
     else:
         array = tables.zarr_array(path, key)
     if not array.ndim:
