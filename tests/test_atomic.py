@@ -1,5 +1,6 @@
 """Files are there whole, or as they were."""
 
+import errno
 import os
 import threading
 
@@ -41,6 +42,22 @@ def test_an_error_leaves_what_was_there(tmp_path, stop):
         part.write_text("new")
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o600  # what others may not read stays so
+
+
+def test_errors_are_of_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as failed, written(tmp_path / "no" / "x") as part:
+        part.write_text("")
+    assert failed.value.filename == str(tmp_path / "no" / "x")
+    with pytest.raises(OSError, match="full") as failed, written(tmp_path / "x") as part:
+        raise OSError(errno.ENOSPC, "full")
+    assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(FileNotFoundError) as failed, written(tmp_path / "x") as part:
+        (tmp_path / "other").read_text()
+    assert failed.value.filename == str(tmp_path / "other")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError), written(tmp_path / "folder") as part:
+        part.write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_links_pipes_and_long_names(tmp_path):

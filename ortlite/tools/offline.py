@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ortlite import progress
+from ortlite.atomic import naming
 from ortlite.batches import Job
 from ortlite.processors import available
 from ortlite.rows import Port
@@ -231,8 +232,9 @@ def _replacing(output: Path) -> Iterator[Path]:
     partial = output.with_name(f".{output.name}.partial")
     _remove(partial)  # of a process that was killed
     try:
-        yield partial
-        partial.replace(output)
+        with naming(output, partial):
+            yield partial
+            partial.replace(output)
     finally:
         _remove(partial)
 
@@ -276,6 +278,8 @@ def opened(
     if alone is not None and alone.suffix == ".parquet":
         return Parquet.of(job, alone, columns)
     if alone is not None and alone.is_dir() and alone.suffix != ".zarr":
+        if columns:
+            raise ValueError("--columns is for tables and groups of arrays, not for folders of images")
         return Pictures.of(job, alone, mean, std)
     if mean or std:
         raise ValueError("--mean and --std are for folders of images")
@@ -305,6 +309,8 @@ class Arrays:
                     raise ValueError(
                         f"{path} is one array, {job.called} has several inputs: --input INPUT=FILE for each"
                     )
+                if port.name in columns:
+                    raise ValueError(f"--columns {port.name}: {path} is one array: it has no columns {', '.join(keys)}")
                 keys = [""]
             places[port.name] = [(str(path), key) for key in keys]
         lengths = {f"{path} {key}".strip(): _array(path, key).shape[0] for at in places.values() for path, key in at}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -224,7 +225,12 @@ def _into(mapped: dict[str, np.ndarray], name: str, path: Path, count: int, star
             with path.open("wb") as file:
                 np.save(file, np.empty((count, *array.shape[1:]), array.dtype))
             return
+        if path.exists():
+            raise ValueError(f"output {name!r} and another would both be called {path.name}: --take one of them")
         mapped[name] = np.lib.format.open_memmap(path, "w+", array.dtype, (count, *array.shape[1:]))
+        if hasattr(os, "posix_fallocate"):  # to write to a map of what a full disk has no room for ends the process
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     _same_rows(name, mapped[name].shape[1:], array)
     mapped[name][start : start + len(array)] = array
 

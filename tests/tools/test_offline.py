@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from ortlite.cli.digits import model_bytes, scans
 from ortlite.tools import offline
 from tests.test_batches import FIXED, TWO, WHOLE, built
 
+SLASHED = """<ir_version: 10, opset_import: ["": 21]> g (float[n,2] x) => (float[n,2] "a/b", float[n,2] a_b)
+{ "a/b" = Neg(x) a_b = Abs(x) }"""
 PROBABILITIES = "probabilities"
 
 
@@ -81,6 +84,27 @@ def test_several_inputs_and_outputs_into_a_folder(tmp_path):
     assert invoke(tmp_path / "two.onnx", *given, "--output", tmp_path / "one.npy", "--take", "twice").exit_code == 0
 
 
+def test_outputs_whose_files_would_have_one_name(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(built(SLASHED))
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
+    done = invoke(tmp_path / "m.onnx", "--input", tmp_path / "x.npy", "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "output 'a_b' and another would both be called a_b.npy: --take one of them" in done.output
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "x.npy"}
+
+
+def test_a_full_disk(digits, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    np.save(tmp_path / "x.npy", many(3))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    done = invoke(digits, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    assert done.exit_code == 1
+    assert f"No space left on device: '{tmp_path / 'y.npy'}'" in done.output
+    assert {p.name for p in tmp_path.iterdir()} == {"digits.onnx", "x.npy"}
+
+
 @pytest.mark.parametrize("n", [0, 3])
 def test_a_fixed_batch_and_no_rows(tmp_path, n):
     (tmp_path / "fixed.onnx").write_bytes(built(FIXED))
@@ -119,6 +143,12 @@ def test_a_folder_of_images(digits, tmp_path):
         (["--input", "scan=x.npy", "--workers", "2"], 2, "--workers: only together with --output"),
         (["--output", "y.npy"], 2, "say which by --input"),
         (["--input", "x.npy", "--output", "y.npy", "--columns", "other=a"], 1, "has the inputs scan"),
+        (
+            ["--input", "x.npy", "--output", "y.npy", "--columns", "scan=a"],
+            1,
+            "x.npy is one array",
+        ),
+        (["--input", "pictures", "--output", "y.npy", "--columns", "scan=a"], 1, "--columns is for tables and groups"),
         (["--input", "x.npy", "--output", "y.npy", "--mean", "a"], 2, "no list of numbers"),
         (["--input", "x.npy", "--output", "y.npy", "--mean", "1"], 1, "for folders of images"),
     ],
@@ -127,10 +157,11 @@ def test_what_makes_no_sense(digits, tmp_path, monkeypatch, args, status, proble
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", many(3))
     np.save("wide.npy", np.ones((2, 3), np.float32))
+    Path("pictures").mkdir()
     done = invoke("digits.onnx", *args)
     assert done.exit_code == status, done.output
     assert problem in done.output
-    assert {p.name for p in tmp_path.iterdir()} == {"digits.onnx", "x.npy", "wide.npy"}
+    assert {p.name for p in tmp_path.iterdir()} == {"digits.onnx", "x.npy", "wide.npy", "pictures"}
 
 
 def test_packages_that_are_missing_are_named(digits, tmp_path, monkeypatch):
