@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,28 +28,43 @@ from ortlite.graph import (
     TensorType,
     Type,
 )  # fmt: skip
+from ortlite.limits import Limits
+from ortlite.load import files, wire
 from ortlite.load.peek import all_graphs
+from ortlite.load.tensors import HERE
 from ortlite.ops import registry
 
-__all__ = ["inferred_shapes", "output_shapes", "relocate", "to_proto", "write", "write_apart"]
+__all__ = ["data_file", "inferred_shapes", "output_shapes", "size", "to_proto", "unified", "write", "write_apart"]
 
 LARGE = 2**31 - 2**24  # bytes of constants: a protobuf message has at most two gibibytes
 ALIGNED = 64  # bytes: where the data of a tensor begins in a file of its own
 NO_VERSION = 2**63 - 1  # of a model whose file says none
 SHAPE_ELEMENTS = 128  # an array with more of them decides no shape
 
+# Of a constant's name, its values, and its bytes as ONNX packs them: the file that has them, from which byte on, how
+# many; None for inside the model.
+Place = Callable[[str, np.ndarray, np.ndarray], tuple[str, int, int] | None]
 
-def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as protobuf, with what it says of itself. What `load` inlined or normalised stays so.
 
-    Raises ValueError for a graph that no single set of opsets describes, and for Gradient, whose nodes refer to
-    others by name.
+def unified(model: Model) -> Model:
+    """The model with the nodes of each domain in one opset, so that a file can say which.
+
+    Raises ValueError for a graph where no opset will do, and for Gradient, whose nodes refer to others by name.
     """
     opsets = {**model.opsets, **_opsets(model.graph)}
-    graph = _moved(model.graph, opsets)
+    return replace(model, graph=_moved(model.graph, opsets), opsets=opsets)
+
+
+def to_proto(model: Model, place: Place | None = None) -> onnx.ModelProto:
+    """The model as protobuf, with what it says of itself. What `load` inlined or normalised stays so.
+
+    `place` says of each constant, text aside, where its bytes lie; without it they lie in the message. Raises
+    ValueError as `unified` does.
+    """
+    model = unified(model)
     proto = helper.make_model(
-        _graph(replace(graph, constants={})),
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        _graph(replace(model.graph, constants={}), place),
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in model.opsets.items()],
         producer_name=model.producer_name or "ortlite",
         domain=model.domain,
         doc_string=model.description,
@@ -58,57 +74,78 @@ def to_proto(model: Model) -> onnx.ModelProto:
     if model.version != NO_VERSION:
         proto.model_version = model.version
     helper.set_model_props(proto, dict(model.metadata))
-    for name, array in graph.constants.items():  # last, and one by one: whatever takes a part of a message copies it
-        proto.graph.initializer.add().MergeFrom(_tensor(name, array))
+    for name, array in model.graph.constants.items():  # last, one by one: whatever takes a part of a message copies it
+        proto.graph.initializer.add().MergeFrom(_tensor(name, array, place))
     return proto
 
 
-def write(proto: onnx.ModelProto, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
+def size(graph: Graph) -> int:
+    """The bytes of a graph's constants, and of those inside it, text aside."""
+    graphs = [graph, *(body for node in graph.walk() for body in node.subgraphs.values())]
+    return sum(_size(array) for each in graphs for array in each.constants.values())
+
+
+def write(model: Model, path: str | os.PathLike[str], external: str = "", least: int = 1024) -> None:
     """Write a model to a file; constants of `least` bytes and more to `external` beside it, if that is given.
 
-    More than protobuf can hold goes to such a file anyhow. After an error both files are as they were.
+    More than protobuf can hold goes to such a file anyhow (`data_file`). After an error both files are as they were.
+    Raises ValueError as `unified` does and for an `external` that no model may refer to, and OSError.
     """
-    if not external and sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > LARGE:
-        external = f"{Path(path).name}.data"
+    if not external and size(model.graph) > LARGE:
+        external = data_file(path).name
     if not external:
         with atomic.written(path) as part:
-            onnx.save(proto, part)
+            onnx.save(to_proto(model), part)
         return
-    with atomic.written(path) as model, atomic.written(Path(path).with_name(external)) as part:  # the data comes first
-        with part.open("wb") as data:
-
-            def place(tensor: TensorProto) -> tuple[str, int, int] | None:
-                if len(tensor.raw_data) < least:
-                    return None
-                data.write(bytes(-data.tell() % ALIGNED))
-                begin = data.tell()
-                return external, begin, data.write(tensor.raw_data)
-
-            relocate(proto, place)
-        onnx.save(proto, model)
+    beside = Path(path).parent / external
+    if Path(external).is_absolute() or ".." in Path(external).parts or beside == Path(path):
+        raise ValueError(f"{external!r} is no file for weights: a path relative to the model's folder, and below it")
+    with atomic.written(path) as part, _appended(beside) as append:
+        proto = to_proto(model, lambda _, __, data: None if data.nbytes < least else (external, *append(data)))
+        onnx.save(proto, part)
 
 
 def write_apart(source: str | os.PathLike[str], path: Path) -> None:
     """Write a copy of a model whose weights lie in a file of their own, in a new folder. Raises InvalidProtobuf."""
     proto = onnx.ModelProto()
+    with files.opened(source) as descriptor:
+        whole = files.contents(descriptor, Limits(), None, str(source))
     try:
-        proto.ParseFromString(Path(source).read_bytes())
+        proto.ParseFromString(wire.without_large_tensors(whole))
     except DecodeError:
         raise InvalidProtobuf(f"{source}: Protobuf parsing failed.") from None
     path.parent.mkdir()
-    write(proto, path, f"{path.name}.data")
+    with atomic.written(path) as part, _appended(data_file(path)) as append:
+        for tensor in (tensor for graph in all_graphs(proto.graph) for tensor in graph.initializer):
+            known = {entry.key: entry.value for entry in tensor.external_data}
+            if known.get("location") == HERE:
+                start, length = int(known["offset"]), int(known["length"])
+                _refer(tensor, (data_file(path).name, *append(np.frombuffer(whole, np.uint8)[start : start + length])))
+        onnx.save(proto, part)
 
 
-def relocate(proto: onnx.ModelProto, place: Callable[[TensorProto], tuple[str, int, int] | None]) -> None:
-    """Take initializers' data out of a model where `place` says which file has them, from which byte on, how many."""
-    for graph in all_graphs(proto.graph):
-        for tensor in graph.initializer:
-            if not tensor.HasField("raw_data") or (found := place(tensor)) is None:  # text stays inside
-                continue
-            tensor.ClearField("raw_data")
-            tensor.data_location = tensor.EXTERNAL
-            for key, value in zip(("location", "offset", "length"), found, strict=True):
-                tensor.external_data.add(key=key, value=str(value))
+def data_file(path: str | os.PathLike[str]) -> Path:
+    """Where the weights of a model at `path` go that protobuf cannot hold."""
+    return Path(f"{os.fspath(path)}.data")
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[Callable[[np.ndarray], tuple[int, int]]]:
+    """What appends bytes to a new file, and says from which byte on they lie there, and how many."""
+    with atomic.written(path) as part, part.open("wb") as file:
+
+        def append(data: np.ndarray) -> tuple[int, int]:
+            file.write(bytes(-file.tell() % ALIGNED))
+            return file.tell(), file.write(data.data)
+
+        yield append
+
+
+def _refer(tensor: TensorProto, place: tuple[str, int, int]) -> None:
+    del tensor.external_data[:]
+    tensor.data_location = tensor.EXTERNAL
+    for key, value in zip(("location", "offset", "length"), place, strict=True):
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def output_shapes(node: Node, values: Sequence[np.ndarray | None]) -> list[tuple[int | None, ...] | None]:
@@ -216,29 +253,29 @@ def _at(node: Node, opset: int, types: Mapping[str, Type]) -> tuple[Node, dict[s
     return replace(node, inputs=tuple(inputs), attributes=kept, opset=opset), constants
 
 
-def _graph(graph: Graph) -> onnx.GraphProto:
+def _graph(graph: Graph, place: Place | None) -> onnx.GraphProto:
     first = {node.name: index for index, node in reversed(list(enumerate(graph.nodes)))}
     return helper.make_graph(
         # onnxruntime refuses a name that two nodes have; none is fine
-        [_node(node, node.name if first[node.name] == index else "") for index, node in enumerate(graph.nodes)],
+        [_node(node, node.name if first[node.name] == index else "", place) for index, node in enumerate(graph.nodes)],
         graph.name or "graph",
         [_value_info(name, graph.types.get(name)) for name in graph.inputs],
         [_value_info(name, graph.types.get(name)) for name in graph.outputs],
-        [_tensor(name, array) for name, array in graph.constants.items()],
+        [_tensor(name, array, place) for name, array in graph.constants.items()],
     )
 
 
-def _node(node: Node, name: str) -> onnx.NodeProto:
+def _node(node: Node, name: str, place: Place | None = None) -> onnx.NodeProto:
     proto = helper.make_node(node.op_type, node.inputs, node.outputs, name or None, domain=node.domain)
-    proto.attribute.extend(_attribute(node, name, value) for name, value in node.attributes.items())
+    proto.attribute.extend(_attribute(node, name, value, place) for name, value in node.attributes.items())
     return proto
 
 
-def _attribute(node: Node, name: str, value: Any) -> AttributeProto:
+def _attribute(node: Node, name: str, value: Any, place: Place | None) -> AttributeProto:
     proto = AttributeProto(name=name)
     if isinstance(value, Graph):
         proto.type = AttributeProto.GRAPH
-        proto.g.CopyFrom(_graph(value))
+        proto.g.CopyFrom(_graph(value, place))
     elif isinstance(value, np.ndarray):
         proto.type = AttributeProto.TENSOR
         proto.t.CopyFrom(_tensor("", value))
@@ -252,11 +289,11 @@ def _attribute(node: Node, name: str, value: Any) -> AttributeProto:
     elif isinstance(value, str):
         proto.type, proto.s = AttributeProto.STRING, _bytes(value)
     else:
-        _list(proto, value, node)
+        _list(proto, value, node, place)
     return proto
 
 
-def _list(proto: AttributeProto, values: tuple[Any, ...], node: Node) -> None:
+def _list(proto: AttributeProto, values: tuple[Any, ...], node: Node, place: Place | None) -> None:
     if not values:  # which kind of list it is, only the schema says
         try:
             known: Mapping[str, Any] = onnx.defs.get_schema(node.op_type, node.opset, node.domain).attributes
@@ -265,7 +302,7 @@ def _list(proto: AttributeProto, values: tuple[Any, ...], node: Node) -> None:
         proto.type = known[proto.name].type.value if proto.name in known else AttributeProto.INTS
     elif isinstance(values[0], Graph):
         proto.type = AttributeProto.GRAPHS
-        proto.graphs.extend(map(_graph, values))
+        proto.graphs.extend(_graph(value, place) for value in values)
     elif isinstance(values[0], np.ndarray):
         proto.type = AttributeProto.TENSORS
         proto.tensors.extend(_tensor("", value) for value in values)
@@ -284,11 +321,28 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _tensor(name: str, array: np.ndarray) -> TensorProto:
+def _tensor(name: str, array: np.ndarray, place: Place | None = None) -> TensorProto:
     if array.dtype == object:
         words = [_bytes(word) for word in array.reshape(-1).tolist()]
         return TensorProto(name=name, data_type=TensorProto.STRING, dims=array.shape, string_data=words)
-    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+    proto = TensorProto(name=name, data_type=dtypes.of_numpy(array.dtype).code, dims=array.shape)
+    data = _packed(array)
+    if place is not None and (found := place(name, array, data)) is not None:
+        _refer(proto, found)
+    else:
+        proto.raw_data = data.tobytes()
+    return proto
+
+
+def _size(array: np.ndarray) -> int:
+    return 0 if array.dtype == object else -(-array.size * dtypes.of_numpy(array.dtype).bits // 8)
+
+
+def _packed(array: np.ndarray) -> np.ndarray:
+    """An array's bytes as they lie in a file: a view of them, or a copy where they do not lie so in memory."""
+    if dtypes.of_numpy(array.dtype).bits < 8:
+        return np.frombuffer(numpy_helper.from_array(array).raw_data, np.uint8)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
 def _value_info(name: str, type_: Type | None) -> onnx.ValueInfoProto:

@@ -6,22 +6,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ortlite import atomic
 from ortlite.api.names import expect
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf, OrtError, typed
 
 if TYPE_CHECKING:
-    import onnx
-    from onnx import TensorProto
+    import numpy as np
 
     from ortlite.api.ortvalue import OrtValue
+    from ortlite.graph import Model
+    from ortlite.save import Place
 
 __all__ = ["ModelCompiler", "OrtExternalInitializerInfo"]
 
@@ -50,7 +52,6 @@ class OrtExternalInitializerInfo:
 
 
 GetLocation = Callable[[str, "OrtValue", OrtExternalInitializerInfo | None], OrtExternalInitializerInfo | None]
-Place = Callable[["TensorProto"], OrtExternalInitializerInfo | None]
 
 
 class ModelCompiler:
@@ -124,21 +125,19 @@ class ModelCompiler:
                 f"Failed to generate EP context model since the file '\"{path}\"' exists already. "
                 "Please remove the EP context model if you want to re-generate it."
             )
-        data = self._compiled(path.parent)
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error
+        with ExitStack() as opened:
+            opened.enter_context(_created(path)).write(self._compiled(path.parent, opened))
 
     def compile_to_bytes(self) -> bytes:
         """The bytes of the model. An external file is written to the working directory."""
-        return self._compiled(Path())
+        with ExitStack() as opened:
+            return self._compiled(Path(), opened)
 
     def compile_to_stream(self, write_function: Callable[[bytes], Any]) -> None:
         """Hand the bytes of the model to a function. What that raises becomes a Fail; TypeError for no function."""
         if not callable(write_function):
             raise TypeError(f"write_function is a function, not {type(write_function).__name__}")
-        data = self._compiled(Path())
+        data = self.compile_to_bytes()
         try:
             write_function(data)
         except Exception as error:
@@ -164,10 +163,9 @@ class ModelCompiler:
             raise InvalidArgument("the output path is missing: there is no input path to make one of")
         return Path(f"{self._source.removesuffix('.onnx')}_ctx.onnx")
 
-    def _compiled(self, folder: Path) -> bytes:
-        """The bytes of the written model; `folder` is where it will lie."""
+    def _compiled(self, folder: Path, opened: ExitStack) -> bytes:
+        """The bytes of the model; `folder` is where it will lie. Closing `opened` puts the external file there."""
         from ortlite import save
-        from ortlite.load.peek import all_graphs
 
         if not isinstance(self._source, bytes) and not Path(self._source).exists():
             raise InvalidArgument(f'Input model path does not exist: "{self._source}"')
@@ -175,79 +173,67 @@ class ModelCompiler:
             raise Fail(UNCOMPILED)
         if Path(self._external).is_absolute():
             raise Fail(f"the external initializers' file is a path relative to the model, not {self._external}")
-        proto = self._optimized()
-        size = sum(len(tensor.raw_data) for graph in all_graphs(proto.graph) for tensor in graph.initializer)
-        if size > save.LARGE and not self._external and self._get_location is None:
+        model = self._optimized()
+        if (size := save.size(model.graph)) > save.LARGE and not self._external and self._get_location is None:
             raise Fail(
                 f"the model's initializers have {size} bytes, more than a file of protobuf holds: give "
                 "external_initializers_file_path"
             )
-        with ExitStack() as opened, typed("writing the model"):
-            place: Place | None = None
+        with typed("writing the model"):
+            place = self._by_caller(self._get_location) if self._get_location is not None else None
             if self._external:
                 place = self._into_file(folder / self._external, opened)
-            elif self._get_location is not None:
-                place = self._by_caller(self._get_location)
-            if place is not None:
-                save.relocate(proto, lambda tensor: _written(place(tensor)))
-            data: bytes = proto.SerializeToString()
+            data: bytes = save.to_proto(model, place).SerializeToString()
             return data
 
-    def _optimized(self) -> onnx.ModelProto:
-        """The model as protobuf, after the passes."""
+    def _optimized(self) -> Model:
+        """The model after the passes."""
         from ortlite.api.session import InferenceSession
-        from ortlite.api.source import optimized_proto
+        from ortlite.api.source import optimized
 
         options = SessionOptions()
         options.__dict__.update(self._options.__dict__)
         options.graph_optimization_level = self._level
         options.optimized_model_filepath = ""
-        session = InferenceSession(self._source, options, enable_fallback=0)
+        model = InferenceSession(
+            self._source, options, enable_fallback=0
+        ).model  # and no more: it has weights of its own
         with typed("writing the model"):
-            return optimized_proto(session.model, int(self._level))
+            return optimized(model, int(self._level))
 
     def _into_file(self, path: Path, opened: ExitStack) -> Place:
         """Large initializers go to a file, which is made when the first comes."""
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error
         file: Any = None
 
-        def place(tensor: TensorProto) -> OrtExternalInitializerInfo | None:
+        def place(_: str, __: np.ndarray, data: np.ndarray) -> tuple[str, int, int] | None:
             nonlocal file
-            size = len(tensor.raw_data)
-            if size < self._least:
+            if data.nbytes < self._least:
                 return None
             if file is None:
-                file = opened.enter_context(path.open("wb"))
-            info = OrtExternalInitializerInfo(self._external, file.tell(), size)
-            file.write(tensor.raw_data)
-            return info
+                file = opened.enter_context(_created(path))
+            return self._external, file.tell(), file.write(data)
 
         return place
 
     def _by_caller(self, get_location: GetLocation) -> Place:
         """Where the caller says that initializers lie."""
         from ortlite.api.ortvalue import OrtValue
-        from ortlite.load.tensors import Tensors
 
-        known, reader = self._external_now(), Tensors(Path())
+        known = self._external_now()
 
-        def place(tensor: TensorProto) -> OrtExternalInitializerInfo | None:
-            value = OrtValue.ortvalue_from_numpy(reader.read(tensor))
+        def place(name: str, array: np.ndarray, _: np.ndarray) -> tuple[str, int, int] | None:
             try:
-                info = get_location(tensor.name, value, known.get(tensor.name))
+                info = get_location(name, OrtValue.ortvalue_from_numpy(array), known.get(name))
             except OrtError:
                 raise
             except Exception as error:
                 raise Fail(f"{type(error).__name__}: {error}") from error
             if not isinstance(info, OrtExternalInitializerInfo | None):
                 raise Fail(
-                    f"get_initializer_location_func returned {type(info).__name__} for {tensor.name!r}: "
+                    f"get_initializer_location_func returned {type(info).__name__} for {name!r}: "
                     "an OrtExternalInitializerInfo or None is wanted"
                 )
-            return info
+            return None if info is None else (info.filepath, info.file_offset, info.byte_size)
 
         return place
 
@@ -263,5 +249,11 @@ class ModelCompiler:
         return {name: OrtExternalInitializerInfo(*place) for name, place in places.items()}
 
 
-def _written(info: OrtExternalInitializerInfo | None) -> tuple[str, int, int] | None:
-    return None if info is None else (info.filepath, info.file_offset, info.byte_size)
+@contextmanager
+def _created(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to. Raises InvalidArgument for what the system says of it."""
+    try:
+        with atomic.written(path) as part, part.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error

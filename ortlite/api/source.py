@@ -14,11 +14,9 @@ from ortlite.api.options import SessionOptions
 from ortlite.errors import Fail, InvalidArgument, typed
 
 if TYPE_CHECKING:
-    import onnx
-
     from ortlite.graph import Graph, Model
 
-__all__ = ["configured", "external_folder", "loaded", "optimized_proto", "plain", "switched_off", "write_optimized"]
+__all__ = ["configured", "external_folder", "loaded", "optimized", "plain", "switched_off", "write_optimized"]
 
 FIELDS = {"intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"}
 FIELDS |= {"enable_profiling"}  # what the model's own configuration may set
@@ -105,23 +103,21 @@ def switched_off(options: SessionOptions) -> set[str]:
     return set(filter(None, listed)).union(*(names for key, names in SWITCHES.items() if entries.get(key) == "1"))
 
 
-def optimized_proto(
-    model: Model, level: int, disabled: Collection[str] = (), pinned: Collection[str] = ()
-) -> onnx.ModelProto:
-    """A model after the passes, as protobuf; without operators newer than its own where they do not go together.
+def optimized(model: Model, level: int, disabled: Collection[str] = (), pinned: Collection[str] = ()) -> Model:
+    """A model after the passes, for a file; without operators newer than its own where they do not go together.
 
     Passes for this runtime alone are left out: the file is for others, too.
     """
     from ortlite import save
     from ortlite.optimize import HERE, NEWER, optimize
 
-    def proto(without: Collection[str]) -> onnx.ModelProto:
-        return save.to_proto(replace(model, graph=optimize(model.graph, level, {*disabled, *without}, pinned)))
+    def made(without: Collection[str]) -> Model:
+        return save.unified(replace(model, graph=optimize(model.graph, level, {*disabled, *without}, pinned)))
 
     try:
-        return proto(HERE)
+        return made(HERE)
     except ValueError:
-        return proto(HERE | NEWER)
+        return made(HERE | NEWER)
 
 
 def write_optimized(options: SessionOptions, model: Model, disabled: Collection[str], pinned: Collection[str]) -> None:
@@ -136,8 +132,10 @@ def write_optimized(options: SessionOptions, model: Model, disabled: Collection[
     if not least.isdecimal():
         raise Fail(f"{least!r} is no number of bytes (session.optimized_model_external_initializers_min_size_in_bytes)")
     with typed(f"writing the optimized model to {path}"):
-        proto = optimized_proto(model, int(options.graph_optimization_level), disabled, pinned)
+        made = optimized(model, int(options.graph_optimization_level), disabled, pinned)
         try:
-            save.write(proto, path, external, int(least))
+            save.write(made, path, external, int(least))
         except OSError as error:
-            raise InvalidArgument(f"SystemError : {error.errno} ({error.strerror}: {path})") from error
+            raise InvalidArgument(
+                f"SystemError : {error.errno} ({error.strerror}: {error.filename or path})"
+            ) from error

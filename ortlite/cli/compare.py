@@ -94,7 +94,7 @@ def write(out: Console, folder: Path, reduced: Reduced, options: Sequence[str]) 
     """Write the reduced model, its inputs and how to repeat it into `folder`, and print what is left."""
     folder.mkdir(parents=True, exist_ok=True)
     path, archive = folder / "model.onnx", folder / "inputs.npz"
-    save.write(save.to_proto(reduced.model), path)
+    save.write(reduced.model, path)
     # np.savez knows some names as its parameters
     with atomic.written(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
         for name, array in reduced.inputs.items():

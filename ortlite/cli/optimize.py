@@ -10,13 +10,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ortlite import save
 from ortlite.api.options import GraphOptimizationLevel, SessionOptions
 from ortlite.api.session import InferenceSession
+from ortlite.api.source import write_optimized
 from ortlite.cli.grid import show_table
 from ortlite.cli.peer import visible
 from ortlite.compare.difference import Difference, difference
 from ortlite.compare.sides import drawing
+from ortlite.errors import OrtError
 from ortlite.graph import Graph, ancestors
+from ortlite.load.peek import external_places
 from ortlite.optimize import PASSES, Pass
 from ortlite.tools.inputs import gather
 from ortlite.tools.shown import Table
@@ -60,11 +64,24 @@ def optimize_model(path: Path, out: Path, level: str, disabled: Sequence[str]) -
         )
     if out.exists() and out.samefile(path):
         raise ValueError(f"{out} is the model itself")
+    beside = save.data_file(out)
+    if beside.exists() and any(map(beside.samefile, filter(Path.exists, _weights(path)))):
+        raise ValueError(f"{beside} has weights of {path}, and may be written anew: give -o another name")
     options = SessionOptions()
     options.graph_optimization_level = LEVELS[level]
+    # the model, and no more of the session, which has weights of its own
+    model = InferenceSession(path, options, CPU, disabled_optimizers=list(disabled)).model
     options.optimized_model_filepath = str(out)
-    session = InferenceSession(path, options, providers=CPU, disabled_optimizers=list(disabled))
-    return _operators(session.model.graph), _operators(InferenceSession(out, _as_it_is(), CPU).model.graph)
+    write_optimized(options, model, disabled, ())
+    return _operators(model.graph), _operators(InferenceSession(out, _as_it_is(), CPU).model.graph)
+
+
+def _weights(path: Path) -> set[Path]:
+    """The files beside a model that hold its weights."""
+    try:
+        return {path.parent / place for place, _, _ in external_places(path.read_bytes()).values()}
+    except OrtError:  # a file in ORT format; of what is no model, the session says so
+        return set()
 
 
 def _operators(graph: Graph) -> Counter[str]:

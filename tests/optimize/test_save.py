@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from onnx import helper, parser
 import ortlite
 from ortlite import load, save
 from ortlite.cli import main
+from ortlite.load.peek import all_graphs
 from tests.optimize.models import CPU, model, node, outputs
 from tests.optimize.test_activations import Writer, gelu_of, tanh_pow, values
 from tests.optimize.test_attention import attended, feed_of, turned
@@ -145,6 +148,77 @@ def test_large_constants_beside_the_file(tmp_path):
     for _ in range(2):  # the second does not append to what the first wrote
         write(proto, tmp_path / "o.onnx", file_name="weights.bin", min_size_in_bytes="100")
     assert (tmp_path / "weights.bin").stat().st_size == 32 * 32 * 4
+    np.testing.assert_allclose(peer(str(tmp_path / "o.onnx"), {"x": x})[0], x @ w.constants["W"], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(("least", "outside"), [("100", {"W", "B"}), ("600", {"W"}), ("5000", set())])
+def test_constants_of_all_graphs_and_types_go_beside_the_file(least, outside, tmp_path):
+    """Transposed, of four bits, text, and those of a branch."""
+    proto = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (bool c, float[32] x) => (float[32] y, float[3] q, string[1] s) <string[1] t = {"text"}> {
+            s = Identity(t)  q = Cast<to = 1>(F)
+            y = If(c) <then_branch = yes () => (float[32] a) { a = MatMul(x, W) },
+                else_branch = no () => (float[32] b) { b = Add(x, B) }>
+        }""")
+    w, b = values((32, 32), seed=1), values(32 * 8, seed=2)[:32]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(w, "W"))
+    proto.graph.initializer.append(helper.make_tensor("F", onnx.TensorProto.INT4, [3], [1, -2, 3]))
+    no = next(a.g for n in proto.graph.node if n.op_type == "If" for a in n.attribute if a.name == "else_branch")
+    no.initializer.append(onnx.numpy_helper.from_array(b, "B"))
+    options = ortlite.SessionOptions()
+    options.graph_optimization_level = ortlite.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(tmp_path / "o.onnx")
+    for key, value in {"file_name": "w.bin", "min_size_in_bytes": least}.items():
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    ortlite.InferenceSession(proto.SerializeToString(), options, providers=[CPU])
+    written = onnx.load(tmp_path / "o.onnx", load_external_data=False)
+    found = {t.name for g in all_graphs(written.graph) for t in g.initializer if t.data_location == t.EXTERNAL}
+    assert found == outside
+    path, x = str(tmp_path / "o.onnx"), values(32)
+    for chosen, expected in ((True, x @ w), (False, x + b)):
+        feed = {"c": np.array(chosen), "x": x}
+        for made in (peer(path, feed), ortlite.InferenceSession(path).run(None, feed)):
+            np.testing.assert_allclose(made[0], expected, 1e-4, 1e-5)
+            np.testing.assert_array_equal(made[1], [1, -2, 3])
+            assert list(made[2]) == ["text"]
+
+
+def test_more_than_protobuf_holds_goes_beside_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(save, "LARGE", 2000)
+    w = Writer()
+    w.constants["W"] = values((32, 32), seed=1)
+    x = values((3, 32))
+    onnx.save(w.model({"x": x}, w("MatMul", "x", "W")), tmp_path / "m.onnx")
+    done = command(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--verify")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "o.onnx.data").stat().st_size == 32 * 32 * 4
+    base = ortlite.InferenceSession(tmp_path / "o.onnx").model.graph.constants["W"]
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base.base.obj, mmap.mmap)  # mapped, not read
+    (tmp_path / "o.onnx").rename(tmp_path / "p.onnx")
+    wrong = command(tmp_path / "p.onnx", "-o", tmp_path / "o.onnx")
+    assert wrong.exit_code == 1
+    assert "o.onnx.data has weights of" in wrong.output
+
+
+@pytest.mark.parametrize("name", ["o.onnx", "../w.bin", "/w.bin"])
+def test_where_weights_cannot_go(name, tmp_path):
+    w = Writer()
+    with pytest.raises(Exception, match="no file for weights"):
+        write(w.model({"x": values(3)}, w("Neg", "x")), tmp_path / "o.onnx", file_name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_in_a_folder_below(tmp_path):
+    w = Writer()
+    w.constants["W"] = values((32, 32), seed=1)
+    x = values((3, 32))
+    proto = w.model({"x": x}, w("MatMul", "x", "W"))
+    with pytest.raises(Exception, match=r"No such file or directory: .*below/w.bin"):
+        write(proto, tmp_path / "o.onnx", file_name="below/w.bin")
+    (tmp_path / "below").mkdir()
+    write(proto, tmp_path / "o.onnx", file_name="below/w.bin")
     np.testing.assert_allclose(peer(str(tmp_path / "o.onnx"), {"x": x})[0], x @ w.constants["W"], 1e-4, 1e-5)
 
 
