@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ from onnx import helper, numpy_helper, parser
 from rich.console import Console
 
 import ortlite
-from ortlite import load, plan, provider
+from ortlite import evaluate, load, plan, provider
 from ortlite.cli import main
 from ortlite.cli.compare import compare_model, show
 from ortlite.compare import ProviderSide, Tolerance, compare, difference, judge, reduce
@@ -32,6 +33,7 @@ from ortlite.save import to_proto
 from ortlite_numpy import CPUExecutionProvider
 
 CPU = "CPUExecutionProvider"
+JUDGE = sys.modules[judge.__module__]
 NUMBERS = count()
 STRICT = "StrictExecutionProvider"
 X = np.linspace(-2, 2, 48, dtype=np.float32).reshape(4, 12)
@@ -217,7 +219,9 @@ def test_every_floating_dtype_has_a_default_tolerance():
 # --- the judge
 
 
-def test_the_judge_computes_in_float64():
+@pytest.mark.parametrize("large", [1, 2**16])
+def test_the_judge_computes_in_float64(large, monkeypatch):
+    monkeypatch.setattr(JUDGE, "LARGE", large)
     text = """g (float[4, 12] x) => (float[4, 12] y)
         <float[12] s = {1.5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}>
         { e = Exp(x)  h = Cast<to=10>(e)  f = Cast<to=1>(h)  n = LayerNormalization(f, s)
@@ -231,6 +235,32 @@ def test_the_judge_computes_in_float64():
         assert found.values[name].dtype == np.float64
         np.testing.assert_allclose(found.values[name], expected, rtol=1e-13)
     assert found.values["k"].tolist() == [4, 12]
+
+
+def test_large_constants_are_widened_where_they_are_read(monkeypatch):
+    """Read twice, by a branch, handed out, and in float16; and none that is large by another."""
+    text = """g (float[4, 12] x, bool c) => (float[4, 12] y, float[12] o)
+        <float[12] s = {1.1,2,3,4,5,6,7,8,9,10,11,12}, float[12] o = {1.1,2,3,4,5,6,7,8,9,10,11,12},
+         float[12] k = {1.1,2,3,4,5,6,7,8,9,10,11,12}, float16[12] h = {1,2,3,4,5,6,7,8,9,10,11,12}>
+        { a = Mul(x, s)  b = Add(a, s)  d = Cast<to = 1>(h)  e = Add(b, d)  f = Add(e, o)
+          y = If(c) <then_branch = t () => (float[4, 12] p) { p = Add(f, k) },
+                     else_branch = u () => (float[4, 12] q) { q = Identity(f) }> }"""
+    loaded = load.load(data(text))
+    feed = {"x": X, "c": np.array(True)}
+    names = ["a", "b", "d", "e", "f", "y"]
+    expected = judge(loaded, feed, names)
+    monkeypatch.setattr(JUDGE, "LARGE", 12)
+    seen = []
+    real = evaluate.evaluate
+    keep = lambda graph, *a, **k: seen.append(graph) or real(graph, *a, **k)  # noqa: E731
+    monkeypatch.setattr(JUDGE, "evaluate", keep)
+    found = judge(loaded, feed, names)
+    assert not found.reasons
+    assert {name: value.dtype.name for name, value in seen[0].constants.items()} == {
+        "s": "float32", "h": "float16", "o": "float64" if "o" in seen[0].outputs else "float32", "k": "float64"
+    }  # fmt: skip
+    for name in names:
+        np.testing.assert_array_equal(found.values[name], expected.values[name])
 
 
 def test_the_judge_says_what_it_cannot_compute():

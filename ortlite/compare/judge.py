@@ -25,6 +25,7 @@ from ortlite.ops import registry
 
 __all__ = ["MARGIN", "Judgement", "brief", "distance", "errors_of", "further_off", "judge", "wide_value", "widened"]
 
+LARGE = 2**16  # elements of a constant that is widened where it is read
 MARGIN = 2.0  # one is further off than the other when its error is so many times as large
 WIDE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
 
@@ -40,7 +41,7 @@ class Judgement:
 def judge(model: Model, feed: Mapping[str, Any], names: Sequence[str]) -> Judgement:
     """Compute `names` in float64 from `feed`, which may give values that nodes compute. Never raises."""
     try:
-        graph = widened(extract(model.graph, list(feed), names))
+        graph = _widened_late(extract(model.graph, list(feed), names))
         inputs = feed_of(graph).values({name: wide_value(value) for name, value in feed.items()})
         failures: dict[str, Exception] = {}
         outputs = evaluate(graph, inputs, seed=0, on_step=going_on(failures))
@@ -88,6 +89,26 @@ def widened(graph: Graph) -> Graph:
         constants={name: wide_value(value) for name, value in graph.constants.items()},
         types={name: _type(type_) for name, type_ in graph.types.items()},
     )
+
+
+def _widened_late(graph: Graph) -> Graph:
+    """The same, large constants widened before each node that reads them: they never stand in memory all at once."""
+    kept = {*graph.inputs, *graph.outputs, *(name for node in graph.nodes for name in node.captures)}
+    large = {
+        name: value
+        for name, value in graph.constants.items()
+        if value.size >= LARGE and value.dtype.name in WIDE and name not in kept
+    }
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        read = {name: f"{name}, wide for {len(nodes)}" for name in node.inputs if name in large}
+        to = {name: dtypes.by_name(WIDE[large[name].dtype.name]).code for name in read}
+        nodes += (Node("Cast", (name,), (wide,), {"to": to[name]}, opset=13) for name, wide in read.items())
+        nodes.append(replace(node, inputs=tuple(read.get(name, name) for name in node.inputs)))
+    rest = {name: value for name, value in graph.constants.items() if name not in large}
+    wide = widened(graph.with_nodes(tuple(nodes), constants=rest))
+    types = {name: TensorType(dtypes.of_numpy(value.dtype), value.shape) for name, value in large.items()}
+    return replace(wide, constants={**wide.constants, **large}, types={**wide.types, **types})
 
 
 def _wide(dtype: DType) -> DType:
