@@ -86,6 +86,51 @@ def test_inputs_are_made_up_of_the_shape_that_is_asked_for(tmp_path):
         assert saved["h2"].dtype == np.float16
 
 
+PAST = """<ir_version: 8, opset_import: ["": 18]>
+g (float[B, S] ids, float[B, "P + S"] mask, float[B, P, 4] past, float[B, "2*S + 1"] twice,
+   float[total_sequence_length] total, float[past_sequence_length] p, float[sequence_length] s)
+=> (float[n, m] y) { y = Neg(ids) }"""
+
+
+@pytest.mark.parametrize(
+    ("given", "shapes"),
+    [
+        ([], {"ids": [1, 1], "mask": [1, 2], "past": [1, 1, 4], "twice": [1, 3], "total": [2]}),
+        (["--shape", "S=5", "--shape", "P=3"], {"ids": [1, 5], "mask": [1, 8], "past": [1, 3, 4], "twice": [1, 11]}),
+        (["--shape", "P + S=9"], {"ids": [1, 1], "mask": [1, 9]}),
+        (["--shape", "ids=2,6"], {"ids": [2, 6], "mask": [2, 7], "past": [2, 1, 4], "twice": [2, 13]}),
+        (["--shape", "past=1,7,4", "--shape", "B=1"], {"mask": [1, 8]}),
+        (["--input", "ids={tmp}/ids.npy"], {"ids": [3, 4], "mask": [3, 5], "past": [3, 1, 4]}),
+        (["--shape", "past_sequence_length=7"], {"total": [8], "p": [7], "s": [1]}),
+    ],
+)
+def test_made_up_inputs_fit_one_another(tmp_path, given, shapes):
+    onnx.save(parser.parse_model(PAST), tmp_path / "m.onnx")
+    np.save(tmp_path / "ids.npy", np.ones((3, 4), np.float32))
+    done = invoke("run", tmp_path / "m.onnx", *(a.format(tmp=tmp_path) for a in given))
+    assert done.exit_code == 0, done.output
+    for name, shape in shapes.items():
+        assert re.search(rf"\n +{name} +float32 +{re.escape(str(shape))} ", done.output), (name, done.output)
+
+
+def test_a_hint_at_the_dimensions_that_nobody_gave(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[a, b] x, float[b, c] y, float[d] z) => (float[e] t)
+        { p = MatMul(x, y)  k = Shape(p)  q = Expand(z, k)  r = Squeeze(q)  t = Add(r, w) }"""
+    made = parser.parse_model(text)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "w"))
+    onnx.save(made, tmp_path / "m.onnx")
+    np.save(tmp_path / "y.npy", np.ones((2, 5), np.float32))
+    for command in (["run"], ["compare", "--providers", "CPU", "CPU"], ["profile", "--no-roofs"]):
+        done = invoke(*command, tmp_path / "m.onnx", "--input", f"y={tmp_path / 'y.npy'}")
+        assert done.exit_code == 1
+        assert done.output.strip().endswith("made up as 1: --shape NAME=8 for one of a, d"), done.output
+        given = invoke(
+            *command, tmp_path / "m.onnx", "--input", f"y={tmp_path / 'y.npy'}", "--shape", "a=1", "--shape", "d=1"
+        )
+        assert given.exit_code == 1
+        assert "made up as 1" not in given.output
+
+
 @pytest.mark.parametrize(
     ("shape", "mode", "first"),
     [("1, 1, 8, 8", "L", 1.0), ("1, 8, 8, 3", "RGB", 1.0), ("N, 3, h, w", "RGB", 1.0), ("8, 8", "L", 1.0)],
@@ -156,6 +201,8 @@ def test_a_failing_node_is_named(model):
         ),
         (["run", "{tmp}"], 1, "it is a folder"),
         (["info", "{model}", "--provider", "CPU:compiled=0"], 1, "here its name is enough"),
+        (["bench", "nope.onnx"], 1, "Load model nope.onnx failed. File doesn't exist"),
+        (["bench", "{model}", "--input", "x=nope.npy"], 1, "No such file or directory: 'nope.npy'"),
         (["bench", "{model}", "--duration", "inf"], 2, "no duration"),
         (["bench", "{model}", "--batch", ","], 2, "no list of numbers"),
         (["compare", "{model}", "--providers", "CPU", "CPU", "--rtol", "nan"], 2, "nan is not a number"),

@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,23 @@ def main() -> None:
 
 
 def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say what a model runs on."""
+    """The options that say what a model runs on, and a hint where it fails on what nobody gave."""
+
+    @wraps(command)
+    def hinting(*args: Any, model: Path, files: tuple[str, ...], shapes: tuple[str, ...], **keywords: Any) -> Any:
+        from ortlite.errors import LimitExceeded, OrtError
+
+        try:
+            return command(*args, model=model, files=files, shapes=shapes, **keywords)
+        except OrtError as error:
+            if error.node is None or isinstance(error, LimitExceeded):
+                raise
+            names = _made_up(model, pairs("--input", files), pairs("--shape", shapes))
+            if not names:
+                raise
+            hint = f"dimensions that nobody gave were made up as 1: --shape NAME=8 for one of {', '.join(names)}"
+            raise ValueError(f"{error}; {hint}") from error
+
     shape = click.option(
         "--shape",
         "shapes",
@@ -75,7 +91,18 @@ def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
     file = click.option(
         "--input", "files", multiple=True, metavar="NAME=FILE", help="A .npy, .npz or .png file for an input."
     )
-    return file(shape(command))
+    return file(shape(hinting))
+
+
+def _made_up(model: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[str]:
+    """The open dimensions of a model's inputs that nobody gave."""
+    from ortlite.api.values import NodeArg
+    from ortlite.load import load
+    from ortlite.tools.inputs import made_up_dimensions
+
+    graph = load(model).graph
+    args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
+    return made_up_dimensions(args, files, shapes)
 
 
 def limited(command: Callable[..., Any]) -> Callable[..., Any]:

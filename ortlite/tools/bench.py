@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.errors import NoSuchFile
 from ortlite.limits import current
 from ortlite.provider import CPU
 from ortlite.tools.shown import Shown, Table, amount
@@ -118,8 +120,9 @@ def bench(
     timed for `seconds`. Options of a provider stand behind a colon: `Torch:compile=1`. `batches` are sizes of the
     first dimension of inputs where that is open (None: as declared), `threads` numbers of threads (0: what the engine
     takes by itself). Inputs are those that `ortlite run` makes up, or from `files`, with `shapes` as text. `on_start`
-    is called with a label before each process. Raises ValueError for a provider or a peer that is not here; what goes
-    wrong in a process stands in its row.
+    is called with a label before each process. Raises ValueError for a provider or a peer that is not here, NoSuchFile
+    and FileNotFoundError where the file of a model or of an input is not; what goes wrong in a process stands in its
+    row.
 
     Example:
         >>> import ortlite
@@ -135,6 +138,11 @@ def bench(
         raise ValueError(f"models are timed against {', '.join(PEERS)}, not {against!r}")
     if rounds < 1 or seconds <= 0:
         raise ValueError(f"rounds ({rounds}) and seconds ({seconds}) are above 0")
+    if not isinstance(model, bytes) and not Path(os.fsdecode(model)).exists():
+        raise NoSuchFile(f"Load model {os.fsdecode(model)} failed. File doesn't exist")
+    for file in (files or {}).values():
+        if not Path(file).exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
     names = dict.fromkeys("".join((provider_and_options(given)[0], *given.partition(":")[1:])) for given in providers)
     engines: list[tuple[str, str, str]] = [(against, against, CPU)] if against else []
     engines += [(name, "ortlite", name) for name in names]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -15,14 +17,19 @@ from ortlite.dtypes import DType
 
 __all__ = [
     "gather",
+    "made_up_dimensions",
     "make_up",
     "parse_shapes",
     "picture",
     "provider_and_options",
     "provider_name",
     "read",
+    "terms_of",
     "unreadable",
 ]
+
+# What exporters for onnxruntime call the sum of two others, which their models take for granted.
+SUMS = {"total_sequence_length": "past_sequence_length + sequence_length"}
 
 
 def provider_and_options(given: str) -> tuple[str, dict[str, str]]:
@@ -56,7 +63,8 @@ def gather(
 ) -> dict[str, Any]:
     """A value for every input in `args`, from its file or made up; for those with a default, only from a file.
 
-    Raises ValueError for inputs that the model does not have, and as `read` and `make_up` do.
+    What is made up has the dimensions that `shapes` says, and those of given inputs that are called the same. Raises
+    ValueError for inputs that the model does not have, and as `read` and `make_up` do.
     """
     known = {a.name: a for a in (*args, *overridable)}
     if unknown := files.keys() - known.keys():
@@ -64,6 +72,14 @@ def gather(
     dimensions = parse_shapes(shapes, args)
     rng = np.random.default_rng(0)
     feed = {name: read(known[name], Path(file)) for name, file in files.items()}
+    shaped = {
+        **{name: dims for name, dims in dimensions.items() if name in known},
+        **{n: a.shape for n, a in feed.items()},
+    }
+    for name, shape in shaped.items():
+        for dim, size in zip(known[name].shape, shape, strict=False):
+            if isinstance(dim, str):
+                dimensions.setdefault(dim, (size,))
     return feed | {a.name: make_up(a, dimensions, rng) for a in args if a.name not in feed}
 
 
@@ -73,7 +89,7 @@ def parse_shapes(given: Mapping[str, str], args: Sequence[NodeArg]) -> dict[str,
     Raises ValueError for a name that is neither and for what is not a list of numbers.
     """
     inputs = {a.name for a in args}
-    open_names = {d for a in args for d in a.shape if isinstance(d, str)}
+    open_names = {name for a in args for d in a.shape if isinstance(d, str) for name in (d, *terms_of(d))}
     found = {}
     for name, text in given.items():
         if name not in inputs | open_names:
@@ -89,10 +105,33 @@ def parse_shapes(given: Mapping[str, str], args: Sequence[NodeArg]) -> dict[str,
     return found
 
 
+def terms_of(dim: str) -> set[str]:
+    """The dimensions whose sum, or sum of products, a dimension's name says: past and seq of `past + 2*seq`."""
+    text = SUMS.get(dim, dim)
+    return {word for word in re.split(r"[+*]", text.replace(" ", "")) if word and not word.isdecimal()}
+
+
+def made_up_dimensions(args: Sequence[NodeArg], files: Collection[str], shapes: Collection[str]) -> list[str]:
+    """The names of open dimensions that nothing gives: `make_up` takes 1."""
+    found = (d for a in args if a.name not in files and a.name not in shapes for d in a.shape if isinstance(d, str))
+    said = {d for a in args if a.name in files or a.name in shapes for d in a.shape}
+    return [d for d in dict.fromkeys(found) if d not in shapes and d not in said and terms_of(d) == {d}]
+
+
+def _size(dim: Any, known: Mapping[str, tuple[int, ...]]) -> int:
+    if not isinstance(dim, str):
+        return 1 if dim is None else int(dim)
+    if dim in known or terms_of(dim) == {dim}:
+        return known.get(dim, (1,))[0]
+    terms = (term.split("*") for term in SUMS.get(dim, dim).replace(" ", "").split("+"))
+    return sum(prod(int(f) if f.isdecimal() else known.get(f, (1,))[0] for f in term) for term in terms)
+
+
 def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Any:
     """A value for an input: normal floats, ones for integers, True, "text"; open dimensions are 1.
 
-    A sequence has one such element. Raises ValueError for a type it cannot make up (maps) or a shape of wrong rank.
+    A dimension called like a sum of others (`past + seq`) is that. A sequence has one such element. Raises ValueError
+    for a type it cannot make up (maps) or a shape of wrong rank.
     """
     kind, dtype = _type_of(arg)
     if kind == "optional":
@@ -101,7 +140,7 @@ def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.
         raise ValueError(f"input {arg.name!r} is a {arg.type}: give it with --input")
     shape = shapes.get(arg.name)
     if shape is None:
-        shape = tuple(d if isinstance(d, int) else shapes.get(str(d), (1,))[0] for d in arg.shape)
+        shape = tuple(_size(d, shapes) for d in arg.shape)
     elif arg.shape and len(shape) != len(arg.shape):
         raise ValueError(f"--shape {arg.name}: {len(shape)} dimensions given, the model wants {arg.shape}")
     if dtype.kind == "S":

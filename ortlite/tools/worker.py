@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.limits import Limits, applied
-from ortlite.tools.inputs import gather, parse_shapes, provider_and_options
+from ortlite.tools.inputs import gather, parse_shapes, provider_and_options, terms_of
 
 __all__ = ["measure"]
 
@@ -74,6 +74,10 @@ def _feed(session: Any, batch: int | None, files: Mapping[str, str], shapes: Map
     if batch is not None and not open_:
         raise ValueError("no input has an open first dimension: leave the batch out")
     for arg in open_ if batch is not None else ():
+        if isinstance(arg.shape[0], str) and arg.name not in known:
+            if terms_of(arg.shape[0]) == {arg.shape[0]}:
+                asked[arg.shape[0]] = str(batch)
+            continue
         rest = known.get(arg.name) or [d if isinstance(d, int) else known.get(str(d), (1,))[0] for d in arg.shape]
         asked[arg.name] = ",".join(map(str, [batch, *rest[1:]]))
     feed = gather(args, session.get_overridable_initializers(), files, asked)

@@ -71,6 +71,16 @@ def test_a_worker_feeds_the_batch_that_is_asked_for(path, tmp_path):
         assert saved["0"].shape == (5, 3)
 
 
+def test_a_batch_goes_to_all_dimensions_of_its_name(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        g (float[N, 2] x, float["N + M", N] y, float[M, 1] z) => (float[a, b] o) { o = Neg(y) }"""
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    out = str(tmp_path / "out.npz")
+    measure(str(tmp_path / "m.onnx"), "ortlite", "CPUExecutionProvider", 3, 1, 0.001, {}, {}, out)
+    with np.load(out) as saved:
+        assert saved["0"].shape == (6, 3)
+
+
 def test_differences_are_parts_of_the_largest_element(tmp_path):
     np.savez(tmp_path / "a.npz", **{"0": np.array([100.0, 1.0]), "1": np.array([0.5, np.nan])})
     np.savez(tmp_path / "b.npz", **{"0": np.array([101.0, 1.0]), "1": np.array([0.5, np.nan])})
