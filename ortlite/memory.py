@@ -7,6 +7,7 @@ step by step under tracemalloc, which sees all that NumPy allocates; of other li
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ __all__ = ["MemoryPlan", "MemoryStep", "Tensor", "arrange", "blocks", "of"]
 Block = tuple[tuple[int, int], tuple[int, ...], str]  # where memory begins and ends; shape and dtype of what lies there
 
 COLORS = {"result": "#4c78a8", "at the peak": "#e45756"}
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what names may have
 WIDTH, HEIGHT, MARGIN = 960, 480, 48  # of a drawing
 
 
@@ -138,7 +140,7 @@ class MemoryPlan:
         line = HEIGHT - MARGIN - self.peak * up
         name = escape(self.name)
         where = escape(f"peak {_size(self.peak)}: {self.steps[peak].name}" if self.steps else "no steps")
-        return "\n".join(
+        text = "\n".join(
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
                 f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
@@ -150,6 +152,7 @@ class MemoryPlan:
                 "</svg>",
             ]
         )
+        return NO_XML.sub("\ufffd", text)
 
 
 def _size(nbytes: int) -> str:

@@ -1,14 +1,19 @@
 """The page that a profile writes: what it is made of. What it does in a browser: test_report_browser.py."""
 
+import html
 import json
+import os
 import re
 import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import parser
+from onnx import helper, parser
 
 import ortlite
 from ortlite.cli import main
@@ -100,15 +105,79 @@ def test_a_page_shows_the_differences_of_a_comparison(report):
     assert "differences" in embedded(html, "items")
 
 
-def test_names_of_a_model_are_no_markup(report):
-    text = TEXT.replace("g (", "g1 (")
-    proto = parser.parse_model(text)
-    proto.graph.name = "<script>alert(1)</script>"
-    proto.graph.node[0].name = "</script><script>alert(2)</script>"
-    html = ortlite.profile(proto.SerializeToString(), runs=1, measure_roofs=False).to_html()
-    assert "alert(1)</script>" not in html
-    assert "<script>alert" not in html
-    assert "</script><script>alert(2)</script>" in embedded(html, "data")["name"]
+NASTY = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    "<!--<script>",
+    "]]>-->",
+    "\"><img src=x onerror='alert(3)'>",
+    "{{x}} @name{safe} ${alert(4)} `\\",
+    "two\nlines\r\u2028\u2029",
+    "über 木 😀 \u202e",
+    "\0\x0b\x7f",
+    "__proto__",
+]
+
+
+class Tags(HTMLParser):
+    """The elements of a page, with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, attrs))
+
+
+def named(names, folder):
+    """A page, a table and a drawing of a model whose graph, nodes, values, modules and file are called so."""
+    node, value, path = (lambda i: names[i % len(names)] + str(i)), (lambda i: f"v{names[i % len(names)]}{i}"), folder
+    nodes = []
+    for i in range(len(names)):
+        made = helper.make_node(("Exp", "Tanh")[i % 2], [value(i)], [value(i + 1)], name=f"/{names[i]}/{node(i)}")
+        made.metadata_props.add(
+            key="pkg.torch.onnx.stack_trace", value=f'File "{names[i]}.py", line 7, in f\n  {names[i]}'
+        )
+        nodes.append(made)
+    ends = [helper.make_tensor_value_info(value(i), 1, [2]) for i in (0, len(nodes))]
+    graph = helper.make_graph(nodes, names[0], ends[:1], ends[1:])
+    path.mkdir()
+    path /= names[4].replace("/", "") + ".onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    options = ortlite.SessionOptions()
+    options.graph_optimization_level = ortlite.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ortlite.InferenceSession(path, options)
+    feed = {value(0): np.ones(2, np.float32)}
+    comparison = compare(path, feed, ["CPUExecutionProvider", "StrictExecutionProvider"], rtol=0, atol=0)
+    found = ortlite.profile(session, feed, runs=1, measure_roofs=False)
+    session.run(None, feed)
+    return found.to_html(comparison), found._repr_html_(), session.memory_plan().svg()
+
+
+def test_names_are_no_markup(report, tmp_path):
+    """Nothing that a model or its file is called makes an element, ends one, or is lost on the way."""
+    page, table, drawing = named(NASTY, tmp_path / "nasty")
+    plain = named([f"n{i}" for i in range(len(NASTY))], tmp_path / "plain")
+    assert [tag for tag, _ in Tags(page).found] == [tag for tag, _ in Tags(plain[0]).found]
+    assert [tag for tag, _ in Tags(table).found] == [tag for tag, _ in Tags(plain[1]).found]
+    shapes = {"svg", "rect", "title", "text", "polyline", "line"}
+    assert {e.tag.rpartition("}")[2] for e in ET.fromstring(drawing).iter()} <= shapes
+    assert not any(name.startswith("on") for _, attrs in Tags(page).found for name, _ in attrs)
+    data = embedded(page, "data")
+    assert set(data["name"]) == {f"/{name}/{name}{i}" for i, name in enumerate(NASTY)}
+    assert {f"v{name}{i}" for i, name in enumerate(NASTY) if i} <= {row[0] for row in data["differences"]["rows"]}
+    assert embedded(page, "items").keys() == embedded(plain[0], "items").keys()
+    assert html.escape(NASTY[4].replace("/", "")) in page.partition("</title>")[0]
+
+
+def test_a_file_whose_name_is_no_text(report, tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff<b>.onnx"
+    Path(os.fsdecode(path)).write_bytes(model())
+    page = tmp_path / "r.html"
+    ortlite.profile(os.fsdecode(path), runs=1, measure_roofs=False).write(page)
+    assert "<title>Profile of \\udcff&lt;b&gt;.onnx</title>" in page.read_text(encoding="utf-8")
 
 
 def test_bodies_and_empty_graphs(report):

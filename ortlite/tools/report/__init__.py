@@ -64,7 +64,8 @@ def page(profile: Profile, comparison: Comparison | None = None) -> str:
     for part in rest:
         name, _, after = part.partition("}-->")
         text += [parts[name], after]
-    return "".join(text)
+    # names of files need not be UTF-8; in JSON, too, this says what they are
+    return "".join(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _script(code: str) -> str:

@@ -351,7 +351,7 @@ function valueTable(DataTable) {
   const numeric = new Set(["absolute", "relative", "ULP"]);
   return new DataTable("#values", {
     data: rows, order: [], deferRender: true, autoWidth: false, pageLength: 25, lengthMenu: [25, 100, 500],
-    columns: head.map((title, i) => ({ title: title[0].toUpperCase() + title.slice(1), className: numeric.has(title) || title.endsWith(" error") ? "number" : "text",
+    columns: head.map((title, i) => ({ title: escaped(title[0].toUpperCase() + title.slice(1)), className: numeric.has(title) || title.endsWith(" error") ? "number" : "text",
       ...(numeric.has(title) || title.endsWith(" error") ? { type: "num", render: (v, kind) => (kind === "display" ? escaped(v) : v === "" ? -1 : +v.replaceAll(",", "")) } : { render: (v, kind) => (kind === "display" ? escaped(v) : v) }) })),
     layout: { topStart: "search", topEnd: null, bottomStart: ["pageLength", "info"], bottomEnd: "paging" },
     createdRow: (row, cells, index) => exceeds[index] && row.classList.add("picked"),
@@ -359,9 +359,10 @@ function valueTable(DataTable) {
   });
 }
 function texts() {
-  const scopes = {};
-  all.forEach((n) => (scopes[data.scope[n] || data.op[n]] = (scopes[data.scope[n] || data.op[n]] ?? 0) + data.ms[n]));
-  const top = Object.entries(scopes).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([name, time]) => `${name} ${ms(time)}`);
+  const scopes = new Map(); // a module may be called "constructor"
+  const scope = (n) => data.scope[n] || data.op[n];
+  all.forEach((n) => scopes.set(scope(n), (scopes.get(scope(n)) ?? 0) + data.ms[n]));
+  const top = [...scopes].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([name, time]) => `${name} ${ms(time)}`);
   byId("flame-text").textContent = `Most time: ${top.join(", ")}.`;
   const largest = all.reduce((a, b) => (data.memory[a] >= data.memory[b] ? a : b), 0);
   if (count) byId("memory-text").textContent = `Largest results: ${data.name[largest]}, ${amount(data.memory[largest], "B")}.`;
