@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -241,6 +243,19 @@ def test_who_reads_may_stop_reading(model, arguments):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_files_whose_names_cannot_be_written(model, tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.onnx")
+    Path(name).write_bytes(model.read_bytes())
+    for command in ("info", "check"):
+        done = ortlite_command(command, name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\\udcff.onnx" in done.stdout
+    done = ortlite_command("run", name, "--shape", "N=0")
+    assert "codec" not in done.stderr
 
 
 def test_version_and_help():

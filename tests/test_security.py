@@ -111,6 +111,30 @@ def test_links_that_stay_inside_are_for_those_who_are_trusted(folder, location):
 
 
 @posix
+def test_links_to_where_the_model_is_a_link_to(folder):
+    """The cache of Hugging Face: a model and its data, each a link to a file with a digest for a name."""
+    snapshot, blobs = folder / "snapshots" / "main", folder / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name, content in {"model.onnx": model(["w.bin"]), "w.bin": F([1, 2]).tobytes()}.items():
+        (blobs / f"digest of {name}").write_bytes(content)
+        (snapshot / name).symlink_to(f"../../blobs/digest of {name}")
+    assert load.load(snapshot / "model.onnx", limits=TRUSTED).graph.constants["w0"].tolist() == [1, 2]
+    with pytest.raises(Fail, match="External data path validation failed"):
+        load.load(snapshot / "model.onnx", limits=STRANGERS)
+    (snapshot / "w.bin").unlink()
+    (snapshot / "w.bin").symlink_to(folder.parent / "secret.bin")
+    with pytest.raises(Fail, match="leads out of the model's folder"):
+        load.load(snapshot / "model.onnx", limits=TRUSTED)
+    (snapshot / "model.onnx").unlink()
+    (snapshot / "model.onnx").write_bytes(model(["w.bin"]))
+    (snapshot / "w.bin").unlink()
+    (snapshot / "w.bin").symlink_to("../../blobs/digest of w.bin")
+    with pytest.raises(Fail, match="leads out of the model's folder"):
+        load.load(snapshot / "model.onnx", limits=TRUSTED)
+
+
+@posix
 def test_no_file_of_several_names(folder):
     os.link(folder.parent / "secret.bin", folder / "hard")
     assert loaded(folder, "hard", limits=TRUSTED)["w0"].tolist() == [1, 2]

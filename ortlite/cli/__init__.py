@@ -8,6 +8,7 @@ Exit status: 0 when all went well, 1 when a model or its input is at fault (one 
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import sys
@@ -39,6 +40,9 @@ class _Failures(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from ortlite.errors import OrtError
 
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")  # files need not be called in what it can write
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warned

@@ -44,7 +44,8 @@ def load(
 ) -> Model:
     """Read a model from a path or from bytes.
 
-    External data is looked for beside the file; `external_data` names the folder for bytes (default: the
+    External data is looked for beside the file (where the file is a link, as in the cache of Hugging Face, links beside
+    it may lead to files beside what it leads to); `external_data` names the folder for bytes (default: the
     working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
     called .ort, and what begins as such a file, are in ORT format. The model may take what `limits` and
     `ortlite.limits.current()` allow. Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail
@@ -52,6 +53,7 @@ def load(
     """
     limits = current() if limits is None else both(limits, current())
     data: bytes | memoryview
+    linked = None
     if isinstance(source, bytes):
         name, data, folder = "", source, Path(external_data or ".")
         if limits.model_bytes is not None and len(data) > limits.model_bytes:
@@ -59,8 +61,9 @@ def load(
     else:
         path = Path(os.fsdecode(source))
         name, data, folder = str(path), _read(path, limits), Path(external_data or path.parent)
+        linked = path.resolve().parent if external_data is None and path.is_symlink() else None
     room = None if limits.model_bytes is None else limits.model_bytes - len(data)
-    tensors = Tensors(folder, given or Given(), limits=limits, room=room)
+    tensors = Tensors(folder, given or Given(), limits=limits, room=room, linked=linked)
     if format_ == "ORT" or (not format_ and (name.endswith(".ort") or data[4:8] == ort_format.IDENTIFIER)):
         proto, tensors.copies = ort_format.read(data), False
     else:

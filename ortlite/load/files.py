@@ -38,11 +38,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[int]:
 
 
 @contextmanager
-def below(folder: Path, location: str, limits: Limits) -> Iterator[int]:
+def below(folder: Path, location: str, limits: Limits, linked: Path | None = None) -> Iterator[int]:
     """A descriptor of a file below `folder`, opened step by step so that no link on the way is followed.
 
-    Links that lead to files below the folder are resolved before, unless `limits.own_files`, which allows no links, nor
-    files of several names. Raises ValueError for a path that leads elsewhere, and for what is no file, and OSError.
+    Links that lead to files below the folder, or below `linked`, are resolved before, unless `limits.own_files`, which
+    allows no links, nor files of several names. Raises ValueError for a path that leads elsewhere, and for what is no
+    file, and OSError.
     """
     if not location or Path(location).is_absolute():
         raise ValueError("not a path relative to the model")
@@ -53,6 +54,8 @@ def below(folder: Path, location: str, limits: Limits) -> Iterator[int]:
             raise ValueError("leads out of the model's folder")
     else:
         real = (folder / location).resolve()
+        if linked is not None and real.is_relative_to(linked):
+            root = linked
         if not real.is_relative_to(root):
             raise ValueError("leads out of the model's folder")
         parts = real.relative_to(root).parts

@@ -83,6 +83,7 @@ class Given:
 class Tensors:
     """Reads the tensors of one file; those outside it lie in `folder` and are memory-mapped.
 
+    `linked`: the folder of the file that the model's name is a link to; links in `folder` may lead there, too.
     `room`: bytes outside the file that its tensors may still refer to; None: any number. `copies`: of the data in the
     file itself, which others may write anew while the model is used.
     """
@@ -94,6 +95,7 @@ class Tensors:
     limits: Limits = field(default_factory=Limits)
     room: int | None = None
     copies: bool = True
+    linked: Path | None = None
 
     def initializer(self, proto: TensorProto) -> np.ndarray:
         """The values of a graph's tensor, or what the caller gave in its place.
@@ -202,7 +204,7 @@ class Tensors:
             return np.frombuffer(self.given.files[location], np.uint8)
         if location not in self.files:
             try:
-                with files.below(self.folder, location, self.limits) as descriptor:
+                with files.below(self.folder, location, self.limits, self.linked) as descriptor:
                     data = files.contents(descriptor, self.limits, self.limits.model_bytes, location)
                 self.files[location] = np.frombuffer(data, np.uint8)
             except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
