@@ -19,7 +19,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     points to is replaced. Who may read a file stays as it was. Errors of the system are of `path`.
     """
     whole = Path(os.path.realpath(path))
-    known = whole.exists()
+    with naming(path, whole):
+        known = whole.exists()
     if known and not (whole.is_file() and os.access(whole, os.W_OK) and os.access(whole.parent, os.W_OK)):
         with naming(path, whole):
             yield whole

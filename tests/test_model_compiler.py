@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import onnx
 import pytest
@@ -118,6 +120,27 @@ def test_an_external_file(path, model, threshold, outside):
     check(written, model)
     with pytest.raises(Fail, match="relative to the model"):
         compiler(path, external_initializers_file_path=path.with_name("w.bin")).compile_to_bytes()
+
+
+def test_after_an_error_both_files_are_as_they_were(path, model, monkeypatch):
+    given = {"external_initializers_file_path": "w.bin", "external_initializers_size_threshold": 16}
+    written = path.with_name("e.onnx")
+    compiler(path, **given).compile_to_file(written)
+    before = {name: path.with_name(name).read_bytes() for name in ("e.onnx", "w.bin")}
+    real = save.to_proto
+
+    def full(model, place):
+        real(model, place)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(save, "to_proto", full)
+    with pytest.raises(Fail, match="full"):
+        compiler(path, **given).compile_to_file(written)
+    monkeypatch.undo()
+    with pytest.raises(InvalidArgument, match=r'open file ".*no/w.bin" failed: No such file'):
+        compiler(path, external_initializers_file_path="no/w.bin").compile_to_file(written)
+    assert {name: path.with_name(name).read_bytes() for name in before} == before
+    assert {p.name for p in path.parent.iterdir()} == {"m.onnx", *before}
 
 
 def test_initializers_where_the_caller_puts_them(path, model):

@@ -211,7 +211,8 @@ class ModelCompiler:
                 return None
             if file is None:
                 file = opened.enter_context(_created(path))
-            return self._external, file.tell(), file.write(data)
+            with _writing(path):
+                return self._external, file.tell(), file.write(data)
 
         return place
 
@@ -251,9 +252,15 @@ class ModelCompiler:
 
 @contextmanager
 def _created(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to. Raises InvalidArgument for what the system says of it."""
+    """A file to write to, there once it is whole. Raises InvalidArgument as `_writing`."""
+    with _writing(path), atomic.written(path) as part, part.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raise InvalidArgument for what the system says of a file."""
     try:
-        with atomic.written(path) as part, part.open("wb") as file:
-            yield file
+        yield
     except OSError as error:
         raise InvalidArgument(f'open file "{path}" failed: {error.strerror}') from error
