@@ -90,14 +90,15 @@ def test_inputs_are_made_up_of_the_shape_that_is_asked_for(tmp_path):
 
 PAST = """<ir_version: 8, opset_import: ["": 18]>
 g (float[B, S] ids, float[B, "P + S"] mask, float[B, P, 4] past, float[B, "2*S + 1"] twice,
-   float[total_sequence_length] total, float[past_sequence_length] p, float[sequence_length] s)
+   float[total_sequence_length] total, float[past_sequence_length] p, float[sequence_length] s,
+   float["floor(S/2) + 1"] half)
 => (float[n, m] y) { y = Neg(ids) }"""
 
 
 @pytest.mark.parametrize(
     ("given", "shapes"),
     [
-        ([], {"ids": [1, 1], "mask": [1, 2], "past": [1, 1, 4], "twice": [1, 3], "total": [2]}),
+        ([], {"ids": [1, 1], "mask": [1, 2], "past": [1, 1, 4], "twice": [1, 3], "total": [2], "half": [1]}),
         (["--shape", "S=5", "--shape", "P=3"], {"ids": [1, 5], "mask": [1, 8], "past": [1, 3, 4], "twice": [1, 11]}),
         (["--shape", "P + S=9"], {"ids": [1, 1], "mask": [1, 9]}),
         (["--shape", "ids=2,6"], {"ids": [2, 6], "mask": [2, 7], "past": [2, 1, 4], "twice": [2, 13]}),

@@ -107,8 +107,10 @@ def parse_shapes(given: Mapping[str, str], args: Sequence[NodeArg]) -> dict[str,
 
 def terms_of(dim: str) -> set[str]:
     """The dimensions whose sum, or sum of products, a dimension's name says: past and seq of `past + 2*seq`."""
-    text = SUMS.get(dim, dim)
-    return {word for word in re.split(r"[+*]", text.replace(" ", "")) if word and not word.isdecimal()}
+    words = re.split(r" *[+*] *", SUMS.get(dim, dim))
+    if not all(re.fullmatch(r"[\w.]+", word) for word in words):  # floor(s / 2) + 1 is a name like any other
+        return {dim}
+    return {word for word in words if not word.isdecimal()}
 
 
 def made_up_dimensions(args: Sequence[NodeArg], files: Collection[str], shapes: Collection[str]) -> list[str]:
