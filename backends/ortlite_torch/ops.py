@@ -127,7 +127,7 @@ def group_normalization(
 
 
 def _group_norm(xp: Namespace, x: Any, groups: int, scale: Any, bias: Any, epsilon: float, derived: Any) -> Any:
-    """torch multiplies the mean by the scale: where that is infinite, NaN would come of it."""
+    """Torch multiplies the mean by the scale: where that is infinite, NaN would come of it."""
     require_shape("scale", scale, x.shape[1])
     require_shape("bias", bias, x.shape[1])
     if lasting(derived, scale) and derived(_finite, scale):
@@ -137,7 +137,7 @@ def _group_norm(xp: Namespace, x: Any, groups: int, scale: Any, bias: Any, epsil
 
 @opaque
 def _scaled_here(x: Any, groups: int, scale: Any, bias: Any, epsilon: float) -> Any:
-    """torch's own where a look at the scale allows it: it takes half as long."""
+    """Torch's own where a look at the scale allows it: it takes half as long."""
     return (torch.group_norm if _finite(scale) else _scaled_apart)(x, groups, scale, bias, epsilon)
 
 

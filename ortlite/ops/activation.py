@@ -144,7 +144,7 @@ def shrink(xp: Namespace, input: Array, *, bias: Float = 0.0, lambd: Float = 0.5
 
 
 def _truncated_sum(xp: Namespace, n: Array, x: Array, by: float) -> Array:
-    """The integers `n` + `by`, truncated: the whole number next to `by` is added, for `x`, `n` in float64, is rounded."""
+    """The integers `n` + `by`, truncated: a whole number next to `by` is added, for `x`, `n` in float64, is rounded."""
     step = xp.asarray(by, dtype=xp.float64)
     whole = xp.where(x + step < 0.0, xp.ceil(step), xp.floor(step))
     return n + xp.astype(xp.astype(whole, xp.int64), n.dtype)
