@@ -282,7 +282,7 @@ class _Writer:
             captures = ", ".join(map(self.slot, reader.captures))
             return f"{self.name(reader.program, 'p')}.closure([{captures}])"
         if isinstance(reader, ReadSeed):
-            return f"{self.name(reader.draw, 'r')}()"
+            return f"{self.name(reader.draw, 's')}()"
         return self.literal(reader.value) if isinstance(reader, ReadConst) else self.slot(reader.index)
 
     def literal(self, value: Any) -> str:
