@@ -209,7 +209,7 @@ def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: An
     inside = (indices >= 0) & (indices < depth)
     if inside.all():
         np.put_along_axis(result, np.expand_dims(indices, axis), on, axis)
-    else:
+    elif indices.ndim:
         *outer, place = *np.nonzero(inside), indices[inside]
         result[(*outer[:axis], place, *outer[axis:])] = on
     return result
