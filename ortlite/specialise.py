@@ -378,7 +378,8 @@ class _Writer:
             slot for slot in inside if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
         ]
         wanted = [slot for slot in made if slot in outputs or readers.get(slot, 0) > inside.get(slot, 0)]
-        return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in wanted]
+        # two slots may have one array baked in
+        return [*dict.fromkeys(map(self.slot, arrays))], [f"v{slot}" for slot in wanted]
 
     def step(self, bound: Bound, code: _Code) -> None:
         found = self.kernels.get(id(bound.step))

@@ -722,3 +722,13 @@ def test_what_is_baked_is_no_view_of_the_callers_memory():
         y, same = session.run(None, {"x": np.ones(2, np.float32), "k": k})
         assert (y.shape, same.tolist()) == ((3, 2), [3, 2])
         k[:] = 55
+
+
+def test_two_values_of_a_function_may_be_one_array():
+    """JAX's slice of all there is is the array itself: the function made for the signature had one argument twice."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x, int64[1] k) => (float[M] y) {
+      c = Constant <value = float[2] {1.0, 2.0}> ()  zero = Constant <value = int64[1] {0}> ()
+      part = Slice (c, zero, k)  sum = Add (part, c)  y = Add (sum, x) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString())
+    for _ in range(3):
+        np.testing.assert_array_equal(fn(jnp.ones(2, jnp.float32), np.array([2])), [3, 5])
