@@ -247,10 +247,7 @@ class Program:
 
     def _specialised(self, key: Any, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run once more step by step, for a faster function to keep."""
-        given = list(inputs)
-        for position in self.plan.shape_inputs:  # a baked value may be a view of one, whose memory is the caller's
-            if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
-                given[position] = given[position].copy()
+        given = specialise.to_bake(self.plan, inputs)
         static, shapes = specialise.static_slots(self.plan, self.steps, given)
         values: dict[int, Any] = {}
         kernels: dict[int, Inlined] = {}

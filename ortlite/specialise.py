@@ -25,10 +25,28 @@ from ortlite.provider import Compiler, ExecutionProvider, traced
 from ortlite.steps import Bound, ReadBody, ReadConst, Reader, ReadHost, ReadSeed, ReadSlot
 from ortlite.stopping import current
 
-__all__ = ["KEY_ELEMENTS", "Guards", "abstract_values", "generate", "live_steps", "static_slots", "steady_slots"]
+__all__ = [
+    "KEY_ELEMENTS",
+    "Guards",
+    "abstract_values",
+    "generate",
+    "live_steps",
+    "static_slots",
+    "steady_slots",
+    "to_bake",
+]
 
 STOP = "if stop is not None: stop()"
 KEY_ELEMENTS = 64  # a shape input with more elements than this is not part of a signature
+
+
+def to_bake(plan: Plan, inputs: Sequence[Any]) -> list[Any]:
+    """The inputs, with copies of those that say shapes: what is baked may be a view of one, which is the caller's."""
+    given = list(inputs)
+    for position in plan.shape_inputs:
+        if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
+            given[position] = given[position].copy()
+    return given
 
 
 def static_slots(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -> tuple[set[int], set[int]]:
@@ -125,7 +143,7 @@ def abstract_values(plan: Plan, steps: Sequence[Bound], inputs: Sequence[Any]) -
     found: dict[int, Any] = {}
 
     def outline(*arrays: Any) -> tuple[()]:
-        given = list(inputs)
+        given = to_bake(plan, inputs)
         for index, array in zip(away, arrays, strict=True):
             given[index] = array
         run.interpret(plan._replace(outputs=()), leading, given, recorder(static, found))
@@ -282,7 +300,7 @@ class _Writer:
             captures = ", ".join(map(self.slot, reader.captures))
             return f"{self.name(reader.program, 'p')}.closure([{captures}])"
         if isinstance(reader, ReadSeed):
-            return f"{self.name(reader.draw, 'r')}()"
+            return f"{self.name(reader.draw, 's')}()"
         return self.literal(reader.value) if isinstance(reader, ReadConst) else self.slot(reader.index)
 
     def literal(self, value: Any) -> str:
@@ -360,7 +378,8 @@ class _Writer:
             slot for slot in inside if slot not in made and (slot not in self.baked or _is_array(self.baked[slot]))
         ]
         wanted = [slot for slot in made if slot in outputs or readers.get(slot, 0) > inside.get(slot, 0)]
-        return [self.slot(slot) for slot in arrays], [f"v{slot}" for slot in wanted]
+        # two slots may have one array baked in
+        return [*dict.fromkeys(map(self.slot, arrays))], [f"v{slot}" for slot in wanted]
 
     def step(self, bound: Bound, code: _Code) -> None:
         found = self.kernels.get(id(bound.step))

@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from ortlite import run, specialise
 from ortlite.graph import TensorType
 from ortlite.inline import Inlined
 from ortlite.plan import Call, Plan, Transfer
-from ortlite.specialise import KEY_ELEMENTS, Guards
+from ortlite.specialise import Guards
 from ortlite.steps import Bound
 
 __all__ = ["Steady", "lengthens"]
@@ -77,10 +75,7 @@ class Steady:
             self.runs = RUNS + TRIES
             return None
         self.alike = alike
-        given = list(inputs)
-        for position in self.plan.shape_inputs:  # a baked value may be a view of one
-            if isinstance(given[position], np.ndarray) and given[position].size <= KEY_ELEMENTS:
-                given[position] = given[position].copy()
+        given = specialise.to_bake(self.plan, inputs)
         steady = self.shapes or {}
         known = {self.plan.inputs[i] for i in alike}
         static, shapes, guarded = specialise.steady_slots(self.plan, self.steps, given, known, steady)

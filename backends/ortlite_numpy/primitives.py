@@ -11,6 +11,7 @@ from typing import Any
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace, complete
+from ortlite.primitives.random import moved
 from ortlite_numpy import conv, elementwise, norm, pool, resample
 from ortlite_numpy.layout import empty_as
 from ortlite_numpy.record import Traced, opaque, recording
@@ -129,12 +130,14 @@ class _Generator(threading.local):
 generator = _Generator()
 
 
-def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
-    """The numbers of the default body, made float32 block by block."""
-    state = generator.seeded(seed)
+def random_uniform(
+    xp: Namespace, seed: int, shape: Sequence[int], dtype: Any, low: float = 0.0, high: float = 1.0
+) -> Any:
+    """The numbers of the default body, made block by block."""
+    state, unit = generator.seeded(seed), dtype == np.float32 and (low, high) == (0.0, 1.0)
     if dtype == np.float64:
-        return state.random_sample(tuple(shape))
-    result = np.empty(tuple(shape), np.float32)
+        return moved(state.random_sample(tuple(shape)), low, high, np.dtype(dtype))
+    result = np.empty(tuple(shape), dtype)
     flat = result.reshape(-1)
     whole = np.empty(min(flat.size, DRAWS), np.int32)
     for start in range(0, flat.size, DRAWS):
@@ -142,8 +145,12 @@ def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -
         draws = state.random_sample(part.size)
         draws *= 2.0**24
         whole[: part.size] = draws  # 24 bits, cut: rounding could give 1
-        part[...] = whole[: part.size]
-        part *= np.float32(2.0**-24)
+        if unit:
+            part[...] = whole[: part.size]
+            part *= np.float32(2.0**-24)
+        else:
+            np.multiply(whole[: part.size], 2.0**-24, out=draws)
+            part[...] = moved(draws, low, high, np.dtype(dtype))
     return result
 
 
@@ -202,7 +209,7 @@ def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: An
     inside = (indices >= 0) & (indices < depth)
     if inside.all():
         np.put_along_axis(result, np.expand_dims(indices, axis), on, axis)
-    else:
+    elif indices.ndim:
         *outer, place = *np.nonzero(inside), indices[inside]
         result[(*outer[:axis], place, *outer[axis:])] = on
     return result

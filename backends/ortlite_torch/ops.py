@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from ortlite.derived import at_once
+from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops import attention as attend
-from ortlite.ops.helpers import normal_axis
+from ortlite.ops.helpers import normal_axis, require_shape
 from ortlite_torch import fused, indexing, onednn, products, quant, recurrent
 from ortlite_torch.primitives import differentiated, functorch
 from ortlite_torch.record import opaque
@@ -99,21 +99,57 @@ def layer_normalization(
     return y, mean.to(stash), inverse.to(stash)
 
 
-def instance_normalization(xp: Namespace, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
+def instance_normalization(
+    xp: Namespace, input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5, derived: Any = at_once
+) -> Any:
     """torch.group_norm with a channel a group."""
     if 0 in input.shape or scale.dtype != input.dtype:
         return NotImplemented
-    return torch.group_norm(input, input.shape[1], scale, B, epsilon)
+    return _group_norm(xp, input, input.shape[1], scale, B, epsilon, derived)
 
 
 def group_normalization(
-    xp: Namespace, X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, stash_type: Any = None
+    xp: Namespace,
+    X: Any,
+    scale: Any,
+    bias: Any,
+    *,
+    epsilon: float = 1e-5,
+    num_groups: int,
+    stash_type: Any = None,
+    derived: Any = at_once,
 ) -> Any:
     """torch.group_norm."""
     stash = torch.float32 if stash_type is None else xp.dtype(stash_type)
     if 0 in X.shape or X.dtype not in {stash, torch.float64} or scale.dtype != X.dtype:
         return NotImplemented
-    return torch.group_norm(X, num_groups, scale, bias, epsilon)
+    return _group_norm(xp, X, num_groups, scale, bias, epsilon, derived)
+
+
+def _group_norm(xp: Namespace, x: Any, groups: int, scale: Any, bias: Any, epsilon: float, derived: Any) -> Any:
+    """Torch multiplies the mean by the scale: where that is infinite, NaN would come of it."""
+    require_shape("scale", scale, x.shape[1])
+    require_shape("bias", bias, x.shape[1])
+    if lasting(derived, scale) and derived(_finite, scale):
+        return torch.group_norm(x, groups, scale, bias, epsilon)
+    return (_scaled_here if xp.readable(scale) else _scaled_apart)(x, groups, scale, bias, epsilon)
+
+
+@opaque
+def _scaled_here(x: Any, groups: int, scale: Any, bias: Any, epsilon: float) -> Any:
+    """Torch's own where a look at the scale allows it: it takes half as long."""
+    return (torch.group_norm if _finite(scale) else _scaled_apart)(x, groups, scale, bias, epsilon)
+
+
+def _scaled_apart(x: Any, groups: int, scale: Any, bias: Any, epsilon: float) -> Any:
+    """Normalised before it is scaled."""
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return torch.group_norm(x, groups, None, None, epsilon) * scale.reshape(shape) + bias.reshape(shape)
+
+
+def _finite(x: Any) -> bool:
+    """Whether no element is infinite or NaN."""
+    return bool(torch.isfinite(x).all())
 
 
 def batch_normalization(

@@ -135,9 +135,19 @@ def swiglu(xp: Namespace, A: Array, B: Array, *, alpha: Float = 1.0) -> Array:
 @op("Shrink", since=9, needs=wide_integers)
 def shrink(xp: Namespace, input: Array, *, bias: Float = 0.0, lambd: Float = 0.5) -> Array:
     """`input` + `bias` below -`lambd`, `input` - `bias` above `lambd`, else 0; integers are truncated."""
-    x = input if xp.isdtype(input.dtype, "real floating") else xp.astype(input, xp.float64)
-    y = xp.where(x < -lambd, x + bias, xp.where(x > lambd, x - bias, xp.zeros_like(x)))
-    return xp.astype(y, input.dtype)
+    if xp.isdtype(input.dtype, "real floating"):
+        below, above, x = input + bias, input - bias, input
+    else:
+        x = xp.astype(input, xp.float64)
+        below, above = _truncated_sum(xp, input, x, bias), _truncated_sum(xp, input, x, -bias)
+    return xp.where(x < -lambd, below, xp.where(x > lambd, above, xp.zeros_like(input)))
+
+
+def _truncated_sum(xp: Namespace, n: Array, x: Array, by: float) -> Array:
+    """The integers `n` + `by`, truncated: a whole number next to `by` is added, for `x`, `n` in float64, is rounded."""
+    step = xp.asarray(by, dtype=xp.float64)
+    whole = xp.where(x + step < 0.0, xp.ceil(step), xp.floor(step))
+    return n + xp.astype(xp.astype(whole, xp.int64), n.dtype)
 
 
 def _flattened(xp: Namespace, x: Array, axis: int) -> Array:

@@ -23,7 +23,7 @@ def _moved(x: Array, scale: float, offset: float) -> Array:
     return x if offset == 0.0 else x + offset
 
 
-@op("RandomUniform", types=attribute_dtype("dtype", "float32"))
+@op("RandomUniform", types=attribute_dtype("dtype", "float32"), any_dtype=True)
 def random_uniform(
     xp: Namespace,
     *,
@@ -35,10 +35,10 @@ def random_uniform(
     rng: Int = 0,
 ) -> Array:
     """Uniform on [`low`, `high`), of `shape`."""
-    return _moved(xp.random_uniform(rng, shape, _computing(xp, dtype)), high - low, low)
+    return xp.random_uniform(rng, shape, _computing(xp, dtype), low, high)
 
 
-@op("RandomUniformLike", types=attribute_dtype("dtype", like=0))
+@op("RandomUniformLike", types=attribute_dtype("dtype", like=0), any_dtype=True)
 def random_uniform_like(
     xp: Namespace,
     input: Array,
@@ -50,7 +50,7 @@ def random_uniform_like(
     rng: Int = 0,
 ) -> Array:
     """Uniform on [`low`, `high`), of the shape of `input`."""
-    return _moved(xp.random_uniform(rng, input.shape, _computing(xp, dtype, input)), high - low, low)
+    return xp.random_uniform(rng, input.shape, _computing(xp, dtype, input), low, high)
 
 
 @op("RandomNormal", types=attribute_dtype("dtype", "float32"))

@@ -7,12 +7,13 @@ always consistent: neither counts here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from ortlite.graph import Graph, Node, TensorType, Type
-from ortlite.optimize.dims import Shape, length_of
+from ortlite.optimize.dims import Dim, Shape, length_of
 from ortlite.optimize.facts import Facts
 from ortlite.optimize.shape_rules import RULES
 
@@ -27,10 +28,12 @@ def learn(
     constants: Mapping[str, np.ndarray],
     outer: Facts | None = None,
     given: Mapping[str, Shape | None] | None = None,
+    *,
+    bodies: bool = False,
 ) -> Facts:
     """The facts of a graph. `constants` are those that it may read; `outer` what is known of captured values.
 
-    `given` has shapes of a body's inputs, where they are known.
+    `given` has shapes of a body's inputs, where they are known. With `bodies` it looks into those of its nodes.
     """
     facts = Facts(constants)
     facts.shapes |= {name: shape for name, shape in (given or {}).items() if shape is not None}
@@ -43,7 +46,7 @@ def learn(
             facts.shapes[name] = tuple(
                 d if isinstance(d, int) else length_of(name, i) for i, d in enumerate(type_.shape)
             )
-    learn_from(facts, graph.nodes)
+    learn_from(facts, graph.nodes, bodies=bodies)
     return facts
 
 
@@ -102,13 +105,13 @@ def _as_declared(name: str, declared: Type | None, found: Shape | None) -> Shape
 
 def _with_rows(graph: Graph, constants: Mapping[str, np.ndarray], facts: Facts | None) -> Graph:
     known = {name: value for name, value in constants.items() if name not in graph.overridable}
-    facts = facts or learn(graph, known)
+    facts = facts or learn(graph, known, bodies=True)
     nodes = []
     for node in graph.nodes:
         changed = {}
         for attribute, body in node.subgraphs.items() if _open(node) else ():
             inside = {**body.captured(known), **body.constants}
-            learned = learn(body, inside, facts, _handed_in(node, body, facts))
+            learned = learn(body, inside, facts, _handed_in(node, body, facts), bodies=True)
             found = {name: learned.shape(name) for name in _rows(node, body)}
             types = {name: _filled(body.types[name], found[name]) for name in found if name in body.types}
             changed[attribute] = replace(_with_rows(body, inside, learned), types={**body.types, **types})
@@ -127,9 +130,51 @@ def _filled(declared: Type, found: Shape | None) -> Type:
     return replace(declared, shape=tuple(filled))
 
 
-def learn_from(facts: Facts, nodes: Sequence[Node]) -> None:
+def _from_bodies(facts: Facts, node: Node) -> None:
+    """Take in the shapes on which the branches of an If agree, or those of the rows that a loop stacks."""
+    found: dict[str, list[Shape | None]] = {}
+    for body in node.subgraphs.values():
+        inside = {**body.captured(facts.constants), **body.constants}
+        learned = learn(body, inside, facts, _handed_in(node, body, facts), bodies=True)
+        shapes = map(learned.shape, body.outputs) if node.op_type == "If" else _stacked(facts, node, body, learned)
+        for name, shape in zip(node.outputs, shapes, strict=False):
+            found.setdefault(name, []).append(shape)
+    for name, known in found.items():
+        ranks = {None if shape is None else len(shape) for shape in known}
+        if name and len(ranks) == 1 and None not in ranks:
+            axes = enumerate(zip(*(shape or () for shape in known), strict=True))
+            facts.shapes[name] = tuple(
+                n if (n := _number(lengths)) is not None else length_of(name, axis) for axis, lengths in axes
+            )
+
+
+def _number(lengths: Sequence[Dim]) -> Dim | None:
+    """What they all are, if that is a number: the names of other lengths are each body's own."""
+    return lengths[0] if isinstance(lengths[0], int) and all(n == lengths[0] for n in lengths) else None
+
+
+def _stacked(facts: Facts, node: Node, body: Graph, learned: Facts) -> list[Shape | None]:
+    """The shapes of a loop's outputs: of its rows, with the axis along which they are stacked; not of its states."""
+    rows = _rows(node, body)
+    axes: Sequence[int] = node.attributes.get("scan_output_axes") or (0,) * len(rows)
+    length: Dim = "how many"
+    if node.op_type == "Scan" and (shape := facts.shape(node.inputs[-1])):
+        length = shape[(node.attributes.get("scan_input_axes") or (0,))[-1] % len(shape)]
+    shapes: list[Shape | None] = [None] * (len(body.outputs) - len(rows) - (node.op_type == "Loop"))
+    for name, axis in zip(rows, axes, strict=True):
+        row = _as_declared(name, body.types.get(name), learned.shape(name))
+        place = 0 if row is None else axis % (len(row) + 1)
+        shapes.append(None if row is None else (*row[:place], length, *row[place:]))
+    return shapes
+
+
+def learn_from(facts: Facts, nodes: Sequence[Node], *, bodies: bool = False) -> None:
     """Take in what nodes, in topological order, say of their outputs."""
     for node in nodes:
+        if bodies and node.subgraphs and not node.domain:
+            with suppress(IndexError, ValueError, TypeError, KeyError):  # as below
+                _from_bodies(facts, node)
+            continue
         rule = RULES.get(node.op_type)
         if rule is None or node.domain not in DOMAINS or not any(node.outputs[:1]):  # its first output has no name
             continue

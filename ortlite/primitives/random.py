@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ortlite.dtypes import by_name, to_numpy
 from ortlite.primitives.base import Namespace
 
-__all__ = ["random_normal", "random_uniform"]
+__all__ = ["random_normal", "random_uniform"]  # the primitives
 
 
 def _generator(seed: int) -> np.random.RandomState:
@@ -22,14 +23,37 @@ def _generator(seed: int) -> np.random.RandomState:
     return np.random.RandomState(words if words[1] else words[0])
 
 
-def random_uniform(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:
-    """Floats of `dtype` (float32 or float64), uniform on [0, 1)."""
-    draws = _generator(seed).random_sample(tuple(shape))
-    if xp.dtype_name(dtype) == "float64":
-        return xp.asarray(draws, dtype=dtype)
-    draws *= 2.0**24
-    np.floor(draws, out=draws)  # 24 bits, cut: rounding could give 1
-    return xp.asarray(draws.astype(np.float32) * np.float32(2.0**-24), dtype=dtype)
+def random_uniform(
+    xp: Namespace, seed: int, shape: Sequence[int], dtype: Any, low: float = 0.0, high: float = 1.0
+) -> Any:
+    """Floats of `dtype`, uniform on [`low`, `high`)."""
+    draws, name = _generator(seed).random_sample(tuple(shape)), xp.dtype_name(dtype)
+    if name != "float64":
+        draws *= 2.0**24
+        np.floor(draws, out=draws)  # 24 bits, cut: rounding could give 1
+        draws *= 2.0**-24
+    draws = moved(draws, low, high, to_numpy(by_name(name)))
+    return xp.asarray(draws if name == "float64" else draws.astype(np.float32), dtype=dtype)
+
+
+def moved(draws: np.ndarray, low: float, high: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """Float64 on [0, 1), changed in place to numbers that are in [`low`, `high`) once they are rounded to `dtype`."""
+    if (low, high) != (0.0, 1.0):
+        draws *= high - low  # no difference of two float32 overflows
+        draws += low
+    first, last = _ends(low, high, dtype)
+    return np.clip(draws, first, last, out=draws) if first <= last else draws
+
+
+def _ends(low: float, high: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The first and the last number of `dtype` in [`low`, `high`), in the wrong order where it has none."""
+    with np.errstate(over="ignore"):
+        first, last = dtype.type(low), dtype.type(high)
+    if float(first) < low:
+        first = np.nextafter(first, dtype.type(np.inf))
+    if float(last) >= high:
+        last = np.nextafter(last, dtype.type(-np.inf))
+    return float(first), float(last)
 
 
 def random_normal(xp: Namespace, seed: int, shape: Sequence[int], dtype: Any) -> Any:

@@ -709,3 +709,26 @@ def test_an_override_leaves_what_it_cannot_do_under_a_trace(xp):
         assert function(x).tolist() == [[0.5, -0.75]]
     assert jax.jit(jax.vmap(f))(x).tolist() == [[7, 7]]
     assert jax.grad(lambda v: f(v).sum())(x).tolist() == [[0.25, 0.0625]]
+
+
+def test_what_is_baked_is_no_view_of_the_callers_memory():
+    """A part of an input that says a shape, too: its value belongs to the signature, and the caller may write to it."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x, int64[2] k) => (float[M,L] y, int64[R] same) {
+      zero = Constant <value = int64[1] {0}> ()  two = Constant <value = int64[1] {2}> ()
+      y = Expand (x, k)  part = Slice (k, zero, two)  same = Identity (part) }"""
+    session = ortlite.InferenceSession(parser.parse_model(text).SerializeToString(), providers=[NAME])
+    for _ in range(4):
+        k = np.array([3, 2])
+        y, same = session.run(None, {"x": np.ones(2, np.float32), "k": k})
+        assert (y.shape, same.tolist()) == ((3, 2), [3, 2])
+        k[:] = 55
+
+
+def test_two_values_of_a_function_may_be_one_array():
+    """JAX's slice of all there is is the array itself: the function made for the signature had one argument twice."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[N] x, int64[1] k) => (float[M] y) {
+      c = Constant <value = float[2] {1.0, 2.0}> ()  zero = Constant <value = int64[1] {0}> ()
+      part = Slice (c, zero, k)  sum = Add (part, c)  y = Add (sum, x) }"""
+    fn = ortlite.function(parser.parse_model(text).SerializeToString())
+    for _ in range(3):
+        np.testing.assert_array_equal(fn(jnp.ones(2, jnp.float32), np.array([2])), [3, 5])

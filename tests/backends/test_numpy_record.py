@@ -434,3 +434,19 @@ def test_a_result_that_is_a_constant_of_the_recording_is_not_the_callers_to_writ
         _, scale, zero = session.run(None, {"x": np.zeros((0, 4), F)})
         assert (scale, zero) == (1, 0)
         scale[...], zero[...] = 77, 77
+
+
+def test_variables_of_a_recording_are_no_seeds():
+    """What draws the seeds of random nodes had names of the same kind: the third run had one in the other's place."""
+    text = """<ir_version: 8, opset_import: ["": 22]> g (float[N,M] x) => (float[N,M] noise, float[N,M] y, float[N,M] z)
+    { noise = RandomNormalLike (x)  y = Softmax (x)  z = LogSoftmax (x) }"""
+    session = ortlite.InferenceSession(
+        parser.parse_model(text).SerializeToString(), providers=[(CPU, {"compiled": "0"})]
+    )
+    x = data(3, 5)
+    wanted = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    for _ in range(4):
+        noise, y, z = session.run(None, {"x": x})
+        assert noise.std() > 0.1
+        np.testing.assert_allclose(y, wanted, rtol=1e-5)
+        np.testing.assert_allclose(z, np.log(wanted), rtol=1e-5)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import trunc
+
 import numpy as np
 import pytest
-from opcheck import check
+from onnx import numpy_helper
+from opcheck import check, make_model, run_model
 
 R = np.random.default_rng(0)
 X = R.standard_normal((2, 4, 3, 5)).astype(np.float32)
@@ -64,6 +68,22 @@ def test_group_normalization_scales_groups_in_18_and_channels_from_21():
     check("GroupNormalization", X, by_group, by_group, num_groups=2, opset=18, expected=expected.astype(np.float32))
     expected = normalised() * by_channel[:, None, None] + by_channel[:, None, None]
     check("GroupNormalization", X, by_channel, by_channel, num_groups=2, opset=21, expected=expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(("op", "groups"), [("GroupNormalization", 2), ("InstanceNormalization", 4)])
+def test_an_infinite_scale_gives_infinity(op, groups, constant):
+    """NaN, where a library multiplies the mean by the scale. onnxruntime's InstanceNormalization is such a one."""
+    scale, bias = np.array([1, np.inf, -np.inf, 2], np.float32), floats(4)
+    x = X.reshape(2, groups, -1).astype(np.float64)
+    y = ((x - x.mean(2, keepdims=True)) / np.sqrt(x.var(2, keepdims=True) + 1e-5)).reshape(X.shape)
+    expected = (y * scale[:, None, None] + bias[:, None, None]).astype(np.float32)
+    model = make_model(op, X, scale, bias, opset=21, num_groups=2 if groups == 2 else None)
+    feeds = {"x0": X, "x1": scale, "x2": bias}
+    if constant:
+        del model.graph.input[1:]
+        model.graph.initializer.extend(numpy_helper.from_array(feeds.pop(name), name) for name in ("x1", "x2"))
+    np.testing.assert_allclose(run_model(model, feeds)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_other_normalisations():
@@ -163,6 +183,18 @@ def test_activations_with_odd_parameters(alpha):
     shrunk = np.where(wide < -alpha, wide + 0.5, np.where(wide > alpha, wide - 0.5, 0))
     check("Shrink", x, lambd=alpha, bias=0.5, expected=shrunk.astype(np.float32))
     check("Clip", x, np.float32(alpha), np.float32(-alpha))  # where min is above max, max wins
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8, np.uint8])
+def test_shrink_of_integers_is_truncated_and_rounds_none(dtype):
+    """Exact beyond 2^53 as well, where float64 has gaps."""
+    info = np.iinfo(dtype)
+    numbers = [2**53 + 1, -(2**53) - 1, 2**62 + 3, info.max - 2, info.min + 3, 0, 1, 3, -1, -3]
+    x = np.array([n for n in numbers if info.min <= n <= info.max], dtype)
+    for bias, lambd in [(0.0, 0.5), (1.0, 2.0), (1.5, 0.5), (-0.25, 1.0)]:
+        given = Fraction(bias)
+        y = [trunc(n + (given if n < 0 else -given)) if abs(n) > lambd else 0 for n in x.tolist()]
+        check("Shrink", x, bias=bias, lambd=lambd, expected=np.array(y, dtype))
 
 
 def test_softmax_of_a_scalar_is_1():

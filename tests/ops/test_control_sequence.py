@@ -304,6 +304,17 @@ NONE = [  # bodies without a declared rank, and the shape of one of no rows
     ("(float u) => (float w, float o) { w = Identity(u) o = MatMul(x, u) }", (0, 2, 3)),
     ("(float u) => (float w, float o) { w = Concat <axis = 0> (u, u) o = Identity(x) }", (0, 2, 0)),
     ("(float[2,3] u) => (float[2,3] u, float o) { o = Neg(u) }", (0, 2, 3)),
+    ("""(float u) => (float w, float o) { w = Identity(u)
+        o = If (g) <then_branch = a () => (float p) { p = MatMul(x, u) },
+                    else_branch = b () => (float q) { q = Neg(x) }> }""",
+     (0, 2, 0)),
+    ("""(float u) => (float w, float o) { w = Identity(u)
+        o = Loop (i, g) <body = c (int64 j, bool h) => (bool k, float v) { k = Identity(h) v = MatMul(x, u) }> }""",
+     (0, 0, 2, 3)),
+    ("""(float u) => (float w, float o) { w = Identity(u) m = Constant <value_floats = [1.0, 2.0]> ()
+        p = Scan <num_scan_inputs = 1, scan_output_axes = [1],
+                  body = c (float[] h) => (float v) { k = MatMul(x, u) v = Mul(k, h) }> (m)
+        o = Transpose <perm = [2, 1, 0]> (p) }""", (0, 3, 2, 2)),
 ]  # fmt: skip
 
 

@@ -59,6 +59,8 @@ def test_a_circular_cache_takes_any_index():
 
 def test_one_hot_and_nonzero_and_where():
     check("OneHot", np.array([[1, -1], [5, 0]]), np.array(4), np.array([2, 9], np.float32), axis=1)
+    for index, y in [(2, [2, 2, 9]), (3, [2, 2, 2]), (-4, [2, 2, 2])]:  # a single one, which may be nowhere
+        check("OneHot", np.array(index), np.array(3), np.array([2, 9], np.float32), expected=np.array(y, np.float32))
     check("NonZero", np.array([[0, 1, 0], [2, 0, -3]], np.float32))
     check("NonZero", np.float32(3), expected=np.zeros((0, 1), np.int64))
     check("Where", np.array([[True], [False]]), np.float32(1), np.array([5, 6], np.float32))

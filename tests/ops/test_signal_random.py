@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
-from onnx import parser
+from onnx import helper, parser
 from opcheck import check, run_op
 from scipy import stats
 
@@ -181,3 +182,24 @@ def test_dropout():
     np.testing.assert_allclose(y[mask], 1 / 0.7, rtol=1e-5)
     assert not y[~mask].any()
     check("Dropout", x, np.float32(0.3), outputs=2, expected=[x, np.ones(x.shape, bool)])
+
+
+@pytest.mark.parametrize("like", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1000.0, 1001.0), (0.1, 0.7), (-3.0, 5.0), (-3e38, 3e38)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_uniform_draws_stay_below_the_upper_end(dtype, low, high, like):
+    """Also where they are rounded: near 1 float16 has one number in 2^-11. And none is infinite."""
+    low, high = float(np.float32(low)), float(np.float32(high))
+    if like:
+        x = draw("RandomUniformLike", np.zeros((1000, 100), dtype), low=low, high=high, seed=5.0)
+    else:
+        code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        x = draw("RandomUniform", shape=[1000, 100], dtype=code, low=low, high=high, seed=5.0)
+    assert x.dtype == dtype
+    x = x.astype(np.float64)
+    assert x.min() >= low
+    assert x.max() < high
+
+
+def test_uniform_of_an_empty_range_is_its_end():
+    assert set(draw("RandomUniform", shape=[100], low=2.0, high=2.0)) == {2.0}
