@@ -96,7 +96,8 @@ class Recording(NamedTuple):
     `lines` are pairs of a variable ("" for none) and an expression, or a statement; `scope` has what their names stand
     for. `results` names the results, None where the kernel leaves the case to another one, and `values` are those of
     the recorded run. `layouts`: positions of arguments, and the strides that they must have for the lines to be right,
-    None where any will do; `strides` is how the library's arrays are asked for them.
+    None where any will do; `strides` is how the library's arrays are asked for them. `homes`: for each result the
+    variable of the array, made empty, in whose memory it lies, "" where that is another's.
     """
 
     lines: tuple[tuple[str, str], ...]
@@ -105,6 +106,7 @@ class Recording(NamedTuple):
     values: tuple[Any, ...]
     layouts: tuple[tuple[int, tuple[int | None, ...]], ...]
     strides: str = "strides"
+    homes: tuple[str, ...] = ()
 
 
 class ExecutionProvider:

@@ -79,7 +79,9 @@ class JAXExecutionProvider(ExecutionProvider):
     """JAX. Options: `jit`, "1" (default) or "0"; `device`, such as "cpu" or "gpu:1" (default: JAX's own); `cache`, "1"
     (default) to keep what XLA compiles in a folder of ortlite's in the user's cache, where this process has set no
     folder of JAX's before, or "0"; `stand_in`, "1" (default) to leave shapes that nothing is compiled for to NumPy's
-    kernels where JAX computes in the host's memory, or "0": each is compiled then.
+    kernels where JAX computes in the host's memory, or "0": each is compiled then; `loops`, "0" to have XLA compute
+    everything itself: where `ortlite[fast]` is installed, its compiled loops convolve and multiply by constant weights
+    on a CPU.
 
     JAX computes in 64 bits only where asked to: every run asks, for itself alone.
     """
@@ -89,7 +91,7 @@ class JAXExecutionProvider(ExecutionProvider):
     packages = ("jax", "jaxlib")
     storage = frozenset(DTYPES + NARROW_FLOATS)
     rank = 30 if _has_gpu() else 60  # benchmarks/PROVIDERS.md
-    option_names = frozenset({"device", "jit", "cache", "stand_in"})
+    option_names = frozenset({"device", "jit", "cache", "stand_in", "loops"})
     tracer = _Tracer()
     immutable = True
     widen: ClassVar[dict[str, str]] = dict.fromkeys(["float16", "bfloat16", *NARROW_FLOATS], "float32")
@@ -121,9 +123,13 @@ class JAXExecutionProvider(ExecutionProvider):
 
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
-        from ortlite_jax import ops
+        return self._overrides
 
-        return ops.OVERRIDES
+    @cached_property
+    def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
+        from ortlite_jax import loops, ops
+
+        return ops.OVERRIDES if self.options.get("loops", "1") == "0" else loops.before(ops.OVERRIDES)
 
     def from_numpy(self, array: np.ndarray) -> Any:
         import jax

@@ -7,7 +7,7 @@ element, padded, cut, pooled, put together. What minds gets it in the order of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from jax.extend import core
 
 from ortlite import primitives as default
 
-__all__ = ["evaluated", "laid_out", "lays_out"]
+__all__ = ["constant", "evaluated", "laid_out", "lays_out"]
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 ELEMENTWISE = frozenset(
@@ -37,13 +37,16 @@ FEW_ROWS, LARGE_WEIGHTS = (4, 64), 1 << 20  # of products; elements
 SLOW = (3, 32)  # channels and maps of which XLA's convolution takes up to four times as long as with a channel of zeros
 MOST_SLICES = 64  # of the input in a convolution that is written out: XLA takes its time to compile each
 
-_active: ContextVar[bool] = ContextVar("ortlite_jax_layout", default=False)
+_active: ContextVar[Mapping[int, Any] | None] = ContextVar("ortlite_jax_layout", default=None)
 
 
 @contextmanager
-def lays_out() -> Iterator[None]:
-    """What is traced within is going to be laid out: convolutions may stay what they are."""
-    token = _active.set(True)
+def lays_out(constants: Mapping[int, Any]) -> Iterator[None]:
+    """What is traced within is going to be laid out: convolutions may stay what they are.
+
+    `constants` has what tracers stand for, by id.
+    """
+    token = _active.set(constants)
     try:
         yield
     finally:
@@ -52,7 +55,12 @@ def lays_out() -> Iterator[None]:
 
 def laid_out() -> bool:
     """Whether what is traced now is going to be laid out."""
-    return _active.get()
+    return _active.get() is not None
+
+
+def constant(x: Any) -> Any:
+    """The array that an argument always is in what is traced now, or None."""
+    return (_active.get() or {}).get(id(x))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ import numpy as np
 from jax.extend import core
 
 from ortlite.forks import renewed_after_fork
-from ortlite_jax import layout
+from ortlite_jax import calls, layout
+from ortlite_jax.joined import Joined, joined
 from ortlite_jax.layout import bound
 
 __all__ = ["Region"]
@@ -78,10 +79,16 @@ class Region:
         Last come arrays whose ids must stay theirs.
         """
         given = self._given(arrays)
-        with layout.lays_out():
-            traced, results = jax.make_jaxpr(self.fn, return_shape=True)(
-                *[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given]
-            )
+        functions = calls.Functions() if jax.default_backend() == "cpu" else None
+
+        def fn(*values: Any) -> Any:
+            constants = {id(values[i]): array for i, array in self.constants.items()}
+            with layout.lays_out(constants), calls.gathers(functions):
+                return self.fn(*values)
+
+        traced, results = jax.make_jaxpr(fn, return_shape=True)(
+            *[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given]
+        )
         structure = jax.tree.structure(results)
         flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values, self.constants))(
             *given
@@ -97,6 +104,8 @@ class Region:
             if early and early[-1] is eqn:
                 inputs = tuple(str(v.val) if isinstance(v, core.Literal) else origins[v] for v in eqn.invars)
                 origins[eqn.outvars[0]] = (eqn.primitive.name, str(eqn.params), inputs)
+        if functions is not None:
+            late = joined(late, jaxpr.outvars, functions)
         read = dict.fromkeys(
             var for eqn in late for var in eqn.invars if not isinstance(var, core.Literal) and var in origins
         )
@@ -110,8 +119,9 @@ class Region:
             return jax.tree.unflatten(structure, found)  # type: ignore[no-any-return]
 
         main.__name__ = getattr(self.fn, "__name__", "region")
-        options = THREADED if any(map(_on_one_thread, late)) and _known(*THREADED.items()) else None
-        return jax.jit(main, compiler_options=options), weights, flat.consts
+        alone = any(_on_one_thread(eqn) for eqn in late if type(eqn) is not Joined)
+        options = THREADED if alone and _known(*THREADED.items()) else None
+        return jax.jit(main, compiler_options=options), weights, (flat.consts, functions)
 
     def _given(self, arrays: Sequence[Any]) -> list[Any]:
         """All arguments of the function."""
@@ -237,5 +247,6 @@ def _evaluated(eqns: Sequence[Any], values: dict[Any, Any], wanted: Sequence[Any
         return var.val if isinstance(var, core.Literal) else values[var]
 
     for eqn in eqns:
-        values.update(zip(eqn.outvars, bound(eqn, [*map(read, eqn.invars)]), strict=True))
+        given = [*map(read, eqn.invars)]
+        values.update(zip(eqn.outvars, eqn(*given) if type(eqn) is Joined else bound(eqn, given), strict=True))
     return [*map(read, wanted)]

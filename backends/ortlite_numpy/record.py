@@ -33,9 +33,12 @@ from ortlite_numpy.tape import (
     opaque,
     real,
     recording,
+    root,
 )
 
-__all__ = ["Ended", "Traced", "apart", "aside", "numpy", "opaque", "recorded", "recording", "written"]
+__all__ = [
+    "LARGE", "Ended", "Traced", "aligned", "apart", "aside", "numpy", "opaque", "recorded", "recording", "written",
+]  # fmt: skip
 
 LARGE, LINE = 1 << 16, 64  # bytes of an array for which it pays to choose its place; and of a line of the cache
 
@@ -124,7 +127,9 @@ def recorded(
     finally:
         CURRENT.tape = None
     layouts = tuple((i, _steps(args[i])) for i in names) if tape.layouts else ()
-    return Recording(tuple(tape.lines), tape.scope, texts, tuple(map(real, values)), layouts)
+    made = tuple(map(real, values))
+    homes = tuple(tape.homes.get(id(root(x)), ("",))[0] if isinstance(x, np.ndarray) else "" for x in made)
+    return Recording(tuple(tape.lines), tape.scope, texts, made, layouts, homes=homes)
 
 
 def _made(name: str) -> Any:
@@ -135,16 +140,20 @@ def _made(name: str) -> Any:
         value = make(*args, **keywords)
         if tape is None:
             return value
-        if name == "empty" and value.nbytes >= LARGE:
-            return tape.line(called(tape, _aligned, (value.shape, value.dtype, value.nbytes), {}), value)
-        return tape.line(called(tape, make, args, keywords), value)
+        if name != "empty":
+            return tape.line(called(tape, make, args, keywords), value)
+        large = value.nbytes >= LARGE
+        given = (aligned, (value.shape, value.dtype, value.nbytes), {}) if large else (make, args, keywords)
+        made = tape.line(called(tape, *given), value)
+        tape.homes[id(value)] = made.name, value
+        return made
 
     call.__name__ = name
     return call
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any, size: int) -> Any:
-    """An array of so many bytes that begins where a line of the cache does: else every long vector is in two lines."""
+def aligned(shape: tuple[int, ...], dtype: Any, size: int) -> Any:
+    """An empty array, of so many bytes, that begins where a line of the cache does: else long vectors are in two."""
     memory = np.empty(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -memory.__array_interface__["data"][0] % LINE)
 

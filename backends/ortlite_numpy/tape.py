@@ -18,7 +18,7 @@ from ortlite import ordered
 
 __all__ = [
     "ASKED", "CURRENT", "DIRECT", "KNOWN", "LOWER", "WORD", "Ended", "Tape", "Traced", "aside", "called", "current",
-    "holds_traced", "opaque", "real", "recording",
+    "holds_traced", "opaque", "real", "recording", "root",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,6 +64,9 @@ class Tape:
         self.layouts = False  # whether the kernel looked at the layout of an array
         self.count = 0
         self.inside: set[str] = set()  # variables of parts (`apart`), which nothing else can read
+        self.homes: dict[
+            int, tuple[str, Any]
+        ] = {}  # by id arrays that were made empty, which are held, and their names
 
     def constant(self, value: Any) -> str:
         """A name for an object."""
@@ -83,7 +86,7 @@ class Tape:
 
     def may_change(self, array: Any) -> bool:
         """Whether somebody may still write to an array: one made on the way, which is small."""
-        return bool(array.flags.writeable) and array.nbytes <= SMALL and id(_root(array)) not in self.lasting
+        return bool(array.flags.writeable) and array.nbytes <= SMALL and id(root(array)) not in self.lasting
 
     def last(self, value: Any) -> Any:
         """Note that nobody writes to an array, or to those in a tuple."""
@@ -91,8 +94,8 @@ class Tape:
             for item in value:
                 self.last(item)
         elif isinstance(value, np.ndarray):
-            self.held.append(_root(value))
-            self.lasting.add(id(_root(value)))
+            self.held.append(root(value))
+            self.lasting.add(id(root(value)))
         return value
 
     def text(self, value: Any) -> str:
@@ -153,7 +156,8 @@ class Tape:
         return name
 
 
-def _root(array: Any) -> Any:
+def root(array: Any) -> Any:
+    """The array whose memory another one is a view of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

@@ -26,8 +26,8 @@ from ortlite.processors import available
 from ortlite_numpy.record import Ended, apart, recording
 
 __all__ = [
-    "DONE", "GIVEN", "HELPERS", "ROW", "STATE", "TEAM", "TOGETHER", "YIELD", "Waiting", "another_team", "available",
-    "limit", "pays", "split", "wait_by", "wake",
+    "BLOCKS", "CONTEXT", "DONE", "GIVEN", "HELPERS", "ROW", "SCHEDULE", "STATE", "TEAM", "TOGETHER", "YIELD", "Waiting",
+    "another_team", "available", "limit", "pays", "pool_team", "split", "wait_by", "wake",
 ]  # fmt: skip
 
 WOKEN = 2e-4  # seconds of work from which on another thread pays that must be woken,
@@ -40,9 +40,10 @@ LATELY = 1e-3  # seconds in which what helpers have missed counts
 
 # The rows of TEAM: the first says how many helpers there are and where the system's function is by which a thread lets
 # others run; then one a helper. Places are in bytes; what different threads write is in different lines of the cache.
-# The team of another library has one row alone, which says by what function all its threads call another.
-YIELD, HELPERS, TOGETHER = 0, 8, 16
-GIVEN, DONE, STATE = 0, 128, 256
+# The team of another library has one row alone: TOGETHER, by what function all its threads call another; or SCHEDULE,
+# by what its pool takes a task, and CONTEXT, what that wants to be given, and then a block for each task.
+YIELD, HELPERS, TOGETHER, SCHEDULE, CONTEXT = 0, 8, 16, 24, 32
+GIVEN, DONE, STATE, BLOCKS = 0, 128, 256, 64
 ROW = 384
 _team = np.zeros(((os.cpu_count() or 1) + 1, ROW // 8), np.int64)
 TEAM = _team.ctypes.data
@@ -63,6 +64,14 @@ def another_team(together: int) -> int:
     row[TOGETHER // 8] = together
     _others.append(row)
     return int(row.ctypes.data)
+
+
+def pool_team() -> np.ndarray[Any, Any]:
+    """The row of the team that one thread makes with another library's pool, whose SCHEDULE and CONTEXT it sets."""
+    row = np.zeros(ROW // 8, np.int64)
+    row[YIELD // 8] = _team[0, YIELD // 8]
+    _others.append(row)  # a task may run long after its caller has gone on
+    return row
 
 
 class Waiting(Protocol):

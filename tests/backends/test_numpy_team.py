@@ -283,3 +283,41 @@ def test_another_librarys_threads_do_the_work(kernel, parts):
     team = threads.another_team(ctypes.cast(together, ctypes.c_void_p).value)
     assert computed(kernel, 1000, 3, parts, team)
     assert calls == ([(0, 0)] if parts > 1 else [])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+@pytest.mark.parametrize("pool", ["at once", "beside", "late", "full"])
+def test_another_librarys_pool_takes_part(kernel, pool, parts):
+    """Tasks run on the calling thread, on others, when the caller has gone on, or not at all."""
+    task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    began, later = [], []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+    def schedule(args):
+        size, extension, context, fn, block = args[:5]
+        began.append((size, extension, context))
+        if pool == "at once":
+            task(fn)(block)
+        elif pool == "late":
+            later.append((fn, block))
+        elif pool == "beside":
+            thread = threading.Thread(target=task(fn), args=(block,))
+            later.append(thread)
+            thread.start()
+        return pool == "full"
+
+    row = threads.pool_team()
+    row[threads.SCHEDULE // 8] = ctypes.cast(schedule, ctypes.c_void_p).value
+    row[threads.CONTEXT // 8] = 17
+    for _ in range(30):  # blocks serve again when their tasks have ended, and no more are offered than there are
+        assert computed(kernel, 1000, 3, parts, row.ctypes.data)
+    assert set(began) == ({(40, 0, 17)} if parts > 1 else set())
+    blocks = (threads.ROW - threads.BLOCKS) // 16
+    assert len(began) == (0 if parts == 1 else blocks if pool == "late" else 30 if pool == "full" else len(began))
+    for item in later:
+        item.join() if pool == "beside" else task(item[0])(item[1])
+    assert not row[threads.BLOCKS // 8 :: 2].any()  # all free
+    assert computed(kernel, 1000, 3, parts, row.ctypes.data)
+    if pool == "late":
+        for fn, block in later[blocks:]:
+            task(fn)(block)

@@ -14,13 +14,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ortlite_numpy.compiled.jit import Emitted, loops
-from ortlite_numpy.threads import DONE, GIVEN, HELPERS, ROW, STATE, TOGETHER, YIELD
+from ortlite_numpy.threads import BLOCKS, CONTEXT, DONE, GIVEN, HELPERS, ROW, SCHEDULE, STATE, TOGETHER, YIELD
 
 __all__ = ["entry", "for_result", "for_work", "placed", "run"]
 
 WORD = 8  # bytes
 LOOKS_OUT, TAKEN = 1, 1  # a job's address is even
 FN, ARGS, TAKEN_RANGES, COUNT, PARTS, FAILED = (WORD * i for i in range(6))  # the words of a job
+# The words of a block, by which a task of a pool finds its job: what becomes of the offer, and the address. It is made,
+# and then begun by the task or withdrawn by the caller; the task frees the block, maybe long after the caller went on.
+OFFER, JOB = 0, WORD
+FREE, MADE, BEGUN, WITHDRAWN = range(4)
+BLOCK = 2 * WORD
 # Of its ranges, callers take the first and helpers the last, one after the other: what a thread has written it finds in
 # its own cache when the next job reads it. So many of the first, and of the last so many times LAST, are taken.
 LAST = 1 << 32
@@ -156,6 +161,27 @@ def _together(typing: Any, address: Any, job: Any) -> Any:
     return types.none(types.int64, types.int64), code
 
 
+def _schedule(typing: Any, schedule: Any, given: Any, block: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+        kind, given = ir.FunctionType(ir.VoidType(), [pointer]), types.none(types.int64)
+        part, inside, call = _beside(context, builder, take_offer.dispatcher(), given, kind)
+        call([inside.ptrtoint(part.args[0], word)])
+        inside.ret_void()
+        # XLA_FFI_ThreadPool_Schedule_Args: its size, no extension, the context, the task and what that is given
+        struct = cgutils.alloca_once(builder, word, 5)
+        for i, value in enumerate([word(40), word(0), args[1], builder.ptrtoint(part, word), args[2]]):
+            builder.store(value, builder.gep(struct, [ir.IntType(32)(i)]))
+        fn = builder.inttoptr(args[0], ir.FunctionType(word, [word.as_pointer()]).as_pointer())
+        return builder.call(fn, [struct])
+
+    return types.int64(types.int64, types.int64, types.int64), code
+
+
 def _placed(typing: Any, args: Any) -> Any:
     from llvmlite import ir
     from numba import types
@@ -198,6 +224,7 @@ def _pause(typing: Any) -> Any:
 load, store, add, change = Emitted(_load), Emitted(_store), Emitted(_add), Emitted(_change)
 call, job, pause = Emitted(_call), Emitted(_job), Emitted(_pause)
 together = Emitted(_together)  # all threads of another library take part in a job, see threads.another_team
+schedule = Emitted(_schedule)  # have another library's pool run a task on a block; not 0 where it does not
 entry = Emitted(_entry)  # the address of what calls a kernel with the arguments that lie at an address, and a range
 placed = Emitted(_placed)  # the address of a tuple of arguments, on the stack of who asks
 
@@ -223,6 +250,18 @@ def take_part(job):
 
 
 @loops()
+def wait_while(place, value, give_way):
+    """Until another value stands there."""
+    looks = 0
+    while load(place) == value:
+        looks += 1
+        if looks > PATIENCE and give_way:
+            call(give_way, 0, 0, 0)
+        else:
+            pause()
+
+
+@loops()
 def with_helpers(team, most, this):
     """Do a job, range by range from the first on, with helpers that look out; not 0 where a range of ours failed."""
     fn, args, count, parts = load(this + FN), load(this + ARGS), load(this + COUNT), load(this + PARTS)
@@ -241,13 +280,41 @@ def with_helpers(team, most, this):
     for helper in range(1, helpers + 1 if offered else 0):
         state = team + helper * ROW + STATE
         if not change(state, this, 0):
-            looks = 0
-            while load(state) == this + TAKEN:
-                looks += 1
-                if looks > PATIENCE and give_way:
-                    call(give_way, 0, 0, 0)
-                else:
-                    pause()
+            wait_while(state, this + TAKEN, give_way)
+    return failed
+
+
+@loops()
+def take_offer(block):
+    """What a task of a pool does: take part, if the caller has not gone on."""
+    if change(block + OFFER, MADE, BEGUN):
+        take_part(load(block + JOB))
+    store(block + OFFER, FREE)
+
+
+@loops()
+def with_pool(team, most, this):
+    """Do a job with tasks of another library's pool, where they begin in time; not 0 where a range of ours failed."""
+    fn, args, count, parts = load(this + FN), load(this + ARGS), load(this + COUNT), load(this + PARTS)
+    store(this + TAKEN_RANGES, 1)  # the first is the caller's
+    offered, block = 0, team + BLOCKS
+    while offered + 1 < most and block < team + ROW:
+        if load(block + OFFER) == FREE:
+            store(block + JOB, this)
+            store(block + OFFER, MADE)
+            if schedule(load(team + SCHEDULE), load(team + CONTEXT), block) != 0:
+                store(block + OFFER, FREE)
+                break
+            offered += 1
+        block += BLOCK
+    ranges, failed = 0, 0
+    while taken(ranges) < parts:
+        part = ranges % LAST
+        failed |= call(fn, args, count * part // parts, count * (part + 1) // parts)
+        ranges = add(this + TAKEN_RANGES, 1)
+    for block in range(team + BLOCKS, team + ROW, BLOCK):
+        if load(block + JOB) == this and not change(block + OFFER, MADE, WITHDRAWN):
+            wait_while(block + OFFER, BEGUN, load(team + YIELD))
     return failed
 
 
@@ -268,6 +335,8 @@ def run(team, most, parts, count, fn, args):
         failed = 0
         if another:
             together(another, this)
+        elif load(team + SCHEDULE):
+            failed = with_pool(team, most, this)
         else:
             failed = with_helpers(team, most, this)
         failed |= load(this + FAILED)

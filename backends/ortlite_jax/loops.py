@@ -1,0 +1,276 @@
+"""Operators with constant weights by the loops that `pip install 'ortlite[fast]'` compiles for NumPy.
+
+XLA's convolutions on a CPU take up to twice as long as these. They stand in a compiled program as calls
+(`ortlite_jax.calls`): they read the memory of XLA's operands and write to that of its results. What they call one after
+the other is one call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from itertools import count as numbers
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+
+from ortlite.derived import Derived, at_once, takes_derived
+from ortlite.namespace import Namespace, or_default
+from ortlite.provider import CPU, create
+from ortlite_jax import calls
+from ortlite_jax.layout import constant
+
+__all__ = ["before", "together"]
+
+Key = tuple[str, str, int]
+
+MS = "com.microsoft"
+# The inputs that must be constants, where they are given: what is made of them is kept.
+TAKEN: dict[Key, tuple[int, ...]] = {
+    ("", "Conv", 1): (1, 2),
+    (MS, "FusedConv", 1): (1, 2),
+    ("", "MatMul", 1): (1,),
+    ("", "Gemm", 7): (1, 2),
+}
+# What reads an image that a call has made, and would else come between two.
+BETWEEN: dict[Key, tuple[int, ...]] = {
+    ("", "GlobalAveragePool", 1): (),
+    ("", "AveragePool", 1): (),
+    ("", "MaxPool", 1): (),
+    ("", "Mul", 7): (),
+    ("", "GroupNormalization", 18): (1, 2),
+    ("", "GroupNormalization", 21): (1, 2),
+    (MS, "QuickGelu", 1): (),
+}
+IMAGES = {("", "Conv", 1), (MS, "FusedConv", 1), *BETWEEN}
+DTYPES = {"float32", "uint8", "int8", "int32"}
+LEAST = 1 << 25  # multiplications of a product: of fewer XLA makes one loop with what follows
+FEW = 16  # channels of an image that is read as well where they lie first
+
+_prefixes = numbers()
+
+
+class _Team(int):
+    """An address that is known in the run alone: in a recording it is not a number, but a name."""
+
+
+class Asked(NamedTuple):
+    """What the loops ask the namespace of a provider: on how many threads they run, and of which team."""
+
+    threads: int
+    team: int
+
+
+@cache
+def _asked() -> Asked:
+    from ortlite_numpy import threads
+
+    return Asked(threads.available(), _Team(threads.pool_team().ctypes.data))
+
+
+class Value(NamedTuple):
+    """An array in memory, in C order, and the variable of which it is the memory: its axes lie in the order `axes`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * int(self.dtype.itemsize)
+
+
+class Call(NamedTuple):
+    """What an operator does at one signature: lines that read the variables of `operands` and make those of `results`.
+
+    `homes` are the variables of the arrays that the results lie in, with their shapes, where these are theirs alone.
+    """
+
+    lines: tuple[tuple[str, str], ...]
+    scope: Mapping[str, Any]
+    operands: list[Value]
+    results: list[Value]
+    homes: list[tuple[str, tuple[int, ...]]]
+    absent: int  # results behind these
+
+    @property
+    def shapes(self) -> list[jax.ShapeDtypeStruct]:
+        return [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in self.results]
+
+    def alone(self) -> calls.Function:
+        return together([(self, range(len(self.operands)))], [(0, i) for i in range(len(self.results))])
+
+
+def before(others: Mapping[Key, Callable[..., Any]]) -> Mapping[Key, Callable[..., Any]]:
+    """JAX's operators, and before them the loops, where there are any."""
+    cpu = create(CPU)
+    if not cpu.compiles_ahead:
+        return others
+    from ortlite_numpy.compiled import table
+
+    ours = {key: _by_loops(key, table.OVERRIDES[key]) for key in (*TAKEN, *BETWEEN)}
+    return {**others, **{key: or_default(fn, others[key]) if key in others else fn for key, fn in ours.items()}}
+
+
+def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls the loops of an operator in a program that XLA compiles; NotImplemented where its weights are no
+    constants.
+    """
+    needed = TAKEN[key] if key in TAKEN else BETWEEN[key]
+
+    def override(xp: Namespace, *inputs: Any, derived: Any = at_once, **attributes: Any) -> Any:
+        functions = calls.gathered()
+        if functions is None or any(x is not None and str(x.dtype) not in DTYPES for x in inputs):
+            return NotImplemented
+        if key in BETWEEN and not any(map(functions.has_made, inputs)):
+            return NotImplemented
+        known = [None if x is None else constant(x) for x in inputs]
+        places = tuple(i for i, x in enumerate(inputs) if x is None or known[i] is not None)
+        if any(i < len(inputs) and i not in places for i in needed):
+            return NotImplemented
+        if key not in IMAGES and not _is_long(inputs[0], [known[i] for i in needed if i < len(known)]):
+            return NotImplemented
+        if not calls.available():
+            return NotImplemented
+        operator = derived(Operator, fn, places, tuple(attributes.items()), *(known[i] for i in places))
+        return operator(functions, *(x for i, x in enumerate(inputs) if i not in places), images=key in IMAGES)
+
+    override.__name__ = override.__qualname__ = fn.__name__
+    return override
+
+
+def _is_long(x: Any, weights: Sequence[Any]) -> bool:
+    """Whether rows times weights take long enough for a call."""
+    return bool(prod(x.shape[:-1]) * sum(w.size for w in weights if w is not None) >= LEAST)
+
+
+class Operator:
+    """An operator and its constants, as a function of its other inputs, which are traced."""
+
+    __slots__ = ("constants", "fn", "keywords", "places")
+
+    def __init__(self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, *constants: Any):
+        self.places, self.keywords = places, dict(keywords)
+        self.constants = [None if x is None else np.asarray(x) for x in constants]
+        kept = Derived([x for x in self.constants if x is not None])
+        self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
+
+    def __call__(self, functions: calls.Functions, *inputs: Any, images: bool) -> Any:
+        orders = [_order(x, images) for x in inputs]
+        call = self.recorded([_lying(x, order) for x, order in zip(inputs, orders, strict=True)], orders, images)
+        if call is None:
+            return NotImplemented
+        found = calls.called(call, *(lax.transpose(x, order) for x, order in zip(inputs, orders, strict=True)))
+        results = tuple(lax.transpose(y, np.argsort(v.axes)) for y, v in zip(found, call.results, strict=True))
+        functions.made.update((id(y), y) for y in results)
+        return (*results, *[None] * call.absent) if len(results) + call.absent > 1 else results[0]
+
+    def recorded(self, examples: Sequence[Any], orders: Sequence[tuple[int, ...]], images: bool) -> Call | None:
+        """The calls of NumPy that are left at this signature; None where they do not follow from it."""
+        from ortlite_numpy.record import recorded
+
+        others, constants = iter(examples), iter(self.constants)
+        count = len(examples) + len(self.places)
+        given = [next(constants if i in self.places else others) for i in range(count)]
+        prefix = f"p{next(_prefixes)}"
+        names = {place: f"{prefix}v{place}" for place in range(count) if place not in self.places}
+        with create(CPU).context():
+            found = recorded(self.fn, _asked(), given, self.keywords, names, prefix)
+        if found is None or found.results is None:
+            return None
+        values = [y for y in found.values if y is not None]  # absent ones come last
+        if not all(isinstance(y, np.ndarray) for y in values):
+            return None
+        axes = [_axes(y, images) for y in values]
+        results = [_value(*result) for result in zip(found.results, values, axes, strict=False)]
+        operands = [_value(*operand) for operand in zip(names.values(), examples, orders, strict=True)]
+        homes = [_home(*result) for result in zip(found.homes, results, values, strict=False)]
+        return Call(found.lines, found.scope, operands, results, homes, len(found.values) - len(results))
+
+
+def _order(x: Any, image: bool) -> tuple[int, ...]:
+    """The order of axes in which a loop reads the memory of an input."""
+    rank = len(x.shape)
+    return (0, *range(2, rank), 1) if image and x.shape[1] >= FEW else tuple(range(rank))
+
+
+def _lying(x: Any, axes: tuple[int, ...]) -> Any:
+    """An array like a traced one, whose axes lie in that order."""
+    return np.empty([x.shape[axis] for axis in axes], x.dtype).transpose(np.argsort(axes))
+
+
+def _axes(x: Any, image: bool) -> tuple[int, ...]:
+    """The order in which the axes of an array lie; for axes of one element any will do."""
+    if image and x.transpose(order := _order(x, image)).flags.c_contiguous:
+        return order
+    return tuple(sorted(range(x.ndim), key=lambda axis: (-x.strides[axis], axis)))
+
+
+def _value(name: str, like: Any, axes: tuple[int, ...]) -> Value:
+    return Value(name, tuple(like.shape[axis] for axis in axes), like.dtype, axes)
+
+
+def _home(name: str, value: Value, like: Any) -> tuple[str, tuple[int, ...]]:
+    """The array of which a result is all the memory, in the order of it."""
+    root = like
+    while root.base is not None and root.base.dtype == like.dtype:
+        root = root.base
+    whole = root.size == like.size and like.transpose(value.axes).flags.c_contiguous
+    return (name, root.shape) if whole else ("", ())
+
+
+def together(
+    each: Sequence[tuple[Call, Sequence[int | tuple[int, int]]]], outside: Sequence[tuple[int, int]]
+) -> calls.Function:
+    """Calls one after the other as one function of addresses.
+
+    With each call stands what its operands are: the number of an operand of all, or of a call before and its result.
+    `outside` are the results that are results of all.
+    """
+    from ortlite_numpy.record import LARGE, aligned, written
+
+    scope: dict[str, Any] = {"array": np.ndarray, "empty": np.empty, "aligned": aligned}
+    lines: list[tuple[str, str]] = []
+
+    def at(value: Value, address: str) -> str:
+        """Source for the array at an address."""
+        memory, form = f"t{len(scope)}", f"f{len(scope)}"
+        scope[memory], scope[form] = ctypes.c_char * value.nbytes, (value.shape, value.dtype)
+        return f"array(*{form}, {memory}.from_address({address}))"
+
+    for number, (call, given) in enumerate(each):
+        scope |= call.scope
+        lines += [(name, "team") for name, value in call.scope.items() if value is _asked().team]
+        for value, source in zip(call.operands, given, strict=True):
+            memory = at(value, f"given[{source}]") if isinstance(source, int) else "m{}_{}".format(*source)
+            back = tuple(map(int, np.argsort(value.axes)))
+            lines.append((value.name, memory if back == tuple(range(len(back))) else f"{memory}.transpose({back})"))
+        homes = {}
+        for i, (value, (home, shape)) in enumerate(zip(call.results, call.homes, strict=True)):
+            name, place = f"m{number}_{i}", (number, i)
+            if place in outside:
+                lines.append((name, at(value, f"results[{outside.index(place)}]")))
+            else:
+                form = f"f{len(scope)}"
+                scope[form] = (value.shape, value.dtype)
+                large = value.nbytes >= LARGE
+                lines.append((name, f"aligned(*{form}, {value.nbytes})" if large else f"empty(*{form})"))
+            if home and home not in homes:
+                homes[home] = name if shape == value.shape else f"{name}.reshape({shape})"
+        lines += [(target, homes.get(target, text)) for target, text in call.lines]
+        for i, (value, (home, _)) in enumerate(zip(call.results, call.homes, strict=True)):
+            if not home or homes[home].split(".")[0] != f"m{number}_{i}":
+                lines.append(("", f"m{number}_{i}[...] = {value.name}.transpose({value.axes})"))
+    made = {target for target, _ in lines if target}
+    run, context = written(lines, "given, results, team", "None", made, scope), create(CPU).context
+
+    def function(given: Sequence[int], results: Sequence[int], team: int) -> None:
+        with context():
+            run(given, results, team)
+
+    return function
