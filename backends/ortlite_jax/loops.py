@@ -196,7 +196,7 @@ class Operator:
 def _order(x: Any, image: bool) -> tuple[int, ...]:
     """The order of axes in which a loop reads the memory of an input."""
     rank = len(x.shape)
-    return (0, *range(2, rank), 1) if image and x.shape[1] >= FEW else tuple(range(rank))
+    return (0, *range(2, rank), 1) if image and rank > 2 and x.shape[1] >= FEW else tuple(range(rank))
 
 
 def _lying(x: Any, axes: tuple[int, ...]) -> Any:

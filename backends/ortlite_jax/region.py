@@ -89,6 +89,8 @@ class Region:
         traced, results = jax.make_jaxpr(fn, return_shape=True)(
             *[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given]
         )
+        if functions is not None:
+            functions.made.clear()
         structure = jax.tree.structure(results)
         flat = jax.make_jaxpr(lambda *values: layout.evaluated(traced.jaxpr, traced.consts, values, self.constants))(
             *given

@@ -137,6 +137,16 @@ def test_what_reads_the_images_of_calls_is_one_with_them(grouped):
     assert len(grouped) <= 4
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (4, 4), (16, 1, 1), (1, 16, 1, 1), (1, 1, 4, 4), (1, 16, 4, 4)], ids=str)
+def test_images_times_anything(shape):
+    nodes = [conv("X", "a", "W"), node("Mul", ["Z", "a"], ["b"]), node("Mul", ["b", "b"], ["Y"])]
+    proto = model(
+        nodes, {"X": np.float32(0), "Z": np.float32(0)}, ["Y"], {"W": floats(16, 16, 1, 1)},
+        dims={"X": [None] * 4, "Z": [None] * len(shape)},
+    ).SerializeToString()  # fmt: skip
+    check(proto, {"X": floats(1, 16, 4, 4), "Z": np.asarray(floats(*shape))}, tolerance=1e-3)
+
+
 def test_large_products_with_constants(grouped):
     weights = {"W": floats(1024, 512), "V": floats(512, 512), "B": floats(512)}
     nodes = [node("MatMul", ["X", "W"], ["a"]), node("Gemm", ["a", "V", "B"], ["Y"], transB=1)]
@@ -362,3 +372,24 @@ def test_the_struct_is_read_as_its_header_says():
     assert Frame.rets.offset + List.size.offset == 8 * calls.RESULTS
     assert Frame.rets.offset + List.items.offset == 8 * calls.RESULT
     assert Frame.attrs.offset + Attributes.items.offset == 8 * calls.ATTRIBUTE
+
+
+@pytest.mark.parametrize(
+    ("op_type", "more", "outputs", "attributes"),
+    [
+        ("MaxPool", (), ["Y", "I"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("MaxPool", (), ["Y"], {"kernel_shape": [3, 3], "dilations": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ("AveragePool", (), ["Y"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1, "strides": [2, 2]}),
+        ("AveragePool", (), ["Y"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+        ("GroupNormalization", ("S", "B"), ["Y"], {"num_groups": 4}),
+        ("QuickGelu", (), ["Y"], {"alpha": 1.5}),
+        ("GlobalAveragePool", (), ["Y"], {}),
+    ],
+    ids=str,
+)
+def test_whatever_reads_an_image_of_a_call(op_type, more, outputs, attributes):
+    weights = {"W": floats(16, 16, 1, 1) / 4, "S": floats(4), "B": floats(4)}
+    domain = "com.microsoft" if op_type == "QuickGelu" else ""
+    nodes = [conv("X", "a", "W"), node(op_type, ["a", *more], outputs, domain=domain, **attributes)]
+    weights = {name: weights[name] for name in ("W", *more)}
+    check(source(nodes, outputs, weights), {"X": floats(2, 16, 9, 7)}, {"X": floats(1, 16, 40, 40)}, tolerance=1e-3)
