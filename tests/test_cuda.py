@@ -178,6 +178,25 @@ def test_torch_waits_for_its_device_alone(monkeypatch):
         create("TorchExecutionProvider").from_pointer(4096, [2], dtype("float32"))
 
 
+@needs_torch
+@pytest.mark.parametrize("capturing", [False, True])
+def test_torch_waits_for_what_outlives_a_run(capturing, monkeypatch):
+    """Weights are copied while Python goes on: a first run may be on another stream than the session's making."""
+    import torch
+
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=lambda: waited.append(device))
+    )
+    provider = TorchOnCUDA({"device_id": "1"})
+    provider.settle([np.ones(2)])
+    assert not waited
+    provider.settle([np.ones(2), torch.ones(2)])
+    create("TorchExecutionProvider").settle([torch.ones(2)])
+    assert waited == ([] if capturing else [torch.device("cuda", 1)])  # nobody may wait for a graph that is captured
+
+
 def test_cupy_takes_an_address(monkeypatch):
     """CuPy's part is played by what says how it was called."""
     log = []

@@ -319,6 +319,15 @@ class TorchExecutionProvider(ExecutionProvider):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def settle(self, arrays: Sequence[Any]) -> None:
+        """Wait for a GPU's current stream, which copies and computes them: others may read them on theirs."""
+        import torch
+
+        if self.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            return
+        if any(isinstance(array, torch.Tensor) for array in arrays):
+            torch.cuda.current_stream(self.device).synchronize()
+
     def pointer(self, array: Any) -> int:
         address: int = array.data_ptr()
         return address
