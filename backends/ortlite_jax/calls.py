@@ -120,6 +120,7 @@ class _Thread(threading.local):
         # Python makes a state for a thread that is not its own at every call, and drops it, in 25 microseconds
         ctypes.pythonapi.PyGILState_Ensure()
         self.team = threads.pool_team()
+        self.has_pool = True  # until it refuses a task, where XLA is told to use one thread
 
 
 _thread = _Thread()
@@ -151,12 +152,14 @@ def _handle(address: int, result: int) -> None:
 
 def _call(frame: Any) -> None:
     team = _thread.team
-    team[threads.SCHEDULE // 8] = _word(frame[API] + 8 * POOL_SCHEDULE)
-    team[threads.CONTEXT // 8] = frame[CONTEXT]
+    if _thread.has_pool:
+        team[threads.SCHEDULE // 8] = _word(frame[API] + 8 * POOL_SCHEDULE)
+        team[threads.CONTEXT // 8] = frame[CONTEXT]
     handle, *operands = _addresses(frame[OPERAND], frame[OPERANDS])
     results = _addresses(frame[RESULT], frame[RESULTS])
     number = _word(_word(_word(frame[ATTRIBUTE]) + SCALAR))
     _programs[_word(handle)][number](operands, results, team.ctypes.data)
+    _thread.has_pool = bool(team[threads.SCHEDULE // 8])
 
 
 def _error(api: int, message: str) -> int:

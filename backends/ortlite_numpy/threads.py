@@ -41,7 +41,7 @@ LATELY = 1e-3  # seconds in which what helpers have missed counts
 # The rows of TEAM: the first says how many helpers there are and where the system's function is by which a thread lets
 # others run; then one a helper. Places are in bytes; what different threads write is in different lines of the cache.
 # The team of another library has one row alone: TOGETHER, by what function all its threads call another; or SCHEDULE,
-# by what its pool takes a task, and CONTEXT, what that wants to be given, and then a block for each task.
+# by what its pool takes a task (0 once it has refused one), CONTEXT, what that wants to be given, and a block a task.
 YIELD, HELPERS, TOGETHER, SCHEDULE, CONTEXT = 0, 8, 16, 24, 32
 GIVEN, DONE, STATE, BLOCKS = 0, 128, 256, 64
 ROW = 384

@@ -313,7 +313,7 @@ def test_another_librarys_pool_takes_part(kernel, pool, parts):
         assert computed(kernel, 1000, 3, parts, row.ctypes.data)
     assert set(began) == ({(40, 0, 17)} if parts > 1 else set())
     blocks = (threads.ROW - threads.BLOCKS) // 16
-    assert len(began) == (0 if parts == 1 else blocks if pool == "late" else 30 if pool == "full" else len(began))
+    assert len(began) == (0 if parts == 1 else blocks if pool == "late" else 1 if pool == "full" else len(began))
     for item in later:
         item.join() if pool == "beside" else task(item[0])(item[1])
     assert not row[threads.BLOCKS // 8 :: 2].any()  # all free

@@ -304,6 +304,7 @@ def with_pool(team, most, this):
             store(block + OFFER, MADE)
             if schedule(load(team + SCHEDULE), load(team + CONTEXT), block) != 0:
                 store(block + OFFER, FREE)
+                store(team + SCHEDULE, 0)  # there is no pool: asked once
                 break
             offered += 1
         block += BLOCK
