@@ -6,7 +6,7 @@ import inspect
 import mmap
 import threading
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from ortlite.forks import renewed_after_fork
 
-__all__ = ["Derived", "at_once", "lasting", "nbytes", "takes_derived"]
+__all__ = ["Derived", "WithConstants", "at_once", "lasting", "nbytes", "takes_derived"]
 
 
 def at_once(make: Callable[..., Any], *args: Any) -> Any:
@@ -76,6 +76,27 @@ class Derived:
     def nbytes(self) -> int:
         """The memory that the results hold."""
         return sum(map(nbytes, self._made.values()))
+
+
+class WithConstants:
+    """An override on NumPy's arrays, and those of its inputs, at `places`, that are constants: what it derives of these
+    is kept.
+    """
+
+    __slots__ = ("constants", "fn", "keywords", "places")
+
+    def __init__(
+        self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, constants: list[np.ndarray | None]
+    ):
+        self.places, self.keywords, self.constants = places, dict(keywords), constants
+        kept = Derived([x for x in constants if x is not None])
+        self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
+
+    def inputs(self, others: Iterable[Any]) -> list[Any]:
+        """All inputs in their order."""
+        given = list(others)
+        rest, constants = iter(given), iter(self.constants)
+        return [next(constants if i in self.places else rest) for i in range(len(given) + len(self.places))]
 
 
 def _let_go(value: Any) -> None:

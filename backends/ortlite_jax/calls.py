@@ -34,7 +34,7 @@ Function = Callable[[Sequence[int], Sequence[int], int], None]
 TARGET = "ortlite_function"
 # Words of XLA_FFI_CallFrame, of 8 bytes each. An extension asks what the handler is, instead of a call.
 EXTENSION, API, CONTEXT, OPERANDS, OPERAND, RESULTS, RESULT, ATTRIBUTE = 1, 2, 3, 7, 9, 12, 14, 20
-METADATA, MAJOR, MINOR = 3, 3, 4  # words of the extension, and of what it points to: two numbers of 4 bytes
+METADATA, VERSIONS = 3, 3  # words of the extension, and of what it points to: two numbers of 4 bytes
 DATA = 24  # bytes before the address in XLA_FFI_Buffer,
 SCALAR = 8  # and in XLA_FFI_Scalar
 ERROR_CREATE, POOL_SCHEDULE = 6, 17  # words of XLA_FFI_Api
@@ -141,7 +141,7 @@ def _handle(address: int, result: int) -> None:
     frame = (ctypes.c_int64 * 21).from_address(address)
     if frame[EXTENSION]:
         about = (ctypes.c_int64 * 4).from_address(frame[EXTENSION])
-        (ctypes.c_int32 * 2).from_address(about[METADATA] + 8 * MAJOR)[:] = list[Any](VERSION)
+        (ctypes.c_int32 * 2).from_address(about[METADATA] + 8 * VERSIONS)[:] = list[Any](VERSION)
     else:
         try:
             _call(frame)

@@ -36,14 +36,15 @@ def joined(eqns: Sequence[Any], outvars: Sequence[Any], functions: calls.Functio
     readers.update(_variables(outvars))
     order: list[Any] = []
     group: list[Any] = []
+    made: set[Any] = set()  # by the calls of the group
     for eqn in eqns:
         if eqn.primitive.name == "ffi_call" and eqn.params["target_name"] == calls.TARGET:
             group.append(eqn)
+            made.update(eqn.outvars)
             continue
-        made = {var for call in group for var in call.outvars}
         if not made.isdisjoint(_variables(eqn.invars)):
             order.append(_one(group, readers, functions))
-            group = []
+            group, made = [], set()
         order.append(eqn)  # before the calls that follow, which may need it
     return [*order, _one(group, readers, functions)] if group else order
 

@@ -23,7 +23,7 @@ from jax.extend import core
 
 from ortlite import primitives as default
 
-__all__ = ["constant", "evaluated", "laid_out", "lays_out"]
+__all__ = ["constant", "evaluated", "laid_out", "last", "lays_out"]
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 ELEMENTWISE = frozenset(
@@ -75,7 +75,7 @@ class _Image:
         return tuple(per_axis[axis] for axis in self.axes)
 
 
-def _last(rank: int) -> tuple[int, ...]:
+def last(rank: int) -> tuple[int, ...]:
     """The order of axes with the second one last."""
     return (0, *range(2, rank), 1)
 
@@ -150,7 +150,7 @@ def _laid(eqn: Any, given: list[Any], fixed: Sequence[bool]) -> Any:
             return _multiplied(given, eqn.params)
     if name == "transpose" and not isinstance(given[0], _Image):  # may be what a convolution wants, or a product
         axes = tuple(eqn.params["permutation"].index(axis) for axis in range(_rank(given[0])))
-        return _Image(given[0], axes) if axes == _last(len(axes)) or (len(axes) == 2 and all(fixed)) else None
+        return _Image(given[0], axes) if axes == last(len(axes)) or (len(axes) == 2 and all(fixed)) else None
     if name == "conv_general_dilated":
         with eqn.ctx.manager:
             return _convolved(given, eqn.params)
@@ -239,9 +239,9 @@ def _reshaped(eqn: Any, image: _Image, given: list[Any]) -> Any:
     """The axes behind the second one may become one, or several: they lie next to each other."""
     shape, rank = eqn.params["new_sizes"], len(image.axes)
     before = tuple(image.array.shape[image.axes.index(axis)] for axis in range(2))
-    if image.axes != _last(rank) or len(shape) < 3 or tuple(shape[:2]) != before or eqn.params.get("dimensions"):
+    if image.axes != last(rank) or len(shape) < 3 or tuple(shape[:2]) != before or eqn.params.get("dimensions"):
         return None
-    return _Image(lax.reshape(image.array, (shape[0], *shape[2:], shape[1])), _last(len(shape)))
+    return _Image(lax.reshape(image.array, (shape[0], *shape[2:], shape[1])), last(len(shape)))
 
 
 RULES: dict[str, Callable[[Any, _Image, list[Any]], Any]] = {
@@ -288,7 +288,7 @@ def _convolved(given: Sequence[Any], params: dict[str, Any]) -> Any:
         or any(lo < 0 or hi < 0 for lo, hi in params["padding"])
     ):
         return None
-    axes = _last(rank)
+    axes = last(rank)
     x = _lying(x, axes)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from itertools import count as numbers
 from math import prod
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ import jax
 import numpy as np
 from jax import lax
 
-from ortlite.derived import Derived, at_once, takes_derived
+from ortlite.derived import WithConstants, at_once
 from ortlite.namespace import Namespace, or_default
 from ortlite.provider import CPU, create
 from ortlite_jax import calls
-from ortlite_jax.layout import constant
+from ortlite_jax.layout import constant, last
 
 __all__ = ["before", "together"]
 
@@ -149,16 +149,13 @@ def _is_long(x: Any, weights: Sequence[Any]) -> bool:
     return bool(prod(x.shape[:-1]) * sum(w.size for w in weights if w is not None) >= LEAST)
 
 
-class Operator:
+class Operator(WithConstants):
     """An operator and its constants, as a function of its other inputs, which are traced."""
 
-    __slots__ = ("constants", "fn", "keywords", "places")
+    __slots__ = ()
 
     def __init__(self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, *constants: Any):
-        self.places, self.keywords = places, dict(keywords)
-        self.constants = [None if x is None else np.asarray(x) for x in constants]
-        kept = Derived([x for x in self.constants if x is not None])
-        self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
+        super().__init__(fn, places, keywords, [None if x is None else np.asarray(x) for x in constants])
 
     def __call__(self, functions: calls.Functions, *inputs: Any, images: bool) -> Any:
         orders = [_order(x, images) for x in inputs]
@@ -174,11 +171,9 @@ class Operator:
         """The calls of NumPy that are left at this signature; None where they do not follow from it."""
         from ortlite_numpy.record import recorded
 
-        others, constants = iter(examples), iter(self.constants)
-        count = len(examples) + len(self.places)
-        given = [next(constants if i in self.places else others) for i in range(count)]
+        given = self.inputs(examples)
         prefix = f"p{next(_prefixes)}"
-        names = {place: f"{prefix}v{place}" for place in range(count) if place not in self.places}
+        names = {place: f"{prefix}v{place}" for place in range(len(given)) if place not in self.places}
         with create(CPU).context():
             found = recorded(self.fn, _asked(), given, self.keywords, names, prefix)
         if found is None or found.results is None:
@@ -196,7 +191,7 @@ class Operator:
 def _order(x: Any, image: bool) -> tuple[int, ...]:
     """The order of axes in which a loop reads the memory of an input."""
     rank = len(x.shape)
-    return (0, *range(2, rank), 1) if image and rank > 2 and x.shape[1] >= FEW else tuple(range(rank))
+    return last(rank) if image and rank > 2 and x.shape[1] >= FEW else tuple(range(rank))
 
 
 def _lying(x: Any, axes: tuple[int, ...]) -> Any:

@@ -76,7 +76,7 @@ class Region:
     def _program(self, arrays: Sequence[Any]) -> tuple[Callable[..., Any], list[Any], Any]:
         """The compiled function of the other arguments, then of what is made of the constants: and this.
 
-        Last come arrays whose ids must stay theirs.
+        Last comes what must live as long: arrays whose ids must stay theirs, and the functions that it calls.
         """
         given = self._given(arrays)
         functions = calls.Functions() if jax.default_backend() == "cpu" else None

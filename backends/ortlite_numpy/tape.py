@@ -64,9 +64,7 @@ class Tape:
         self.layouts = False  # whether the kernel looked at the layout of an array
         self.count = 0
         self.inside: set[str] = set()  # variables of parts (`apart`), which nothing else can read
-        self.homes: dict[
-            int, tuple[str, Any]
-        ] = {}  # by id arrays that were made empty, which are held, and their names
+        self.homes: dict[int, tuple[str, Any]] = {}  # the names of arrays that were made empty, by id, and these
 
     def constant(self, value: Any) -> str:
         """A name for an object."""

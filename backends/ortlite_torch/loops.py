@@ -9,14 +9,14 @@ other.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from ortlite.derived import Derived, at_once, lasting, takes_derived
+from ortlite.derived import WithConstants, at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.provider import CPU, create
 from ortlite_torch.onednn import inferring
@@ -120,18 +120,15 @@ def _tensor(found: Any) -> Any:
     return torch.from_numpy(found if type(found) is np.ndarray else np.asarray(found))  # of no axes: NumPy's number
 
 
-class Operator:
+class Operator(WithConstants):
     """An operator and its constants, as a function of its other inputs. At a signature that comes up again it is what
     is recorded of it: the kernels' calls.
     """
 
-    __slots__ = ("constants", "fn", "keywords", "made", "places")
+    __slots__ = ("made",)
 
     def __init__(self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, *constants: Any):
-        self.places, self.keywords = places, dict(keywords)
-        self.constants = [None if x is None else x.numpy() for x in constants]
-        kept = Derived([x for x in self.constants if x is not None])
-        self.fn = partial(fn, derived=kept) if takes_derived(fn) else fn
+        super().__init__(fn, places, keywords, [None if x is None else x.numpy() for x in constants])
         # at a signature that came once None, where nothing can be recorded False
         self.made: dict[Any, Callable[..., Any] | Literal[False] | None] = {}
 
@@ -151,22 +148,16 @@ class Operator:
 
     def _plain(self, *inputs: Any) -> Any:
         with create(CPU).context():
-            found = self.fn(Asked(get(), _team()), *self._all(map(_array, inputs)), **self.keywords)
+            found = self.fn(Asked(get(), _team()), *self.inputs(map(_array, inputs)), **self.keywords)
         if found is NotImplemented:
             return found
         return tuple(map(_tensor, found)) if type(found) is tuple else _tensor(found)
-
-    def _all(self, arrays: Iterable[Any]) -> list[Any]:
-        """All inputs in their order."""
-        given = list(arrays)
-        others, constants = iter(given), iter(self.constants)
-        return [next(constants if i in self.places else others) for i in range(len(given) + len(self.places))]
 
     def _recorded(self, inputs: Sequence[Any], otherwise: Any = None) -> Callable[..., Any] | None:
         """The calls that are left at a signature, as a function of tensors; `otherwise` answers at other layouts."""
         from ortlite_numpy.record import recorded, written
 
-        given = self._all(map(_array, inputs))
+        given = self.inputs(map(_array, inputs))
         places = [i for i in range(len(given)) if i not in self.places]
         names = {place: f"x{i}" for i, place in enumerate(places)}
         with create(CPU).context():

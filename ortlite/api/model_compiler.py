@@ -195,9 +195,8 @@ class ModelCompiler:
         options.__dict__.update(self._options.__dict__)
         options.graph_optimization_level = self._level
         options.optimized_model_filepath = ""
-        model = InferenceSession(
-            self._source, options, enable_fallback=0
-        ).model  # and no more: it has weights of its own
+        # of the session no more than this: it has weights of its own
+        model = InferenceSession(self._source, options, enable_fallback=0).model
         with typed("writing the model"):
             return optimized(model, int(self._level))
 
