@@ -26,6 +26,7 @@ from ortlite_torch.record import opaque
 from ortlite_torch.threads import fit, norm_work
 
 elu_of: Any = torch.ops.aten.elu  # F.elu without its alpha and scales for both sides
+SCORES = 1 << 20  # of attention, that many of which compiled code had better not keep
 PER_QUERY = 2000  # operations that a query costs beside its products with keys and values
 INTERPOLATE = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
 
@@ -184,6 +185,10 @@ def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, caus
         return NotImplemented
     if differentiated(q, k, v, mask, *(past or ())):
         return NotImplemented
+    scores = *q.shape[:3], keys
+    few = all(type(n) is int for n in scores) and prod(scores) < SCORES  # not lengths that torch traces
+    if few and torch.compiler.is_compiling() and q.device.type == "cpu":
+        return NotImplemented  # the kernel is fused, and behind torch's own NaN has to be looked for
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     if mask is not None:

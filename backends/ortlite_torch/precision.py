@@ -2,13 +2,15 @@
 
 Weights are converted once a session. Sums, norms, softmax, biases and activations are float32, and so are the model's
 inputs and outputs. Where the processor does not compute in bfloat16, both factors are rounded to it and multiplied in
-float32: the answer has bfloat16's error, and takes as long as without the option.
+float32: the answer has bfloat16's error, and takes as long as without the option. On a processor small products stay
+in float32, but for those with a large weight: to convert their factors takes longer than MKL takes for the product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, wraps
+from math import prod
 from typing import Any
 
 import torch
@@ -18,10 +20,13 @@ from ortlite.namespace import Namespace
 from ortlite.ops import registry
 from ortlite.ops.conv import conv as conv_kernel
 from ortlite_torch import onednn, ops, products
+from ortlite_torch.threads import product_work
 
 __all__ = ["TYPES", "overrides", "reason", "short"]
 
 TYPES = ("float32", "bfloat16", "float16")
+# From how many multiplications on the short type pays on a processor: of a product, and of attention's first one.
+PRODUCT, ATTENTION = 1 << 24, 1 << 22
 MS = "com.microsoft"
 # Kernels that multiply what was computed: matmul, conv and their like of the namespace become short in them.
 INNER: tuple[tuple[str, str, int], ...] = (
@@ -61,6 +66,14 @@ def cutting(dtype: Any, there: bool) -> Callable[[Any], Any]:
     return cut
 
 
+def _light(a: Any, b: Any, limit: int) -> bool:
+    """Whether float32 is as fast: a product of fewer multiplications, and not by a large matrix, most likely a weight,
+    of which the short type has half to read.
+    """
+    small = b.ndim > 2 or prod(b.shape) < products.LARGE
+    return bool(a.device.type == "cpu" and small and product_work(a, b) < 2 * limit)
+
+
 def _single(*tensors: Any) -> bool:
     return all(x.dtype == torch.float32 for x in tensors)
 
@@ -79,8 +92,7 @@ def _has_float_mask(rest: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
 def short(fn: Callable[..., Any], cut: Callable[[Any], Any]) -> Callable[..., Any]:
     """A function of two tensors or more, computed of what `cut` leaves of those of float32."""
 
-    @wraps(fn)
-    def apply(*args: Any, **keywords: Any) -> Any:
+    def apply(*args: Any, **keywords: Any) -> Any:  # no `wraps`: Dynamo, which makes namespaces anew, leaves off there
         if not any(isinstance(x, torch.Tensor) and x.dtype == torch.float32 for x in args):
             return fn(*args, **keywords)
         given = [cut(x) if isinstance(x, torch.Tensor) and x.dtype == torch.float32 else x for x in args]
@@ -97,8 +109,11 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
 
     @lru_cache(maxsize=1)  # every call of every kernel asks
     def namespace(xp: Namespace) -> Namespace:
-        names = ("matmul", "conv", "conv_transpose", "einsum")
-        return Namespace(xp.library, {**vars(xp), **{name: short(getattr(xp, name), cut) for name in names}})
+        def matmul(a: Any, b: Any, **keywords: Any) -> Any:
+            return (xp.matmul if _light(a, b, PRODUCT) else short(xp.matmul, cut))(a, b, **keywords)
+
+        others = {name: short(getattr(xp, name), cut) for name in ("conv", "conv_transpose", "einsum")}
+        return Namespace(xp.library, {**vars(xp), **others, "matmul": matmul})
 
     def inner(key: tuple[str, str, int]) -> Callable[..., Any]:
         kernel = registry.lookup(*key)
@@ -117,7 +132,10 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
         if not _single(A, B) or not A.ndim or not B.ndim:
             return NotImplemented
         y = products.packed_product(A, B, None, False, derived, cut)
-        y = xp.matmul(derived(cut, A), derived(cut, B)) if y is NotImplemented else y
+        if y is NotImplemented:
+            if _light(A, B, PRODUCT):
+                return NotImplemented
+            y = xp.matmul(derived(cut, A), derived(cut, B))
         return y.to(torch.float32)
 
     @wraps(products.gemm)
@@ -139,6 +157,8 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
         a = A.T if transA else A
         y = products.packed_product(a, B, None, bool(transB), derived, cut)
         if y is NotImplemented:
+            if _light(a, B.T if transB else B, PRODUCT):
+                return NotImplemented
             b = derived(cut, B)
             y = xp.matmul(cut(a), b.T if transB else b)
         y = y.to(torch.float32)
@@ -186,6 +206,8 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
     def attends(by_kernel: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(ops.attention)
         def attention(xp: Namespace, Q: Any, K: Any, V: Any, *rest: Any, n_outputs: int = 1, **given: Any) -> Any:
+            if _light(Q, K.mT, ATTENTION):
+                return ops.attention(xp, Q, K, V, *rest, n_outputs=n_outputs, **given)
             kept = _has_past(rest, given) or (there and _has_float_mask(rest, given))
             if n_outputs == 1 and _single(Q, K, V) and not kept:
                 y = ops.attention(xp, cut(Q), cut(K), cut(V), *rest, n_outputs=1, **given)

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 precision = pytest.importorskip("ortlite_torch.precision")
 NAME = "TorchExecutionProvider"
 SHORT = create(NAME, {"precision": "bfloat16"})
+LIMITS = precision.PRODUCT, precision.ATTENTION
 MS = "com.microsoft"
 BOUND = 3.1 * 2**-8  # of the sum of the sizes of the terms: three roundings to 8 bits and float32's own
 HEAD = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>\n'
@@ -25,6 +26,15 @@ def session(text, options=None, **weights):
     model = parser.parse_model(HEAD + text)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     return ortlite.InferenceSession(model.SerializeToString(), providers=[(NAME, options or {"precision": "bfloat16"})])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_ones_too():
+    """Small products are short, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "PRODUCT", 0)
+        patch.setattr(precision, "ATTENTION", 0)
+        yield
 
 
 def floats(seed, *shape):
@@ -105,6 +115,24 @@ def test_attention():
     found = run(("", "Attention", 23), q, k, v, None, *(SHORT.from_numpy(p) for p in past), n_outputs=3)
     np.testing.assert_array_equal(found[1].numpy(), np.concatenate([past[0], k], 2))  # a cache keeps its bits
     assert found[0].dtype == torch.float32
+
+
+def test_what_is_small_stays_in_float32(monkeypatch):
+    monkeypatch.setattr(precision, "PRODUCT", LIMITS[0])
+    monkeypatch.setattr(precision, "ATTENTION", LIMITS[1])
+    q, k, v = (floats(i, 1, 2, 7, 16) for i in range(3))
+    wide = [torch.from_numpy(x) for x in (q, k, v)]
+    exact = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in wide)).numpy()
+    np.testing.assert_allclose(run(("", "Attention", 23), q, k, v)[0].numpy(), exact, atol=1e-5)
+    y = run((MS, "FusedMatMul", 1), q, k, transB=1)
+    np.testing.assert_allclose(y.numpy(), q @ np.swapaxes(k, 2, 3), rtol=1e-4, atol=1e-5)
+    assert run(("", "MatMul", 1), q, np.swapaxes(k, 2, 3)) is NotImplemented
+    a, large = floats(3, 1, 600), floats(4, 600, 500)  # of which there is less to read
+    exact, sizes = a.astype(float) @ large, np.abs(a).astype(float) @ np.abs(large)
+    assert near(run(("", "MatMul", 1), a, large), exact, sizes).max() > 1e-4
+    assert near(run(("", "Gemm", 7), a, large), exact, sizes).max() > 1e-4
+    a, b = floats(5, 2, 300, 300), floats(6, 2, 300, 300)
+    assert near(run(("", "MatMul", 1), a, b), a.astype(float) @ b, np.abs(a).astype(float) @ np.abs(b)).max() > 1e-4
 
 
 NET = """net (float[N, 600] X) => (float[N, 300] Y) {

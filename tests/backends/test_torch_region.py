@@ -272,6 +272,28 @@ def test_what_follows_products_where_torch_compiles(compiler, precision):
     assert len(compiled.explain().compilations) == 1
 
 
+@pytest.mark.parametrize("size", [8, 300])
+def test_attention_in_a_short_type_is_part_of_its_region(compiler, size):
+    from torch._dynamo.utils import counters
+
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 23]>
+        g (float[1,4,N,64] q, float[1,4,N,64] k, float[1,4,N,64] v, float[N,N] m) => (float[1,4,N,64] y)
+        { s = Sin(q)  a = Attention(s, k, v, m)  y = Cos(a) }""")
+    before, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    (name, options), *rest = provider("TorchExecutionProvider")
+    session = ortlite.InferenceSession(
+        model.SerializeToString(), providers=[(name, options | {"precision": "bfloat16"}), *rest]
+    )
+    rng = np.random.default_rng(0)
+    feed = {n: rng.standard_normal((1, 4, size, 64)).astype(np.float32) for n in "qkv"}
+    feed["m"] = np.zeros((size, size), np.float32)
+    wanted = ortlite.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    for _ in range(3):
+        np.testing.assert_allclose(session.run(None, feed)[0], wanted[0], atol=0.02)
+    assert counters["stats"]["unique_graphs"] == before + 1
+    assert sum(counters["graph_break"].values()) == breaks
+
+
 def test_a_process_compiles_any_number_of_regions(compiler):
     from torch._dynamo.utils import counters
 

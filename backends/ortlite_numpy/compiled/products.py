@@ -25,6 +25,7 @@ __all__ = ["multiplied", "panels", "times"]
 
 VECTORS = 2
 STEPS = 4  # rows of a panel that are read in one turn of the loop
+LINE = 64  # bytes that the cache fetches at once
 GROUP = 3  # rows of a tile that are reached from the first of them
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
 FEW_ROWS = 2  # for which BLAS reads the matrix as it is
@@ -93,7 +94,8 @@ def _tile(
                     for step in range(steps):
                         read = builder.mul(builder.add(row, v.i64(step)), v.i64(VECTORS * v.lanes))
                         right = [v.load(panel, builder.add(read, v.i64(i * v.lanes))) for i in range(each)]
-                        v.fetch(panel, builder.add(read, ahead))
+                        for line in range(0, VECTORS * v.lanes, LINE // v.bytes):
+                            v.fetch(panel, builder.add(read, builder.add(ahead, v.i64(line))))
                         for r in range(rows):
                             place = (
                                 builder.add(groups[r // GROUP], apart[r % GROUP]) if r % GROUP else groups[r // GROUP]
