@@ -114,6 +114,7 @@ class Program:
         self._races = any(compiler.races for compiler in compilers) and not draws
         usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
+        self._on_host = all(compiler.numpy_dtypes for compiler in compilers)
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
         # whether there is a cache, whose next signatures come up but once: by the plan, or one of them came in again
@@ -167,7 +168,7 @@ class Program:
 
         None where this program is to run.
         """
-        if self.stand_in is None or any(type(value) is not np.ndarray for value in inputs):
+        if self.stand_in is None or not self._on_host or any(type(value) is not np.ndarray for value in inputs):
             return None
         key, last = self.signature(inputs), self._last
         known = last is not None and last[0] == key

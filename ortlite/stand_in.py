@@ -1,8 +1,8 @@
 """The CPU provider's program in place of a library's: for runs at signatures that nothing is compiled for.
 
-A library whose calls are compiled for their shapes, one by one, takes a second for a run at shapes that are new to it.
-Where its arrays lie in the host's memory, NumPy's kernels answer on the same memory at once, and a cache that grows by
-a token a run compiles nothing.
+A library whose calls are compiled for their shapes, one by one, takes a second for a run at shapes that are new to it;
+another's calls take longer than what they compute for one token. Where its arrays lie in the host's memory, NumPy's
+kernels answer on the same memory at once, and a cache that grows by a token a run compiles nothing.
 """
 
 from __future__ import annotations

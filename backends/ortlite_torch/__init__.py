@@ -14,7 +14,7 @@ import numpy as np
 
 from ortlite.dtypes import DType
 from ortlite.namespace import Namespace, build
-from ortlite.provider import Compiler, ExecutionProvider, Tracer
+from ortlite.provider import CPU, Compiler, ExecutionProvider, Tracer, create
 
 if TYPE_CHECKING:
     from ortlite_torch.module import Module
@@ -105,11 +105,13 @@ class _Inductor(Compiler):
 
     freezes: ClassVar[bool] = True
     eager: ClassVar[bool] = True
+    numpy_dtypes: ClassVar[bool] = False
 
-    def __init__(self, device: Any, threads: int = 0, races: bool = False):
+    def __init__(self, device: Any, threads: int = 0, races: bool = False, stands_in: bool = False):
         self.device = device
         self.threads = threads
         self.races = races
+        self.stands_in = stands_in
 
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
@@ -162,6 +164,8 @@ class TorchExecutionProvider(ExecutionProvider):
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
     `loops`, "0" for torch's own operators alone: where `ortlite[fast]` is installed, its compiled loops run
     convolutions, recurrent networks and quantised operators on the CPU, on torch's threads;
+    `stand_in`, "0" for torch's own calls where `compile` has compiled nothing for a shape: with the loops, NumPy's
+    kernels answer there;
     `intra_op_num_threads` of a session on the CPU, which is the default of the option of that name, is the number of
     OpenMP's threads for what a run calls; without it they are torch's. The caller's own setting is left alone.
     """
@@ -172,7 +176,7 @@ class TorchExecutionProvider(ExecutionProvider):
     rank: ClassVar[int | None] = 50  # benchmarks/PROVIDERS.md
     option_names: ClassVar[frozenset[str] | None] = frozenset(
         {"device", "compile", "cudnn_conv_algo_search", "enable_cuda_graph", "use_tf32", "precision"}
-        | {"intra_op_num_threads", "loops"}
+        | {"intra_op_num_threads", "loops", "stand_in"}
     )
     tracer: ClassVar[Tracer | None] = _Tracer()
     recorded_elements: ClassVar[int] = 1 << 24
@@ -261,6 +265,12 @@ class TorchExecutionProvider(ExecutionProvider):
     def _races(self) -> bool:
         """Whether what is compiled is kept only where it is faster."""
         return self.device.type == "cpu" and self.options.get("compile", "0") not in {"0", "always"}
+
+    @property
+    def _stands_in(self) -> bool:
+        """Whether NumPy's kernels answer where nothing is compiled: a token takes its loops two thirds of the time."""
+        same = self.options.get("precision", "float32") == "float32" and self._has("loops", "1")
+        return self._races and same and self._has("stand_in", "1") and create(CPU).compiles_ahead
 
     @cached_property
     def recorder(self) -> Any:
@@ -387,7 +397,7 @@ class TorchExecutionProvider(ExecutionProvider):
                 raise ValueError("the option enable_cuda_graph of TorchExecutionProvider is for device='cuda'")
             if compiles:
                 _require_compiler()
-        inductor = _Inductor(self.device, self.threads, self._races) if compiles else None
+        inductor = _Inductor(self.device, self.threads, self._races, self._stands_in) if compiles else None
         if not graphs:
             return inductor
         from ortlite_torch.graphs import Graphs

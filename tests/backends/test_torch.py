@@ -495,7 +495,7 @@ def test_a_transform_in_single_precision_is_numpys_where_the_session_may_choose(
 
 def test_an_option_that_torch_has_not_is_named():
     known = "compile, cudnn_conv_algo_search, device, enable_cuda_graph, intra_op_num_threads, loops, precision"
-    with pytest.warns(UserWarning, match=f"no option devise, which is ignored; it has {known}, use_tf32"):
+    with pytest.warns(UserWarning, match=f"no option devise, which is ignored; it has {known}, stand_in, use_tf32"):
         create("TorchExecutionProvider", {"devise": "cpu"})
 
 

@@ -272,6 +272,40 @@ def test_what_follows_products_where_torch_compiles(compiler, precision):
     assert len(compiled.explain().compilations) == 1
 
 
+GROWS = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[P,2] past, float[1,2] x) => (float[Q,2] present, float[1,2] y)
+    <int64[1] zero = {0}> { present = Concat<axis = 0>(past, x)  e = Exp(present)  y = ReduceSum(e, zero) }"""
+
+
+@pytest.mark.parametrize(
+    ("options", "stands_in"),
+    [({}, True), ({"stand_in": "0"}, False), ({"loops": "0"}, False), ({"precision": "bfloat16"}, False)],
+)
+def test_numpys_loops_answer_where_nothing_is_compiled(compiler, options, stands_in):
+    from ortlite.provider import create
+
+    (name, own), *_ = provider("TorchExecutionProvider", "1")
+    session = ortlite.InferenceSession(parser.parse_model(GROWS).SerializeToString(), providers=[(name, own | options)])
+    past = np.zeros((0, 2), np.float32)
+    for n in range(6):
+        before, x = past, np.full((1, 2), n / 8, np.float32)
+        past, y = session.run(None, {"past": past, "x": x})
+        np.testing.assert_array_equal(past, np.concatenate([before, x]))
+        np.testing.assert_allclose(y, np.exp(past).sum(0, keepdims=True), rtol=1e-6)
+    explained = session.explain()
+    assert explained.compilations == ()
+    assert explained.stood_in == (6 if stands_in and create("CPUExecutionProvider").compiles_ahead else 0)
+
+
+def test_a_function_of_growing_inputs_has_gradients_under_compile(compiler):
+    (name, options), *_ = provider("TorchExecutionProvider", "1")
+    fn = ortlite.function(parser.parse_model(GROWS).SerializeToString(), provider=(name, options))
+    for n in range(1, 5):
+        past = torch.zeros(n, 2, requires_grad=True)
+        fn(past, torch.ones(1, 2))[1].sum().backward()
+        np.testing.assert_allclose(past.grad.numpy(), np.ones((n, 2)))
+
+
 @pytest.mark.parametrize("size", [8, 300])
 def test_attention_in_a_short_type_is_part_of_its_region(compiler, size):
     from torch._dynamo.utils import counters
