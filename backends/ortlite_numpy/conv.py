@@ -352,7 +352,7 @@ def fused_conv(
     """Convolution with bias, what is added and the activation applied to every block while it is in the cache."""
     if X.dtype not in products.FLOATS or W.dtype != X.dtype or 0 in W.shape:
         return NotImplemented
-    finish = _finish(xp, B, Z, activation, activation_params or ())
+    finish = _finish(xp, B, Z, activation, fused.parameters(activation, activation_params))
     return finished(
         X, W, B, Z, finish, xp.threads, derived, auto_pad, group, kernel_shape, strides, dilations, pads
     )  # fmt: skip

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
+from ortlite.ops.contrib.fused import parameters
 from ortlite.ops.conv import fitting_windows
 from ortlite_torch import reach
 from ortlite_torch.primitives import differentiated
@@ -383,7 +384,7 @@ def fused_conv(
     if activation not in ACTIVATIONS:
         return NotImplemented
     windows = (group, kernel_shape, strides, dilations, pads, auto_pad)
-    after = After(Z is not None, activation, tuple(map(float, activation_params or ())))
+    after = After(Z is not None, activation, tuple(map(float, parameters(activation, activation_params))))
     return packed_convolution(X, W, B, windows, derived, after=after, Z=Z)
 
 
@@ -392,7 +393,7 @@ ACTIVATIONS: dict[str, Any] = {
     "Relu": torch.relu_,
     "Sigmoid": torch.sigmoid_,
     "Tanh": torch.tanh_,
-    "LeakyRelu": lambda y, alpha=0.01: F.leaky_relu_(y, alpha),
+    "LeakyRelu": F.leaky_relu_,
     "Clip": lambda y, low, high: y.clamp_(low, high),
     "HardSwish": lambda y: y.mul_(F.hardsigmoid(y)),  # F.hardswish makes infinity of 1e38
     "QuickGelu": lambda y, alpha: F.silu(y, inplace=True) if alpha == 1 else y.mul_(torch.sigmoid(alpha * y)),

@@ -18,6 +18,7 @@ import torch
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import registry
+from ortlite.ops.contrib.fused import parameters
 from ortlite.ops.conv import conv as conv_kernel
 from ortlite_torch import onednn, ops, products
 from ortlite_torch.threads import product_work
@@ -201,7 +202,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
         if y is NotImplemented or (Z is not None and (Z.shape != y.shape or Z.dtype != y.dtype)):
             return NotImplemented
         y = y if Z is None else y + Z
-        return onednn.ACTIVATIONS[activation](y, *(params or ()))
+        return onednn.ACTIVATIONS[activation](y, *parameters(activation, params))
 
     def attends(by_kernel: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(ops.attention)

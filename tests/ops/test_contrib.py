@@ -373,3 +373,57 @@ def test_group_query_attention_caps_above_zero_alone():
     for softcap in (0.5, -0.5):
         given = {"num_heads": 4, "kv_num_heads": 2, "softcap": softcap}
         check("GroupQueryAttention", q, k, v, empty, empty, ends, total, outputs=3, **given, **MS)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 7])
+def test_queries_of_other_keys_that_may_look_back_alone(queries):
+    q, k, v = floats(2, queries, 8), floats(2, 5, 8), floats(2, 5, 8)
+    check("MultiHeadAttention", q, k, v, num_heads=2, unidirectional=1, **MS)
+
+
+def test_attention_whose_mask_hides_as_much_as_what_comes():
+    ends_and_starts = np.array([3, 3, 1, 0], np.int32)  # the first query of the first example sees nothing
+    lowest = float(np.finfo(np.float32).min)
+    check("Attention", X, floats(8, 24), floats(24), ends_and_starts, num_heads=2, unidirectional=1,
+          mask_filter_value=lowest, **MS)  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_group_query_attention_with_a_bias_and_room_in_the_cache(provider):
+    room, ends, total = floats(2, 2, 6, 16), np.array([2, 2], np.int32), np.array(3, np.int32)
+    q, k, v, bias = floats(2, 3, 64), floats(2, 3, 32), floats(2, 3, 32), floats(2, 4, 3, 3)
+    given = (q, k, v, room, room, ends, total, None, None, None, bias)
+    options = {"num_heads": 4, "kv_num_heads": 2, "outputs": 3, "domain": "com.microsoft", "opset": 1}
+    got = run_op("GroupQueryAttention", *given, **options, provider=provider)[0]
+    np.testing.assert_allclose(got, onnxruntime_op("GroupQueryAttention", *given, **options)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_matmul_of_no_packed_weights():
+    b, scales = np.zeros((0, 1, 16), np.uint8), np.zeros(0, np.float32)
+    check("MatMulNBits", floats(2, 32), b, scales, K=32, N=0, bits=4, block_size=32, **MS)
+
+
+def test_fused_conv_with_parameters_that_its_activation_does_not_take():
+    given = {"activation": "HardSwish", "activation_params": [1 / 6, 0.5]}
+    check("FusedConv", floats(1, 2, 6, 6), floats(4, 2, 3, 3), floats(4), **given, **MS)
+
+
+def test_fused_gemm_with_activations_of_few_files():
+    a, b, given = floats(3, 4), floats(4, 5), {"activation_alpha": 0.3, "activation_beta": 0.4, "activation_gamma": 1.1}
+    check("FusedGemm", a, b, activation="Celu", **given, **MS)
+    check("FusedGemm", a, b, activation="Selu", **given, **MS)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("activation", "params", "said"),
+    [
+        ("Foo", None, "unknown activation 'Foo'"),
+        ("Clip", [0.5], "Clip takes 2"),
+        ("QuickGelu", None, "QuickGelu takes 1"),
+    ],
+)
+def test_activations_that_cannot_be(activation, params, said, provider):
+    given = {"activation": activation, "activation_params": params, "domain": "com.microsoft", "opset": 1}
+    with pytest.raises(Fail, match=said):
+        run_op("FusedConv", floats(1, 2, 4, 4), floats(2, 2, 1, 1), provider=provider, **given)

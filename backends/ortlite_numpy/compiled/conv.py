@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
+from ortlite.ops.contrib.fused import parameters
 from ortlite.ops.conv import fitting_windows
 from ortlite.primitives.window import output_shape
 from ortlite_numpy import conv as dense
@@ -194,7 +195,7 @@ def last(W: Any) -> Any:
 def _activation(name: str, params: Sequence[float], dtype: Any) -> tuple[int, Any, Any] | None:
     """What the kernels know an activation by; None where they do not have it in this dtype."""
     kind = KINDS.get(name)
-    if kind is None or (kind != HELD and dtype.char != "f") or (name == "Clip" and len(params) != 2):
+    if kind is None or (kind != HELD and dtype.char != "f"):
         return None
     given = {"": (-np.inf, np.inf), "Relu": (0.0, np.inf)}.get(name, (*params, 0.0, 0.0)[:2])
     return kind, *map(dtype.type, given)
@@ -483,7 +484,7 @@ def fused_conv(
     """Directly, with the activation on the way, or NumPy's with a block finished in one pass."""
     if 0 in W.shape:
         return NotImplemented
-    params = tuple(activation_params or ())
+    params = parameters(activation, activation_params)
     given = (activation, params, auto_pad, dilations, group, kernel_shape, pads, strides, derived)
     y = NotImplemented if Z is not None else convolved(xp, X, W, B, *given)
     return finished(xp, X, W, B, Z, *given) if y is NotImplemented else y

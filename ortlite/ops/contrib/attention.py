@@ -36,8 +36,10 @@ def _hidden(xp: Namespace, mask: Array, batch: int, queries: int, keys: int) -> 
 
 
 def _future(xp: Namespace, queries: int, keys: int, past: int) -> Array:
-    """Which keys come after each query, the first query standing behind `past` keys."""
+    """Which keys come after each query, the first query standing behind `past` keys; the last query sees all keys."""
     position = xp.expand_dims(xp.arange(queries, dtype=xp.int64), axis=1) + past
+    if keys > queries + past:  # as it is in onnxruntime, whose decoders give one query and all keys
+        position = xp.where(position == queries + past - 1, xp.asarray(keys, dtype=xp.int64), position)
     return xp.arange(keys, dtype=xp.int64) > position
 
 
@@ -61,7 +63,7 @@ def _attend(
     if bias is not None:
         scores = scores + bias
     if causal:
-        lowest = xp.asarray(float("-inf"), dtype=scores.dtype)
+        lowest = xp.asarray(xp.finfo(scores.dtype).min, dtype=scores.dtype)  # as much as a mask may have
         scores = xp.where(_future(xp, q.shape[2], k.shape[2], past), lowest, scores)
     return merge_heads(xp, by_key_heads(xp, xp.softmax(scores, -1), v)), scores
 
@@ -248,11 +250,12 @@ def group_query_attention(
         )
         source = xp.clip(source, 0, held + new - 1)
         k, v = (_at(xp, xp.concat([past, x], axis=2), source) for past, x in ((past_key, k), (past_value, v)))
-    scores = _scores(xp, q, k, scale)
+    seen_k, seen_v = (x[:, :, :total_sequence_length, :] for x in (k, v))  # the bias is no longer
+    scores = _scores(xp, q, seen_k, scale)
     scores = xp.tanh(scores / softcap) * softcap if softcap > 0 else scores  # below 0: ONNX's Attention caps
     if attention_bias is not None:
         scores = scores + attention_bias
-    position = xp.arange(k.shape[2], dtype=xp.int64)
+    position = xp.arange(seen_k.shape[2], dtype=xp.int64)
     current = xp.reshape(positions, (batch, 1, new, 1))
     hidden = position > current
     if local_window_size > 0:
@@ -264,7 +267,7 @@ def group_query_attention(
         weights = xp.softmax(xp.concat([scores, column], axis=3), -1)[..., :-1]
     else:
         weights = attending(xp, scores, hidden)
-    return merge_heads(xp, by_key_heads(xp, weights, v)), k, v
+    return merge_heads(xp, by_key_heads(xp, weights, seen_v)), k, v
 
 
 def _at(xp: Namespace, x: Array, source: Array) -> Array:

@@ -38,16 +38,43 @@ def fused_conv(
     return activated(xp, y if Z is None else y + Z, activation, activation_params or ())
 
 
+# The activations and how many parameters each takes, in order: alpha and beta, or alpha and gamma of Selu.
+ACTIVATIONS = {
+    "": 0, "Affine": 2, "Celu": 1, "Clip": 2, "Elu": 1, "HardSigmoid": 2, "HardSwish": 0, "LeakyRelu": 1,
+    "QuickGelu": 1, "Relu": 0, "ScaledTanh": 2, "Selu": 2, "Sigmoid": 0, "Softplus": 0, "Softsign": 0, "Tanh": 0,
+    "ThresholdedRelu": 1,
+}  # fmt: skip
+
+
+def parameters(name: str, given: Sequence[float] | None) -> tuple[float, ...]:
+    """What the activation of that name takes of the parameters `given`: files have more than it takes.
+
+    Raises ValueError for an unknown activation, and where some are missing.
+    """
+    count = ACTIVATIONS.get(name)
+    if count is None:
+        raise ValueError(f"unknown activation {name!r}; there are {', '.join(sorted(filter(None, ACTIVATIONS)))}")
+    params = tuple(given or ())
+    if len(params) < count:
+        raise ValueError(f"the activation {name} takes {count} parameters, not {list(params)}")
+    return params[:count]
+
+
 def activated(xp: Namespace, y: Array, name: str, params: Sequence[float]) -> Array:
     """`y` through the activation of that name, "" for none."""
-    if name == "Clip":
-        return xp.clip(y, *params)
+    params = parameters(name, params)
     if not name:
         return y
+    if name == "Clip":
+        return xp.clip(y, *params)
     if name == "QuickGelu":
         return activation.swish(xp, y, alpha=params[0])
     if name == "HardSwish":
         return activation.hard_swish(xp, y)
+    if name == "Celu":
+        return activation.celu(xp, y, alpha=params[0])
+    if name == "Selu":
+        return activation.selu(xp, y, alpha=params[0], gamma=params[1])
     a, b = (*params, 0.0, 0.0)[:2]
     return recurrent.activation(xp, name, a, b)(y)
 
@@ -103,9 +130,8 @@ def fused_gemm(
 ) -> Array:
     """`activation`(`alpha` · A' B' + `beta` · C)."""
     y = linalg.gemm(xp, A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)
-    if activation == "ScaledTanh":  # whose alpha is the outer factor, as in recurrent operators
-        return xp.tanh(y * activation_beta) * activation_alpha
-    return activated(xp, y, activation, (activation_alpha, activation_beta))
+    second = activation_gamma if activation == "Selu" else activation_beta
+    return activated(xp, y, activation, (activation_alpha, second))
 
 
 @op("Gelu", domain=MS)

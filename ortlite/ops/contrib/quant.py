@@ -422,6 +422,8 @@ def blockwise_weights(
     block_size: int,
 ) -> Array:
     """The weights (N, K) of MatMulNBits as floats."""
+    if not N:
+        return xp.zeros((0, K), dtype=xp.float32)
     blocks = -(-K // block_size)
     require_shape("g_idx", g_idx, K)
     w = xp.reshape(unpacked(xp, xp.reshape(B, (N, -1)), bits), (N, -1))[:, : blocks * block_size]
