@@ -316,6 +316,18 @@ def test_parameters_are_the_floats_with_axes(torch):
         fn(X)
     with pytest.raises(TypeError, match="parameters b, v are missing"):
         fn({"w": params["w"]}, X)
+    with pytest.raises(TypeError, match="the model has no parameters bias, 3; it has w, b, v"):
+        fn(params | {"bias": params["b"], 3: 0}, X)
+
+
+def test_no_parameters_are_a_dict_as_well():
+    fn, params = function(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { y = Neg(x) }', params=True
+    )
+    assert params == {}
+    close(fn(params, X[0]), -X[0])
+    with pytest.raises(TypeError, match="the model has no parameters w; it has none"):
+        fn({"w": X}, X[0])
 
 
 def test_jax_gradient_to_parameters(jax):

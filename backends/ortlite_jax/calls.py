@@ -24,7 +24,7 @@ import numpy as np
 from ortlite.provider import CPU, create
 from ortlite_numpy import threads
 
-__all__ = ["TARGET", "Function", "Functions", "available", "bound", "called", "gathered", "gathers"]
+__all__ = ["TARGET", "Function", "Functions", "available", "bound", "called", "gathered", "gathers", "stopped"]
 
 log = logging.getLogger("ortlite")
 
@@ -124,6 +124,12 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+_stopped: dict[int, BaseException] = {}  # by thread
+
+
+def stopped() -> BaseException | None:
+    """What was to end the process, not just a call: told once to the thread it was raised on, after XLA's error."""
+    return _stopped.pop(threading.get_ident(), None)
 
 
 def _word(address: int) -> int:
@@ -147,6 +153,8 @@ def _handle(address: int, result: int) -> None:
             _call(frame)
         except BaseException as raised:  # noqa: BLE001  (nothing else would hear of it)
             error = _error(frame[API], f"{type(raised).__name__}: {raised}")
+            if not isinstance(raised, Exception):  # Control-C: XLA runs this on the thread that called its program
+                _stopped[threading.get_ident()] = raised
     ctypes.c_int64.from_address(result).value = error
 
 

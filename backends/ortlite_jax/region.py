@@ -65,13 +65,13 @@ class Region:
             with self._lock:  # XLA compiles it once, at its first call: other threads wait for that
                 found = self.programs.get(form) or self._program(arrays)
                 program, weights, _ = found
-                outputs = program(*arrays, *weights)
+                outputs = _run(program, arrays, weights)
                 while len(self.programs) >= MOST:
                     self.programs.pop(next(iter(tuple(self.programs))), None)
                 self.programs[form] = found
                 return outputs
         program, weights, _ = found
-        return program(*arrays, *weights)
+        return _run(program, arrays, weights)
 
     def _program(self, arrays: Sequence[Any]) -> tuple[Callable[..., Any], list[Any], Any]:
         """The compiled function of the other arguments, then of what is made of the constants: and this.
@@ -167,6 +167,16 @@ class Region:
                     made = jax.device_put(made, device) if isinstance(made, np.ndarray) else made
                     found[var] = _made[origins[var]] = made
         return found
+
+
+def _run(program: Callable[..., Any], arrays: Sequence[Any], weights: Sequence[Any]) -> Any:
+    """What a program computes. Of Control-C in a function that it calls, XLA makes an error like any other."""
+    try:
+        return program(*arrays, *weights)
+    except Exception:
+        if (stop := calls.stopped()) is not None:
+            raise stop from None
+        raise
 
 
 # What only moves elements, by NumPy: XLA takes longer to compile that than NumPy to do it.

@@ -47,7 +47,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]  # what torch is made of is
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs: the one there is, else a tuple."""
         tensors = {name: self._tensor(place) for name, place in self._places.items()}
-        return self._fn(tensors, *args, **kwargs) if tensors else self._fn(*args, **kwargs)
+        return self._fn(tensors, *args, **kwargs)
 
     def _build(self) -> tuple[Container[str], dict[str, Any]]:
         """Make the function. Returns the names of the parameters, and the values of parameters and buffers."""

@@ -71,7 +71,7 @@ def function(
     source = model.model if isinstance(model, InferenceSession) else load.load(model)
     if params:
         source = gathered(source)
-    plain, values = lifted(source, parameters(source.graph) if params else (), provider)
+    plain, values = lifted(source, parameters(source.graph) if params else None, provider)
     fn = _Pickled(plain, model, params, provider)
     return (fn, values) if params else fn
 
@@ -113,12 +113,16 @@ def _again(model: Any, params: bool, provider: Any) -> Callable[..., Any]:
 
 
 def lifted(
-    model: Model, names: Sequence[str], provider: str | tuple[str, dict[str, str]] | None = None
+    model: Model, names: Sequence[str] | None, provider: str | tuple[str, dict[str, str]] | None = None
 ) -> tuple[Callable[..., Any], Params]:
-    """A loaded model as a function that takes its constants `names`, if any, first, in a dict; and that dict."""
+    """A loaded model as a function that takes its constants `names` first, in a dict; and that dict.
+
+    With None the function takes no dict.
+    """
     home = _create(provider)
-    fn = _function(_Function(with_parameters(model, names), tuple(names), home))
-    return fn, {name: home.from_numpy(np.array(model.graph.constants[name])) for name in names}
+    given = () if names is None else tuple(names)
+    fn = _function(_Function(with_parameters(model, given), None if names is None else given, home))
+    return fn, {name: home.from_numpy(np.array(model.graph.constants[name])) for name in given}
 
 
 def _create(given: str | tuple[str, dict[str, str]] | None) -> ExecutionProvider:
@@ -191,9 +195,9 @@ def _held(plan: Plan) -> Iterator[Any]:
 class _Function:
     """What `fn` closes over: the model, and its programs on the providers that came up."""
 
-    def __init__(self, model: Model, params: tuple[str, ...], home: ExecutionProvider):
+    def __init__(self, model: Model, params: tuple[str, ...] | None, home: ExecutionProvider):
         self.model, self.params, self.home = model, params, home
-        self.inputs = model.graph.inputs[len(params) :]
+        self.inputs = model.graph.inputs[len(params or ()) :]
         self.prepared: dict[ExecutionProvider, _Prepared] = {}
 
     def on(self, where: ExecutionProvider) -> _Prepared:
@@ -218,11 +222,14 @@ class _Function:
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """One value for each input of the model, parameters first; None for an optional one left out."""
         values: dict[str, Any] = {}
-        if self.params:
+        if self.params is not None:
             if not args or not isinstance(args[0], Mapping):
                 raise TypeError("the first argument is the dict of parameters")
             if lacking := [name for name in self.params if name not in args[0]]:
                 raise TypeError(f"parameters {', '.join(lacking)} are missing")
+            if unknown := [str(name) for name in args[0] if name not in self.params]:
+                known = ", ".join(self.params) or "none"
+                raise TypeError(f"the model has no parameters {', '.join(unknown)}; it has {known}")
             values, args = {name: args[0][name] for name in self.params}, args[1:]
         if len(args) > len(self.inputs):
             raise TypeError(f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), not {len(args)}")

@@ -100,12 +100,10 @@ def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _made_up(model: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[str]:
     """The open dimensions of a model's inputs that nobody gave."""
-    from ortlite.api.values import NodeArg
     from ortlite.load import load
-    from ortlite.tools.inputs import made_up_dimensions
+    from ortlite.tools.inputs import declared, made_up_dimensions
 
-    graph = load(model).graph
-    args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
+    args, _ = declared(load(model).graph)
     return made_up_dimensions(args, files, shapes)
 
 

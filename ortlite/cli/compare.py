@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ortlite import atomic, dtypes, save
-from ortlite.api.values import NodeArg
 from ortlite.cli.grid import show_table
 from ortlite.cli.peer import OnnxruntimeSide
 from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
-from ortlite.tools.inputs import gather, provider_and_options
+from ortlite.tools.inputs import declared, gather, provider_and_options
 from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:
@@ -53,10 +52,7 @@ def compare_model(
     """Compare two providers, or one and onnxruntime (`peer`), on a model. Raises ValueError as `ortlite run` does."""
     sides = [_side(given) for given in providers]
     model = load(path)
-    graph = model.graph
-    args = [NodeArg.of(n, graph.types.get(n)) for n in graph.inputs if n not in graph.overridable]
-    defaults = [NodeArg.of(n, graph.types.get(n)) for n in graph.overridable]
-    inputs = gather(args, defaults, files, shapes)
+    inputs = gather(*declared(model.graph), files, shapes)
     one, *rest = sides
     other: Side = OnnxruntimeSide(path, model) if peer else rest[0]
     made_up = tuple(name for name in inputs if name not in files)

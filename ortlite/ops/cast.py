@@ -58,7 +58,7 @@ def convert(xp: Namespace, x: Array, to: DType, saturate: bool = True, round_mod
     if source is to:
         return x
     if "S" in {source.kind, to.kind}:
-        return _text(xp, x, source, to)
+        return _text(xp, x, source, to, saturate, round_mode)
     if source.kind == "f" and source.name not in COMPUTED:
         x = xp.astype(x, xp.float32)  # exact, and every library converts on from there
     if to.kind == "b":
@@ -135,11 +135,12 @@ def _power(xp: Namespace, exponent: Array) -> Array:
     return xp.pow(two, half) * xp.pow(two, exponent - half)
 
 
-def _text(xp: Namespace, x: Array, source: DType, to: DType) -> Array:
+def _text(xp: Namespace, x: Array, source: DType, to: DType, saturate: bool, round_mode: str) -> Array:
     """Strings to numbers and back: text is on the host, as an object array."""
     if to.kind != "S":
         if to.kind in "fc":
-            return convert(xp, xp.astype(x, xp.float64 if to.kind == "f" else xp.complex128), to)
+            number = xp.astype(x, xp.float64 if to.kind == "f" else xp.complex128)
+            return convert(xp, number, to, saturate, round_mode)
         parsed = list(map(_whole, x.reshape(-1).tolist()))
         numbers = xp.reshape(xp.asarray(parsed, dtype=xp.uint64 if to.name == "uint64" else xp.int64), x.shape)
         return convert(xp, numbers, to)

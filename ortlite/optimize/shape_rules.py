@@ -289,7 +289,7 @@ def _gather_nd(facts: Facts, node: Node) -> Shape | None:
 def _shape(facts: Facts, node: Node) -> Shape | None:
     shape = facts.shape(node.inputs[0])
     if shape is None:
-        return None
+        return (_fresh(node, 0),)
     part = shape[node.attributes.get("start", 0) : node.attributes.get("end", len(shape))]
     facts.values[node.outputs[0]] = part
     return (len(part),)
@@ -401,7 +401,7 @@ def _pad(facts: Facts, node: Node) -> Shape | None:
 
 def _nonzero(facts: Facts, node: Node) -> Shape | None:
     shape = facts.shape(node.inputs[0])
-    return None if shape is None else (len(shape), _fresh(node, 1))
+    return (_fresh(node, 0) if shape is None else len(shape), _fresh(node, 1))
 
 
 def _vector(facts: Facts, node: Node) -> Shape | None:

@@ -67,9 +67,13 @@ def _known(type_: TensorType) -> bool:
     return type_.shape is not None and all(isinstance(dim, int) for dim in type_.shape)
 
 
+def _loops(node: Node) -> bool:
+    return not node.domain and node.op_type in LOOPS and node.opset >= LOOPS[node.op_type]
+
+
 def _rows(node: Node, body: Graph) -> tuple[str, ...]:
     """The outputs of a body that are stacked."""
-    if node.domain or node.op_type not in LOOPS or node.opset < LOOPS[node.op_type]:
+    if not _loops(node):
         return ()
     if node.op_type == "Loop":
         return body.outputs[1 + max(len(node.inputs) - 2, 0) :]
@@ -78,7 +82,7 @@ def _rows(node: Node, body: Graph) -> tuple[str, ...]:
 
 def _handed_in(node: Node, body: Graph, facts: Facts) -> dict[str, Shape | None]:
     """The shapes of what the first step of a loop gets. Rows have one shape in all steps, whatever states have."""
-    if not _rows(node, body):
+    if not _loops(node):
         return {}
     shapes = [facts.shape(name) if name else None for name in node.inputs]
     if node.op_type == "Loop":
@@ -131,12 +135,16 @@ def _filled(declared: Type, found: Shape | None) -> Type:
 
 
 def _from_bodies(facts: Facts, node: Node) -> None:
-    """Take in the shapes on which the branches of an If agree, or those of the rows that a loop stacks."""
+    """Take in the shapes on which the branches of an If agree, or those of a loop's states and rows."""
     found: dict[str, list[Shape | None]] = {}
     for body in node.subgraphs.values():
         inside = {**body.captured(facts.constants), **body.constants}
-        learned = learn(body, inside, facts, _handed_in(node, body, facts), bodies=True)
-        shapes = map(learned.shape, body.outputs) if node.op_type == "If" else _stacked(facts, node, body, learned)
+        given = _handed_in(node, body, facts)
+        learned = learn(body, inside, facts, given, bodies=True)
+        if node.op_type == "If":
+            shapes = [learned.shape(name) for name in body.outputs]
+        else:
+            shapes = [*_states(node, body, given, learned), *_stacked(facts, node, body, learned)]
         for name, shape in zip(node.outputs, shapes, strict=False):
             found.setdefault(name, []).append(shape)
     for name, known in found.items():
@@ -153,14 +161,24 @@ def _number(lengths: Sequence[Dim]) -> Dim | None:
     return lengths[0] if isinstance(lengths[0], int) and all(n == lengths[0] for n in lengths) else None
 
 
+def _states(node: Node, body: Graph, given: Mapping[str, Shape | None], learned: Facts) -> list[Shape | None]:
+    """The shapes of a loop's states: those at its begin, if a step leaves all of them as they are."""
+    first = node.op_type == "Loop"
+    count = len(body.outputs) - len(_rows(node, body)) - first
+    before = [given.get(name) for name in body.inputs[2 * first :][:count]]
+    after = [learned.shape(name) for name in body.outputs[first:][:count]]
+    kept = all(b is None or b == a for b, a in zip(before, after, strict=False))
+    return before if kept and len(before) == count else [None] * count
+
+
 def _stacked(facts: Facts, node: Node, body: Graph, learned: Facts) -> list[Shape | None]:
-    """The shapes of a loop's outputs: of its rows, with the axis along which they are stacked; not of its states."""
+    """The shapes of the rows of a loop, with the axis along which they are stacked."""
     rows = _rows(node, body)
     axes: Sequence[int] = node.attributes.get("scan_output_axes") or (0,) * len(rows)
     length: Dim = "how many"
     if node.op_type == "Scan" and (shape := facts.shape(node.inputs[-1])):
         length = shape[(node.attributes.get("scan_input_axes") or (0,))[-1] % len(shape)]
-    shapes: list[Shape | None] = [None] * (len(body.outputs) - len(rows) - (node.op_type == "Loop"))
+    shapes: list[Shape | None] = []
     for name, axis in zip(rows, axes, strict=True):
         row = _as_declared(name, body.types.get(name), learned.shape(name))
         place = 0 if row is None else axis % (len(row) + 1)

@@ -53,7 +53,8 @@ def _normalisation(view: View, node: Node, channels: int) -> tuple[np.ndarray, n
     if any(v is None or v.shape != (channels,) or v.dtype != found[0].dtype for v in found):  # type: ignore[union-attr]
         return None
     scale, shift, mean, variance = (np.asarray(v, np.float64) for v in found)
-    factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     if not (np.isfinite(factor).all() and np.isfinite(mean).all()):
         return None
     return factor, shift - mean * factor
@@ -115,23 +116,24 @@ def conv_affine(view: View, node: Node, found: _Affine) -> New | None:
         factor = found.factor.reshape(-1, 1, *spatial)
     bias = conv.inputs[2] if len(conv.inputs) > 2 else ""
     old = np.asarray(view.constants[bias], np.float64) if bias else 0.0
-    inputs, constants = _scaled(view, node, conv, factor, old * found.factor + found.offset)
+    inputs, constants = _scaled(view, node, found, factor, old)
     if not all(np.isfinite(v).all() for v in constants.values()):
         return None
     return New((copy(node, conv.op_type, inputs, opset=conv.opset, attributes=conv.attributes),), constants)
 
 
 def _scaled(
-    view: View, node: Node, source: Node, factor: np.ndarray, bias: np.ndarray
+    view: View, node: Node, found: _Affine, factor: np.ndarray, bias: np.ndarray | float
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """The inputs of the new operator, its weights times `factor` (in float64), and the constants among them."""
+    source = found.source
     weights = view.constants[source.inputs[1]]
     made = {}
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # what is not finite is looked for in the results
         if (factor != 1).any():
             # block by block in NumPy's buffers: the weights never stand in memory in float64
             made["weights"] = np.multiply(weights, factor, out=np.empty_like(weights), casting="same_kind")
-        made["bias"] = bias.astype(weights.dtype)
+        made["bias"] = (bias * found.factor + found.offset).astype(weights.dtype)
     constants = {view.names.fresh(f"{node.outputs[0]}/{kind}"): value for kind, value in made.items()}
     return [source.inputs[0], *([source.inputs[1]] if len(made) == 1 else []), *constants], constants
 
@@ -203,7 +205,7 @@ def gemm_affine(view: View, node: Node, found: _Affine) -> New | None:
     factor = found.factor[:, None] if gemm.attributes.get("transB") else found.factor
     bias = gemm.inputs[2] if len(gemm.inputs) > 2 else ""
     old = np.asarray(view.constants[bias], np.float64).reshape(-1) * gemm.attributes.get("beta", 1.0) if bias else 0.0
-    inputs, constants = _scaled(view, node, gemm, factor, old * found.factor + found.offset)
+    inputs, constants = _scaled(view, node, found, factor, old)
     if not all(np.isfinite(v).all() for v in constants.values()):
         return None
     attributes = {name: value for name, value in gemm.attributes.items() if name != "beta"}

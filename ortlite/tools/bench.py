@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite.errors import NoSuchFile
+from ortlite.errors import NoSuchFile, OrtError
 from ortlite.limits import current
 from ortlite.provider import CPU
 from ortlite.tools.shown import Shown, Table, amount
@@ -120,9 +120,9 @@ def bench(
     timed for `seconds`. Options of a provider stand behind a colon: `Torch:compile=1`. `batches` are sizes of the
     first dimension of inputs where that is open (None: as declared), `threads` numbers of threads (0: what the engine
     takes by itself). Inputs are those that `ortlite run` makes up, or from `files`, with `shapes` as text. `on_start`
-    is called with a label before each process. Raises ValueError for a provider or a peer that is not here, NoSuchFile
-    and FileNotFoundError where the file of a model or of an input is not; what goes wrong in a process stands in its
-    row.
+    is called with a label before each process. Raises ValueError for a provider or a peer that is not here and for
+    files or shapes that do not fit the model, NoSuchFile and FileNotFoundError where the file of a model or of an input
+    is not; what goes wrong in a process stands in its row.
 
     Example:
         >>> import ortlite
@@ -143,6 +143,8 @@ def bench(
     for file in (files or {}).values():
         if not Path(file).exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    if files or shapes:  # what is wrong with these is no engine's fault
+        _check(model, files or {}, shapes or {})
     names = dict.fromkeys("".join((provider_and_options(given)[0], *given.partition(":")[1:])) for given in providers)
     engines: list[tuple[str, str, str]] = [(against, against, CPU)] if against else []
     engines += [(name, "ortlite", name) for name in names]
@@ -193,6 +195,18 @@ def bench(
         timings.append(_timing(key, times[key], other, differences.get(key)))
     name = "model" if isinstance(model, bytes) else path.name
     return Bench(name, against, rounds, seconds, tuple(timings))
+
+
+def _check(model: str | os.PathLike[str] | bytes, files: Mapping[str, str], shapes: Mapping[str, str]) -> None:
+    """Raise ValueError for files and shapes that are not for this model's inputs; one that is no model is for rows."""
+    from ortlite.load import load
+    from ortlite.tools.inputs import declared, gather
+
+    try:
+        graph = load(model).graph
+    except OrtError:
+        return
+    gather(*declared(graph), files, shapes)
 
 
 def _process(task: Mapping[str, Any], result: Path) -> dict[str, Any] | str:

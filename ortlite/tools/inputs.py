@@ -14,8 +14,10 @@ import numpy as np
 from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
+from ortlite.graph import Graph
 
 __all__ = [
+    "declared",
     "gather",
     "made_up_dimensions",
     "make_up",
@@ -56,6 +58,13 @@ def provider_name(given: str) -> str:
         raise ValueError(f"{given}: options of a provider count where a model runs; here its name is enough")
     listed = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
     raise ValueError(f"no provider {given!r} is available here; there are {listed}")
+
+
+def declared(graph: Graph) -> tuple[list[NodeArg], list[NodeArg]]:
+    """The inputs of a graph that have no default, and those that have one."""
+    names = [n for n in graph.inputs if n not in graph.overridable], graph.overridable
+    args, defaults = ([NodeArg.of(n, graph.types.get(n)) for n in some] for some in names)
+    return args, defaults
 
 
 def gather(
@@ -133,7 +142,7 @@ def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.
     """A value for an input: normal floats, ones for integers, True, "text"; open dimensions are 1.
 
     A dimension called like a sum of others (`past + seq`) is that. A sequence has one such element. Raises ValueError
-    for a type it cannot make up (maps) or a shape of wrong rank.
+    for a type it cannot make up (maps) or a shape that the input cannot have.
     """
     kind, dtype = _type_of(arg)
     if kind == "optional":
@@ -143,8 +152,11 @@ def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.
     shape = shapes.get(arg.name)
     if shape is None:
         shape = tuple(_size(d, shapes) for d in arg.shape)
-    elif arg.shape and len(shape) != len(arg.shape):
-        raise ValueError(f"--shape {arg.name}: {len(shape)} dimensions given, the model wants {arg.shape}")
+    elif arg.shape and (
+        len(shape) != len(arg.shape)
+        or any(isinstance(d, int) and d != n for d, n in zip(arg.shape, shape, strict=True))
+    ):
+        raise ValueError(f"--shape {arg.name}: {','.join(map(str, shape))} given, the model wants {arg.shape}")
     if dtype.kind == "S":
         value = np.full(shape, "text", object)
     elif dtype.kind in "fc":

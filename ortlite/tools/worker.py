@@ -90,5 +90,8 @@ def _feed(session: Any, batch: int | None, files: Mapping[str, str], shapes: Map
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     task = json.loads(sys.argv[1])
-    found = measure(**task)
+    try:
+        found = measure(**task)
+    except Exception as error:  # noqa: BLE001  (a row has one line, whatever it was)
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
     Path(sys.argv[2]).write_text(json.dumps(found))

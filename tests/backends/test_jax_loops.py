@@ -231,18 +231,28 @@ def test_threads_run_one_session():
             np.testing.assert_array_equal(got, right)
 
 
-@pytest.mark.parametrize("error", [ValueError("on purpose"), KeyboardInterrupt("on purpose")])
-def test_an_error_in_a_call_is_one_of_the_run(error, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "seen", "said"),
+    [
+        (ValueError("on purpose"), ortlite.errors.Fail, "ValueError: on purpose"),
+        (KeyboardInterrupt("on purpose"), KeyboardInterrupt, "^on purpose$"),
+        (SystemExit("on purpose"), SystemExit, "^on purpose$"),
+    ],
+)
+def test_an_error_in_a_call_is_one_of_the_run(error, seen, said, monkeypatch):
     def together(each, outside):
         def fails(given, results, team):
             raise error
 
         return fails
 
-    monkeypatch.setattr(loops, "together", together)
     ours = session(source([conv("X", "Y", "W")], ["Y"], {"W": floats(16, 16, 3, 3)}))
-    with pytest.raises(ortlite.errors.Fail, match=f"{type(error).__name__}: on purpose"):
-        ours.run(None, {"X": floats(1, 16, 6, 6)})
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "together", together)
+        for _ in range(2):
+            with pytest.raises(seen, match=said):
+                ours.run(None, {"X": floats(1, 16, 6, 6)})
+    assert not calls._stopped
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -299,6 +299,9 @@ def test_a_scan_of_many_slices_makes_them_block_by_block(reverse):
     np.testing.assert_array_equal(rows, xs[0] + xs[1][:, None])
 
 
+_STATE = """(float u) => (float w, float o) { w = Identity(u) m = Constant <value_floats = [1.0, 2.0]> ()
+    o, q = Scan <num_scan_inputs = 1,
+                 body = c (float p, float[] h) => (float v, float z) { v = OP z = Identity(h) }> (u, m) }"""
 NONE = [  # bodies without a declared rank, and the shape of one of no rows
     ("(float u) => (float w, float o) { w = Identity(u) o = Neg(x) }", (0, 2, 0)),
     ("(float u) => (float w, float o) { w = Identity(u) o = MatMul(x, u) }", (0, 2, 3)),
@@ -315,6 +318,9 @@ NONE = [  # bodies without a declared rank, and the shape of one of no rows
         p = Scan <num_scan_inputs = 1, scan_output_axes = [1],
                   body = c (float[] h) => (float v) { k = MatMul(x, u) v = Mul(k, h) }> (m)
         o = Transpose <perm = [2, 1, 0]> (p) }""", (0, 3, 2, 2)),
+    (_STATE.replace("OP", "Neg(p)"), (0, 0, 3)),
+    (_STATE.replace("OP", "Concat <axis = 1> (p, p)"), (0,)),
+    ("(float u) => (float w, float o) { w = Identity(u) k = Squeeze(u) l = Shape(k) o = Cast <to = 1> (l) }", (0, 0)),
 ]  # fmt: skip
 
 

@@ -121,6 +121,14 @@ def test_what_would_overflow_stays():
     assert "Mul" in agree(w.model({"x": x}, w("Mul", c, "v")), {"x": x}, 1e-2, 1e-2)
 
 
+@pytest.mark.parametrize("wrong", [0.0, -1.0])
+def test_a_variance_that_gives_no_number_stays_without_a_warning(wrong):
+    w = Writer()
+    y = normalised(w, convolved(w), 4, epsilon=0.0)
+    w.constants["var"][1] = wrong
+    assert "BatchNormalization" in operators(w.model({"x": values((1, 4, 5, 5))}, y))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 3), st.sampled_from(["row", "(1, n)"]), st.booleans(), st.sampled_from([9, 13, 20]), st.booleans()

@@ -110,6 +110,26 @@ def test_what_makes_no_sense_is_refused(path):
         ortlite.bench(path, rounds=0)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shapes": {"x": "2,5"}}, "--shape x: 2,5 given"),
+        ({"shapes": {"x": "2"}}, "--shape x: 2 given"),
+        ({"shapes": {"z": "2"}}, "--shape z: the model has no input"),
+        ({"files": {"z": __file__}}, "the model has no input z"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_model_are_no_engines_fault(path, given, said):
+    with pytest.raises(ValueError, match=said):
+        ortlite.bench(path, rounds=1, on_start=pytest.fail, **given)
+
+
+def test_a_row_says_all_of_an_error_in_one_line(path, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 5), np.float32))
+    found = ortlite.bench(path, seconds=0.01, rounds=1, files={"x": str(tmp_path / "x.npy")})
+    assert "input: x for the following indices index: 1 Got: 5 Expected: 3" in found.timings[0].problem
+
+
 def test_the_command(path):
     args = ["bench", str(path), "--providers", "CPU", "Strict", "--batch", "1,2", "--duration", "10ms", "--rounds", "1"]
     done = CliRunner().invoke(main, args)
