@@ -113,6 +113,9 @@ class _Inductor(Compiler):
         self.races = races
         self.stands_in = stands_in
 
+    def takes(self, op_type: str) -> bool:
+        return op_type != "Det"  # of which inductor's C++ has no call, and warns
+
     def frozen(self, fn: Callable[..., Any], constants: Mapping[int, Any]) -> Callable[..., Any]:
         import torch
 

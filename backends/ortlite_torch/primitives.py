@@ -421,7 +421,12 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
 
 def matmul(a: Any, b: Any) -> Any:
     """torch.matmul, also of integers where only floats are multiplied: on CUDA."""
-    if a.device.type == "cpu" or a.dtype.is_floating_point or a.dtype.is_complex:
+    floats = a.dtype.is_floating_point or a.dtype.is_complex
+    if a.device.type == "cpu" and not floats and b.ndim == 2 and torch.compiler.is_compiling():
+        # inductor takes a product with a constant matrix for a layer, and packs none of integers
+        rows = a.reshape(1, prod(a.shape[:-1]), a.shape[-1])
+        return torch.matmul(rows, b[None]).reshape(*a.shape[:-1], b.shape[-1])
+    if a.device.type == "cpu" or floats:
         return threads.fit(torch.matmul, threads.product_work(a, b), a)(a, b)
     return pieces_matmul(a, b)
 

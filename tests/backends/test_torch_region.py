@@ -272,6 +272,20 @@ def test_what_follows_products_where_torch_compiles(compiler, precision):
     assert len(compiled.explain().compilations) == 1
 
 
+@pytest.mark.parametrize("shape", [(5, 64), (2, 3, 64), (64,), (3, 0)])
+def test_integers_times_constants_are_compiled(compiler, caplog, shape):
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-99, 99, s).astype(np.int32) for s in (shape, (shape[-1], 32)))
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        g (int32[{",".join(map(str, shape))}] x) => (int32[{",".join("N" * len(shape))}] y)
+        {{ m = MatMul(x, W)  y = Neg(m) }}""")
+    model.graph.initializer.append(numpy_helper.from_array(w, "W"))
+    session = ortlite.InferenceSession(model.SerializeToString(), providers=provider("TorchExecutionProvider"))
+    for _ in range(3):
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], -(x @ w))
+    assert not [record.getMessage() for record in caplog.records if record.name == "ortlite"]
+
+
 GROWS = """<ir_version: 8, opset_import: ["": 17]>
     g (float[P,2] past, float[1,2] x) => (float[Q,2] present, float[1,2] y)
     <int64[1] zero = {0}> { present = Concat<axis = 0>(past, x)  e = Exp(present)  y = ReduceSum(e, zero) }"""
