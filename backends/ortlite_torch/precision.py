@@ -207,7 +207,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
     def attends(by_kernel: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(ops.attention)
         def attention(xp: Namespace, Q: Any, K: Any, V: Any, *rest: Any, n_outputs: int = 1, **given: Any) -> Any:
-            if _light(Q, K.mT, ATTENTION):
+            if K.ndim > 2 and _light(Q, K.mT, ATTENTION):
                 return ops.attention(xp, Q, K, V, *rest, n_outputs=n_outputs, **given)
             kept = _has_past(rest, given) or (there and _has_float_mask(rest, given))
             if n_outputs == 1 and _single(Q, K, V) and not kept:
