@@ -775,7 +775,7 @@ def test_opsets_that_contradict_each_other_are_not_written():
         (["nope.onnx", "--providers", CPU, STRICT], 1, "nope.onnx"),
         (["{model}", "--providers", CPU, "NopeProvider"], 1, "NopeProvider"),
         (["{model}", "--providers", CPU, STRICT, "--input", "z=a.npy"], 1, "the model has no input z"),
-        (["{model}", "--providers", CPU, STRICT, "--shape", "x=1,2"], 1, "Got: 2 Expected: 12"),
+        (["{model}", "--providers", CPU, STRICT, "--shape", "x=1,2"], 1, "x: 1,2 given, the model wants ['N', 12]"),
     ],
 )
 def test_exit_statuses(tmp_path, arguments, status, problem):

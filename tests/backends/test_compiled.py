@@ -441,7 +441,7 @@ def test_convolutions_with_activations(activation, params):
     [
         ("", (), np.float32), ("Relu", (), np.float64), ("Clip", (-0.5, 0.7), np.float32), ("Sigmoid", (), np.float32),
         ("Tanh", (), np.float32), ("HardSigmoid", (0.2, 0.5), np.float32), ("LeakyRelu", (0.1,), np.float32),
-        ("HardSigmoid", (0.3,), np.float32), ("QuickGelu", (1.0,), np.float32), ("HardSwish", (), np.float32),
+        ("HardSigmoid", (0.3, 0.0), np.float32), ("QuickGelu", (1.0,), np.float32), ("HardSwish", (), np.float32),
     ],
 )  # fmt: skip
 def test_products_of_convolutions_are_finished_block_by_block(activation, params, dtype):
