@@ -61,8 +61,9 @@ def called(monkeypatch):
 ], ids=str)  # fmt: skip
 def test_it_convolves_as_the_kernel_does(attributes, activation, called):
     weights = {"W": floats(8, 8 // attributes.get("group", 1), 3, 3), "B": floats(8)}
-    kind = "FusedConv" if activation else "Conv"
-    proto = source(weights, kind, **({"activation": activation} if activation else {}), **attributes)
+    kind, named = "FusedConv" if activation else "Conv", {"activation": activation} if activation else {}
+    params = {"activation_params": [0.1]} if activation == "LeakyRelu" else {}
+    proto = source(weights, kind, **named, **params, **attributes)
     ours, kernel = session(proto), session(proto, "StrictExecutionProvider")
     for size in [(9, 7), (9, 7), (8, 8), (9, 7), (3, 12)]:
         for channels_last in (False, True):
