@@ -80,6 +80,7 @@ def test_it_convolves_as_the_kernel_does(channels, activation, attributes, group
     attributes = {k: channels if k == "group" else v for k, v in attributes.items()}
     weights = {"W": floats(channels, channels // attributes.get("group", 1), 3, 3), "B": floats(channels)}
     more = {"activation": activation} if activation else {}
+    more |= {"activation_params": [0.2, 0.5]} if activation == "HardSigmoid" else {}
     proto = source([conv("X", "Y", "W", "B", op_type="FusedConv" if activation else "Conv", **more, **attributes)],
                    ["Y"], weights)  # fmt: skip
     check(proto, *({"X": floats(2, channels, *size)} for size in [(9, 7), (8, 8), (9, 7), (3, 12)]))
