@@ -124,12 +124,13 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-_stopped: dict[int, BaseException] = {}  # by thread
+_stopped = threading.local()
 
 
 def stopped() -> BaseException | None:
     """What was to end the process, not just a call: told once to the thread it was raised on, after XLA's error."""
-    return _stopped.pop(threading.get_ident(), None)
+    raised: BaseException | None = vars(_stopped).pop("raised", None)
+    return raised
 
 
 def _word(address: int) -> int:
@@ -154,7 +155,7 @@ def _handle(address: int, result: int) -> None:
         except BaseException as raised:  # noqa: BLE001  (nothing else would hear of it)
             error = _error(frame[API], f"{type(raised).__name__}: {raised}")
             if not isinstance(raised, Exception):  # Control-C: XLA runs this on the thread that called its program
-                _stopped[threading.get_ident()] = raised
+                _stopped.raised = raised
     ctypes.c_int64.from_address(result).value = error
 
 

@@ -174,6 +174,11 @@ def batch_normalization(
     return y, input_mean, input_var
 
 
+def _few(*shape: Any) -> bool:
+    """Whether there are few scores; lengths that torch traces are many."""
+    return all(type(n) is int for n in shape) and prod(shape) < SCORES
+
+
 @attend.scaled_dot_product
 def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: bool, scale: float | None) -> Any:
     """F.scaled_dot_product_attention."""
@@ -185,9 +190,7 @@ def _attention(xp: Namespace, q: Any, k: Any, v: Any, mask: Any, past: Any, caus
         return NotImplemented
     if differentiated(q, k, v, mask, *(past or ())):
         return NotImplemented
-    scores = *q.shape[:3], keys
-    few = all(type(n) is int for n in scores) and prod(scores) < SCORES  # not lengths that torch traces
-    if few and torch.compiler.is_compiling() and q.device.type == "cpu":
+    if torch.compiler.is_compiling() and q.device.type == "cpu" and _few(*q.shape[:3], keys):
         return NotImplemented  # the kernel is fused, and behind torch's own NaN has to be looked for
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)

@@ -110,11 +110,12 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
 
     @lru_cache(maxsize=1)  # every call of every kernel asks
     def namespace(xp: Namespace) -> Namespace:
-        def matmul(a: Any, b: Any, **keywords: Any) -> Any:
-            return (xp.matmul if _light(a, b, PRODUCT) else short(xp.matmul, cut))(a, b, **keywords)
+        made = {name: short(getattr(xp, name), cut) for name in ("matmul", "conv", "conv_transpose", "einsum")}
 
-        others = {name: short(getattr(xp, name), cut) for name in ("conv", "conv_transpose", "einsum")}
-        return Namespace(xp.library, {**vars(xp), **others, "matmul": matmul})
+        def matmul(a: Any, b: Any, **keywords: Any) -> Any:
+            return (xp.matmul if _light(a, b, PRODUCT) else made["matmul"])(a, b, **keywords)
+
+        return Namespace(xp.library, {**vars(xp), **made, "matmul": matmul})
 
     def inner(key: tuple[str, str, int]) -> Callable[..., Any]:
         kernel = registry.lookup(*key)

@@ -253,7 +253,7 @@ def test_an_error_in_a_call_is_one_of_the_run(error, seen, said, monkeypatch):
         for _ in range(2):
             with pytest.raises(seen, match=said):
                 ours.run(None, {"X": floats(1, 16, 6, 6)})
-    assert not calls._stopped
+    assert calls.stopped() is None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
