@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any
 
@@ -43,8 +43,8 @@ class Shared:
     """What the programs of a session have in common, subgraphs' and those for parts of the model too.
 
     `differentiable`: somebody may take derivatives of one run, and none of the next. `compilations`: the seconds that
-    each region took which a library compiled; `races`, of every function whether that was worth it, where both ways
-    were tried.
+    each region took which a library compiled; `races`, for every function of which other ways were tried too, which
+    was fastest.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -52,7 +52,7 @@ class Shared:
     device_constants: DeviceConstants = field(default_factory=dict)
     differentiable: bool = False
     compilations: list[float] = field(default_factory=list)
-    races: list[bool] = field(default_factory=list)
+    races: list[str] = field(default_factory=list)
 
 
 class _Any:
@@ -116,6 +116,7 @@ class Program:
         self.stand_in = stand_in if usable else None
         self._on_host = all(compiler.numpy_dtypes for compiler in compilers)
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
+        self._from_host: set[Any] = set()  # signatures of NumPy's inputs at which it was faster than what is compiled
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
         # whether there is a cache, whose next signatures come up but once: by the plan, or one of them came in again
         self._grows = bool(compilers) and lengthens(plan)
@@ -168,9 +169,15 @@ class Program:
 
         None where this program is to run.
         """
-        if self.stand_in is None or not self._on_host or any(type(value) is not np.ndarray for value in inputs):
+        if self.stand_in is None or not (self._on_host or self._from_host):
+            return None
+        if any(type(value) is not np.ndarray for value in inputs):
             return None
         key, last = self.signature(inputs), self._last
+        if key in self._from_host:
+            return self.stand_in.answer(inputs)
+        if not self._on_host:
+            return None
         known = last is not None and last[0] == key
         if key is None or known or key in self._signatures.entries or self._wanted(key):
             return None
@@ -276,15 +283,33 @@ class Program:
         function: Function = specialise.generate(self.plan, self.steps, baked, kernels, self.shared.compilations)
         if self._races and kernels:
             plain = specialise.generate(self.plan, self.steps, baked, kernels, regions=False)
-            function = Race(function, plain, self.shared.races.append)
+            function = Race(partial(self._ways, function, plain), self._chosen)
         entry = Entry(function, baked, kernels or {}, fixed)
         self._last = key, self._signatures.keep(key, entry)  # what was there may have lost its place
         return function
+
+    def _ways(self, compiled: Function, plain: Function) -> dict[str, Function]:
+        """What can answer at a signature that a library has compiled."""
+        ways = {"compiled": compiled, "called": plain}
+        if self.stand_in is not None and self.stand_in.prepare():
+            ways["NumPy"] = self.stand_in.at_one_signature()
+        return ways
+
+    def _chosen(self, way: str, inputs: Sequence[Any]) -> None:
+        """Hear which of them answers from now on."""
+        self.shared.races.append(way)
+        if self.stand_in is None:
+            return
+        if way == "NumPy":
+            self._from_host.add(self.signature(self.stand_in.given(inputs)))
+        else:
+            self.stand_in.release()
 
     def forget(self) -> None:
         """Let go of what is kept of signatures, also in subgraphs: they must come up again to get their functions."""
         with self._lock:
             self._signatures.clear()
+            self._from_host.clear()
             self._last = None
         for bound in self.steps:
             for _, reader in bound.keywords:

@@ -1,9 +1,9 @@
-"""What a library compiled against its own calls: whichever takes less time answers."""
+"""The ways to run a signature, of which the one that takes least time answers."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,47 +11,60 @@ from ortlite.forks import renewed_after_fork
 
 __all__ = ["Race"]
 
-ROUNDS = 4  # of both at least, the first not counted
+Way = Callable[..., Any]
+ROUNDS = 3  # at least
 SECONDS = 0.1  # in which there are more: what takes a millisecond is easily disturbed
-CLEAR = 1.5  # times as long: no more rounds, if that time is over
+CLEAR = 1.5  # times as long as the fastest: out, if that time is over
+SHORT = 1e-2  # seconds of a call that is made again at once: threads of the way before may still look out for work
 
 
 class Race:
-    """Two functions of which the first call finds out which is faster; that one answers from then on.
+    """Functions of which the first call finds out which is fastest; that one answers from then on.
 
-    They give the same but for rounding. `told` hears whether it is the compiled one. Other threads wait for the first
-    call.
+    They give the same but for rounding. `ways` makes them; `told` hears the name of the fastest, and what it was
+    called with. Other threads wait for the first call.
     """
 
-    def __init__(self, compiled: Callable[..., Any], plain: Callable[..., Any], told: Callable[[bool], None]):
-        self.both = compiled, plain
+    def __init__(self, ways: Callable[[], Mapping[str, Way]], told: Callable[[str, Sequence[Any]], None]):
+        self.ways: Callable[[], Mapping[str, Way]] | None = ways
         self.told = told
-        self.chosen: Callable[..., Any] | None = None
+        self.chosen: Way | None = None
         renewed_after_fork(self, "_lock", threading.Lock)
 
     _lock: threading.Lock
 
     def __call__(self, *inputs: Any) -> Any:
-        """Call the faster one."""
+        """Call the fastest one."""
         if self.chosen is None:
             with self._lock:
-                if self.chosen is None:
-                    self.chosen = self._faster(inputs)
-                    self.both = self.chosen, self.chosen  # what the other one holds may go
+                if self.chosen is None and self.ways is not None:
+                    ways = self.ways()
+                    name = _fastest(ways, inputs)
+                    self.told(name, inputs)
+                    self.chosen, self.ways = ways[name], None  # what the others hold may go
+        assert self.chosen is not None
         return self.chosen(*inputs)
 
-    def _faster(self, inputs: tuple[Any, ...]) -> Callable[..., Any]:
-        best = [float("inf"), float("inf")]
-        for fn in self.both:
-            fn(*inputs)
-        spent, count = 0.0, 1
-        while spent < SECONDS or (count < ROUNDS and max(best) <= CLEAR * min(best)):
-            for index, fn in enumerate(self.both):
-                began = perf_counter()
-                fn(*inputs)
-                took = perf_counter() - began
-                best[index] = min(best[index], took)
-                spent += took
-            count += 1
-        self.told(best[0] <= best[1])
-        return self.both[best[0] > best[1]]
+
+def _fastest(ways: Mapping[str, Way], inputs: Sequence[Any]) -> str:
+    for way in ways.values():
+        way(*inputs)
+    best, spent, rounds = dict.fromkeys(ways, float("inf")), 0.0, 0
+    while len(best) > 1 and (spent < SECONDS or rounds < ROUNDS):
+        for name in best:
+            took = _seconds(ways[name], inputs)
+            spent += took
+            if took < SHORT:
+                took = min(took, _seconds(ways[name], inputs))
+            best[name] = min(best[name], took)
+        rounds += 1
+        if spent >= SECONDS:
+            least = min(best.values())
+            best = {name: seconds for name, seconds in best.items() if seconds <= CLEAR * least}
+    return min(best, key=best.__getitem__)
+
+
+def _seconds(way: Way, inputs: Sequence[Any]) -> float:
+    began = perf_counter()
+    way(*inputs)
+    return perf_counter() - began

@@ -16,6 +16,8 @@ from ortlite.transfer import TransferStats
 
 __all__ = ["Choice", "Copy", "Explanation", "NodePlacement", "explain", "fallen_back"]
 
+WAYS = {"compiled": "compiled code", "called": "the library's own calls", "NumPy": "NumPy's kernels"}
+
 
 @dataclass(frozen=True, slots=True)
 class NodePlacement:
@@ -80,7 +82,8 @@ class Explanation:
     """Where the nodes run, subgraphs included, what crosses between providers, and the session's providers.
 
     `compilations` are the seconds that each region took which a library's compiler got until now; `races` says, for
-    every signature at which the library's own calls were tried too, whether what it compiled was faster, and is used.
+    every signature at which other ways were tried too, which was fastest, and is used: what the library "compiled",
+    its own calls ("called"), or "NumPy"'s kernels.
     `stood_in`: runs that the CPU provider answered, at signatures that nothing is compiled for.
     """
 
@@ -88,7 +91,7 @@ class Explanation:
     copies: tuple[Copy, ...]
     providers: tuple[Choice, ...] = ()
     compilations: tuple[float, ...] = ()
-    races: tuple[bool, ...] = ()
+    races: tuple[str, ...] = ()
     stood_in: int = 0
 
     def __str__(self) -> str:
@@ -114,7 +117,8 @@ class Explanation:
             regions = "region" if len(self.compilations) == 1 else "regions"
             lines += ["", f"{len(self.compilations)} {regions} compiled in {sum(self.compilations):.1f} s"]
         if self.races:
-            lines += [f"compiled code was faster, and is used, at {sum(self.races)} of {len(self.races)} signatures"]
+            counts = ", ".join(f"{WAYS[way]} at {self.races.count(way)}" for way in WAYS if way in self.races)
+            lines += [f"fastest, and used: {counts} of {len(self.races)} signatures"]
         if self.stood_in:
             runs = "run" if self.stood_in == 1 else "runs"
             lines += [f"{self.stood_in} {runs} at shapes that nothing is compiled for were NumPy's"]
