@@ -40,6 +40,7 @@ PEER = "onnxruntime"
 # What the table calls a provider that is asked for so; the others go by what was asked for.
 NAMES = {"CPU:compiled=0": "NumPy", "CPU": "NumPy [fast]", "Torch:compile=1": "Torch, compiled"}
 TOLERANCE = 2e-3  # of the largest number of an output
+LOOPS = " ᴺ"
 SHORT = 5e-2  # the same, with the option `precision`
 MARKS = ("<!-- means: python -m benchmarks --write -->", "<!-- end of means -->")
 WARM_UP = 3  # runs between the first and those that count: a compiler may take many seconds for one
@@ -66,7 +67,7 @@ def engine_of(given: str) -> tuple[str, str, dict[str, str]]:
 
 def one(path: Path, module: str, provider: str, settings: dict[str, str], batch: int, threads: int) -> Row | None:
     """What a worker finds: times in ms of creating the process's first session and one more, of the first run and of
-    later ones, and peak memory.
+    later ones, peak memory, and whether NumPy's loops were found to be faster than what was compiled.
 
     None where the model's batch is not open. Raises AssertionError for a wrong answer.
     """
@@ -105,6 +106,7 @@ def one(path: Path, module: str, provider: str, settings: dict[str, str], batch:
         session.run(None, feed)
         times.append(perf_counter() - before)
     memory = peak_mb()
+    ways = session.explain().races if module == "ortlite" else ()
     del session  # what sessions of one file share goes with the last
     restart = perf_counter()
     library.InferenceSession(path, options, providers=[(provider, settings)])
@@ -114,6 +116,7 @@ def one(path: Path, module: str, provider: str, settings: dict[str, str], batch:
         "again": (perf_counter() - restart) * 1e3,
         "first": (answered - begun) * 1e3,
         "memory": memory,
+        "by_numpy": float(ways[-1:] == ("NumPy",)),
     }
 
 
@@ -238,7 +241,8 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
         figures = entry["figures"]
         peer = figures.get(PEER, {}).get("run")
         cells = [
-            f"{figures[engine]['run'] / peer:.2f}" if peer and engine in figures
+            f"{figures[engine]['run'] / peer:.2f}{LOOPS * (figures[engine].get('by_numpy') == 1)}"
+            if peer and engine in figures
             else "fails" if engine in entry["problems"] else ""
             for engine in ours
         ]  # fmt: skip
@@ -247,6 +251,8 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
         for title, pick in (("geometric mean", geometric_mean), ("worst", lambda v: max(v, default=math.nan))):
             cells = [f"**{pick(ratios(entries, engine, batch=batch)):.2f}**" for engine in ours]
             lines.append(f"| **{title}** | {batch} | | {' | '.join(cells)} |")
+    if any(figures.get("by_numpy") == 1 for entry in entries for figures in entry["figures"].values()):
+        lines += ["", f"{LOOPS}: NumPy's compiled loops were the fastest way, and answered."]
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
     lines += [f"| | {' | '.join(titles)} |", f"|---|{'---:|' * len(ours)}"]
     for key, title in TITLES.items():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite import run, specialise
+from ortlite import pages, run, specialise
 from ortlite.derived import Derived
 from ortlite.errors import InvalidArgument
 from ortlite.forks import renewed_after_fork
@@ -35,6 +35,7 @@ from ortlite.steps import Binding, Bound, OnStep, ReadBody, ReadSeed, bind
 
 __all__ = ["Closure", "Program", "Shared", "compile_plan"]
 
+PAGES = 0.1  # of the seconds that a library compiled, for huge pages
 OFTEN = 4  # runs that are interpreted before code is written for signatures that do not repeat
 
 
@@ -298,11 +299,12 @@ class Program:
     def _chosen(self, way: str, inputs: Sequence[Any]) -> None:
         """Hear which of them answers from now on."""
         self.shared.races.append(way)
+        pages.put_together(PAGES * sum(self.shared.compilations[-1:]))
         if self.stand_in is None:
             return
         if way == "NumPy":
             self._from_host.add(self.signature(self.stand_in.given(inputs)))
-        else:
+        elif not self._from_host:
             self.stand_in.release()
 
     def forget(self) -> None:

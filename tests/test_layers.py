@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "ortlite"
 BACKENDS = ROOT.parent / "backends"
 # Modules and packages of ortlite/, the lowest first; those of one line do not import each other.
 LAYERS = [line.split() for line in """
-errors dtypes forks cache version progress processors atomic heap ordered
+errors dtypes forks cache version progress processors atomic heap pages ordered
 limits graph derived garbage
 stopping primitives race
 namespace schema

@@ -154,7 +154,8 @@ class TorchExecutionProvider(ExecutionProvider):
     There an index out of range ends in an assertion of the device, after which the process can use it no more.
 
     Options: `device`, "cpu" (default), "cuda" or "cuda:1"; `compile`, "1" for torch.compile (default "0"), on the CPU
-    for shapes with which that is faster than torch's own calls, as the second run with them finds out, or "always";
+    for shapes with which that is faster than torch's own calls and NumPy's loops, as the second run with them finds
+    out, or "always";
     `enable_cuda_graph`, "1" for CUDA graphs of shapes, captured when they come up again (default "0");
     `use_tf32`, "1" for the short products of recent GPUs (default "0": float32 means float32, unlike in onnxruntime);
     `cudnn_conv_algo_search`, "EXHAUSTIVE" for the fastest of cuDNN's algorithms on every new shape, "HEURISTIC" or
@@ -167,8 +168,8 @@ class TorchExecutionProvider(ExecutionProvider):
     processors without bfloat16 (AVX512-BF16, AMX) the option rounds and gains nothing; a warning says so.
     `loops`, "0" for torch's own operators alone: where `ortlite[fast]` is installed, its compiled loops run
     convolutions, recurrent networks and quantised operators on the CPU, on torch's threads;
-    `stand_in`, "0" for torch's own calls where `compile` has compiled nothing for a shape: with the loops, NumPy's
-    kernels answer there;
+    `stand_in`, "0" for torch's own calls where `compile` has compiled nothing for a shape, or what it compiled is slow:
+    with the loops, NumPy's kernels answer there;
     `intra_op_num_threads` of a session on the CPU, which is the default of the option of that name, is the number of
     OpenMP's threads for what a run calls; without it they are torch's. The caller's own setting is left alone.
     """
