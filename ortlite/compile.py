@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ortlite import pages, run, specialise
+from ortlite import dtypes, pages, run, specialise
 from ortlite.derived import Derived
 from ortlite.errors import InvalidArgument
 from ortlite.forks import renewed_after_fork
@@ -25,7 +25,7 @@ from ortlite.graph import Type
 from ortlite.inline import Inlined
 from ortlite.namespace import Namespace
 from ortlite.plan import Call, DeviceConstants, Plan
-from ortlite.provider import ExecutionProvider
+from ortlite.provider import CPU, ExecutionProvider
 from ortlite.race import Race
 from ortlite.signatures import AT_ONCE, Budget, Entry, Function, Signatures
 from ortlite.specialise import KEY_ELEMENTS
@@ -115,7 +115,8 @@ class Program:
         self._races = any(compiler.races for compiler in compilers) and not draws
         usable = stand_in is not None and self.compiles and self.specialises and not draws
         self.stand_in = stand_in if usable else None
-        self._on_host = all(compiler.numpy_dtypes for compiler in compilers)
+        self._compiling = next((provider for provider in providers if provider.compiler is not None), None)
+        self._native = _native(self._compiling) if self.stand_in is not None and self._compiling is not None else {}
         self._signatures = Signatures(self.shared.budget, self.stand_in is not None, self._eager)
         self._from_host: set[Any] = set()  # signatures of NumPy's inputs at which it was faster than what is compiled
         self._came_out: set[Any] | None = None  # shapes of results of the first run, none of which its inputs had
@@ -170,19 +171,29 @@ class Program:
 
         None where this program is to run.
         """
-        if self.stand_in is None or not (self._on_host or self._from_host):
-            return None
-        if any(type(value) is not np.ndarray for value in inputs):
+        if self.stand_in is None or any(type(value) is not np.ndarray for value in inputs):
             return None
         key, last = self.signature(inputs), self._last
         if key in self._from_host:
             return self.stand_in.answer(inputs)
-        if not self._on_host:
-            return None
+        if key is not None and self._native:
+            key = self._carried(key)
         known = last is not None and last[0] == key
         if key is None or known or key in self._signatures.entries or self._wanted(key):
             return None
         return self._stood_in(inputs, on_host=True)
+
+    def _carried(self, key: Any) -> Any:
+        """The signature of inputs that are where they go, from that of NumPy's; None where that is not told."""
+        found = []
+        for form, place in zip(key, self.plan.input_providers, strict=True):
+            if place.name == CPU:
+                found.append(form)
+            elif place is self._compiling and form[0] in self._native:
+                found.append((self._native[form[0]], *form[1:]))
+            else:
+                return None
+        return tuple(found)
 
     def _wanted(self, key: Any) -> bool:
         """Count a signature that has no function; whether it should get one now."""
@@ -378,6 +389,12 @@ class Program:
             else:
                 return None
         return tuple(key)
+
+
+def _native(provider: ExecutionProvider) -> dict[Any, Any]:
+    """A library's dtypes by NumPy's; none where they are the same."""
+    found = {dtypes.to_numpy(dtype): provider.xp.dtype(dtype) for dtype in map(dtypes.by_name, provider.storage)}
+    return {} if all(key is value for key, value in found.items()) else found
 
 
 def _draws(steps: Sequence[Bound]) -> bool:

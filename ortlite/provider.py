@@ -61,14 +61,12 @@ class Compiler:
     given to `frozen`. Else they are arguments like any others. `races`: what it compiles may take longer than the
     library's own calls, so that both are tried where the provider records. `stands_in`: the library's own calls are
     compiled for their shapes one by one, or take longer than NumPy's, and its arrays lie in the host's memory: where
-    nothing is compiled for a signature, and where it is fastest in a race, the CPU provider answers. `numpy_dtypes`:
-    they have NumPy's dtypes, so that inputs tell their signature before they are carried there. `eager`: without a
+    nothing is compiled for a signature, and where it is fastest in a race, the CPU provider answers. `eager`: without a
     stand-in the library's own calls answer at any shapes.
     """
 
     freezes: ClassVar[bool] = False
     stands_in: bool = False
-    numpy_dtypes: ClassVar[bool] = True
     eager: ClassVar[bool] = False
     races: bool = False
 

@@ -105,7 +105,6 @@ class _Inductor(Compiler):
 
     freezes: ClassVar[bool] = True
     eager: ClassVar[bool] = True
-    numpy_dtypes: ClassVar[bool] = False
 
     def __init__(self, device: Any, threads: int = 0, races: bool = False, stands_in: bool = False):
         self.device = device
