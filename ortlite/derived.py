@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from ortlite.forks import renewed_after_fork
+from ortlite.room import laid
 
 __all__ = ["Derived", "WithConstants", "at_once", "lasting", "nbytes", "takes_derived"]
 
@@ -39,7 +40,8 @@ class Derived:
 
     An override that declares the keyword `derived` is given one: `derived(transposed, W, 2)` is `transposed(W, 2)`,
     made in the first run where W is a constant of the model, in every run where it is not. Arguments are arrays and
-    hashable values; the result is read by many runs, so nobody may write to it. Each is made once, by one thread.
+    hashable values; the result is read by many runs, so nobody may write to it, and lies where reading it takes least
+    time (`ortlite.room`). Each is made once, by one thread.
     """
 
     def __init__(self, constants: Iterable[Any] = ()):
@@ -63,7 +65,8 @@ class Derived:
             return make(*args)
         with self._lock:
             if key not in self._made:
-                self._made[key] = make(*args)
+                made = make(*args)
+                self._made[key] = made if any(made is arg for arg in args) else laid(made)
                 for arg in args:
                     _let_go(arg)
         return self._made[key]

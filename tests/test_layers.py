@@ -17,7 +17,8 @@ BACKENDS = ROOT.parent / "backends"
 # Modules and packages of ortlite/, the lowest first; those of one line do not import each other.
 LAYERS = [line.split() for line in """
 errors dtypes forks cache version progress processors atomic heap pages ordered
-limits graph derived garbage
+limits graph garbage room
+derived
 stopping primitives race
 namespace schema
 ops
