@@ -252,7 +252,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
             cells = [f"**{pick(ratios(entries, engine, batch=batch)):.2f}**" for engine in ours]
             lines.append(f"| **{title}** | {batch} | | {' | '.join(cells)} |")
     if any(figures.get("by_numpy") == 1 for entry in entries for figures in entry["figures"].values()):
-        lines += ["", f"{LOOPS}: NumPy's compiled loops were the fastest way, and answered."]
+        lines += ["", f"{LOOPS.strip()}: NumPy's compiled loops were the fastest way, and answered."]
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
     lines += [f"| | {' | '.join(titles)} |", f"|---|{'---:|' * len(ours)}"]
     for key, title in TITLES.items():
