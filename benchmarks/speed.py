@@ -39,8 +39,8 @@ HERE = Path(__file__).parent
 PEER = "onnxruntime"
 # What the table calls a provider that is asked for so; the others go by what was asked for.
 NAMES = {"CPU:compiled=0": "NumPy", "CPU": "NumPy [fast]", "Torch:compile=1": "Torch, compiled"}
+LOOPS = "ᴺ"  # the mark of a figure that is that of NumPy's loops, which won a race
 TOLERANCE = 2e-3  # of the largest number of an output
-LOOPS = " ᴺ"
 SHORT = 5e-2  # the same, with the option `precision`
 MARKS = ("<!-- means: python -m benchmarks --write -->", "<!-- end of means -->")
 WARM_UP = 3  # runs between the first and those that count: a compiler may take many seconds for one
@@ -241,7 +241,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
         figures = entry["figures"]
         peer = figures.get(PEER, {}).get("run")
         cells = [
-            f"{figures[engine]['run'] / peer:.2f}{LOOPS * (figures[engine].get('by_numpy') == 1)}"
+            f"{figures[engine]['run'] / peer:.2f}{f' {LOOPS}' * (figures[engine].get('by_numpy') == 1)}"
             if peer and engine in figures
             else "fails" if engine in entry["problems"] else ""
             for engine in ours
@@ -252,7 +252,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
             cells = [f"**{pick(ratios(entries, engine, batch=batch)):.2f}**" for engine in ours]
             lines.append(f"| **{title}** | {batch} | | {' | '.join(cells)} |")
     if any(figures.get("by_numpy") == 1 for entry in entries for figures in entry["figures"].values()):
-        lines += ["", f"{LOOPS.strip()}: NumPy's compiled loops were the fastest way, and answered."]
+        lines += ["", f"{LOOPS}: NumPy's compiled loops were the fastest way, and answered."]
     lines += ["", "Also divided by onnxruntime's, geometric means, batch 1:", ""]
     lines += [f"| | {' | '.join(titles)} |", f"|---|{'---:|' * len(ours)}"]
     for key, title in TITLES.items():
