@@ -236,6 +236,29 @@ def test_attention_is_written_out(attributes, heads, few, fewest, monkeypatch):
     assert entry.kernels
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)), st.integers(1, 9), st.integers(0, 3),
+    st.booleans(), st.booleans(), st.booleans(), st.data(),
+)  # fmt: skip
+def test_rotary_embedding(shape, half, rest, interleaved, by_position, four, data):
+    """Both layouts of a head's rows in memory, elements that stay, one or each example's own angles, and positions."""
+    batch, heads, sequence = shape
+    x = floats(batch, heads, sequence, 2 * half + rest)
+    if by_position or not four:
+        x = np.ascontiguousarray(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+    x = x if four else x.transpose(0, 2, 1, 3).reshape(batch, sequence, -1)
+    attributes = {"interleaved": int(interleaved), "num_heads": heads, "rotary_embedding_dim": 2 * half}
+    examples = data.draw(st.sampled_from([1, batch]))
+    own, key = floats(2, examples, sequence, half), ("", "RotaryEmbedding", 23)
+    agree(key, [x, *own], attributes)
+    cos, sin = floats(2, 9, half)
+    positions = RNG.integers(0, 9, (batch, sequence))
+    agree(key, [x, cos, sin, positions], attributes)
+    at = data.draw(st.sampled_from([positions, np.array([9 - sequence])]))
+    agree((MS, "RotaryEmbedding", 1), [x, at, cos, sin], attributes)
+
+
 def test_normalisations_of_odd_numbers():
     x = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, np.inf, 0], [0, 0, 0], [3e38, 3e38, -3e38]], F)[:4]
     agree(("", "LayerNormalization", 17), [x, np.ones(3, F), np.zeros(3, F)])
@@ -518,6 +541,7 @@ def test_pools_of_lines_and_of_windows_larger_than_the_image():
     agree(("", "AveragePool", 1), [floats(1, 4, 7, 7)], huge)
     for x in (floats(2, 9, 5, 4), last(floats(2, 9, 5, 4)), floats(1, 3, 8), floats(1, 2, 3, 4, 5)):
         agree(("", "GlobalAveragePool", 1), [x])
+    agree(("", "GlobalAveragePool", 1), [last(floats(2, 41, 90, 83))], rtol=1e-5)  # in parts
 
 
 KINDS = [np.uint8, np.int8, np.uint16, np.int16]
@@ -776,7 +800,6 @@ def multiplied(a, b, bias=None, *, threads=1, transposed=False):
 @pytest.fixture
 def every_product(monkeypatch):
     monkeypatch.setattr(products, "SMALL", 0)
-    monkeypatch.setattr(products, "FEW_ROWS", 0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

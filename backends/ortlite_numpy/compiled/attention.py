@@ -174,8 +174,7 @@ def attend_few(q, k, v, places, shape, scale, mask, before, y, start, stop):
 def _flat(x: Any) -> tuple[Any, tuple[int, int, int]]:
     """An array (batch, heads, rows, size) as a flat one, and how far examples, heads and rows are apart in it."""
     _, heads, rows, size = x.shape
-    turned = x.transpose(0, 2, 1, 3)
-    if turned.flags.c_contiguous:
+    if not x.flags.c_contiguous and (turned := x.transpose(0, 2, 1, 3)).flags.c_contiguous:
         return own(turned).reshape(-1), (rows * heads * size, size, heads * size)
     return own(x).reshape(-1), (heads * rows * size, rows * size, size)
 
@@ -248,12 +247,15 @@ def attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: boo
         k, v = np.concatenate([past[0], k], axis=2), np.concatenate([past[1], v], axis=2)
     factor = F(size**-0.5 if scale is None else scale)
     y = np.empty((batch, queries, heads, v.shape[3]), F).transpose(0, 2, 1, 3)  # the heads of a query side by side
-    grouped = y if group == 1 else np.empty((batch, shared, group * queries, v.shape[3]), F)
+    grouped = y
+    if group > 1:
+        rows_of = (batch, shared, group * queries, v.shape[3])
+        grouped = y.reshape(rows_of) if queries == 1 else np.empty(rows_of, F)  # of one query it is a view
     if queries >= FEW or group * queries <= FEWEST:
         q = q if group == 1 else np.ascontiguousarray(q).reshape(batch, shared, group * queries, size)
         attended = _attended if queries >= FEW else _few_attended
         attended(xp, q, k, v, factor, mask, before, grouped, queries)
-        if group > 1:
+        if group > 1 and queries > 1:
             y[...] = grouped.reshape(y.shape)
         return y, k, v
     q = (q * factor).reshape(batch, shared, group * queries, size)
@@ -279,6 +281,6 @@ def attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, past: Any, causal: boo
 
     cost = products.seconds(rows, size, keys, 4) + products.seconds(rows, keys, v.shape[3], 4) + ELEMENT * rows * keys
     split(some, len(units), batch * shared * cost, getattr(xp, "threads", 1))
-    if group > 1:
+    if group > 1 and queries > 1:
         y[...] = grouped.reshape(y.shape)
     return y, k, v

@@ -28,7 +28,6 @@ STEPS = 4  # rows of a panel that are read in one turn of the loop
 LINE = 64  # bytes that the cache fetches at once
 GROUP = 3  # rows of a tile that are reached from the first of them
 FEW = 24  # panels up to which it does not pay to copy rows of the left matrix
-FEW_ROWS = 2  # for which BLAS reads the matrix as it is
 SMALL = 1 << 17  # multiplications up to which BLAS is as fast
 TURNED = 64  # numbers of a row that are written down a panel in one turn: what is written stays in the cache
 FILL = 1e-9  # seconds for each number that is brought into a panel
@@ -312,9 +311,8 @@ def multiplied(xp: Any, a: Any, b: Any, bias: Any, columns: int) -> Any:
 
 def _fits(A: Any, B: Any, depth: int, derived: Any) -> bool:
     alike = A.dtype == B.dtype and A.dtype.char in "fd" and B.ndim == 2 and A.ndim > 0
-    if not alike or A.shape[-1] != depth or A.size <= FEW_ROWS * depth:
-        return False
-    return A.size * B.size > SMALL * depth and lasting(derived, B)
+    fits = alike and A.shape[-1] == depth and A.size * B.size > SMALL * depth
+    return fits and lasting(derived, B)
 
 
 def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
