@@ -215,6 +215,11 @@ def one_hot(xp: Namespace, indices: Any, depth: int, axis: int, on: Any, off: An
     return result
 
 
+def gather_nd(xp: Namespace, data: Any, indices: Any) -> Any:
+    """In one call, which counts negative indices from the end, too."""
+    return data[(*(indices[..., axis] for axis in range(indices.shape[-1])), ...)]
+
+
 def _chosen(rows: Any, indices: Any) -> Any:
     """take_along_axis of the last axis, which asks much first."""
     if rows.ndim == 1:
@@ -261,7 +266,7 @@ NAMES: dict[str, Any] = {"pow": pow_, "stack": stack, "tile": tile}
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (
-        bit_view, concrete_value, require_range, integer_matmul, relu, root, pad, one_hot, scatter_flat, scatter_nd,
-        top_k, random_uniform, random_normal,
+        bit_view, concrete_value, require_range, integer_matmul, relu, root, pad, gather_nd, one_hot, scatter_flat,
+        scatter_nd, top_k, random_uniform, random_normal,
     )
 } | conv.PRIMITIVES | elementwise.PRIMITIVES | norm.PRIMITIVES | pool.PRIMITIVES | resample.PRIMITIVES  # fmt: skip
