@@ -282,6 +282,9 @@ def attention(view: View, node: Node, found: _Attention) -> New:
         """Keys or values with each head once, as long as they were expanded to."""
         if isinstance(found, str):
             return found
+        target = view.facts.value(found.target)
+        if target is not None and (*target[:2], *target[3:]) == view.shape(found.source):
+            return found.source
         axes, shape, made = (view.names.fresh(f"{node.outputs[0]}/{kind}/{n}") for n in ("axes", "shape", "expanded"))
         constants[axes] = np.array([0, 1, 3, 4])
         nodes.append(copy(node, "Gather", [found.target, axes], outputs=(shape,)))
