@@ -183,6 +183,14 @@ class ExecutionProvider:
         return {}
 
     @property
+    def rewrites(self) -> frozenset[str]:
+        """The names of rewrites (`optimize.table.ASKED`) that make operators which no file has, but this provider.
+
+        Asked of a session's first provider.
+        """
+        return frozenset()
+
+    @property
     def recorder(self) -> Callable[..., Recording | None] | None:
         """`recorder(fn, xp, args, keywords, names, prefix)`: what `fn(xp, *args, **keywords)` does, as code.
 

@@ -394,6 +394,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "MatMulNBits"): _packed,
     (_MS, "Range"): _range,
     (_MS, "FusedConv"): _windows(0, 1),
+    ("ortlite", "PointwiseDepthwiseConv"): _windows(0, 2),
     (_MS, "QLinearConv"): _windows(0, 3, last="channels_last"),
     (_MS, "NhwcMaxPool"): _windows(0, None, last="always"),
     (_MS, "QLinearAveragePool"): _windows(0, None, last="channels_last"),

@@ -133,6 +133,10 @@ class CPUExecutionProvider(ExecutionProvider):
 
         return compiled.before(ops.OVERRIDES)
 
+    @property
+    def rewrites(self) -> frozenset[str]:
+        return frozenset({"PointwiseDepthwiseFusion"} if self.compiles_ahead else ())
+
     @cached_property
     def recorder(self) -> Any:
         from ortlite_numpy import record

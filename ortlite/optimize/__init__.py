@@ -20,11 +20,11 @@ from ortlite.optimize.identity import remove_identities
 from ortlite.optimize.inline_if import inline_constant_if
 from ortlite.optimize.rule import Rule, rewrite
 from ortlite.optimize.shapes import with_shapes_of_rows
-from ortlite.optimize.table import BEFORE_FOLDING, HERE, NEWER, PHASES
+from ortlite.optimize.table import ASKED, BEFORE_FOLDING, HERE, NEWER, PHASES
 from ortlite.progress import each
 from ortlite.stopping import current
 
-__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "HERE", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize"]
+__all__ = ["ALL", "BASIC", "DISABLED", "EXTENDED", "HERE", "LAYOUT", "NEWER", "PASSES", "Pass", "optimize", "suit"]
 
 DISABLED, BASIC, EXTENDED, LAYOUT, ALL = 0, 1, 2, 3, 99
 log = logging.getLogger("ortlite")
@@ -75,3 +75,12 @@ def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pin
         milliseconds = (perf_counter() - start) * 1e3
         log.debug("%s: %d -> %d nodes, %.1f ms", name, before, len(graph.nodes), milliseconds)
     return graph
+
+
+def suit(
+    graph: Graph, rewrites: Collection[str], level: int = ALL, disabled: Collection[str] = (),
+    pinned: Collection[str] = (),
+) -> Graph:  # fmt: skip
+    """Apply those of `rewrites` to an optimised graph, as `optimize` does: a provider asks for them."""
+    rules = [r for r in ASKED if r.name in rewrites and r.level <= level and r.name not in disabled]
+    return rewrite(graph, [rules], pinned) if rules else graph

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from ortlite.optimize import activations, attention, distances, epilogues, noop, norms, quantised, rotary, weights
+from ortlite.optimize import (
+    activations,
+    attention,
+    distances,
+    epilogues,
+    noop,
+    norms,
+    pointwise,
+    quantised,
+    rotary,
+    weights,
+)
 from ortlite.optimize.rule import MS, Rule
 
-__all__ = ["BEFORE_FOLDING", "HERE", "NEWER", "PHASES"]
+__all__ = ["ASKED", "BEFORE_FOLDING", "HERE", "NEWER", "PHASES"]
 
 BASIC, EXTENDED, LAYOUT = 1, 2, 3
 
@@ -84,6 +95,12 @@ EPILOGUES: tuple[Rule, ...] = (
     Rule("MatmulTransposeFusion", EXTENDED, ("FusedMatMul",), epilogues.match_transpose, epilogues.transpose, MS),
     Rule("MatMulScaleFusion", EXTENDED, ("Mul", "Div"), epilogues.match_scale, epilogues.scale),
 )  # fmt: skip
+
+# Those that a provider asks for (`ExecutionProvider.rewrites`).
+ASKED: tuple[Rule, ...] = (
+    Rule("PointwiseDepthwiseFusion", LAYOUT, ("Conv",), pointwise.match_depthwise, pointwise.widened),
+    Rule("PointwiseDepthwiseFusion", LAYOUT, ("FusedConv",), pointwise.match_depthwise, pointwise.widened, MS),
+)
 
 # Those whose results are operators of a newer opset than the graph's may be.
 NEWER = frozenset({"AttentionFusion", "HardSwishFusion", "MishFusion", "RotaryEmbeddingFusion"})

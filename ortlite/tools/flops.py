@@ -54,6 +54,15 @@ def _fused_conv(node: Node, given: Shapes, made: Shapes) -> int:
     return _conv(1, 2)(node, given, made) + extra * _size(made, 0)
 
 
+def _widened(node: Node, given: Shapes, made: Shapes) -> int:
+    """A FusedConv of `given` 0, 1 and 3, whose result has as many pixels, and one of that, 2 and 4."""
+    x, (channels, depth, *_) = _shape(given, 0), _shape(given, 1)
+    wide = x[0] * channels * prod(x[2:])
+    first = 2 * depth + bool(_size(given, 3)) + bool(node.attributes.get("activation"))
+    last = 2 * prod(_shape(given, 2)[1:]) + bool(_size(given, 4)) + bool(node.attributes.get("last_activation"))
+    return wide * first + _size(made, 0) * last
+
+
 def _conv_transpose(node: Node, given: Shapes, made: Shapes) -> int:
     """Weights (C, M/group, ...): each input element takes one filter's multiply-adds."""
     bias = _size(made, 0) if _size(given, 2) else 0
@@ -163,6 +172,7 @@ FLOPS: dict[str, Rule] = {
     "Conv": _conv(1, 2),
     "NhwcConv": _conv(1, 2),
     "FusedConv": _fused_conv,
+    "PointwiseDepthwiseConv": _widened,
     "ConvInteger": _conv(1, 99),
     "QLinearConv": _conv(3, 8),
     "ConvTranspose": _conv_transpose,

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from ortlite.derived import Derived, at_once
 from ortlite.ops import registry
 from ortlite_numpy import compiled
 from ortlite_numpy import conv as dense
-from ortlite_numpy.compiled import attention, products
+from ortlite_numpy.compiled import attention, pointwise, products
 from ortlite_numpy.compiled.conv import convolved
 
-MS, ML = "com.microsoft", "ai.onnx.ml"
+MS, ML, OWN = "com.microsoft", "ai.onnx.ml", "ortlite"
 CPU = provider.create("CPUExecutionProvider", {"compiled": "0"})
 RNG = np.random.default_rng(7)
 F = np.float32
@@ -435,6 +436,41 @@ def test_convolutions_of_images_that_are_smaller_than_the_kernel(data, each, kin
     x = (last if channels_last else np.ascontiguousarray)(floats(data.draw(st.integers(1, 2)), c, *size))
     windows = {"strides": strides, "dilations": dilations, "pads": (*before, *behind), "group": group}
     agree(("", "Conv", 1), [x, floats(m, c // group, *kernel), floats(m)], windows, rtol=2e-5, atol=1e-4)
+
+
+ENDS = [
+    {}, {"": "Relu"}, {"": "Clip", "_params": (-0.5, 0.7)}, {"": "QuickGelu", "_params": (1.0,)}, {"": "HardSwish"},
+    {"": "Softsign"},
+]  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.data(), st.sampled_from([1, 3, 300]), st.sampled_from([1, 16, 33, 70]), st.sampled_from([1, 2]),
+    st.sampled_from([1, 400, 3000, 1 << 16]),
+)  # fmt: skip
+def test_pixels_are_widened_and_convolved_at_once(data, c, m, threads, scratch):
+    """All of an image, or strips of some lines; what a strip sees of the image may be nothing but pads."""
+    pair = lambda low, high: data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))  # noqa: E731
+    size, kernel, strides, dilations = pair(1, 12), pair(1, 5), pair(1, 3), pair(1, 2)
+    before, beyond = pair(0, 6), pair(0, 2)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    behind = [max(r - n - lo, 0) + more for r, n, lo, more in zip(reach, size, before, beyond, strict=True)]
+    x = data.draw(st.sampled_from([last, np.ascontiguousarray]))(floats(data.draw(st.integers(1, 2)), c, *size))
+    w, v, b, shift = floats(m, c, 1, 1) / F(c), floats(m, 1, *kernel), floats(m), floats(m)
+    first, end = (data.draw(st.sampled_from(ENDS)) for _ in range(2))
+    given = {"strides": strides, "dilations": dilations, "pads": (*before, *behind)}
+    given |= {f"activation{k}": p for k, p in first.items()} | {f"last_activation{k}": p for k, p in end.items()}
+    inputs = [x, w, v, *data.draw(st.sampled_from([[], [b], [b, shift], [None, shift]]))]
+    key, xp = (OWN, "PointwiseDepthwiseConv", 1), provider.create(CPU.name, {"intra_op_num_threads": str(threads)}).xp
+    want = registry.call(
+        registry.lookup(*key), CPU.xp, [i if i is None else i.astype(np.float64) for i in inputs], given
+    )
+    kept = Derived([i for i in inputs[1:] if i is not None])
+    with mock.patch.object(pointwise, "SCRATCH", scratch):
+        got = compiled.OVERRIDES[key](xp, *inputs, **given, derived=kept)
+    assert (got.shape, got.dtype) == (want.shape, F)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, lambda x: np.swapaxes(np.swapaxes(x, 1, 2).copy(), 1, 2)])

@@ -12,7 +12,7 @@ from ortlite_numpy.compiled.jit import installed
 from ortlite_numpy.compiled.table import OVERRIDES, before, warm_all
 
 from ortlite_numpy.compiled import attention, conv, detection, distances, elementwise, linear, pool, quant  # isort: skip
-from ortlite_numpy.compiled import products, qconv, qlinear, recurrent, resize, rotary, rows, svm, trees  # isort: skip  (they fill the table)
+from ortlite_numpy.compiled import pointwise, products, qconv, qlinear, recurrent, resize, rotary, rows, svm, trees  # isort: skip  (they fill the table)
 from ortlite_numpy import threads
 from ortlite_numpy.compiled import team
 
@@ -20,6 +20,6 @@ threads.wait_by(team)
 
 __all__ = [
     "OVERRIDES", "attention", "before", "conv", "detection", "distances", "elementwise", "installed", "kept", "linear",
-    "pool", "products", "qconv", "qlinear", "quant", "recurrent", "resize", "rotary", "rows", "svm", "team", "trees",
-    "warm_all",
+    "pointwise", "pool", "products", "qconv", "qlinear", "quant", "recurrent", "resize", "rotary", "rows", "svm",
+    "team", "trees", "warm_all",
 ]  # fmt: skip

@@ -192,7 +192,7 @@ def last(W: Any) -> Any:
     return np.ascontiguousarray(w.transpose(1, 2, 0))
 
 
-def _activation(name: str, params: Sequence[float], dtype: Any) -> tuple[int, Any, Any] | None:
+def kind_of(name: str, params: Sequence[float], dtype: Any) -> tuple[int, Any, Any] | None:
     """What the kernels know an activation by; None where they do not have it in this dtype."""
     kind = KINDS.get(name)
     if kind is None or (kind != HELD and dtype.char != "f"):
@@ -237,7 +237,7 @@ def convolved(
     per = W.shape[1]
     if group > 1 and per >= (FEW if lasting(derived, W) else 2 * FEW):
         return NotImplemented
-    activated = _activation(activation, params, X.dtype)
+    activated = kind_of(activation, params, X.dtype)
     if activated is None:
         return NotImplemented
     n, m = X.shape[0], W.shape[0]
@@ -293,7 +293,7 @@ def finished(
     given = [v for v in (B, Z) if v is not None]
     if X.dtype.char not in "fd" or any(v.dtype != X.dtype for v in (W, *given)):
         return NotImplemented
-    activated = _activation(activation, params, X.dtype)
+    activated = kind_of(activation, params, X.dtype)
     if activated is None:
         return NotImplemented
     if group == 1 or W.shape[1] > 1:

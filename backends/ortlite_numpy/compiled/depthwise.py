@@ -15,7 +15,7 @@ from ortlite_numpy.compiled.jit import Emitted, loops
 from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
 from ortlite_numpy.compiled.windows import bounds, finish
 
-__all__ = ["depthwise", "vectors"]
+__all__ = ["convolve", "depthwise", "vectors"]
 
 TALL, WIDE = 6, 8  # pixels of a tile, and vectors of one that has a single pixel
 # Columns of kernels that have code of their own, and how many of them further on what the next pixel sees begins.
@@ -116,60 +116,72 @@ def depthwise(x, w, bias, steps, size, lanes, many, most, by_channels, kind, alp
     the images before and after. Up to `most` rows at once stay in the cache while their channels go by. The activation
     is as for `activate`.
     """
+    rows, width, channels = y.shape
+    line, after, c0, c1 = start, stop, 0, channels
+    if by_channels:
+        line, after, c0, c1 = 0, rows, many * lanes * start, min(many * lanes * stop, channels)
+    out = y.reshape(y.size)
+    while line < after:
+        until = min(line + most, after)
+        convolve(x, w, bias, steps, size, lanes, many, c0, c1, line, until, kind, alpha, beta, out, 0, width, channels)
+        line = until
+
+
+@loops()
+def convolve(
+    x, w, bias, steps, size, lanes, many, c0, c1, line, until, kind, alpha, beta, out, begin, ow, apart
+):  # fmt: skip
+    """Channels [c0, c1) of rows [line, until) of that, `ow` pixels each, `apart` in `out`, which is flat, from `begin`
+    on.
+    """
     sh, sw, dh, dw, top, left = steps[0], steps[1], steps[2], steps[3], steps[4], steps[5]
     height, oh, block = size[0], size[1], many * lanes
     kh, kw, channels = w.shape
-    width, ow = x.shape[1], y.shape[1]
-    source, weights, out = x.reshape(x.size), w.reshape(w.size), y.reshape(y.size)
-    low, high = bounds(y, kind, alpha, beta)
+    _, width, beside = x.shape
+    source, weights = x.reshape(x.size), w.reshape(w.size)
+    low, high = bounds(out, kind, alpha, beta)
     first = min(max((left + sw - 1) // sw, 0), ow)  # of the pixels that see all columns of the kernel, and the end
     last = max(min((width - 1 + left - (kw - 1) * dw) // sw + 1, ow), first)
     usual = WHOLE
     for i, (side, stride) in enumerate(SIDES):
         if kw == side and sw == stride * dw:
             usual = SIDE + i
-    c0, c1, line, after = 0, channels, start, stop
-    if by_channels:
-        c0, c1, line, after = block * start, min(block * stop, channels), 0, y.shape[0]
-    while line < after:
-        until = min(line + most, after)
-        for inner in range(2):
-            c = c0
-            while c < c1:
-                tile, across = usual if inner else WHOLE, block
-                if not inner and c1 - c >= WIDE * lanes:
-                    tile, across = LONE, WIDE * lanes
-                elif c1 - c < block:
-                    tile, across = PART, min(c1 - c, lanes)
-                for r in range(line, until):
-                    row, i = r // oh * height, r % oh * sh - top
-                    a0, a1 = seen(i, dh, kh, height)
-                    j, end = (first, last) if inner else (0, ow)
-                    tiles = (last - first + TALL - 1) // TALL
-                    while j < end:
-                        if not inner and first <= j < last:
-                            j = last
-                            continue
-                        b0, b1, pixels = 0, kw, 1
-                        if inner:
-                            pixels = (end - j + tiles - 1) // tiles
-                            tiles -= 1
-                        else:
-                            b0, b1 = seen(j * sw - left, dw, kw, width)
-                        to = (r * ow + j) * channels + c
-                        if a0 == a1 or b0 == b1:
-                            for pixel in range(pixels):
-                                for k in range(across):
-                                    out[to + pixel * channels + k] = held(bias[c + k], low, high)
-                        else:
-                            at = ((row + i + a0 * dh) * width + j * sw - left + b0 * dw) * channels + c
-                            taps(
-                                tile, pixels, across, out, to, channels, source, at, sw * channels,
-                                dh * width * channels, dw * channels, a1 - a0, b1 - b0, weights,
-                                (a0 * kw + b0) * channels + c, kw * channels, channels, bias, c, low, high,
-                            )  # fmt: skip
-                        j += pixels
-                c += across
-        done = out[line * ow * channels : until * ow * channels]
-        finish(done, channels, c0, c1, kind, alpha, beta)
-        line = until
+    for inner in range(2):
+        c = c0
+        while c < c1:
+            tile, across = usual if inner else WHOLE, block
+            if not inner and c1 - c >= WIDE * lanes:
+                tile, across = LONE, WIDE * lanes
+            elif c1 - c < block:
+                tile, across = PART, min(c1 - c, lanes)
+            for r in range(line, until):
+                row, i = r // oh * height, r % oh * sh - top
+                a0, a1 = seen(i, dh, kh, height)
+                j, end = (first, last) if inner else (0, ow)
+                tiles = (last - first + TALL - 1) // TALL
+                while j < end:
+                    if not inner and first <= j < last:
+                        j = last
+                        continue
+                    b0, b1, pixels = 0, kw, 1
+                    if inner:
+                        pixels = (end - j + tiles - 1) // tiles
+                        tiles -= 1
+                    else:
+                        b0, b1 = seen(j * sw - left, dw, kw, width)
+                    to = begin + (r * ow + j) * apart + c
+                    if a0 == a1 or b0 == b1:
+                        for pixel in range(pixels):
+                            for k in range(across):
+                                out[to + pixel * apart + k] = held(bias[c + k], low, high)
+                    else:
+                        at = ((row + i + a0 * dh) * width + j * sw - left + b0 * dw) * beside + c
+                        taps(
+                            tile, pixels, across, out, to, apart, source, at, sw * beside, dh * width * beside,
+                            dw * beside, a1 - a0, b1 - b0, weights, (a0 * kw + b0) * channels + c, kw * channels,
+                            channels, bias, c, low, high,
+                        )  # fmt: skip
+                    j += pixels
+            c += across
+    done = out[begin + line * ow * apart : begin + until * ow * apart]
+    finish(done, apart, c0, c1, kind, alpha, beta)

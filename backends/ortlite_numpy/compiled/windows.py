@@ -55,7 +55,7 @@ def activate(y, kind, alpha, beta):
 @loops()
 def finish(y, width, left, right, kind, alpha, beta):
     """The activation of columns [left, right) of rows of y, in place, where `bounds` is not all of it."""
-    if kind == HELD:
+    if kind == HELD or not y.size:
         return
     whole = right - left == width  # then the rows are one stretch
     length = y.size if whole else right - left

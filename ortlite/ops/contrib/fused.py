@@ -11,6 +11,7 @@ from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
+OWN = "ortlite"  # operators that no file has
 
 
 @op("FusedConv", domain=MS)
@@ -36,6 +37,34 @@ def fused_conv(
         strides=strides,
     )  # fmt: skip
     return activated(xp, y if Z is None else y + Z, activation, activation_params or ())
+
+
+@op("PointwiseDepthwiseConv", domain=OWN)
+def pointwise_depthwise_conv(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    V: Array,
+    B: Array | None = None,
+    C: Array | None = None,
+    *,
+    activation: Text = "",
+    activation_params: Floats | None = None,
+    auto_pad: Text = "NOTSET",
+    dilations: Ints | None = None,
+    last_activation: Text = "",
+    last_activation_params: Floats | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """FusedConv of each pixel of `X` with `W` (M, channels, 1, 1) and `B`; then of each channel of that by itself with
+    `V` (M, 1, *kernel) and `C`, to which the windows and the last activation belong.
+    """
+    wide = fused_conv(xp, X, W, B, activation=activation, activation_params=activation_params)
+    return fused_conv(
+        xp, wide, V, C, activation=last_activation, activation_params=last_activation_params, auto_pad=auto_pad,
+        dilations=dilations, group=V.shape[0], pads=pads, strides=strides,
+    )  # fmt: skip
 
 
 # The activations and how many parameters each takes, in order: alpha and beta, or alpha and gamma of Selu.
