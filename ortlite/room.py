@@ -15,7 +15,7 @@ import numpy as np
 
 from ortlite.forks import renewed_after_fork
 
-__all__ = ["laid"]
+__all__ = ["aligned", "laid"]
 
 BLOCK = 1 << 23  # bytes
 LEAST = 1 << 15  # bytes of an array that goes there
@@ -47,5 +47,15 @@ def _room(shape: tuple[int, ...], dtype: Any, size: int) -> np.ndarray:
         if block is None or taken + size + LINE > BLOCK:
             block, taken = np.empty(BLOCK, np.uint8), 0
         _last = weakref.ref(block), taken + size + LINE
-    address = block.__array_interface__["data"][0] + taken
-    return np.ndarray(shape, dtype, block, taken + -address % LINE)
+    return aligned(shape, dtype, size, block, taken)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any, size: int, memory: Any = None, taken: int = 0) -> np.ndarray:
+    """An empty array, of so many bytes, that begins where a line of the cache does.
+
+    It lies in `memory` of bytes behind those that are `taken`, where there is `size + LINE`; else in memory of its own.
+    """
+    if memory is None:
+        memory = np.empty(size + LINE, np.uint8)
+    address = memory.__array_interface__["data"][0] + taken
+    return np.ndarray(shape, dtype, memory, taken + -address % LINE)

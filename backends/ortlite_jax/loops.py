@@ -21,6 +21,7 @@ from jax import lax
 from ortlite.derived import WithConstants, at_once
 from ortlite.namespace import Namespace, or_default
 from ortlite.provider import CPU, create
+from ortlite.room import aligned
 from ortlite_jax import calls
 from ortlite_jax.layout import constant, last
 
@@ -227,7 +228,7 @@ def together(
     With each call stands what its operands are: the number of an operand of all, or of a call before and its result.
     `outside` are the results that are results of all.
     """
-    from ortlite_numpy.record import LARGE, aligned, written
+    from ortlite_numpy.record import LARGE, written
 
     scope: dict[str, Any] = {"array": np.ndarray, "empty": np.empty, "aligned": aligned}
     lines: list[tuple[str, str]] = []

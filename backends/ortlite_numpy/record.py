@@ -19,6 +19,7 @@ import numpy as np
 from ortlite import ordered
 from ortlite.derived import lasting
 from ortlite.provider import Recording
+from ortlite.room import aligned
 from ortlite_numpy.lowering import take
 from ortlite_numpy.tape import (
     CURRENT,
@@ -36,11 +37,9 @@ from ortlite_numpy.tape import (
     root,
 )
 
-__all__ = [
-    "LARGE", "Ended", "Traced", "aligned", "apart", "aside", "numpy", "opaque", "recorded", "recording", "written",
-]  # fmt: skip
+__all__ = ["LARGE", "Ended", "Traced", "apart", "aside", "numpy", "opaque", "recorded", "recording", "written"]
 
-LARGE, LINE = 1 << 16, 64  # bytes of an array for which it pays to choose its place; and of a line of the cache
+LARGE = 1 << 16  # bytes of an array for which it pays to choose its place
 
 
 def apart(run: Callable[..., None], fn: Callable[[int, int], object], edges: Sequence[int], seconds: float) -> None:
@@ -150,12 +149,6 @@ def _made(name: str) -> Any:
 
     call.__name__ = name
     return call
-
-
-def aligned(shape: tuple[int, ...], dtype: Any, size: int) -> Any:
-    """An empty array, of so many bytes, that begins where a line of the cache does: else long vectors are in two."""
-    memory = np.empty(size + LINE, np.uint8)
-    return np.ndarray(shape, dtype, memory, -memory.__array_interface__["data"][0] % LINE)
 
 
 def _contiguous(a: Any, dtype: Any = None) -> Any:

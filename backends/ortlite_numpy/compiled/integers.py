@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache, partial
 from typing import Any
 
+from ortlite.room import aligned
 from ortlite_numpy.compiled.jit import Emitted, Loops, loops, share, wide, with_names
 from ortlite_numpy.compiled.products import VECTORS
 from ortlite_numpy.compiled.vectors import Vectors, vector_bytes
@@ -356,10 +357,7 @@ def packed(w: Any, kind: Any) -> Any:
     full = np.zeros((parts, words * per, count * each), np.int8 if kind == BYTE else np.int16)
     full[:, :depth, :m] = w
     turned = full.reshape(parts, words, per, count, each).transpose(3, 0, 1, 4, 2)
-    # vectors that lie across two lines of the cache take twice as long to read
-    memory = np.empty(turned.size * full.itemsize + 64, np.uint8)
-    at = -memory.__array_interface__["data"][0] % 64
-    y = memory[at : at + turned.size * full.itemsize].view(full.dtype).reshape(turned.shape)
+    y = aligned(turned.shape, full.dtype, full.nbytes)
     y[...] = turned
     return y
 
