@@ -30,8 +30,10 @@ def laid(value: Any) -> Any:
     """A copy there of an array that nobody else knows; anything else as it is."""
     if type(value) is tuple:
         return tuple(map(laid, value))
-    if type(value) is not np.ndarray or value.base is not None or not value.flags.c_contiguous or value.dtype.hasobject:
+    if type(value) is not np.ndarray or not value.flags.c_contiguous or value.dtype.hasobject:
         return value
+    if (base := value.base) is not None and not (type(base) is np.ndarray and base.nbytes == value.nbytes + LINE):
+        return value  # another's memory; what `aligned` made has its own
     if not LEAST <= value.nbytes <= BLOCK - LINE:
         return value
     result = _room(value.shape, value.dtype, value.nbytes)

@@ -11,7 +11,7 @@ import pytest
 
 from ortlite import room
 from ortlite.derived import Derived
-from ortlite.room import BLOCK, LEAST, LINE, laid
+from ortlite.room import BLOCK, LEAST, LINE, aligned, laid
 
 SHAPES = [(LEAST // 4,), (100, 333), (7, 11, 500), (BLOCK // 16,), (BLOCK // 8 - LINE,)]
 
@@ -55,6 +55,15 @@ def test_arrays_lie_apart_from_a_line_of_the_cache_on(dtype):
 def test_other_values_stay(value):
     found = laid(value)
     assert found is value or (type(value) is tuple and found == value)
+
+
+def test_what_begins_at_a_line_already_lies_there_too():
+    made = aligned((LEAST // 4,), np.int32, LEAST)
+    made[...] = 7
+    assert extent(made)[0] % LINE == 0
+    found = laid(made)
+    assert found.base.nbytes == BLOCK
+    assert (found == 7).all()
 
 
 def test_a_block_lives_as_long_as_its_arrays():
