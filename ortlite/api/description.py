@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ortlite.memory import MemoryPlan
     from ortlite.pipeline import Stages
 
-__all__ = ["Described", "output_types"]
+__all__ = ["Described", "declared", "output_types"]
 
 OF_CPU = {"compiled", "intra_op_num_threads"}  # onnxruntime tells none of those that it has itself
 RECORD = "session.record_ep_graph_assignment_info"
@@ -40,10 +40,7 @@ class Described:
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that must be fed, in the file's order."""
-        graph = self._whole.graph
-        return self._described(
-            "inputs", lambda: _args([n for n in graph.inputs if n not in graph.overridable], graph.types)
-        )
+        return self._described("inputs", lambda: declared(self._whole.graph)[0])
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs, in the file's order: their shapes are what the file declares and what follows from the nodes."""
@@ -52,8 +49,7 @@ class Described:
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """Inputs with a default value, which may be fed."""
-        graph = self._whole.graph
-        return self._described("overridable", lambda: _args(graph.overridable, graph.types))
+        return self._described("overridable", lambda: declared(self._whole.graph)[1])
 
     def _described(self, kind: str, make: Callable[[], list[NodeArg]]) -> list[NodeArg]:
         if kind not in self._descriptions:
@@ -190,6 +186,12 @@ class Described:
     _input_meminfos = property(get_input_memory_infos)
     _output_meminfos = property(get_output_memory_infos)
     _input_epdevices = property(get_input_epdevices)
+
+
+def declared(graph: Graph) -> tuple[list[NodeArg], list[NodeArg]]:
+    """The inputs of a graph that have no default, and those that have one."""
+    needed = [name for name in graph.inputs if name not in graph.overridable]
+    return _args(needed, graph.types), _args(graph.overridable, graph.types)
 
 
 def output_types(graph: Graph) -> dict[str, Type | None]:

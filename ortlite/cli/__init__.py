@@ -100,8 +100,9 @@ def given_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _made_up(model: Path, files: Mapping[str, str], shapes: Mapping[str, str]) -> list[str]:
     """The open dimensions of a model's inputs that nobody gave."""
+    from ortlite.api.description import declared
     from ortlite.load import load
-    from ortlite.tools.inputs import declared, made_up_dimensions
+    from ortlite.tools.inputs import made_up_dimensions
 
     args, _ = declared(load(model).graph)
     return made_up_dimensions(args, files, shapes)

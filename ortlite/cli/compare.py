@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ortlite import atomic, dtypes, save
+from ortlite.api.description import declared
 from ortlite.cli.grid import show_table
 from ortlite.cli.peer import OnnxruntimeSide
 from ortlite.cli.report import describe
 from ortlite.compare import Comparison, ProviderSide, Reduced, Side, compare, reduce
 from ortlite.graph import Model
 from ortlite.load import load
-from ortlite.tools.inputs import declared, gather, provider_and_options
+from ortlite.tools.inputs import gather, provider_and_options
 from ortlite.tools.shown import Table
 
 if TYPE_CHECKING:

@@ -199,8 +199,9 @@ def bench(
 
 def _check(model: str | os.PathLike[str] | bytes, files: Mapping[str, str], shapes: Mapping[str, str]) -> None:
     """Raise ValueError for files and shapes that are not for this model's inputs; one that is no model is for rows."""
+    from ortlite.api.description import declared
     from ortlite.load import load
-    from ortlite.tools.inputs import declared, gather
+    from ortlite.tools.inputs import gather
 
     try:
         graph = load(model).graph

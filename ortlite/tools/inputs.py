@@ -14,10 +14,8 @@ import numpy as np
 from ortlite import dtypes, provider
 from ortlite.api.values import NodeArg
 from ortlite.dtypes import DType
-from ortlite.graph import Graph
 
 __all__ = [
-    "declared",
     "gather",
     "made_up_dimensions",
     "make_up",
@@ -26,6 +24,7 @@ __all__ = [
     "provider_and_options",
     "provider_name",
     "read",
+    "size_of",
     "terms_of",
     "unreadable",
 ]
@@ -58,13 +57,6 @@ def provider_name(given: str) -> str:
         raise ValueError(f"{given}: options of a provider count where a model runs; here its name is enough")
     listed = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
     raise ValueError(f"no provider {given!r} is available here; there are {listed}")
-
-
-def declared(graph: Graph) -> tuple[list[NodeArg], list[NodeArg]]:
-    """The inputs of a graph that have no default, and those that have one."""
-    names = [n for n in graph.inputs if n not in graph.overridable], graph.overridable
-    args, defaults = ([NodeArg.of(n, graph.types.get(n)) for n in some] for some in names)
-    return args, defaults
 
 
 def gather(
@@ -129,7 +121,8 @@ def made_up_dimensions(args: Sequence[NodeArg], files: Collection[str], shapes: 
     return [d for d in dict.fromkeys(found) if d not in shapes and d not in said and terms_of(d) == {d}]
 
 
-def _size(dim: Any, known: Mapping[str, tuple[int, ...]]) -> int:
+def size_of(dim: Any, known: Mapping[str, tuple[int, ...]]) -> int:
+    """The size of a dimension, where those of some names are known: of others 1 each."""
     if not isinstance(dim, str):
         return 1 if dim is None else int(dim)
     if dim in known or terms_of(dim) == {dim}:
@@ -151,7 +144,7 @@ def make_up(arg: NodeArg, shapes: Mapping[str, tuple[int, ...]], rng: np.random.
         raise ValueError(f"input {arg.name!r} is a {arg.type}: give it with --input")
     shape = shapes.get(arg.name)
     if shape is None:
-        shape = tuple(_size(d, shapes) for d in arg.shape)
+        shape = tuple(size_of(d, shapes) for d in arg.shape)
     elif arg.shape and (
         len(shape) != len(arg.shape)
         or any(isinstance(d, int) and d != n for d, n in zip(arg.shape, shape, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ortlite.limits import Limits, applied
-from ortlite.tools.inputs import gather, parse_shapes, provider_and_options, terms_of
+from ortlite.tools.inputs import gather, parse_shapes, provider_and_options, size_of, terms_of
 
 __all__ = ["measure"]
 
@@ -78,7 +78,7 @@ def _feed(session: Any, batch: int | None, files: Mapping[str, str], shapes: Map
             if terms_of(arg.shape[0]) == {arg.shape[0]}:
                 asked[arg.shape[0]] = str(batch)
             continue
-        rest = known.get(arg.name) or [d if isinstance(d, int) else known.get(str(d), (1,))[0] for d in arg.shape]
+        rest = known.get(arg.name) or [size_of(d, known) for d in arg.shape]
         asked[arg.name] = ",".join(map(str, [batch, *rest[1:]]))
     feed = gather(args, session.get_overridable_initializers(), files, asked)
     for arg in open_ if batch is not None else ():
