@@ -265,6 +265,11 @@ def test_wrong_calls(args, kwargs, message):
         function(ADD)(*args, **kwargs)
 
 
+def test_a_model_is_a_path_or_bytes():
+    with pytest.raises(TypeError, match=r"Unable to load from type '.*ModelProto'>': .*SerializeToString"):
+        ortlite.function(parser.parse_model(ADD))
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -49,7 +49,7 @@ def load(
     working directory). `given` goes in the place of what the file says. `format_` is "ORT" or "ONNX"; without it, files
     called .ort, and what begins as such a file, are in ORT format. The model may take what `limits` and
     `ortlite.limits.current()` allow. Raises NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail
-    (LimitExceeded) or NotImplemented, each naming what is wrong.
+    (LimitExceeded) or NotImplemented, each naming what is wrong, and TypeError for a source of another type.
     """
     limits = current() if limits is None else both(limits, current())
     data: bytes | memoryview
@@ -58,6 +58,8 @@ def load(
         name, data, folder = "", source, Path(external_data or ".")
         if limits.model_bytes is not None and len(data) > limits.model_bytes:
             raise beyond("model_bytes", limits.model_bytes, len(data), "bytes of the model")
+    elif not isinstance(source, str | os.PathLike):
+        raise TypeError(f"Unable to load from type '{type(source)}': a model is a path, or bytes (SerializeToString())")
     else:
         path = Path(os.fsdecode(source))
         name, data, folder = str(path), _read(path, limits), Path(external_data or path.parent)
