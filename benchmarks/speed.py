@@ -46,6 +46,7 @@ MARKS = ("<!-- means: python -m benchmarks --write -->", "<!-- end of means -->"
 WARM_UP = 3  # runs between the first and those that count: a compiler may take many seconds for one
 SECONDS = 2.0  # of repetitions in a process
 LIMIT = 600  # seconds a process may take
+WIDEST = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}  # flags of a processor, the widest first
 Row = dict[str, float]
 TITLES = {
     "create": "making a process's first session",
@@ -291,11 +292,13 @@ def means(entries: Sequence[dict], engines: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
-    """The processor's name, as far as Linux tells."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{os.cpu_count()} cores of {names[0].partition(':')[2].strip() if names else platform.machine()}"
+def processor(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, and what its widest instructions are, as far as Linux tells: clouds call several by one."""
+    lines = info.read_text().splitlines() if info.exists() else []
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = said.get("flags", "").split()
+    widest = next((f" with {name}" for flag, name in WIDEST.items() if flag in flags), "")
+    return f"{os.cpu_count()} cores of {said.get('model name', platform.machine())}{widest}"
 
 
 def chart(entries: Sequence[dict], engines: Sequence[str], stem: Path) -> None:

@@ -1,10 +1,14 @@
 """What the benchmarks do around a measurement. Nothing is measured here."""
 
 import importlib.util
+import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from benchmarks import speed
 
@@ -55,3 +59,30 @@ def test_rows_that_are_measured_again_take_the_place_of_their_own_alone():
     text = speed.table(found, ["onnxruntime", "Torch"], "2 threads, a machine")
     assert "| a | 1 | 2.00 | 0.50 |" in text
     assert text.endswith("Medians of 1 to 3 processes each, 2026-11-28 to 2026-11-29, 2 threads, a machine.\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "widest"),
+    [
+        ("sse2", ""),
+        ("avx avx2", " with AVX2"),
+        ("avx2 avx512f", " with AVX-512"),
+        ("avx2 avx512f amx_tile", " with AMX"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(flags, widest, tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nmodel name\t: Some Processor\nflags\t\t: fpu {flags}\n\n" * 2)
+    assert speed.processor(info) == f"{os.cpu_count()} cores of Some Processor{widest}"
+    assert speed.processor(tmp_path / "none").endswith(f" cores of {platform.machine()}")
+
+
+def test_rows_of_another_machine_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "HERE", tmp_path)
+    entries = [row("a", 1, 1, "2026-11-28", 3.0)]
+    (tmp_path / "speed.json").write_text(json.dumps(entries))
+    (tmp_path / "SPEED.md").write_text("Medians of 1 process each, 2 cores of Some Processor with AMX, Python 3.\n")
+    engines = ["onnxruntime", "Torch"]
+    assert speed.merging(engines, "2 cores of Some Processor with AMX, Python 3") == entries
+    with pytest.raises(SystemExit, match="or of another machine"):
+        speed.merging(engines, "2 cores of Some Processor with AVX-512, Python 3")
