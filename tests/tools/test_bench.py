@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from onnx import parser
 
 import ortlite
-from ortlite.cli import duration, main
+from ortlite.cli import main
+from ortlite.cli.options import duration
 from ortlite.tools import bench as module
 from ortlite.tools.worker import measure
 
