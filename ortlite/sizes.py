@@ -340,6 +340,13 @@ def _embedded(node: Node, given: Given) -> Sequence[int] | None:
     return [size(given[0]) * int(given[2].shape[-1])]
 
 
+def _experts(node: Node, given: Given) -> Sequence[int] | None:
+    """The tokens inside an expert, and which expert counts for which; packed weights of one, unpacked."""
+    hidden = int(given[0].shape[-1])
+    tokens, (experts, rows) = size(given[0]) // max(hidden, 1), given[2].shape[:2]
+    return [size(given[0]), tokens * rows, tokens * experts * int(node.attributes.get("k", 1)), rows * hidden]
+
+
 def _boxes(node: Node, given: Given) -> Sequence[int] | None:
     """At most every box, or as many of each class as are asked for, three numbers each."""
     batch, classes, boxes = given[1].shape
@@ -401,6 +408,8 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "ConvTransposeWithDynamicPads"): _transposed,
     (_MS, "CropAndResize"): _crops,
     (_MS, "CDist"): _distances,
+    (_MS, "MoE"): _experts,
+    (_MS, "QMoE"): _experts,
     (_MS, "QLinearConcat"): _joined,
     (_MS, "EmbedLayerNormalization"): _embedded,
     (_MS, "Tokenizer"): _tokens,

@@ -115,6 +115,7 @@ LARGE = [
     ("Range", [I(0), I(N * N)], {"domain": MS}),
     ("CropAndResize", [zeros(1, 1, 2, 2), zeros(1, 4), zeros(1, dtype=np.int32), np.int32([N, N])], {"domain": MS}),
     ("CDist", [zeros(N, 2), zeros(N, 2)], {"domain": MS}),
+    ("MoE", [COLUMN, COLUMN, zeros(1, N, 1), None, zeros(1, 1, N)], {"domain": MS}),
     ("QLinearAdd", [zeros(N, 1, dtype=B), F(1), B(0), zeros(1, N, dtype=B), F(1), B(0), F(1), B(0)], {"domain": MS}),
     ("MultiHeadAttention", [zeros(1, N, 4)] * 3, {"domain": MS, "num_heads": 4}),
     ("ArrayFeatureExtractor", [zeros(N, 1), zeros(N, dtype=I)], {"domain": ML}),

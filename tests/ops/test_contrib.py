@@ -427,3 +427,49 @@ def test_activations_that_cannot_be(activation, params, said, provider):
     given = {"activation": activation, "activation_params": params, "domain": "com.microsoft", "opset": 1}
     with pytest.raises(Fail, match=said):
         run_op("FusedConv", floats(1, 2, 4, 4), floats(2, 2, 1, 1), provider=provider, **given)
+
+
+@pytest.mark.parametrize("given", [{}, {"k": 2, "activation_type": "gelu"}, {"k": 3, "normalize_routing_weights": 1}])
+def test_mixtures_of_experts(given):
+    x, router = floats(2, 3, 4), np.round(floats(6, 3))  # of equals, the last expert
+    check("MoE", x, router, floats(3, 5, 4), floats(3, 5), floats(3, 4, 5), **given, **MS)
+    given = given | {"activation_type": "swiglu", "swiglu_fusion": 1, "swiglu_limit": 0.5, "activation_alpha": 1.7}
+    check("MoE", x[0], router[:3], floats(3, 10, 4), floats(3, 10), floats(3, 4, 5), floats(3, 4), **given, **MS)
+
+
+def test_mixtures_of_experts_whose_gate_stands_apart():
+    """As the schema has it; onnxruntime, only on GPUs."""
+    x, w, v, out = floats(3, 4), floats(1, 5, 4), floats(1, 5, 4), floats(1, 4, 5)
+    first, gated = x @ w[0].T, x @ v[0].T
+    expected = (first / (1 + np.exp(-first)) * gated) @ out[0].T
+    router = np.zeros((3, 1), F)
+    silu, swiglu = {"activation_type": "silu"}, {"activation_type": "swiglu"}
+    check("MoE", x, router, w, None, out, None, v, **silu, expected=expected, **MS)
+    check("MoE", x, router, w, None, out, None, v, **swiglu, expected=expected, **MS)
+    both = np.concatenate([w, v], axis=1)
+    check("MoE", x, router, both, None, out, **swiglu, swiglu_fusion=2, expected=expected, **MS)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("block", [None, 16])
+@pytest.mark.parametrize("zero", [False, True])
+def test_mixtures_of_packed_experts(bits, block, zero):
+    per = 8 // bits
+    scales = [R.random(s).astype(F) / 50 for s in ((2, 32), (2, 32), (2, 32, 2), (2, 32, 2))][2 * bool(block) :][:2]
+    zeros = [bytes_(2, 32, -(-2 // per)) if block else bytes_(2, 32 // per) for _ in range(2)] if zero else ()
+    given = {"expert_weight_bits": bits, "block_size": block, "k": 1, "activation_type": "silu"}
+    inputs = [floats(3, 32), floats(3, 2), bytes_(2, 32, 32 // per), scales[0], floats(2, 32)]
+    inputs += [bytes_(2, 32, 32 // per), scales[1], floats(2, 32), None, None, None, *zeros]
+    check("QMoE", *inputs, **given, **MS)
+    weights = R.random((3, 2)).astype(F)
+    check("QMoE", *[*inputs, *[None] * (14 - len(inputs)), weights], **given, **MS)
+
+
+def test_experts_in_groups():
+    given = {"n_group": 3, "topk_group": 2, "router_sentinel": -9.0}
+    for k in (1, 3, 6):
+        check("MoEGroupRouter", floats(2, 4, 12), floats(12), top_k=k, **given, **MS)
+    x, bias, weights = floats(3, 4), floats(5), floats(5, 4)
+    s = 1 / (1 + np.exp(-x @ weights.T))
+    (got,) = run_op("MoEGroupRouter", x, bias, weights, top_k=5, domain="com.microsoft", opset=1)
+    np.testing.assert_allclose(got, np.log(s), rtol=1e-5)
