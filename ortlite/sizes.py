@@ -340,6 +340,39 @@ def _embedded(node: Node, given: Given) -> Sequence[int] | None:
     return [size(given[0]) * int(given[2].shape[-1])]
 
 
+def _padded(node: Node, given: Given) -> Sequence[int] | None:
+    shape, pads = tuple(given[0].shape), _ints(given[1])
+    return [prod(max(n + lo + hi, 0) for n, lo, hi in zip(shape, pads, pads[len(shape) :], strict=False))]
+
+
+def _tuples(node: Node, given: Given) -> Sequence[int] | None:
+    depth = int(given[1].shape[-1])
+    return [size(given[1]) // max(depth, 1) * prod(given[0].shape[depth:])]
+
+
+def _unfolded(node: Node, given: Given) -> Sequence[int] | None:
+    length, width = given[0].shape[int(node.attributes.get("dim", -1))], int(node.attributes["size"])
+    count = (length - width) // int(node.attributes.get("step", 1)) + 1
+    return [size(given[0]) // max(length, 1) * count * width]
+
+
+def _packed_blob(node: Node, given: Given) -> Sequence[int] | None:
+    inner, columns = _ints(given[2])
+    return [size(given[0]) // max(inner, 1) * columns, inner * columns]
+
+
+def _letters(node: Node, given: Given) -> Sequence[int] | None:
+    """The windows of all words, and what the convolution makes of them."""
+    (words, letters), (vectors, _, window, width) = given[0].shape, given[1].shape
+    places = words * max(letters - window + 1, 0)
+    return [places * window * width, places * vectors]
+
+
+def _diagonals(node: Node, given: Given) -> Sequence[int] | None:
+    rows, columns = given[0].shape[-2:]
+    return [rows * (rows + columns)]
+
+
 def _experts(node: Node, given: Given) -> Sequence[int] | None:
     """The tokens inside an expert, and which expert counts for which; packed weights of one, unpacked."""
     hidden = int(given[0].shape[-1])
@@ -399,6 +432,15 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "FusedGemm"): _gemm,
     (_MS, "QGemm"): partial(_product, b=3),
     (_MS, "MatMulNBits"): _packed,
+    (_MS, "MatMulBnb4"): _packed,
+    (_MS, "MatMulFpQ4"): _packed_blob,
+    (_MS, "MatMulInteger16"): _product,
+    (_MS, "Pad"): _padded,
+    (_MS, "GatherND"): _tuples,
+    (_MS, "UnfoldTensor"): _unfolded,
+    (_MS, "MaxpoolWithMask"): _windows(0, None),
+    (_MS, "WordConvEmbedding"): _letters,
+    (_MS, "DynamicTimeWarping"): _diagonals,
     (_MS, "Range"): _range,
     (_MS, "FusedConv"): _windows(0, 1),
     ("ortlite", "PointwiseDepthwiseConv"): _windows(0, 2),
@@ -412,6 +454,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "QMoE"): _experts,
     (_MS, "QLinearConcat"): _joined,
     (_MS, "EmbedLayerNormalization"): _embedded,
+    (_MS, "QEmbedLayerNormalization"): _embedded,
     (_MS, "Tokenizer"): _tokens,
     (_MS, "MultiHeadAttention"): _attention(0, 1, 6, "num_heads"),
     (_MS, "GroupQueryAttention"): _attention(0, 1, 3, "num_heads"),

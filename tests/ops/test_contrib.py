@@ -429,6 +429,71 @@ def test_activations_that_cannot_be(activation, params, said, provider):
         run_op("FusedConv", floats(1, 2, 4, 4), floats(2, 2, 1, 1), provider=provider, **given)
 
 
+def test_pad_gather_and_unfold():
+    x = floats(2, 3, 4)
+    for pads in (np.array([0, 1, 0, 0, 2, -1]), np.array([[0, 1, 0, 0, 2, -1]])):
+        check("Pad", x, pads, F([2.5]), **MS)
+        check("Pad", x, pads, mode="edge", **MS)
+    check("GatherND", x, np.array([[[0, 2], [-1, 0]]]), **MS)
+    check("GatherND", bytes_(3, 2), np.array([[2], [0]], np.int32), **MS)
+    check("UnfoldTensor", x, size=2, step=2, **MS)
+    check("UnfoldTensor", np.arange(14).reshape(7, 2), dim=-2, size=3, **MS)
+    check("SampleOp", x, **MS)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 5, 3), (1, 4), (5, 1)])
+def test_the_cheapest_path(shape):
+    check("DynamicTimeWarping", floats(*shape), **MS)
+    check("DynamicTimeWarping", R.integers(0, 3, shape).astype(F), **MS)  # of equals one is right
+
+
+@pytest.mark.parametrize("spatial", [(7,), (4, 5), (3, 4, 3)])
+def test_max_pool_with_a_mask(spatial):
+    x, mask = floats(2, 3, *spatial), (R.random((1, 1, *spatial)) < 0.6).astype(np.int32)
+    rank = len(spatial)
+    given = {"kernel_shape": [3] * rank, "pads": [1] * 2 * rank, "strides": [2] * rank}
+    check("MaxpoolWithMask", x, mask, **given, **MS)
+
+
+def test_words_as_vectors():
+    words = np.int32([[1, 2, 3, 4, 5], [1, 2, 0, 0, 0], [1, 0, 3, 0, 4], [1, 0, 0, 0, 0]])
+    check("WordConvEmbedding", words, floats(4, 1, 3, 2), floats(4), floats(6, 2), **MS)
+    nothing = np.zeros((1, 5), np.int32)  # in onnxruntime memory as it happens to be
+    tables = floats(4, 1, 3, 2), floats(4), floats(6, 2)
+    check("WordConvEmbedding", nothing, *tables, expected=np.zeros((1, 4), F), **MS)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_matmul_of_other_packed_weights(kind):
+    packed, most = bytes_(63), R.random(8).astype(F)
+    given = {"K": 18, "N": 7, "block_size": 16, "quant_type": kind}
+    check("MatMulBnb4", floats(2, 3, 18), packed, most, **given, **MS)
+    (w,) = onnxruntime_op("MatMulBnb4", np.eye(18, dtype=F), packed, most, **given, domain="com.microsoft", opset=1)
+    x = floats(3, 7)  # onnxruntime, not transposed, leaves columns as memory happens to be
+    check("MatMulBnb4", x, packed, most, transB=0, **given, expected=x @ w.T, **MS)
+    blob = bytes_(3, 2, 20 + kind)
+    blob[..., :4] = floats(3, 2, 1).view(np.uint8)
+    blob[..., 4] = blob[..., 4] % 16 if kind else blob[..., 4]
+    check("MatMulFpQ4", floats(2, 40), blob.reshape(-1), np.array([40, 3]), blk_quant_type=kind, **MS)
+
+
+def test_matmul_of_16_bits():
+    a, b = R.integers(-(2**15), 2**15, (2, 3, 4)).astype(np.int16), R.integers(-99, 99, (4, 5)).astype(np.int16)
+    check("MatMulInteger16", a, b, **MS)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_quantised_embed_layer_normalization(signed):
+    ids, segments = R.integers(0, 20, (2, 5)).astype(np.int32), R.integers(0, 2, (2, 5)).astype(np.int32)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    tables = [bytes_(*shape, signed=signed) for shape in ((20, 8), (10, 8), (2, 8), (8,), (8,))]
+    scales, zeros = [F(s) / 50 for s in range(1, 6)], [bytes_(signed=signed) for _ in range(5)]
+    check("QEmbedLayerNormalization", ids, segments, *tables, mask, *scales, *zeros, outputs=2, epsilon=1e-6, **MS)
+    for part in (tables, scales, zeros):
+        part[2] = None
+    check("QEmbedLayerNormalization", ids, None, *tables, None, *scales, *zeros, outputs=2, epsilon=1e-6, **MS)
+
+
 @pytest.mark.parametrize("given", [{}, {"k": 2, "activation_type": "gelu"}, {"k": 3, "normalize_routing_weights": 1}])
 def test_mixtures_of_experts(given):
     x, router = floats(2, 3, 4), np.round(floats(6, 3))  # of equals, the last expert

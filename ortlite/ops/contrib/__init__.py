@@ -1,5 +1,5 @@
 """Operators of onnxruntime's domain com.microsoft, as its CPU provider has them: what real files carry."""
 
-from ortlite.ops.contrib import attention, experts, fused, other, quant
+from ortlite.ops.contrib import attention, experts, fused, other, packed, quant
 
-__all__ = ["attention", "experts", "fused", "other", "quant"]
+__all__ = ["attention", "experts", "fused", "other", "packed", "quant"]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from math import prod
 
 from ortlite.namespace import Namespace
-from ortlite.ops import conv, create, index, shape, vision
+from ortlite.ops import conv, create, index, pool, shape, vision
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints, Scalar, Text, Texts
 from ortlite.ops.conv import interpolate
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import normal_axis, one_of, require_broadcast, require_shape
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.registry import op
+from ortlite.primitives.window import output_shape, padded, window_slices
 
 MS = "com.microsoft"
 
@@ -64,6 +65,41 @@ def unique(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
     """The different elements of a vector in order of first appearance, which of them stands where, and how often."""
     values, _, indices, counts = index.unique(xp, x, sorted=0, n_outputs=4)
     return values, indices, counts
+
+
+@op("Pad", domain=MS, any_dtype=True, views=True)
+def pad(xp: Namespace, data: Array, pads: Ints, value: Scalar | None = None, *, mode: Text = "constant") -> Array:
+    """ai.onnx's Pad, from when its `pads` were an attribute there; they may be (1, 2 · rank)."""
+    return shape.pad(xp, data, pads, value, mode=mode)
+
+
+@op("GatherND", domain=MS, any_dtype=True)
+def gather_nd(xp: Namespace, data: Array, indices: Array) -> Array:
+    """ai.onnx's GatherND, without batch axes."""
+    return index.gather_nd(xp, data, indices)
+
+
+@op("SampleOp", domain=MS, any_dtype=True, views=True)
+def sample_op(xp: Namespace, X: Array) -> Array:
+    """`X` as it is."""
+    return X
+
+
+@op("UnfoldTensor", domain=MS, any_dtype=True)
+def unfold_tensor(xp: Namespace, input: Array, *, dim: Int = -1, size: Int, step: Int = 1) -> Array:
+    """The windows of `size` elements along the axis `dim`, `step` apart; their elements are a new last axis.
+
+    Raises ValueError for a window larger than the axis, and for a step below 1.
+    """
+    axis = normal_axis(dim, input.ndim)
+    length = input.shape[axis]
+    if not 0 <= size <= length or step < 1:
+        raise ValueError(f"windows of size {size}, step {step}, do not fit an axis of {length}")
+    count = (length - size) // step + 1
+    places = xp.expand_dims(xp.arange(count, dtype=xp.int64) * step, axis=1) + xp.arange(size, dtype=xp.int64)
+    y = xp.take(input, xp.reshape(places, (-1,)), axis=axis)
+    y = xp.reshape(y, (*input.shape[:axis], count, size, *input.shape[axis + 1 :]))
+    return xp.moveaxis(y, axis + 1, -1)
 
 
 @op("ExpandDims", domain=MS, any_dtype=True, views=True)
@@ -247,6 +283,127 @@ def ngram_repeat_block(xp: Namespace, input_ids: Array, scores: Array, *, ngram_
     vocabulary = xp.arange(scores.shape[1], dtype=xp.int64)
     blocked = xp.any(xp.expand_dims(same, axis=2) & (xp.expand_dims(following, axis=2) == vocabulary), axis=1)
     return xp.where(blocked, xp.asarray(float("-inf"), dtype=scores.dtype), scores)
+
+
+@op("DynamicTimeWarping", domain=MS, data_dependent_shape=True, results=("int32",))
+def dynamic_time_warping(xp: Namespace, input: Array) -> Array:
+    """The cheapest path through costs (M, N), or (1, M, N), from the first place to the last: (2, steps).
+
+    A step goes to the next row, the next column, or both.
+    """
+    if input.ndim == 3 and input.shape[0] == 1:
+        input = input[0, ...]
+    if input.ndim != 2:
+        raise ValueError(f"costs are (M, N) or (1, M, N), not {list(input.shape)}")
+    rows, columns = input.shape
+    if not rows or not columns:
+        return xp.zeros((2, 0), dtype=xp.int32)
+    # by diagonals, whose places do not depend on each other: the place of row i on diagonal d is in column d - i
+    row = xp.expand_dims(xp.arange(rows, dtype=xp.int64), axis=0)
+    column = xp.expand_dims(xp.arange(rows + columns - 1, dtype=xp.int64), axis=1) - row
+    inside = (column >= 0) & (column < columns)
+    places = xp.reshape(row * columns + xp.clip(column, 0, columns - 1), (-1,))
+    infinity = xp.asarray(float("inf"), dtype=input.dtype)
+    costs = xp.take(xp.reshape(input, (-1,)), places, axis=0)
+    costs = xp.where(inside, xp.reshape(costs, inside.shape), infinity)
+    outside = xp.full((1,), float("inf"), dtype=input.dtype)
+
+    def step(state: tuple[Array, ...], slices: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        before, diagonal = state  # what led to the last diagonal, shifted by a row; the last diagonal
+        above = xp.concat([outside, diagonal[:-1]])
+        # of equals, as Whisper's own: the diagonal or the row above only where it is less than both others
+        diagonally = (before < above) & (before < diagonal)
+        down = (above < before) & (above < diagonal)
+        best = xp.where(diagonally, before, xp.where(down, above, diagonal))
+        zero, one, two = (xp.asarray(n, dtype=xp.int32) for n in range(3))
+        return (above, slices[0] + best), (xp.where(diagonally, zero, xp.where(down, one, two)),)
+
+    start = xp.concat([xp.zeros((1,), dtype=input.dtype), xp.full((rows - 1,), float("inf"), dtype=input.dtype)])
+    _, (moves,) = xp.scan(step, (start, xp.full((rows,), float("inf"), dtype=input.dtype)), [costs])
+    i, j, path = rows - 1, columns - 1, []
+    while i >= 0 and j >= 0:
+        path.append((i, j))
+        move = int(moves[i + j, i])
+        i, j = i - (move != 2), j - (move != 1)
+    return xp.asarray([list(line) for line in zip(*reversed(path), strict=True)], dtype=xp.int32)
+
+
+@op("MaxpoolWithMask", domain=MS)
+def maxpool_with_mask(
+    xp: Namespace,
+    X: Array,
+    M: Array,
+    *,
+    auto_pad: Text = "NOTSET",
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    storage_order: Int = 0,
+    strides: Ints | None = None,
+) -> Array:
+    """MaxPool where each row of a window ends at the first place at which the mask `M` is 0.
+
+    `M` broadcasts to `X`. As in onnxruntime, the first place of an image with two axes or more never counts as masked,
+    and a window that sees nothing is the lowest number.
+    """
+    if M.ndim != X.ndim or M.shape[2:] != X.shape[2:]:
+        raise ValueError(f"the mask {list(M.shape)} does not fit the images {list(X.shape)}")
+    require_broadcast("M", M, X.shape)
+    size, strides, _, padding = pool.pool_windows(X.shape, kernel_shape, strides, None, pads, auto_pad, 0)
+    spatial, ones = X.shape[2:], [1] * len(size)
+    lowest = float(xp.finfo(X.dtype).min)
+    open_ = M != 0
+    if len(spatial) > 1:
+        open_ = open_ | xp.reshape(xp.arange(prod(spatial), dtype=xp.int64) == 0, (1, 1, *spatial))
+    out = output_shape(spatial, size, strides, ones, padding)
+    x = padded(xp, X, padding, lowest)
+    open_ = padded(xp, xp.astype(open_, xp.uint8), padding, 1) != 0
+    y = xp.full((*X.shape[:2], *out), lowest, dtype=X.dtype)
+    going = open_
+    for number, window in enumerate(window_slices(out, size, strides, ones)):
+        seen, here = open_[(..., *window)], x[(..., *window)]
+        going = seen if number % size[-1] == 0 else going & seen
+        y = xp.where(going & (here > y), here, y)
+    return y
+
+
+@op("WordConvEmbedding", domain=MS, results=("W",))
+def word_conv_embedding(
+    xp: Namespace,
+    Sequence: Array,
+    W: Array,
+    B: Array,
+    C: Array,
+    *,
+    char_embedding_size: Int | None = None,
+    conv_window_size: Int | None = None,
+    embedding_size: Int | None = None,
+) -> Array:
+    """Words (count, letters) as vectors: the maximum over each word of tanh of a convolution of its letters' vectors.
+
+    `Sequence` are rows of the table `C` (letters, size), 0 for no letter; `W` is (vectors, 1, window, size), `B`
+    (vectors). A word has as many letters as there are numbers above 0, and at least a window; one that begins with 0
+    is a vector of zeros.
+    """
+    window, width = W.shape[-2:]
+    if Sequence.ndim != 2 or Sequence.shape[1] < window:
+        raise ValueError(
+            f"Sequence {list(Sequence.shape)} must be (words, letters), not fewer than the window {window}"
+        )
+    require_shape("W", W, embedding_size or W.shape[0], 1, conv_window_size or window, char_embedding_size or width)
+    require_shape("B", B, W.shape[0])
+    require_shape("C", C, C.shape[0], width)
+    xp.require_range("Sequence", Sequence, 0, C.shape[0] - 1)
+    words, letters = Sequence.shape
+    lengths = xp.sum(xp.astype(Sequence > 0, xp.int64), axis=1, keepdims=True)
+    ids = xp.reshape(xp.astype(Sequence, xp.int64), (-1,))
+    vectors = xp.reshape(xp.take(C, ids, axis=0), (words, letters, width))
+    places = letters - window + 1
+    windows = xp.concat([vectors[:, i : i + places, :] for i in range(window)], axis=2)
+    y = xp.tanh(xp.matmul(windows, xp.reshape(W, (W.shape[0], -1)).T) + B)
+    ends = xp.arange(places, dtype=xp.int64) + window
+    inside = (ends <= lengths) | (ends == window)
+    y = xp.max(xp.where(xp.expand_dims(inside, axis=2), y, xp.asarray(-1.0, dtype=y.dtype)), axis=1)
+    return xp.where(Sequence[:, :1] > 0, y, xp.zeros_like(y))
 
 
 @op("BifurcationDetector", domain=MS, data_dependent_shape=True, results=("src_tokens", "int64"), views=True)

@@ -6,6 +6,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import activation, linalg, pool, quant, recurrent
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Ints, Text, Texts
 from ortlite.ops.contrib.attention import MASKED, attention
+from ortlite.ops.contrib.fused import layer_normalized
 from ortlite.ops.helpers import require_shape, wrapped
 from ortlite.ops.quant import broadcast_scale, by_row, centred, dtype_of, saturated, wide
 from ortlite.ops.registry import op
@@ -369,6 +370,58 @@ def dynamic_quantize_lstm(
         initial_c, P, activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations,
         clip=clip, direction=direction, input_forget=input_forget,
     )  # fmt: skip
+
+
+@op("QEmbedLayerNormalization", domain=MS, any_dtype=True, results=("word_embedding_scale", "int32"))
+def qembed_layer_normalization(
+    xp: Namespace,
+    input_ids: Array,
+    segment_ids: Array | None,
+    word_embedding_quant: Array,
+    position_embedding_quant: Array,
+    segment_embedding: Array | None,
+    gamma_quant: Array,
+    beta_quant: Array,
+    mask: Array | None,
+    word_embedding_scale: Array,
+    position_embedding_scale: Array,
+    segment_embedding_scale: Array | None,
+    gamma_scale: Array,
+    beta_scale: Array,
+    word_embedding_zero_point: Array,
+    position_embedding_zero_point: Array,
+    segment_embedding_zero_point: Array | None,
+    gamma_zero_point: Array,
+    beta_zero_point: Array,
+    *,
+    epsilon: Float = 1e-12,
+) -> tuple[Array, Array]:
+    """EmbedLayerNormalization with quantised tables and weights, each with one scale and zero point."""
+    batch, length = input_ids.shape
+    if length > position_embedding_quant.shape[0]:
+        raise ValueError(f"there are {length} tokens and {position_embedding_quant.shape[0]} positions")
+
+    def looked_up(table: Array, ids: Array, scale: Array, zero_point: Array | None) -> Array:
+        require_shape("segment_ids", ids, batch, length)
+        xp.require_range("ids", ids, 0, table.shape[0] - 1)
+        rows = xp.take(table, xp.reshape(xp.astype(ids, xp.int64), (-1,)), axis=0)
+        return xp.reshape(_float(xp, rows, scale, zero_point), (batch, length, -1))
+
+    total = looked_up(word_embedding_quant, input_ids, word_embedding_scale, word_embedding_zero_point)
+    positions = position_embedding_quant[:length, :]
+    total = total + _float(xp, positions, position_embedding_scale, position_embedding_zero_point)
+    if segment_ids is not None and segment_embedding is not None and segment_embedding_scale is not None:
+        total = total + looked_up(segment_embedding, segment_ids, segment_embedding_scale, segment_embedding_zero_point)
+    gamma = _float(xp, gamma_quant, gamma_scale, gamma_zero_point)
+    y, _, _ = layer_normalized(xp, total, gamma, _float(xp, beta_quant, beta_scale, beta_zero_point), epsilon)
+    counts = xp.zeros((batch,), dtype=xp.int32) if mask is None else xp.sum(mask, axis=1, dtype=xp.int32)
+    return y, counts
+
+
+@op("MatMulInteger16", domain=MS, results=("int32",))
+def matmul_integer16(xp: Namespace, A: Array, B: Array) -> Array:
+    """The product of matrices of 16-bit integers, added up in 32 bits."""
+    return xp.integer_matmul(A, B, xp.int32)
 
 
 @op("QAttention", domain=MS, any_dtype=True, results=("bias", "bias"))
