@@ -373,6 +373,43 @@ def _diagonals(node: Node, given: Given) -> Sequence[int] | None:
     return [rows * (rows + columns)]
 
 
+def _linear(node: Node, given: Given) -> Sequence[int] | None:
+    """Results of every head of queries or values, keys as often as they are shared, and the states that are kept."""
+    heads, shared = int(node.attributes["q_num_heads"]), int(node.attributes["kv_num_heads"])
+    batch, time, hidden = given[0].shape
+    wide, width = hidden // max(heads, 1), given[2].shape[2] // max(shared, 1)
+    states = batch * shared * wide * width * max(int(node.attributes.get("state_window", 0)), 1)
+    return [batch * time * max(heads, shared) * max(wide, width), states]
+
+
+def _deltas(node: Node, given: Given) -> Sequence[int] | None:
+    """GatedDeltaNet: requests side by side, where one may be as long as all tokens, and their states."""
+    state, bounds = _at(given, 6), _at(given, 3)
+    tokens, batch = prod(given[0].shape[: 1 if _at(given, 1) is None else -2]), 1
+    if _at(given, 1) is None or state is not None:
+        batch, heads, width, wide = state.shape
+        tokens = size(given[0]) // max(given[0].shape[-1], 1) if _at(given, 1) is None else tokens
+    else:
+        (heads, width), wide = given[2].shape[-2:], given[0].shape[-1]
+        batch = bounds.shape[0] - 1 if bounds is not None else given[0].shape[0]
+    if bounds is not None:
+        ends = np.asarray(bounds)
+        tokens = max(int((ends[1:] - ends[:-1]).max(initial=0)), 0) * batch
+    return [tokens * heads * max(width, wide), batch * heads * width * wide]
+
+
+def _convolved(node: Node, given: Given) -> Sequence[int] | None:
+    """What comes before the image, too, and the states that are kept."""
+    channels, _, taps = given[1].shape
+    held = given[0].shape[0] * channels * (taps - 1) * max(int(node.attributes.get("dilation", 1)), 1)
+    return [size(given[0]) + held, held * max(int(node.attributes.get("state_window", 0)), 1)]
+
+
+def _hashes(position: int) -> Rule:
+    """A hash for each token, n-gram and head; the sizes of the vocabularies are at `position`."""
+    return lambda node, given: [size(given[0]) * max(size(given[position]), 1)]
+
+
 def _experts(node: Node, given: Given) -> Sequence[int] | None:
     """The tokens inside an expert, and which expert counts for which; packed weights of one, unpacked."""
     hidden = int(given[0].shape[-1])
@@ -450,6 +487,11 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "ConvTransposeWithDynamicPads"): _transposed,
     (_MS, "CropAndResize"): _crops,
     (_MS, "CDist"): _distances,
+    (_MS, "LinearAttention"): _linear,
+    (_MS, "GatedDeltaNet"): _deltas,
+    (_MS, "CausalConvWithState"): _convolved,
+    (_MS, "NGramHashMapping"): _hashes(2),
+    (_MS, "VarlenNGramHashMapping"): _hashes(2),
     (_MS, "MoE"): _experts,
     (_MS, "QMoE"): _experts,
     (_MS, "QLinearConcat"): _joined,

@@ -124,6 +124,13 @@ LARGE = [
     ("MatMulInteger16", [COLUMN.astype(np.int16), ROW.astype(np.int16)], {"domain": MS}),
     ("DynamicTimeWarping", [COLUMN], {"domain": MS}),
     ("WordConvEmbedding", [zeros(N, 1, dtype=np.int32), zeros(N, 1, 1, 1), zeros(N), zeros(2, 1)], {"domain": MS}),
+    ("LinearAttention", [zeros(1, 1, N), zeros(1, 1, N), zeros(1, 1, N)], {
+        "domain": MS, "q_num_heads": 1, "kv_num_heads": 1, "update_rule": "linear", "outputs": 2}),
+    ("GatedDeltaNet", [zeros(1, 1, 1, N), zeros(1, 1, 1, N), zeros(1, 1, 1, N)], {
+        "domain": MS, "update_rule": "linear", "outputs": 2}),
+    ("CausalConvWithState", [zeros(N, 1, 1), zeros(1, 1, 2)], {"domain": MS, "dilation": N, "outputs": 2}),
+    ("NGramHashMapping", [zeros(1, N, dtype=I), zeros(2, dtype=I), np.ones(N, I)], {
+        "domain": MS, "max_ngram_size": 2, "n_head_per_ngram": N, "pad_id": 0}),
     ("MoE", [COLUMN, COLUMN, zeros(1, N, 1), None, zeros(1, 1, N)], {"domain": MS}),
     ("QLinearAdd", [zeros(N, 1, dtype=B), F(1), B(0), zeros(1, N, dtype=B), F(1), B(0), F(1), B(0)], {"domain": MS}),
     ("MultiHeadAttention", [zeros(1, N, 4)] * 3, {"domain": MS, "num_heads": 4}),

@@ -538,3 +538,81 @@ def test_experts_in_groups():
     s = 1 / (1 + np.exp(-x @ weights.T))
     (got,) = run_op("MoEGroupRouter", x, bias, weights, top_k=5, domain="com.microsoft", opset=1)
     np.testing.assert_allclose(got, np.log(s), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 2, 2), (2, 4, 2), (1, 2, 1)])
+def test_linear_attention(rule, heads):
+    queries, values, keys = heads
+    q, k, v = floats(2, 3, queries * 4), floats(2, 3, keys * 4), floats(2, 3, values * 5)
+    decay = -np.abs(floats(2, 3, values * (4 if queries == 2 else 1))) if "gated" in rule else None
+    beta = R.random((2, 3, values)).astype(F) if "delta" in rule else None
+    given = {"q_num_heads": queries, "kv_num_heads": values, "update_rule": rule, "outputs": 2, **MS}
+    check("LinearAttention", q, k, v, None, decay, beta, **given)
+    check("LinearAttention", q, k, v, floats(2, values, 4, 5), decay, beta, scale=0.3, **given)
+
+
+def test_states_after_each_of_the_last_steps():
+    """Of a longer call as of shorter ones; onnxruntime has a window on GPUs alone."""
+    q, k, v = floats(2, 3, 8), floats(2, 3, 8), floats(2, 3, 10)
+    given = {"q_num_heads": 2, "kv_num_heads": 2, "update_rule": "linear", "domain": "com.microsoft", "opset": 1}
+    y, after_all = run_op("LinearAttention", q, k, v, outputs=2, **given)
+    _, after_two = run_op("LinearAttention", q[:, :2], k[:, :2], v[:, :2], outputs=2, **given)
+    got, window = run_op("LinearAttention", q, k, v, outputs=2, state_window=2, **given)
+    np.testing.assert_allclose(got, y, atol=1e-6)
+    np.testing.assert_allclose(window, [after_two, after_all], atol=1e-6)
+    x, w = floats(2, 3, 4), floats(3, 1, 3)
+    _, window = run_op("CausalConvWithState", x, w, outputs=2, state_window=2, domain="com.microsoft", opset=1)
+    np.testing.assert_array_equal(window, [x[:, :, 1:3], x[:, :, 2:]])
+
+
+def test_gates_of_linear_attention():
+    check("LinearAttentionGate", floats(2, 3, 4), floats(4), floats(4), floats(2, 3, 4), outputs=2, **MS)
+    check("LinearAttentionGate", 9 * floats(2, 3, 4).astype(np.float16), floats(4), floats(4), **MS)
+
+
+BOUNDS = np.array([0, 2, 3, 6], np.int32)  # of three requests
+
+
+@pytest.mark.parametrize("gate", ["none", "softplus", "sigmoid"])
+@pytest.mark.parametrize("capacity", [0, 2])
+def test_gated_delta_net(gate, capacity):
+    qk, v, state = [floats(6, 2, 3) for _ in range(2)], floats(6, 4, 5), floats(3, 4, 5, 3)
+    decay, beta = -np.abs(floats(6, 4, 3)), floats(6, 4)
+    more = [floats(4), floats(4, 3)] if gate != "none" else [None, None]
+    more += [np.array([1, 0, 3], np.int32)] if capacity else []
+    given = {"gate_activation": gate, "beta_activation": "sigmoid", "qk_l2_norm": 1, "outputs": 2 + (capacity > 0)}
+    given |= {"state_update_capacity": capacity, **MS}
+    check("GatedDeltaNet", *qk, v, BOUNDS, decay, beta, state, *more, **given)
+    packed = np.concatenate([x.reshape(6, -1) for x in (*qk, v)], axis=1)
+    check("GatedDeltaNet", packed, None, None, None, decay, beta, state, *more, **given)
+    batched = [x.reshape(3, 2, *x.shape[1:]) for x in (*qk, v)]
+    check("GatedDeltaNet", *batched, None, decay.reshape(3, 2, 4, 3), beta.reshape(3, 2, 4), None, *more, **given)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_causal_convolutions(last):
+    x, past = floats(2, 3, 5), floats(2, 3, 6)
+    x, past = (np.ascontiguousarray(v.swapaxes(1, 2)) if last else v for v in (x, past))
+    given = {"channels_last": last, "dilation": 2, "outputs": 2, **MS}
+    check("CausalConvWithState", x, floats(3, 1, 4), floats(3), past, activation="silu", **given)
+    check("CausalConvWithState", x, floats(3, 1, 4), **given)
+    counts = np.array([1, 0, 3], np.int32)
+    requests = floats(6, 4), floats(4, 1, 3), BOUNDS, floats(4), floats(3, 4, 2)
+    check("VarlenCausalConvWithState", *requests, outputs=2, **MS)
+    check("VarlenCausalConvWithState", *requests, counts, state_update_capacity=2, outputs=3, **MS)
+
+
+@pytest.mark.parametrize("reset", [0, 1])
+def test_hashes_of_ngrams(reset):
+    ids, past = R.integers(0, 5, 6), R.integers(0, 5, (3, 2))
+    tables = R.integers(-(2**62), 2**62, 3), np.array([101, 103, 107, 109])  # products wrap around
+    given = {"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 9, "reset_on_eos": reset, **MS}
+    segments, old = np.array([1, 2, 2, 3, 3, 4], np.int32), np.array([[1, 1], [1, 2], [2, 1]], np.int32)
+    check("NGramHashMapping", ids.reshape(3, 2), *tables, outputs=2, **given)
+    more = past, np.arange(4), np.array(3)
+    check("NGramHashMapping", ids.reshape(3, 2), *tables, *more, segments.reshape(3, 2), outputs=2, **given)
+    counts = np.array([1, 0, 3], np.int32)
+    given |= {"outputs": 4, "state_update_capacity": 2}
+    check("VarlenNGramHashMapping", ids, *tables, BOUNDS, *more, segments, old, counts, **given)
+    check("VarlenNGramHashMapping", ids, *tables, BOUNDS, None, None, None, segments, None, counts, **given)
