@@ -616,3 +616,31 @@ def test_hashes_of_ngrams(reset):
     given |= {"outputs": 4, "state_update_capacity": 2}
     check("VarlenNGramHashMapping", ids, *tables, BOUNDS, *more, segments, old, counts, **given)
     check("VarlenNGramHashMapping", ids, *tables, BOUNDS, None, None, None, segments, None, counts, **given)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("branches", [0, 2])
+def test_norms_and_gates_of_streams(dtype, branches):
+    x = floats(2, 3, 2, 4).astype(dtype)
+    x = x.reshape(2, 3, 8) if branches else x
+    for scale in (None, floats(8), floats(2, 4).astype(np.float16), floats(4)):
+        check("BranchwiseRMSNorm", x, scale, num_branches=branches, **MS)
+    for shape in ((2, 3, 2), (2, 3, 2, 1), (2, 3, 2, 4), (2, 3, 8))[: 3 + bool(branches)]:
+        check("HyperConnectionPreMix", x, floats(*shape), num_branches=branches, reduction_scale=0.5, **MS)
+        if shape[2] == 2:
+            block, mix = floats(2, 3, 4).astype(dtype), floats(2, 3, 2, 2)
+            check("HyperConnectionPostMix", x, block, floats(*shape), mix, num_branches=branches, **MS)
+            check("HyperConnectionPostMix", x, block, floats(*shape), num_branches=branches, **MS)
+    for activation in ("silu", "sigmoid"):
+        check("GatedRMSNorm", x, floats(2).astype(dtype), x[::-1].copy(), activation=activation, **MS)
+    check("GatedAdd", x, x[::-1].copy(), floats(*x.shape[:-1], 1).astype(dtype), **MS)
+    check("ScaledSiLU", x, alpha=0.7, **MS)
+    check("ScaledSiLU", x, F(1.3), **MS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_engram_gate(dtype):
+    k, q, v = (floats(*shape).astype(dtype) for shape in ((2, 3, 2, 4), (2, 3, 2, 4), (2, 3, 4)))
+    scales = [floats(2, 4).astype(dtype) for _ in range(3)]
+    check("EngramGate", k, q, v, *scales, outputs=2, **MS)
+    check("EngramGate", k, q, v, *scales[:2], **MS)
