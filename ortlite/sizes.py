@@ -225,6 +225,13 @@ def _attention(query: int, key: int, past: int, heads: str) -> Rule:
     return rule
 
 
+def _blocks(node: Node, given: Given) -> Sequence[int] | None:
+    """The scores of SparseAttention, and its blocks as matrices."""
+    (batch, queries), (layouts, bounds) = given[0].shape[:2], given[5].shape
+    scores = batch * int(node.attributes["num_heads"]) * queries * _ints(given[7])[0]
+    return [scores, layouts * bounds * max(bounds, given[6].shape[1]), size(given[3])]
+
+
 def _windows(channels: int, kernel: int | None, *, last: str = "") -> Rule:
     """Convolutions and pools of the domains that onnx infers nothing for: at most that many windows lie in an image.
 
@@ -500,6 +507,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "Tokenizer"): _tokens,
     (_MS, "MultiHeadAttention"): _attention(0, 1, 6, "num_heads"),
     (_MS, "GroupQueryAttention"): _attention(0, 1, 3, "num_heads"),
+    (_MS, "SparseAttention"): _blocks,
     (_MS, "Attention"): _attention(0, 0, 4, "num_heads"),
     (_MS, "QAttention"): _attention(0, 0, 8, "num_heads"),
     **{(_MS, name): _FIRST_TWO for name in (

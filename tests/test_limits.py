@@ -124,6 +124,9 @@ LARGE = [
     ("MatMulInteger16", [COLUMN.astype(np.int16), ROW.astype(np.int16)], {"domain": MS}),
     ("DynamicTimeWarping", [COLUMN], {"domain": MS}),
     ("WordConvEmbedding", [zeros(N, 1, dtype=np.int32), zeros(N, 1, 1, 1), zeros(N), zeros(2, 1)], {"domain": MS}),
+    ("SparseAttention", [zeros(1, N, 24), None, None, zeros(1, 1, N, 8), zeros(1, 1, N, 8), np.int32([[0] * (N + 1)]),
+        np.int32([[0]]), np.int32([N]), np.int32([N])], {
+        "domain": MS, "num_heads": 1, "kv_num_heads": 1, "sparse_block_size": 1, "outputs": 3}),
     ("LinearAttention", [zeros(1, 1, N), zeros(1, 1, N), zeros(1, 1, N)], {
         "domain": MS, "q_num_heads": 1, "kv_num_heads": 1, "update_rule": "linear", "outputs": 2}),
     ("GatedDeltaNet", [zeros(1, 1, 1, N), zeros(1, 1, 1, N), zeros(1, 1, 1, N)], {

@@ -644,3 +644,56 @@ def test_engram_gate(dtype):
     scales = [floats(2, 4).astype(dtype) for _ in range(3)]
     check("EngramGate", k, q, v, *scales, outputs=2, **MS)
     check("EngramGate", k, q, v, *scales[:2], **MS)
+
+
+@pytest.mark.parametrize("beams", [0, 2])
+def test_one_step_of_a_decoder(beams):
+    q, k, v = floats(4, 1, 6), floats(4, 1, 6), floats(4, 1, 6)
+    caches, bias = (floats(4, 2, 5, 3), floats(4, 2, 5, 3)), floats(18)
+    mask = (R.random((4, 4)) < 0.7).astype(np.int32)
+    given = {"num_heads": 2, **MS}
+    op = "DecoderMaskedMultiHeadAttention"
+    source = (np.int32([beams]), R.integers(0, 2, (2, 2, 5)).astype(np.int32)) if beams else (None, None)
+    step = (q, k, v, mask, None if beams else floats(4, 2, 1, 4), *caches, np.int32([3]), *source, bias)
+    check(op, *step, past_present_share_buffer=1, mask_filter_value=-3.0, outputs=3, **given)
+    check(op, q, *caches, None, None, None, None, None, None, None, bias, scale=0.3, **given)
+    check(op, q, k, v, **given)
+    x = np.concatenate([q, k, v], axis=2)  # onnxruntime has these forms on GPUs alone
+    old = [c[:, :, :3].copy() for c in caches]
+    grown = [np.concatenate([c, p.reshape(4, 2, 1, 3)], axis=2) for c, p in zip(old, (k, v), strict=True)]
+    (y,) = onnxruntime_op(op, q, *grown, num_heads=2, domain="com.microsoft", opset=1)
+    check(op, x, None, None, None, None, *old, outputs=3, expected=[y, *grown], **given)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_embedding_of_three_positions(layout, interleaved):
+    angle = floats(9, 6)
+    given = {"mrope_section": [2, 3, 1] if not layout else [2, 2, 2], "mrope_layout": layout, **MS}
+    tables = R.integers(0, 9, (3, 2, 5)), np.cos(angle), np.sin(angle)
+    check("MRotaryEmbedding", floats(2, 3, 5, 12), *tables, interleaved=interleaved, **given)
+    partial = given | {"num_heads": 3, "rotary_embedding_dim": 12}
+    check("MRotaryEmbedding", floats(2, 5, 3 * 14), *tables, interleaved=interleaved, **partial)
+
+
+@pytest.mark.parametrize("new", [20, 1])
+def test_sparse_attention(new):
+    """Beside GroupQueryAttention with a bias: onnxruntime takes caches that it writes into alone."""
+    blocks = np.array([[[1, 0, 0], [1, 1, 0], [0, 1, 1]], [[1, 0, 0], [0, 1, 0], [1, 0, 1]]], bool)
+    rows = np.int32([[0, *np.cumsum(b.sum(1))] for b in blocks])
+    columns = np.int32([[0, 0, 1, 1, 2], [0, 1, 0, 2, -1]])
+    q, k, v = floats(2, new, 4 * 8), floats(2, new, 2 * 8), floats(2, new, 2 * 8)
+    caches = floats(2, 2, 48, 8), floats(2, 2, 48, 8)
+    total = 20 if new > 1 else 40
+    lengths = np.full(2, total, np.int32)
+    seen = blocks.repeat(16, axis=1).repeat(16, axis=2)[[0, 1, 0, 1], total - new : total, :total]
+    bias = np.where(seen, 0, -np.inf).astype(F)[None].repeat(2, axis=0)
+    given = {"num_heads": 4, "kv_num_heads": 2, "outputs": 3}
+    past = [np.zeros((2, 2, 0, 8), F)] * 2 if new > 1 else [c[:, :, : total - 1] for c in caches]
+    plain = (q, k, v, *past, lengths - 1, np.array(total, np.int32), None, None, None, bias)
+    y, *_ = onnxruntime_op("GroupQueryAttention", *plain, domain="com.microsoft", opset=1, **given)
+    expected = [y, *(c.copy() for c in caches)]
+    for cache, x in zip(expected[1:], (k, v), strict=True):
+        cache[:, :, total - new : total] = x.reshape(2, new, 2, 8).transpose(0, 2, 1, 3)
+    sparse = (q, k, v, *caches, rows, columns, np.int32([total]), lengths)
+    check("SparseAttention", *sparse, sparse_block_size=16, expected=expected, **given, **MS)

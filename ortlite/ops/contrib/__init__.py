@@ -1,5 +1,5 @@
 """Operators of onnxruntime's domain com.microsoft, as its CPU provider has them: what real files carry."""
 
-from ortlite.ops.contrib import attention, experts, fused, linear, other, packed, quant, state, streams
+from ortlite.ops.contrib import attention, decoding, experts, fused, linear, other, packed, quant, state, streams
 
-__all__ = ["attention", "experts", "fused", "linear", "other", "packed", "quant", "state", "streams"]
+__all__ = ["attention", "decoding", "experts", "fused", "linear", "other", "packed", "quant", "state", "streams"]

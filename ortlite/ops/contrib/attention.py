@@ -11,7 +11,7 @@ MS = "com.microsoft"
 MASKED = -10000.0  # what onnxruntime adds to the scores of masked keys unless the model says otherwise
 
 
-def _scores(xp: Namespace, q: Array, k: Array, scale: float | None) -> Array:
+def scores_of(xp: Namespace, q: Array, k: Array, scale: float | None) -> Array:
     factor = scale or q.shape[-1] ** -0.5
     return by_key_heads(xp, q * factor, transposed(xp, k))
 
@@ -56,7 +56,7 @@ def _attend(
     filter_value: float,
 ) -> tuple[Array, Array]:
     """softmax(q k' · scale + masks) v with heads merged, and the scores; `past` keys come before all queries."""
-    scores = _scores(xp, q, k, scale)
+    scores = scores_of(xp, q, k, scale)
     if mask is not None:
         add = xp.asarray(filter_value, dtype=scores.dtype)
         scores = scores + xp.where(_hidden(xp, mask, q.shape[0], q.shape[2], k.shape[2]), add, xp.zeros_like(add))
@@ -251,7 +251,7 @@ def group_query_attention(
         source = xp.clip(source, 0, held + new - 1)
         k, v = (_at(xp, xp.concat([past, x], axis=2), source) for past, x in ((past_key, k), (past_value, v)))
     seen_k, seen_v = (x[:, :, :total_sequence_length, :] for x in (k, v))  # the bias is no longer
-    scores = _scores(xp, q, seen_k, scale)
+    scores = scores_of(xp, q, seen_k, scale)
     scores = xp.tanh(scores / softcap) * softcap if softcap > 0 else scores  # below 0: ONNX's Attention caps
     if attention_bias is not None:
         scores = scores + attention_bias
