@@ -12,6 +12,7 @@ MASKED = -10000.0  # what onnxruntime adds to the scores of masked keys unless t
 
 
 def scores_of(xp: Namespace, q: Array, k: Array, scale: float | None) -> Array:
+    """Queries with keys, before masks; `scale` or 1 / √size."""
     factor = scale or q.shape[-1] ** -0.5
     return by_key_heads(xp, q * factor, transposed(xp, k))
 
