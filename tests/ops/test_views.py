@@ -142,6 +142,14 @@ IDLE: list[tuple[str, int, tuple[Any, ...], dict[str, Any]]] = [
     (f"{MS}.EmbedLayerNormalization", 1,
         (*[np.zeros((1, 3), np.int32)] * 2, *[np.ones((5, 4), np.float32)] * 3, ONES4, ONES4), {"outputs": 3}),
     (f"{MS}.FusedMatMul", 1, (X, X.T), {}),
+    (f"{MS}.Pad", 1, (X, np.zeros(4, np.int64)), {}),
+    (f"{MS}.SampleOp", 1, (X,), {}),
+    (f"{MS}.UnfoldTensor", 1, (X,), {"size": 1}),
+    (f"{MS}.LinearAttention", 1, (SEQUENCE[:, :0], SEQUENCE[:, :0], SEQUENCE[:, :0], np.ones((1, 2, 4, 4), np.float32)),
+     {"q_num_heads": 2, "kv_num_heads": 2, "update_rule": "linear", "outputs": 2}),
+    (f"{MS}.CausalConvWithState", 1, (SEQUENCE[:, :0], np.ones((0, 1, 2), np.float32)), {"outputs": 2}),
+    (f"{MS}.MoE", 1, (X[:1], X[:1, :1], np.ones((1, 1, X.shape[1]), np.float32), np.ones((1, 1), np.float32),
+                      np.ones((1, X.shape[1], 1), np.float32)), {}),
     (f"{MS}.Inverse", 1, (np.eye(2, dtype=np.float32),), {}),
 ]  # fmt: skip
 GIVEN: list[Any] = [None]  # what the branch of If captures

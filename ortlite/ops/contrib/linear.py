@@ -49,7 +49,8 @@ def _recurrence(
         return (s,), (xp.matmul(now, s), d)
 
     if not q.shape[0]:
-        return xp.zeros((*q.shape[:4], v.shape[4]), dtype=v.dtype), xp.zeros_like(v), state
+        nothing = xp.zeros((*q.shape[:4], v.shape[4]), dtype=v.dtype)
+        return nothing, xp.zeros_like(v), state * 1.0  # a result shares no memory with an argument
     (state,), (y, d) = xp.scan(step, (state,), given)
     return y, d, state
 
