@@ -697,3 +697,50 @@ def test_sparse_attention(new):
         cache[:, :, total - new : total] = x.reshape(2, new, 2, 8).transpose(0, 2, 1, 3)
     sparse = (q, k, v, *caches, rows, columns, np.int32([total]), lengths)
     check("SparseAttention", *sparse, sparse_block_size=16, expected=expected, **given, **MS)
+
+
+# A decoder as GPT-2's whose logits depend on token, position, mask and past.
+DECODER = """d (int32[B,S] input_ids, int32[B,S] position_ids, int32[B,T] attention_mask, float[2,B,1,P,2] past_0)
+    => (float[B,S,7] logits, float[2,B,1,T,2] present_0) {
+    f = Cast <to = 1> (input_ids)  p = Cast <to = 1> (position_ids)
+    m = Cast <to = 1> (attention_mask)
+    last = Constant <value = int64[1] {-1}> ()  around = Constant <value = int64[3] {0, 2, 4}> ()
+    rest = Constant <value = int64[4] {0, 2, 3, 4}> ()  inner = Constant <value = int64[2] {1, 2}> ()
+    wide = Constant <value = int64[5] {2, 1, 1, 1, 2}> ()  v = Constant <value = float[7] {1, 7, 3, 9, 2, 6, 4}> ()
+    k = Unsqueeze (f, around)  new = Expand (k, wide)  present_0 = Concat <axis = 3> (past_0, new)
+    m5 = Unsqueeze (m, around)  seen = Mul (present_0, m5)  total = ReduceSum <keepdims = 0> (seen, rest)
+    c = Unsqueeze (total, inner)  u = Unsqueeze (f, last)  w = Unsqueeze (p, last)
+    a = Mul (u, v)  b = Add (a, w)  s = Add (b, c)  logits = Sin (s) }"""
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"min_length": np.int32([9]), "repetition_penalty": F([1.7])},
+        {"vocab_mask": np.int32([1, 1, 0, 1, 1, 0, 1]), "prefix_vocab_mask": np.int32([[1, 0, 0, 1, 1, 1, 1]] * 2)},
+        {"attention_mask": np.int32([[0, 1, 1], [1, 1, 1]]), "no_repeat_ngram_size": 2},
+        {"eos_token_id": 2, "pad_token_id": 3},
+    ],
+)
+def test_greedy_search(given, provider):
+    numbers = {"eos_token_id": 5, "pad_token_id": 6, "no_repeat_ngram_size": 0}
+    numbers |= {name: value for name, value in given.items() if isinstance(value, int)}
+    feeds = {"input_ids": np.int32([[6, 1, 2], [3, 4, 1]]), "max_length": np.int32([9])}
+    feeds |= {name: value for name, value in given.items() if name not in numbers}
+    names = "input_ids max_length min_length repetition_penalty vocab_mask prefix_vocab_mask attention_mask".split()
+    inputs = [name if name in feeds else "" for name in names]
+    node = onnx.helper.make_node("GreedySearch", inputs, ["y"], domain="com.microsoft", **numbers)
+    node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(DECODER)))
+    kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
+    infos = [onnx.helper.make_tensor_value_info(n, kinds[v.dtype.name], v.shape) for n, v in feeds.items()]
+    graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
+    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, feeds)
+    (y,) = run_model(model, feeds, provider)
+    ends = (y[:, ::-1] != numbers["pad_token_id"]).argmax(axis=1).min()  # behind it onnxruntime's memory is as it was
+    assert y.dtype == np.int32
+    np.testing.assert_array_equal(y[:, : 10 - ends], expected[:, : 10 - ends])

@@ -1,5 +1,29 @@
 """Operators of onnxruntime's domain com.microsoft, as its CPU provider has them: what real files carry."""
 
-from ortlite.ops.contrib import attention, decoding, experts, fused, linear, other, packed, quant, state, streams
+from ortlite.ops.contrib import (
+    attention,
+    decoding,
+    experts,
+    fused,
+    generation,
+    linear,
+    other,
+    packed,
+    quant,
+    state,
+    streams,
+)
 
-__all__ = ["attention", "decoding", "experts", "fused", "linear", "other", "packed", "quant", "state", "streams"]
+__all__ = [
+    "attention",
+    "decoding",
+    "experts",
+    "fused",
+    "generation",
+    "linear",
+    "other",
+    "packed",
+    "quant",
+    "state",
+    "streams",
+]
