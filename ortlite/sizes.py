@@ -500,6 +500,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "NGramHashMapping"): _hashes(2),
     (_MS, "VarlenNGramHashMapping"): _hashes(2),
     (_MS, "GreedySearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0]],
+    (_MS, "BeamSearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0] * _ints(given[3])[0]],
     (_MS, "MoE"): _experts,
     (_MS, "QMoE"): _experts,
     (_MS, "QLinearConcat"): _joined,

@@ -713,6 +713,24 @@ DECODER = """d (int32[B,S] input_ids, int32[B,S] position_ids, int32[B,T] attent
     a = Mul (u, v)  b = Add (a, w)  s = Add (b, c)  logits = Sin (s) }"""
 
 
+def searched(op, names, outputs, feeds, numbers, provider):
+    """What onnxruntime and we find with the decoder."""
+    inputs = [name if name in feeds else "" for name in names.split()]
+    node = onnx.helper.make_node(op, inputs, list(outputs), domain="com.microsoft", **numbers)
+    node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(DECODER)))
+    kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
+    infos = [onnx.helper.make_tensor_value_info(n, kinds[v.dtype.name], v.shape) for n, v in feeds.items()]
+    graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in outputs])
+    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds), run_model(model, feeds, provider)
+
+
+PROMPTS = {"input_ids": np.int32([[6, 1, 2], [3, 4, 1]]), "max_length": np.int32([9])}
+ENDS = {"eos_token_id": 5, "pad_token_id": 6}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     "given",
@@ -725,22 +743,33 @@ DECODER = """d (int32[B,S] input_ids, int32[B,S] position_ids, int32[B,T] attent
     ],
 )
 def test_greedy_search(given, provider):
-    numbers = {"eos_token_id": 5, "pad_token_id": 6, "no_repeat_ngram_size": 0}
-    numbers |= {name: value for name, value in given.items() if isinstance(value, int)}
-    feeds = {"input_ids": np.int32([[6, 1, 2], [3, 4, 1]]), "max_length": np.int32([9])}
-    feeds |= {name: value for name, value in given.items() if name not in numbers}
-    names = "input_ids max_length min_length repetition_penalty vocab_mask prefix_vocab_mask attention_mask".split()
-    inputs = [name if name in feeds else "" for name in names]
-    node = onnx.helper.make_node("GreedySearch", inputs, ["y"], domain="com.microsoft", **numbers)
-    node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(DECODER)))
-    kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
-    infos = [onnx.helper.make_tensor_value_info(n, kinds[v.dtype.name], v.shape) for n, v in feeds.items()]
-    graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
-    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (expected,) = session.run(None, feeds)
-    (y,) = run_model(model, feeds, provider)
+    numbers = ENDS | {name: value for name, value in given.items() if isinstance(value, int)}
+    feeds = PROMPTS | {name: value for name, value in given.items() if name not in numbers}
+    names = "input_ids max_length min_length repetition_penalty vocab_mask prefix_vocab_mask attention_mask"
+    (expected,), (y,) = searched("GreedySearch", names, ["y"], feeds, numbers, provider)
     ends = (y[:, ::-1] != numbers["pad_token_id"]).argmax(axis=1).min()  # behind it onnxruntime's memory is as it was
     assert y.dtype == np.int32
     np.testing.assert_array_equal(y[:, : 10 - ends], expected[:, : 10 - ends])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("beams", "given"),
+    [
+        (1, {}),
+        (4, {"min_length": np.int32([9])}),
+        (3, {"eos_token_id": 2, "early_stopping": 1, "length_penalty": F([0.6])}),
+        (3, {"vocab_mask": np.int32([1, 1, 0, 1, 1, 1, 1]), "repetition_penalty": F([1.3]), "no_repeat_ngram_size": 2}),
+    ],
+)
+def test_beam_search(beams, given, provider):
+    numbers = ENDS | {name: value for name, value in given.items() if isinstance(value, int)}
+    feeds = PROMPTS | {"min_length": np.int32([0]), "length_penalty": F([1]), "repetition_penalty": F([1])}
+    feeds |= {"num_beams": np.int32([beams]), "num_return_sequences": np.int32([max(beams - 1, 1)])}
+    feeds |= {name: value for name, value in given.items() if name not in numbers}
+    names = (
+        "input_ids max_length min_length num_beams num_return_sequences length_penalty repetition_penalty vocab_mask"
+    )
+    expected, results = searched("BeamSearch", names, ["y", "s"], feeds, numbers, provider)
+    np.testing.assert_array_equal(results[0], expected[0])
+    np.testing.assert_allclose(results[1], expected[1], rtol=1e-4)

@@ -30,6 +30,83 @@ def _empty_caches(xp: Namespace, decoder: Graph, batch: int) -> list[Array]:
     return caches
 
 
+class _Rules:
+    """What may come next, and how likely it is then."""
+
+    def __init__(
+        self, xp: Namespace, min_length: int, end: int, penalty: float, ngram: int, allowed: Any, first: Any, width: int
+    ):
+        self.xp, self.min_length, self.end, self.penalty, self.ngram = xp, min_length, end, penalty, ngram
+        self.allowed, self.first, self.width = allowed, first, width
+
+    def kept(self, scores: Array, tokens: Array) -> Array:
+        """`scores` (batch, vocabulary) of what follows `tokens` (batch, length)."""
+        xp = self.xp
+        scores = scores[:, : self.width] if self.width > 0 else scores
+        width = scores.shape[1]
+        vocabulary = xp.arange(width, dtype=xp.int32)
+        lowest = xp.asarray(float("-inf"), dtype=scores.dtype)
+        if tokens.shape[1] < self.min_length:
+            scores = xp.where(vocabulary == self.end, lowest, scores)
+        if self.penalty != 1.0:
+            there = xp.any(xp.expand_dims(tokens, axis=2) == vocabulary, axis=1)
+            weighed = xp.where(scores < 0, scores * self.penalty, scores / self.penalty)
+            scores = xp.where(there, weighed, scores)
+        if self.ngram > 0:
+            scores = ngram_repeat_block(xp, tokens, scores, ngram_size=self.ngram)
+        for name, mask, shape in (
+            ("vocab_mask", self.allowed, (width,)),
+            ("prefix_vocab_mask", self.first, (scores.shape[0], width)),
+        ):
+            if mask is not None:
+                require_shape(name, mask, *shape)
+                scores = xp.where(mask == 0, lowest, scores)
+        self.first = None
+        return scores
+
+
+class _Steps:
+    """A decoder, step by step: what it gets next, and its caches."""
+
+    def __init__(
+        self,
+        xp: Namespace,
+        words: Array,
+        pad: int,
+        mask: Array | None,
+        first: Graph | None,
+        decoder: Graph,
+        max_length: int,
+    ):
+        batch, length = words.shape
+        if max_length <= length:
+            raise ValueError(f"max_length {max_length} must be more than the {length} tokens of input_ids")
+        self.xp, self.run, self.decoder = xp, first or decoder, decoder
+        self.caches: list[Any] = _empty_caches(xp, decoder, batch)
+        # positions leave padding out, also where a mask is given
+        real = xp.astype(words != pad, xp.int32)
+        self.mask = real if mask is None else xp.astype(mask, xp.int32)
+        require_shape("attention_mask", self.mask, batch, length)
+        places = xp.cumulative_sum(real, axis=1, dtype=xp.int32) - 1
+        self.words, self.places = words, xp.where(real == 0, xp.zeros_like(places), places)
+        self.next = xp.sum(real, axis=1, keepdims=True, dtype=xp.int32)
+
+    def logits(self) -> Array:
+        """The logits of what comes next: (batch, vocabulary) in float32."""
+        logits, *self.caches = self.run(self.words, self.places, self.mask, *self.caches)
+        self.run = self.decoder
+        return self.xp.astype(logits[:, -1, :], self.xp.float32)
+
+    def go_on(self, chosen: Array, origins: Array | None = None) -> None:
+        """With the tokens `chosen`, behind the sequences `origins` of the batch."""
+        xp = self.xp
+        self.words = xp.expand_dims(chosen, axis=1)
+        if origins is not None:
+            self.caches = [xp.take(cache, origins, axis=1) for cache in self.caches]
+        self.mask = xp.concat([self.mask, xp.ones((chosen.shape[0], 1), dtype=xp.int32)], axis=1)
+        self.places, self.next = self.next, self.next + 1
+
+
 @op("GreedySearch", domain=MS, data_dependent_shape=True, any_dtype=True, results=("int32",))
 def greedy_search(
     xp: Namespace,
@@ -62,51 +139,153 @@ def greedy_search(
     one_of("model_type", model_type, 0)
     if encoder is not None:
         raise ValueError("an encoder belongs to model types that are not implemented")
-    batch, length = input_ids.shape
-    if max_length <= length:
-        raise ValueError(f"max_length {max_length} must be more than the {length} tokens of input_ids")
-    lowest = float("-inf")
-    caches: list[Any] = _empty_caches(xp, decoder, batch)
-    # positions leave padding out, also where a mask is given
-    real = xp.astype(input_ids != pad_token_id, xp.int32)
-    mask = real if attention_mask is None else xp.astype(attention_mask, xp.int32)
-    require_shape("attention_mask", mask, batch, length)
-    places = xp.cumulative_sum(real, axis=1, dtype=xp.int32) - 1
-    places = xp.where(real == 0, xp.zeros_like(places), places)
-    tokens, words = xp.astype(input_ids, xp.int32), xp.astype(input_ids, xp.int32)
+    rules = _Rules(
+        xp,
+        min_length,
+        eos_token_id,
+        repetition_penalty,
+        no_repeat_ngram_size,
+        vocab_mask,
+        prefix_vocab_mask,
+        vocab_size,
+    )
+    batch = input_ids.shape[0]
+    tokens = xp.astype(input_ids, xp.int32)
     ended = xp.zeros((batch,), dtype=xp.bool)
     pad = xp.full((batch,), pad_token_id, dtype=xp.int32)
-    run = init_decoder or decoder
-    for step in range(max_length - length):
-        logits, *caches = run(words, places, mask, *caches)
-        run = decoder
-        scores = xp.astype(logits[:, -1, :], xp.float32)
-        scores = scores[:, :vocab_size] if vocab_size > 0 else scores
-        width = scores.shape[1]
-        vocabulary = xp.arange(width, dtype=xp.int32)
-        if length + step < min_length:
-            scores = xp.where(vocabulary == eos_token_id, xp.asarray(lowest, dtype=xp.float32), scores)
-        if repetition_penalty != 1.0:
-            there = xp.any(xp.expand_dims(tokens, axis=2) == vocabulary, axis=1)
-            weighed = xp.where(scores < 0, scores * repetition_penalty, scores / repetition_penalty)
-            scores = xp.where(there, weighed, scores)
-        if no_repeat_ngram_size > 0:
-            scores = ngram_repeat_block(xp, tokens, scores, ngram_size=no_repeat_ngram_size)
-        for name, allowed, shape in (
-            ("vocab_mask", vocab_mask, (width,)),
-            ("prefix_vocab_mask", prefix_vocab_mask if step == 0 else None, (batch, width)),
-        ):
-            if allowed is not None:
-                require_shape(name, allowed, *shape)
-                scores = xp.where(allowed == 0, xp.asarray(lowest, dtype=xp.float32), scores)
-        chosen = xp.astype(xp.argmax(scores, axis=1), xp.int32)
+    steps = _Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    for _ in range(max_length - tokens.shape[1]):
+        chosen = xp.astype(xp.argmax(rules.kept(steps.logits(), tokens), axis=1), xp.int32)
         ended = ended | (chosen == eos_token_id)
         chosen = xp.where(ended, pad, chosen)
-        words = xp.expand_dims(chosen, axis=1)
-        tokens = xp.concat([tokens, words], axis=1)
+        tokens = xp.concat([tokens, xp.expand_dims(chosen, axis=1)], axis=1)
         if xp.concrete_value(xp.all(ended)):
             break
-        mask = xp.concat([mask, xp.ones((batch, 1), dtype=xp.int32)], axis=1)
-        places = xp.sum(real, axis=1, keepdims=True, dtype=xp.int32) + step
+        steps.go_on(chosen)
     behind = xp.full((batch, max_length - tokens.shape[1]), pad_token_id, dtype=xp.int32)
     return xp.concat([tokens, behind], axis=1)
+
+
+class _Hypotheses:
+    """The best finished sequences of one example: (score, sequence), the worst first."""
+
+    def __init__(self, beams: int, penalty: float, early: int):
+        self.beams, self.penalty, self.early = beams, penalty, early
+        self.found: list[tuple[float, list[int]]] = []
+        self.done = False
+
+    def add(self, sequence: list[int], log_probability: float) -> None:
+        """Keep a sequence if it is among the best."""
+        score = log_probability / len(sequence) ** self.penalty
+        if len(self.found) < self.beams or score > self.found[0][0]:
+            self.found.append((score, sequence))
+            self.found.sort(key=lambda found: found[0])
+            del self.found[: -self.beams]
+
+    def look(self, best: float, length: int) -> None:
+        """Whether what goes on can be better than what there is."""
+        if len(self.found) == self.beams:
+            self.done = self.done or bool(self.early) or self.found[0][0] >= best / length**self.penalty
+
+
+@op("BeamSearch", domain=MS, data_dependent_shape=True, any_dtype=True, results=("int32", "float32", "float32"))
+def beam_search(
+    xp: Namespace,
+    input_ids: Array,
+    max_length: Int,
+    min_length: Int = 0,
+    num_beams: Int = 1,
+    num_return_sequences: Int = 1,
+    length_penalty: Float = 1.0,
+    repetition_penalty: Float = 1.0,
+    vocab_mask: Array | None = None,
+    prefix_vocab_mask: Array | None = None,
+    attention_mask: Array | None = None,
+    decoder_input_ids: Array | None = None,
+    logits_processor: Array | None = None,
+    *,
+    decoder: Graph,
+    decoder_start_token_id: Int = -1,
+    early_stopping: Int = 0,
+    encoder: Graph | None = None,
+    eos_token_id: Int,
+    init_decoder: Graph | None = None,
+    model_type: Int = 0,
+    no_repeat_ngram_size: Int = 0,
+    pad_token_id: Int,
+    vocab_size: Int = -1,
+) -> tuple[Array, Array, Array]:
+    """`input_ids` (batch, length), continued by the likeliest sequences: (batch, `num_return_sequences`, max_length).
+
+    `num_beams` sequences of each example go on at a time; one that ends counts with its log probability over its length
+    to the `length_penalty`. Returns also these scores, and those of all tokens at each step (steps, batch, beams,
+    vocabulary). Of decoder and rules see GreedySearch, here for log probabilities.
+    """
+    one_of("model_type", model_type, 0)
+    if encoder is not None:
+        raise ValueError("an encoder belongs to model types that are not implemented")
+    if not 1 <= num_return_sequences <= num_beams:
+        raise ValueError(f"num_return_sequences {num_return_sequences} must lie from 1 to num_beams {num_beams}")
+    batch, length = input_ids.shape
+
+    def repeated(x: Array | None) -> Array | None:
+        return None if x is None else xp.take(x, xp.arange(batch * num_beams, dtype=xp.int64) // num_beams, axis=0)
+
+    rules = _Rules(
+        xp, min_length, eos_token_id, repetition_penalty, no_repeat_ngram_size, vocab_mask, repeated(prefix_vocab_mask),
+        vocab_size,
+    )  # fmt: skip
+    start = repeated(xp.astype(input_ids, xp.int32))
+    steps = _Steps(xp, start, pad_token_id, repeated(attention_mask), init_decoder, decoder, max_length)
+    lines = [[int(input_ids[i, j]) for j in range(length)] for i in range(batch) for _ in range(num_beams)]
+    sums = [0.0 if beam == 0 else -1e9 for beam in range(num_beams)] * batch
+    pools = [_Hypotheses(num_beams, length_penalty, early_stopping) for _ in range(batch)]
+    kept = []
+    for place in range(length, max_length):
+        logits = steps.logits()
+        scores = xp.log(xp.softmax(logits, -1))
+        scores = rules.kept(scores, xp.asarray(lines, dtype=xp.int32))
+        scores = scores + xp.expand_dims(xp.asarray(sums, dtype=xp.float32), axis=1)
+        width = scores.shape[1]
+        kept.append(xp.reshape(scores, (batch, num_beams, width)))
+        values, places = xp.top_k(xp.reshape(scores, (batch, num_beams * width)), 2 * num_beams, 1, True, True)
+        origins, chosen, sums, before = [], [], [], lines
+        for i, pool in enumerate(pools):
+            if pool.done:
+                origins += [i * num_beams] * num_beams
+                chosen += [pad_token_id] * num_beams
+                sums += [0.0] * num_beams
+                continue
+            going = len(chosen) + num_beams
+            for rank in range(2 * num_beams):
+                value, flat = float(values[i, rank]), int(places[i, rank])
+                origin, token = i * num_beams + flat // width, flat % width
+                if token == eos_token_id:
+                    if rank < num_beams:
+                        pool.add(before[origin], value)
+                    continue
+                origins.append(origin)
+                chosen.append(token)
+                sums.append(value)
+                if len(chosen) == going:
+                    break
+            pool.look(float(values[i, 0]), place)
+        lines = [[*before[origin], token] for origin, token in zip(origins, chosen, strict=True)]
+        if all(pool.done for pool in pools) or place + 1 == max_length:
+            break
+        steps.go_on(xp.asarray(chosen, dtype=xp.int32), xp.asarray(origins, dtype=xp.int64))
+    results, totals = [], []
+    for i, pool in enumerate(pools):
+        if not pool.done:
+            for beam in range(i * num_beams, (i + 1) * num_beams):
+                pool.add(lines[beam], sums[beam])
+        for score, line in pool.found[::-1][:num_return_sequences]:
+            results.append([*line, *[pad_token_id] * (max_length - len(line))])
+            totals.append(score)
+    shape = (batch, num_return_sequences)
+    kept += [xp.zeros_like(kept[0])] * (max_length - length - len(kept))
+    return (
+        xp.reshape(xp.asarray(results, dtype=xp.int32), (*shape, max_length)),
+        xp.reshape(xp.asarray(totals, dtype=xp.float32), shape),
+        xp.stack(kept),
+    )
