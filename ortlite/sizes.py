@@ -417,6 +417,12 @@ def _hashes(position: int) -> Rule:
     return lambda node, given: [size(given[0]) * max(size(given[position]), 1)]
 
 
+def _attended(node: Node, given: Given) -> Sequence[int] | None:
+    """All outputs of AttnLSTM, the gates of all steps, and the keys of the memory."""
+    (time, batch, _), (count, gates, hidden) = given[0].shape, given[2].shape
+    return [time * count * batch * hidden, time * batch * gates, batch * given[11].shape[1] * given[9].shape[2]]
+
+
 def _experts(node: Node, given: Given) -> Sequence[int] | None:
     """The tokens inside an expert, and which expert counts for which; packed weights of one, unpacked."""
     hidden = int(given[0].shape[-1])
@@ -499,6 +505,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "CausalConvWithState"): _convolved,
     (_MS, "NGramHashMapping"): _hashes(2),
     (_MS, "VarlenNGramHashMapping"): _hashes(2),
+    (_MS, "AttnLSTM"): _attended,
     (_MS, "GreedySearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0]],
     (_MS, "BeamSearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0] * _ints(given[3])[0]],
     (_MS, "MoE"): _experts,

@@ -127,6 +127,8 @@ LARGE = [
     ("SparseAttention", [zeros(1, N, 24), None, None, zeros(1, 1, N, 8), zeros(1, 1, N, 8), np.int32([[0] * (N + 1)]),
         np.int32([[0]]), np.int32([N]), np.int32([N])], {
         "domain": MS, "num_heads": 1, "kv_num_heads": 1, "sparse_block_size": 1, "outputs": 3}),
+    ("AttnLSTM", [zeros(1, 1, 1), zeros(1, 4, 2), zeros(1, 4, 1), None, None, None, None, None, zeros(1, 1, N),
+        zeros(1, 1, N), zeros(1, N), zeros(1, N, 1)], {"domain": MS, "hidden_size": 1}),
     ("LinearAttention", [zeros(1, 1, N), zeros(1, 1, N), zeros(1, 1, N)], {
         "domain": MS, "q_num_heads": 1, "kv_num_heads": 1, "update_rule": "linear", "outputs": 2}),
     ("GatedDeltaNet", [zeros(1, 1, 1, N), zeros(1, 1, 1, N), zeros(1, 1, 1, N)], {

@@ -284,25 +284,11 @@ def lstm(
 
     def step(d: int) -> tuple[Array, Step]:
         wb, rb = _biases(xp, B, d, R)
-        f, g, h_of = fs[3 * d : 3 * d + 3]
-        weights, hidden = R[d, ...].T, R.shape[2]
-        require_shape("P", P, R.shape[0], 3 * R.shape[2])
-        peep_i, peep_o, peep_f = (None,) * 3 if P is None else _split(P[d, ...], 3)
+        weights, cell = R[d, ...].T, _lstm_cell(fs[3 * d : 3 * d + 3], P, d, R, input_forget)
 
         def advance(state: State, row: State) -> tuple[State, State]:
             h, c = state
-            gates = row[0] + xp.matmul(h, weights)
-            if P is None:
-                i, o, forget = _split(f(gates[:, : 3 * hidden]), 3)
-            else:
-                i, o, forget, _ = _split(gates, 4)
-                i, forget = f(i + peep_i * c), f(forget + peep_f * c)
-            if input_forget:
-                forget = 1.0 - i
-            c = forget * c + i * g(gates[:, 3 * hidden :])
-            if P is not None:
-                o = f(o + peep_o * c)
-            h = o * h_of(c)
+            h, c = cell(row[0] + xp.matmul(h, weights), c)
             return (h, c), (h,)
 
         return wb + rb, advance
@@ -311,3 +297,76 @@ def lstm(
         xp, X, W, R, sequence_lens, [initial_h, initial_c], step, 4, hidden_size, direction, layout
     )
     return Y, Y_h, Y_c
+
+
+def _lstm_cell(
+    fs: Sequence[Activation], P: Array | None, d: int, R: Array, input_forget: int
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """From the gates before their activations and the cell to the next output and cell, in direction `d`."""
+    f, g, h_of = fs
+    hidden = R.shape[2]
+    require_shape("P", P, R.shape[0], 3 * hidden)
+    peep_i, peep_o, peep_f = (None,) * 3 if P is None else _split(P[d, ...], 3)
+
+    def cell(gates: Array, c: Array) -> tuple[Array, Array]:
+        if P is None:
+            i, o, forget = _split(f(gates[:, : 3 * hidden]), 3)
+        else:
+            i, o, forget, _ = _split(gates, 4)
+            i, forget = f(i + peep_i * c), f(forget + peep_f * c)
+        if input_forget:
+            forget = 1.0 - i
+        c = forget * c + i * g(gates[:, 3 * hidden :])
+        if P is not None:
+            o = f(o + peep_o * c)
+        return o * h_of(c), c
+
+    return cell
+
+
+def attentive_lstm(
+    xp: Namespace,
+    X: Array,
+    W: Array,
+    R: Array,
+    B: Array | None,
+    sequence_lens: Array | None,
+    initial: Sequence[Array | None],
+    P: Array | None,
+    activations: Texts | None,
+    alphas: Floats | None,
+    betas: Floats | None,
+    clip: float,
+    direction: str,
+    hidden_size: int | None,
+    input_forget: int,
+    width: int,
+    attend: Callable[[int, Array], Array],
+) -> tuple[Array, ...]:
+    """The LSTM whose input at each step has what it attended to in the step before at its end, `width` numbers.
+
+    `attend(d, h)` says from the output what that is, in direction `d`. Returns all outputs, and the last states.
+    """
+    size = X.shape[2]
+    if W.ndim != 3 or W.shape[2] != size + width:
+        raise ValueError(f"W {list(W.shape)} does not fit inputs of {size} and an attention of {width}")
+    fs = _activations(
+        xp, activations or ("Sigmoid", "Tanh", "Tanh") * W.shape[0], alphas, betas, clip, 3 * W.shape[0]
+    )  # fmt: skip
+
+    def step(d: int) -> tuple[Array, Step]:
+        wb, rb = _biases(xp, B, d, R)
+        weights, attended = R[d, ...].T, W[d, :, size:].T
+        cell = _lstm_cell(fs[3 * d : 3 * d + 3], P, d, R, input_forget)
+
+        def advance(state: State, row: State) -> tuple[State, State]:
+            h, c, seen = state
+            h, c = cell(row[0] + xp.matmul(h, weights) + xp.matmul(seen, attended), c)
+            return (h, c, attend(d, h)), (h,)
+
+        return wb + rb, advance
+
+    start = xp.zeros((W.shape[0], X.shape[1], width), dtype=X.dtype)
+    return _recurrent(
+        xp, X, W[:, :, :size], R, sequence_lens, [*initial, start], step, 4, hidden_size, direction, 0
+    )  # fmt: skip

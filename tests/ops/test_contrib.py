@@ -773,3 +773,18 @@ def test_beam_search(beams, given, provider):
     expected, results = searched("BeamSearch", names, ["y", "s"], feeds, numbers, provider)
     np.testing.assert_array_equal(results[0], expected[0])
     np.testing.assert_allclose(results[1], expected[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("layer", [False, True])
+def test_lstm_that_looks_at_a_memory(direction, layer):
+    n, width = 2 if direction == "bidirectional" else 1, 2 if layer else 6
+    lengths, places = np.int32([2, 3]), np.int32([3, 4])
+    weights = floats(n, 16, 3 + width), floats(n, 16, 4), floats(n, 32)
+    states, peepholes = (floats(n, 2, 4), floats(n, 2, 4)), floats(n, 12)
+    memory = floats(n, 4, 5), floats(n, 6, 5), floats(n, 5), floats(2, 4, 6)
+    output = floats(n, 10, 2) if layer else None
+    given = {"hidden_size": 4, "direction": direction, "outputs": 3, **MS}
+    x = floats(3, 2, 3)
+    check("AttnLSTM", x, *weights, lengths, *states, peepholes, *memory, places, output, **given)
+    check("AttnLSTM", x, *weights[:2], None, None, None, None, None, *memory, None, output, **given)

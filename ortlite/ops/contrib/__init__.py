@@ -10,6 +10,7 @@ from ortlite.ops.contrib import (
     other,
     packed,
     quant,
+    recurrent,
     state,
     streams,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "other",
     "packed",
     "quant",
+    "recurrent",
     "state",
     "streams",
 ]
