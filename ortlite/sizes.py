@@ -484,6 +484,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "MatMulNBits"): _packed,
     (_MS, "MatMulBnb4"): _packed,
     (_MS, "MatMulFpQ4"): _packed_blob,
+    (_MS, "GatherPacked"): lambda node, given: [size(given[1]) * int(node.attributes["K"])],
     (_MS, "MatMulInteger16"): _product,
     (_MS, "Pad"): _padded,
     (_MS, "GatherND"): _tuples,

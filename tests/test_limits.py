@@ -120,6 +120,8 @@ LARGE = [
     ("UnfoldTensor", [zeros(2 * N)], {"domain": MS, "size": N}),
     ("MatMulBnb4", [zeros(N, 16), zeros(8 * N, dtype=B), zeros(N)], {
         "domain": MS, "K": 16, "N": N, "block_size": 16, "quant_type": 1}),
+    ("GatherPacked", [zeros(1, N // 32 * 18, dtype=B), zeros(N, dtype=I)], {
+        "domain": MS, "K": N, "packed_type": 2}),
     ("MatMulFpQ4", [zeros(N, 16), zeros(21 * N, dtype=B), I([16, N])], {"domain": MS}),
     ("MatMulInteger16", [COLUMN.astype(np.int16), ROW.astype(np.int16)], {"domain": MS}),
     ("DynamicTimeWarping", [COLUMN], {"domain": MS}),

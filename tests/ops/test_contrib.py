@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -788,3 +789,33 @@ def test_lstm_that_looks_at_a_memory(direction, layer):
     x = floats(3, 2, 3)
     check("AttnLSTM", x, *weights, lengths, *states, peepholes, *memory, places, output, **given)
     check("AttnLSTM", x, *weights[:2], None, None, None, None, None, *memory, None, output, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "floats_at"),
+    [
+        (0, 1024, 0),
+        (1, 512, 0),
+        (30, 512, 0),
+        (2, 144, 18),
+        (6, 176, 22),
+        (8, 272, 34),
+        (20, 144, 18),
+        (13, 176, 176),
+        (14, 210, 210),
+        (23, 136, 136),
+    ],
+)
+def test_gather_of_ggml_blocks(kind, size, floats_at):
+    data = bytes_(4, size)
+    if not floats_at:
+        of = {0: np.float32, 1: np.float16, 30: ml_dtypes.bfloat16}[kind]
+        data = floats(4, 256).astype(of).view(np.uint8)
+    else:
+        for start in {13: (0, 2), 14: (208,)}.get(kind, range(0, size, floats_at)):
+            data[:, start : start + 2] = floats(4, 1).astype(np.float16).view(np.uint8)
+    indices = np.array([[3, 0], [-1, 4]])
+    for output in (1, 10):
+        check("GatherPacked", data, indices, K=256, packed_type=kind, output_dtype=output, **MS)
+    (y,) = run_op("GatherPacked", data, indices[0], K=256, packed_type=kind, domain="com.microsoft", opset=1)
+    assert y.dtype == ml_dtypes.bfloat16

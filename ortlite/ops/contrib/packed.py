@@ -1,7 +1,11 @@
-"""Products with weights of 4 bits that are packed in other ways than MatMulNBits has them."""
+"""Weights that are packed in other ways than MatMulNBits has them: bitsandbytes, MLAS, GGML."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
+
+from ortlite import dtypes
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Ints
 from ortlite.ops.contrib.quant import unpacked
@@ -94,3 +98,129 @@ def matmul_fp_q4(xp: Namespace, A: Array, B: Array, B_shape: Ints, *, blk_quant_
     zero = xp.astype(blob[..., 4:5], xp.float32) if blk_quant_type else 8.0
     w = xp.reshape((w - zero) * xp.expand_dims(scale, axis=2), (columns, blocks * 32))[:, :depth]
     return matrix_product(xp, A, w.T)
+
+
+# The 16 numbers of GGML's IQ4.
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def _halves(xp: Namespace, x: Array) -> Array:
+    """The low 4 bits of all bytes of the last axis, behind them the high ones."""
+    return xp.concat([x % 16, x // 16], axis=-1)
+
+
+def _half(xp: Namespace, x: Array) -> Array:
+    """Two bytes along the last axis as a float16, in float32, the axis kept."""
+    return xp.expand_dims(floats_of_bits(xp, _bytes_as_number(xp, x), 5, 10), axis=-1)
+
+
+def _signed(xp: Namespace, x: Array) -> Array:
+    return xp.where(x > 127, x - 256, x)
+
+
+def _scaled(xp: Namespace, q: Array, scales: Array) -> Array:
+    """Integers (…, n) times scales (…, groups), each for a group of them."""
+    *lead, groups = scales.shape
+    count = prod(q.shape[len(lead) :])
+    q = xp.reshape(xp.astype(q, xp.float32), (*lead, groups, count // groups))
+    return xp.reshape(q * xp.expand_dims(scales, axis=-1), (*lead, count))
+
+
+def _q4_0(xp: Namespace, b: Array) -> Array:
+    return _scaled(xp, _halves(xp, b[..., 2:]) - 8, _half(xp, b[..., :2]))
+
+
+def _fifth_bits(xp: Namespace, b: Array) -> Array:
+    """The bits of 4 bytes, the lowest first."""
+    bits = xp.expand_dims(b, axis=-1) // xp.asarray([2**i for i in range(8)], dtype=b.dtype) % 2
+    return xp.reshape(bits, (*b.shape[:-1], b.shape[-1] * 8))
+
+
+def _q5_0(xp: Namespace, b: Array) -> Array:
+    q = _halves(xp, b[..., 6:]) + 16 * _fifth_bits(xp, b[..., 2:6]) - 16
+    return _scaled(xp, q, _half(xp, b[..., :2]))
+
+
+def _q8_0(xp: Namespace, b: Array) -> Array:
+    return _scaled(xp, _signed(xp, b[..., 2:]), _half(xp, b[..., :2]))
+
+
+def _q5_k(xp: Namespace, b: Array) -> Array:
+    s, high, low = b[..., 4:16], b[..., 16:48], xp.reshape(b[..., 48:], (*b.shape[:-1], 4, 32))
+    first, second, third = s[..., :4], s[..., 4:8], s[..., 8:]
+    scales = xp.concat([first % 64, third % 16 + first // 64 * 16], axis=-1)
+    least = xp.concat([second % 64, third // 16 + second // 64 * 16], axis=-1)
+    fifth = xp.expand_dims(high, axis=-2) // xp.asarray([[2**i] for i in range(8)], dtype=b.dtype) % 2
+    q = xp.reshape(_halves(xp, low), (*b.shape[:-1], 8, 32)) + 16 * fifth
+    scales, least = (xp.astype(v, xp.float32) for v in (scales, least))
+    scales, least = scales * _half(xp, b[..., :2]), least * _half(xp, b[..., 2:4])
+    return _scaled(xp, q, scales) - _scaled(xp, xp.ones_like(q), least)
+
+
+def _q6_k(xp: Namespace, b: Array) -> Array:
+    low = xp.reshape(b[..., :128], (*b.shape[:-1], 2, 64))
+    high = xp.reshape(b[..., 128:192], (*b.shape[:-1], 2, 1, 32))
+    high = high // xp.asarray([[4**i] for i in range(4)], dtype=b.dtype) % 4
+    q = xp.reshape(_halves(xp, low), high.shape) + 16 * high - 32
+    scales = xp.astype(_signed(xp, b[..., 192:208]), xp.float32) * _half(xp, b[..., 208:])
+    return _scaled(xp, q, scales)
+
+
+def _iq4(xp: Namespace, q: Array) -> Array:
+    return xp.reshape(xp.take(xp.asarray(IQ4, dtype=q.dtype), xp.reshape(q, (-1,)), axis=0), q.shape)
+
+
+def _iq4_nl(xp: Namespace, b: Array) -> Array:
+    return _scaled(xp, _iq4(xp, _halves(xp, b[..., 2:])), _half(xp, b[..., :2]))
+
+
+def _iq4_xs(xp: Namespace, b: Array) -> Array:
+    low = xp.reshape(xp.stack([b[..., 4:8] % 16, b[..., 4:8] // 16], axis=-1), (*b.shape[:-1], 8))
+    high = xp.expand_dims(_bytes_as_number(xp, b[..., 2:4]), axis=-1)
+    high = high // xp.asarray([4**i for i in range(8)], dtype=b.dtype) % 4
+    scales = xp.astype(low + 16 * high - 32, xp.float32) * _half(xp, b[..., :2])
+    q = _iq4(xp, _halves(xp, xp.reshape(b[..., 8:], (*b.shape[:-1], 8, 16))))
+    return _scaled(xp, q, scales)
+
+
+# GGML's types: the number of weights in a block, its bytes, and the block as weights.
+GGML: dict[int, tuple[int, int, Callable[[Namespace, Array], Array]]] = {
+    0: (1, 4, lambda xp, b: floats_of_bits(xp, _bytes_as_number(xp, b), 8, 23)),
+    1: (1, 2, lambda xp, b: floats_of_bits(xp, _bytes_as_number(xp, b), 5, 10)),
+    2: (32, 18, _q4_0),
+    6: (32, 22, _q5_0),
+    8: (32, 34, _q8_0),
+    13: (256, 176, _q5_k),
+    14: (256, 210, _q6_k),
+    20: (32, 18, _iq4_nl),
+    23: (256, 136, _iq4_xs),
+    30: (1, 2, lambda xp, b: floats_of_bits(xp, _bytes_as_number(xp, b), 8, 7)),
+}
+
+
+@op("GatherPacked", domain=MS, any_dtype=True, results=("output_dtype",))
+def gather_packed(
+    xp: Namespace,
+    data: Array,
+    indices: Array,
+    *,
+    K: Int,
+    output_dtype: Int = 16,
+    packed_type: Int,
+) -> Array:
+    """Rows of a table of GGML's blocks (rows, bytes) as `K` numbers each; row 0 for an index out of range.
+
+    `packed_type` is GGML's: F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q5_K, Q6_K, IQ4_NL, IQ4_XS. Raises ValueError for others,
+    and where the bytes are not those of `K` numbers.
+    """
+    one_of("packed_type", packed_type, *GGML)
+    one_of("output_dtype", output_dtype, 1, 10, 16)
+    block, size, unpack = GGML[packed_type]
+    if K < 1 or K % block:
+        raise ValueError(f"K {K} must be a multiple of the {block} numbers of a block")
+    require_shape("data", data, data.shape[0], K // block * size)
+    index = xp.reshape(xp.astype(indices, xp.int64), (-1,))
+    index = xp.where((index >= 0) & (index < data.shape[0]), index, xp.zeros_like(index))
+    rows = xp.reshape(xp.take(data, index, axis=0), (index.shape[0], K // block, size))
+    y = xp.reshape(unpack(xp, xp.astype(rows, xp.int64)), (*indices.shape, K))
+    return xp.astype(y, xp.dtype(dtypes.by_code(output_dtype)))
