@@ -128,7 +128,10 @@ def _by_results(node: Node, inputs: Sequence[Type | None]) -> list[Type | None]:
             found.append(unshaped(inputs[index]) if index < len(inputs) else None)
         elif rule in kernel.attributes:
             code = node.attributes.get(rule, kernel.attributes[rule].default)
-            found.append(_of_code(node, rule, code) if isinstance(code, int) and code else first)
+            if isinstance(code, dtypes.DType):  # the default
+                found.append(TensorType(code))
+            else:
+                found.append(_of_code(node, rule, code) if isinstance(code, int) and code else first)
         else:
             found.append(TensorType(dtypes.by_name(rule)))
     return found

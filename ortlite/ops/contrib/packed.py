@@ -7,7 +7,7 @@ from math import prod
 
 from ortlite import dtypes
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Flag, Int, Ints
+from ortlite.ops.annotations import Array, DType, Flag, Int, Ints
 from ortlite.ops.contrib.quant import unpacked
 from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.linalg import matrix_product
@@ -197,6 +197,8 @@ GGML: dict[int, tuple[int, int, Callable[[Namespace, Array], Array]]] = {
     30: (1, 2, lambda xp, b: floats_of_bits(xp, _bytes_as_number(xp, b), 8, 7)),
 }
 
+BFLOAT16 = dtypes.by_name("bfloat16")
+
 
 @op("GatherPacked", domain=MS, any_dtype=True, results=("output_dtype",))
 def gather_packed(
@@ -205,7 +207,7 @@ def gather_packed(
     indices: Array,
     *,
     K: Int,
-    output_dtype: Int = 16,
+    output_dtype: DType = BFLOAT16,
     packed_type: Int,
 ) -> Array:
     """Rows of a table of GGML's blocks (rows, bytes) as `K` numbers each; row 0 for an index out of range.
@@ -214,7 +216,6 @@ def gather_packed(
     and where the bytes are not those of `K` numbers.
     """
     one_of("packed_type", packed_type, *GGML)
-    one_of("output_dtype", output_dtype, 1, 10, 16)
     block, size, unpack = GGML[packed_type]
     if K < 1 or K % block:
         raise ValueError(f"K {K} must be a multiple of the {block} numbers of a block")
@@ -223,4 +224,4 @@ def gather_packed(
     index = xp.where((index >= 0) & (index < data.shape[0]), index, xp.zeros_like(index))
     rows = xp.reshape(xp.take(data, index, axis=0), (index.shape[0], K // block, size))
     y = xp.reshape(unpack(xp, xp.astype(rows, xp.int64)), (*indices.shape, K))
-    return xp.astype(y, xp.dtype(dtypes.by_code(output_dtype)))
+    return xp.astype(y, xp.dtype(output_dtype))
