@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from opcheck import PROVIDERS, check, make_model, onnxruntime_op, run_model, run_op
 
+import ortlite
 from ortlite.api.errors import Fail
 
 R = np.random.default_rng(0)
@@ -714,8 +715,8 @@ DECODER = """d (int32[B,S] input_ids, int32[B,S] position_ids, int32[B,T] attent
     a = Mul (u, v)  b = Add (a, w)  s = Add (b, c)  logits = Sin (s) }"""
 
 
-def searched(op, names, outputs, feeds, numbers, provider):
-    """What onnxruntime and we find with the decoder."""
+def searching(op, names, outputs, feeds, numbers):
+    """A model that searches with the decoder."""
     inputs = [name if name in feeds else "" for name in names.split()]
     node = onnx.helper.make_node(op, inputs, list(outputs), domain="com.microsoft", **numbers)
     node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(DECODER)))
@@ -723,9 +724,24 @@ def searched(op, names, outputs, feeds, numbers, provider):
     infos = [onnx.helper.make_tensor_value_info(n, kinds[v.dtype.name], v.shape) for n, v in feeds.items()]
     graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in outputs])
     imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def searched(op, names, outputs, feeds, numbers, provider):
+    """What onnxruntime and we find."""
+    model = searching(op, names, outputs, feeds, numbers)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feeds), run_model(model, feeds, provider)
+
+
+def test_steps_of_a_search_count_as_trips():
+    model = searching("GreedySearch", "input_ids max_length", ["y"], PROMPTS, ENDS).SerializeToString()
+    options = ortlite.SessionOptions()
+    options.limits = ortlite.Limits(loop_trips=6)
+    assert ortlite.InferenceSession(model, options).run(None, PROMPTS)[0].shape == (2, 9)
+    options.limits = ortlite.Limits(loop_trips=3)
+    with pytest.raises(ortlite.LimitExceeded, match="loop_trips"):
+        ortlite.InferenceSession(model, options).run(None, PROMPTS)
 
 
 PROMPTS = {"input_ids": np.int32([[6, 1, 2], [3, 4, 1]]), "max_length": np.int32([9])}
