@@ -43,6 +43,13 @@ def require_shape(name: str, x: Array | None, *shape: int) -> None:
         raise ValueError(f"{name} must have the shape {list(shape)}, not {list(x.shape)}")
 
 
+def require_rank(rank: int, **given: Array | None) -> None:
+    """Raises ValueError when one of the inputs `given` by name has another number of axes."""
+    for name, x in given.items():
+        if x is not None and x.ndim != rank:
+            raise ValueError(f"{name} must have {rank} axes, not the shape {list(x.shape)}")
+
+
 def require_broadcast(name: str, x: Array, shape: tuple[int, ...]) -> None:
     """Raises ValueError when the input `name` cannot be broadcast to `shape`: a larger one would enlarge the result."""
     pairs = zip(reversed(x.shape), reversed(shape), strict=False)

@@ -835,3 +835,12 @@ def test_gather_of_ggml_blocks(kind, size, floats_at):
         check("GatherPacked", data, indices, K=256, packed_type=kind, output_dtype=output, **MS)
     (y,) = run_op("GatherPacked", data, indices[0], K=256, packed_type=kind, domain="com.microsoft", opset=1)
     assert y.dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_inputs_of_another_rank_are_refused_by_name(provider):
+    given = {"domain": "com.microsoft", "opset": 1, "provider": provider}
+    with pytest.raises(Fail, match=r"weight must have 3 axes, not the shape \[3, 4\]"):
+        run_op("CausalConvWithState", floats(2, 3, 5), floats(3, 4), outputs=2, **given)
+    with pytest.raises(Fail, match="key must have 4 axes"):
+        run_op("EngramGate", floats(2, 3, 4), *[floats(2, 3, 4)] * 2, floats(2, 4), floats(2, 4), **given)

@@ -6,7 +6,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Int, Ints
 from ortlite.ops.attention import by_key_heads, merge_heads, rotated, split_heads
 from ortlite.ops.contrib.attention import MASKED, group_query_attention, scores_of
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -41,6 +41,8 @@ def decoder_masked_multi_head_attention(
     projections. `cache_indirection` (batch / beams, beams, capacity) says from which beam a past key comes. The last
     output is the softmax.
     """
+    require_rank(3, query=query)
+    require_rank(4, attention_bias=attention_bias, past_key=past_key, past_value=past_value)
     batch = query.shape[0]
     if query.shape[1] != 1:
         raise ValueError(f"query {list(query.shape)} is more than one step")
@@ -123,6 +125,9 @@ def sparse_attention(
     Row `i` of layout `l` are the places of `block_col_indices[l]` from `block_row_indices[l, i]` up to the next; heads
     take the layouts in turn.
     """
+    require_rank(2, block_row_indices=block_row_indices, block_col_indices=block_col_indices)
+    require_rank(3, query=query, key=key, value=value)
+    require_rank(4, past_key=past_key, past_value=past_value)
     layouts, rows = block_row_indices.shape[0], block_row_indices.shape[1] - 1
     if not layouts or rows < 1 or num_heads % layouts or sparse_block_size < 1:
         raise ValueError(f"{num_heads} heads cannot take {layouts} layouts of {rows} blocks in turn")
@@ -182,6 +187,7 @@ def m_rotary_embedding(
     1, in turns, as far as height and width go, time the rest.
     """
     one_of("mrope_layout", mrope_layout, 0, 1)
+    require_rank(2, cos_cache=cos_cache, sin_cache=sin_cache)
     half = cos_cache.shape[1]
     if len(mrope_section) != 3 or min(mrope_section) < 0 or sum(mrope_section) != half:
         raise ValueError(f"mrope_section {list(mrope_section)} must be three numbers whose sum is {half}")

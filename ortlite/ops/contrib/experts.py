@@ -8,7 +8,7 @@ from ortlite.namespace import Namespace
 from ortlite.ops import activation
 from ortlite.ops.annotations import Array, Flag, Float, Int, Text
 from ortlite.ops.contrib.quant import unpacked
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.linalg import matrix_product
 from ortlite.ops.quant import wide
 from ortlite.ops.registry import op
@@ -126,6 +126,7 @@ def moe(
     multiplies the activation. `swiglu_fusion`: 1 for gate and factor side by side in fc1, 2 for one behind the other.
     `use_sparse_mixer` is of onnxruntime's GPUs alone.
     """
+    require_rank(3, fc1_experts_weights=fc1_experts_weights)
     experts, rows, hidden = fc1_experts_weights.shape
     x = xp.reshape(input, (-1, hidden))
     inner = rows // 2 if swiglu_fusion and activation_type in {"swiglu", "geglu"} else rows
@@ -222,6 +223,7 @@ def qmoe(
     fc3 = fc3_experts_weights, fc3_scales, fc3_zero_points, fc3_experts_bias, fc3_expert_weight_bits
     hidden = input.shape[-1]
     x = wide(xp, xp.reshape(input, (-1, hidden)))
+    require_rank(3, fc1_experts_weights=fc1_experts_weights)
     experts, rows = fc1_experts_weights.shape[:2]
     inner = rows // 2 if swiglu_fusion and activation_type in {"swiglu", "geglu"} else rows
     require_shape("router_probs", router_probs, x.shape[0], experts)

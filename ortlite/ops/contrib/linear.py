@@ -8,7 +8,7 @@ from typing import Any
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Float, Int, Text
 from ortlite.ops.contrib.state import captured, requests
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.quant import wide
 from ortlite.ops.registry import op
 
@@ -107,6 +107,7 @@ def linear_attention(
     size of values); with `state_window` after each of the last steps, along a new first axis.
     """
     decay, beta = _required(update_rule, decay, beta)
+    require_rank(3, query=query, key=key, value=value, decay=decay, beta=beta)
     batch, time = query.shape[:2]
     q, v = _heads(xp, query, q_num_heads), _heads(xp, value, kv_num_heads)
     size = q.shape[4]
@@ -216,6 +217,8 @@ def gated_delta_net(
     """
     decay, beta = _required(update_rule, decay, beta)
     one_of("beta_activation", beta_activation, "none", "sigmoid")
+    require_rank(1, cu_seqlens=cu_seqlens, a_log=a_log)
+    require_rank(4, initial_state=initial_state)
     batched = query.ndim == (3 if key is None else 4)
     lead = query.shape[:2] if batched else query.shape[:1]
     if key is None or value is None:

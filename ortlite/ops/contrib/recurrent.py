@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Float, Floats, Int, Text, Texts
-from ortlite.ops.helpers import require_shape
+from ortlite.ops.helpers import require_rank, require_shape
 from ortlite.ops.recurrent import attentive_lstm
 from ortlite.ops.registry import op
 
@@ -45,6 +45,7 @@ def attn_lstm(
     """
     if QW is None or MW is None or V is None or M is None:
         raise ValueError("AttnLSTM needs QW, MW, V and M")
+    require_rank(3, X=X, W=W, R=R, QW=QW, MW=MW, M=M, AW=AW)
     count, hidden, size = QW.shape
     batch, places, depth = M.shape
     require_shape("QW", QW, R.shape[0], R.shape[2], size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Text
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.registry import op
 
 MS = "com.microsoft"
@@ -96,6 +96,7 @@ def causal_conv_with_state(
         ("state_length", state_length), ("state_update_capacity", state_update_capacity),
     ):  # fmt: skip
         one_of(name, given, 0)
+    require_rank(3, weight=weight, **({} if channels_last else {"input": input}))
     channels, _, taps = weight.shape
     require_shape("weight", weight, channels, 1, taps)
     require_shape("bias", bias, channels)
@@ -155,6 +156,8 @@ def varlen_causal_conv_with_state(
     """
     if kernel_delta is not None or previous_mask is not None:
         raise ValueError("kernel_delta and previous_mask exist on onnxruntime's GPUs alone")
+    require_rank(3, weight=weight, initial_state=initial_state)
+    require_rank(1, cumulative_sequence_length=cumulative_sequence_length)
     channels, _, taps = weight.shape
     tokens = input.shape[0]
     require_shape("input", input, tokens, channels)
@@ -209,6 +212,7 @@ def varlen_ngram_hash_mapping(
     held, heads = max_ngram_size - 1, n_head_per_ngram
     if held < 1 or heads < 1:
         raise ValueError(f"max_ngram_size {max_ngram_size} must be 2 or more, n_head_per_ngram {heads} 1 or more")
+    require_rank(1, input_ids=input_ids, cumulative_sequence_length=cumulative_sequence_length)
     tokens, dtype = input_ids.shape[0], input_ids.dtype
     if multipliers.ndim != 1 or multipliers.shape[0] < max_ngram_size:
         raise ValueError(f"multipliers {list(multipliers.shape)} are fewer than max_ngram_size {max_ngram_size}")
@@ -275,6 +279,7 @@ def ngram_hash_mapping(
     reset_on_eos: Flag = 0,
 ) -> tuple[Array, Array]:
     """VarlenNGramHashMapping of requests (batch, length) of one length; segments begin anew with each call."""
+    require_rank(2, input_ids=input_ids)
     batch, length = input_ids.shape
     require_shape("segment_ids", segment_ids, batch, length)
     hashes, present, _, _ = varlen_ngram_hash_mapping(

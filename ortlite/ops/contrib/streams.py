@@ -9,7 +9,7 @@ from math import prod
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Float, Int, Text
-from ortlite.ops.helpers import one_of, require_shape
+from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.quant import wide
 from ortlite.ops.registry import op
 
@@ -63,6 +63,7 @@ def gated_rms_norm(
 ) -> Array:
     """`X` over its root mean square, in groups as wide as `scale`, times `scale` and the activation of `gate`."""
     one_of("activation", activation, "silu", "swish", "sigmoid")
+    require_rank(1, scale=scale)
     (width,) = scale.shape
     if not width or X.shape[-1] % width:
         raise ValueError(f"X {list(X.shape)} cannot be divided into groups of {width}")
@@ -147,6 +148,7 @@ def engram_gate(
     The gate is a sigmoid of the signed root of their product, both over their root mean square. Returns also the
     result over its own, times `conv_norm_scale`.
     """
+    require_rank(4, key=key)
     batch, time, streams, width = key.shape
     require_shape("query", query, batch, time, streams, width)
     require_shape("value", value, batch, time, width)
