@@ -590,6 +590,8 @@ def test_gated_delta_net(gate, capacity):
     check("GatedDeltaNet", packed, None, None, None, decay, beta, state, *more, **given)
     batched = [x.reshape(3, 2, *x.shape[1:]) for x in (*qk, v)]
     check("GatedDeltaNet", *batched, None, decay.reshape(3, 2, 4, 3), beta.reshape(3, 2, 4), None, *more, **given)
+    short = [x[:3, None] for x in (*qk, v)]  # fewer tokens than may be captured
+    check("GatedDeltaNet", *short, None, decay[:3, None], beta[:3, None], None, *more, **given)
 
 
 @pytest.mark.parametrize("last", [0, 1])

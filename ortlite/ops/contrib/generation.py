@@ -42,7 +42,7 @@ class _Rules:
     def kept(self, scores: Array, tokens: Array) -> Array:
         """`scores` (batch, vocabulary) of what follows `tokens` (batch, length)."""
         xp = self.xp
-        scores = scores[:, : self.width] if self.width > 0 else scores
+        scores = scores[:, : self.width] if 0 < self.width < scores.shape[1] else scores
         width = scores.shape[1]
         vocabulary = xp.arange(width, dtype=xp.int32)
         lowest = xp.asarray(float("-inf"), dtype=scores.dtype)

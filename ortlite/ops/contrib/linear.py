@@ -296,7 +296,7 @@ def gated_delta_net(
         width = v_heads if x is None else x.shape[2] * x.shape[4]
         if x is None or not longest:  # a rule without decay keeps all of the state
             x = xp.ones((state_update_capacity, batch, width), dtype=xp.float32)
-        x = xp.reshape(x, (x.shape[0], batch, width))[:state_update_capacity, ...]
+        x = xp.reshape(x, (x.shape[0], batch, width))[: min(state_update_capacity, x.shape[0]), ...]
         x = xp.pad(x, ((0, state_update_capacity - x.shape[0]), (0, 0), (0, 0)))
         x = xp.permute_dims(x, (1, 0, 2))
         parts.append(
