@@ -214,6 +214,9 @@ OPERATORS = {
         "depthwise": lambda: (
         [floats(1, 96, 56, 56), floats(96, 1, 3, 3), floats(96)],
         {"group": 96, "pads": (1, 1, 1, 1), "activation": "Relu"})},
+    "PointwiseDepthwiseConv": {"24 to 144 channels": lambda: (
+        [floats(1, 24, 56, 56), floats(144, 24, 1, 1), floats(144, 1, 3, 3), floats(144)],
+        {"pads": [1] * 4, "activation": "Relu", "last_activation": "Relu"})},
     "MatMulNBits": {f"{rows} × 768 by 768 × 3072": lambda rows=rows: (
         [floats(rows, 768), bytes_(3072, 24, 16), floats(3072 * 24)],
         {"K": 768, "N": 3072, "block_size": 32, "bits": 4})
@@ -290,7 +293,14 @@ REASONS = {
     **{("numpy", name): THREADS for name in ("MatMul-1", "Gemm-7", "FusedMatMul-1")},
     **{
         ("numpy", name): PREPARED
-        for name in ("Conv-1", "FusedConv-1", "ConvInteger-10", "QLinearConv-10", "MatMulNBits-1")
+        for name in (
+            "Conv-1",
+            "FusedConv-1",
+            "PointwiseDepthwiseConv-1",
+            "ConvInteger-10",
+            "QLinearConv-10",
+            "MatMulNBits-1",
+        )
     },
     **{("torch", name): PREPARED for name in ("Conv-1", "FusedConv-1", "MatMul-1", "Gemm-7")},
     ("torch", "max_pool"): SLICES,
