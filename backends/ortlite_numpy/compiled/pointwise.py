@@ -24,6 +24,8 @@ from ortlite_numpy.record import numpy as np
 
 OWN = "ortlite"
 SCRATCH = 1 << 16  # elements between the two, which stay in the cache
+LARGE = 1 << 19  # elements between the two from which on the cache does not help
+TWICE = 8  # lines that a strip makes for each that the strip before has made, too
 EVEN = 6  # units for each thread, below which they had better be as many for each
 
 
@@ -132,8 +134,10 @@ def _at_once(
         return NotImplemented
     b = derived(conv.weight_panels, W, 1)
     (kh, _), count, threads = V.shape[2:], len(b), most_threads(xp)
-    rows = SCRATCH // (width * b.shape[2])
-    most = max((rows - (kh - 1) * int(steps[2]) - 1) // int(steps[0]) + 1, 1)
+    down, reach = int(steps[0]), (kh - 1) * int(steps[2]) + 1
+    most = max((SCRATCH // (width * b.shape[2]) - reach) // down + 1, -(-TWICE * (reach - down) // down), 1)
+    if min((most - 1) * down + reach, height) * width * b.shape[2] > LARGE:
+        return NotImplemented
     strips = -(-out[0] // most)
     if n * count * strips % threads and n * count * strips < EVEN * threads:
         strips = min(-(-strips // threads) * threads, out[0])
