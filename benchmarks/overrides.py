@@ -361,6 +361,14 @@ def cases_of(key):
         return PRIMITIVES.get(key, {})
     if key == ("", "GroupNormalization", 18):  # one scale a group, not a channel
         return {"8 groups": lambda: ([floats(4, 64, 64, 64), positive(8), positive(8)], {"num_groups": 8})}
+    if key == ("com.microsoft", "RotaryEmbedding", 1):
+        heads, angles = (4, 16, 256, 64), (1024, 32)
+        return {
+            "256 positions": lambda: (
+                [floats(*heads), np.arange(1024).reshape(4, 256), floats(*angles), floats(*angles)],
+                {},
+            )
+        }
     if key in {("", "Resize", 10), ("", "Upsample", 7)}:  # scales alone
         return {
             mode: lambda mode=mode: ([floats(1, 3, 128, 128), np.array([1, 1, 2, 2], np.float32)], {"mode": mode})

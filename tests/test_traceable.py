@@ -76,6 +76,7 @@ def _summed(xp: Any, state: Any, row: Any) -> tuple[Any, ...]:
 
 ROIS = np.array([[0.0, 0.0, 4.5, 3.0], [1.0, 1.0, 3.0, 5.5]], np.float32)
 IMAGE = np.linspace(-1, 1, 2 * 2 * 6 * 6, dtype=np.float32).reshape(2, 2, 6, 6)
+WIDENING = np.linspace(-1, 2, 4, dtype=np.float32).reshape(2, 2, 1, 1)
 WHICH = np.array([1, 0])
 
 # Calls that the suite has no case of, or none with a graph that could be built here: (name, since, inputs, attributes).
@@ -91,6 +92,7 @@ MORE: list[tuple[str, int, tuple[Any, ...], dict[str, Any]]] = [
     ("RoiAlign", 16, (IMAGE, ROIS, WHICH), {"output_height": 2, "output_width": 1}),
     ("RoiAlign", 16, (IMAGE, ROIS, WHICH), {"output_height": 1, "output_width": 2, "mode": "max"}),
     ("SimplifiedLayerNormalization", 1, (X, X[0]), {}),
+    ("ortlite.PointwiseDepthwiseConv", 1, (IMAGE, WIDENING, IMAGE[:, :1, :3, :3]), {"pads": (1, 1, 1, 1)}),
     ("ai.onnx.ml.LabelEncoder", 4, (np.array([2, 7, 1]),), {"keys_int64s": (1, 2), "values_floats": (0.5, 1.5)}),
     ("ai.onnx.ml.OneHotEncoder", 1, (np.array([3, 1]),), {"cats_int64s": (1, 3), "zeros": 0}),
     ("ai.onnx.preview.training.Gradient", 1, (X, X), {"body": Body(lambda xp, a, b: (a * a * b,)), "xs": ("a", "b"),
