@@ -261,7 +261,7 @@ def table(entries: Sequence[dict], engines: Sequence[str], machine: str) -> str:
     problems = [f"- {e['model']} × {e['batch']}, {name}: {why}" for e in entries for name, why in e["problems"].items()]
     lines += ["", *problems, ""] if problems else [""]
     rounds, dates = (_span([entry[key] for entry in entries]) for key in ("rounds", "date"))
-    lines.append(f"Medians of {rounds} processes each, {dates}, {machine}.")
+    lines.append(f"Medians of {rounds} process{'es' * (rounds != '1')} each, {dates}, {machine}.")
     return "\n".join(lines) + "\n"
 
 
