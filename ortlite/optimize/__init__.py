@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ def optimize(graph: Graph, level: int = ALL, disabled: Collection[str] = (), pin
             graph = step.fn(graph)
         else:
             name = "rewrites"
-            phases = [[rule for rule in rules if rule.level <= level and rule.name not in disabled] for rules in step]
+            phases = [_allowed(rules, level, disabled) for rules in step]
             graph = rewrite(graph, phases, pinned)
         milliseconds = (perf_counter() - start) * 1e3
         log.debug("%s: %d -> %d nodes, %.1f ms", name, before, len(graph.nodes), milliseconds)
@@ -82,5 +82,9 @@ def suit(
     pinned: Collection[str] = (),
 ) -> Graph:  # fmt: skip
     """Apply those of `rewrites` to an optimised graph, as `optimize` does: a provider asks for them."""
-    rules = [r for r in ASKED if r.name in rewrites and r.level <= level and r.name not in disabled]
+    rules = [rule for rule in _allowed(ASKED, level, disabled) if rule.name in rewrites]
     return rewrite(graph, [rules], pinned) if rules else graph
+
+
+def _allowed(rules: Sequence[Rule], level: int, disabled: Collection[str]) -> list[Rule]:
+    return [rule for rule in rules if rule.level <= level and rule.name not in disabled]

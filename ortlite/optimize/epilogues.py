@@ -12,8 +12,8 @@ from ortlite.optimize.attention import HUGE, TINY
 from ortlite.optimize.rule import MS, New, copy
 from ortlite.optimize.view import View
 
-__all__ = ["conv_activation", "conv_sum", "match_conv_activation", "match_conv_sum", "match_scale", "match_transpose",
-           "scale", "transpose"]  # fmt: skip
+__all__ = ["conv_activation", "conv_sum", "convolution", "match_conv_activation", "match_conv_sum", "match_scale",
+           "match_transpose", "scale", "transpose"]  # fmt: skip
 
 FLOAT = dtypes.by_name("float32")  # the only dtype in which onnxruntime has FusedConv everywhere
 
@@ -31,7 +31,7 @@ HERE: dict[str, tuple[tuple[str, float], ...]] = {"QuickGelu": (("alpha", 1.702)
 
 def match_conv_activation(view: View, node: Node) -> tuple[Node, tuple[float, ...]] | None:
     """An activation of a convolution: the latter, and the former's parameters."""
-    conv = _convolution(view, node.inputs[0])
+    conv = convolution(view, node.inputs[0])
     if conv is None or conv.attributes.get("activation"):
         return None
     if node.op_type != "Clip":
@@ -41,7 +41,8 @@ def match_conv_activation(view: View, node: Node) -> tuple[Node, tuple[float, ..
     return None if bounds is None else (conv, bounds)
 
 
-def _convolution(view: View, name: str) -> Node | None:
+def convolution(view: View, name: str) -> Node | None:
+    """The convolution in float32 that computes a value which one node reads."""
     node = view.producers.get(name)
     if node is None or (node.domain, node.op_type) not in {("", "Conv"), (MS, "FusedConv")} or not view.alone(name):
         return None
@@ -81,7 +82,7 @@ class _Sum(NamedTuple):
 def match_conv_sum(view: View, node: Node) -> _Sum | None:
     """The sum of a convolution and a value of the same shape that is there in time."""
     for value, other in (node.inputs, node.inputs[::-1]):
-        conv = _convolution(view, value)
+        conv = convolution(view, value)
         if conv is None or conv.op_type != "Conv" or other == value or other in view.constants:
             continue
         shape = view.shape(value)

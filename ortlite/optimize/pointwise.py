@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from ortlite import dtypes
 from ortlite.graph import Node
-from ortlite.optimize.rule import MS, OWN, New, copy
+from ortlite.optimize.epilogues import convolution
+from ortlite.optimize.rule import OWN, New, copy
 from ortlite.optimize.view import View, anchored
 
 __all__ = ["match_depthwise", "widened"]
 
-FLOAT = dtypes.by_name("float32")
-CONVOLUTIONS = {("", "Conv"), (MS, "FusedConv")}
 WINDOWS = ("auto_pad", "dilations", "pads", "strides")
 
 
 def _weights(view: View, node: Node) -> tuple[int, ...] | None:
     """The shape of an image's constant weights, where nothing is added to the result."""
     weights = view.constant(node.inputs[1])
-    fits = weights is not None and weights.ndim == 4 and len(node.inputs) < 4
-    return tuple(weights.shape) if weights is not None and fits else None
+    if weights is None or weights.ndim != 4 or len(node.inputs) > 3:
+        return None
+    return tuple(weights.shape)
 
 
 def match_depthwise(view: View, node: Node) -> Node | None:
     """A depthwise convolution: the one of single pixels before it, which nobody else reads."""
-    before = view.producers.get(node.inputs[0])
-    if before is None or (before.domain, before.op_type) not in CONVOLUTIONS or anchored(before):
+    before = convolution(view, node.inputs[0])
+    if before is None or anchored(before):
         return None
     own, first = _weights(view, node), _weights(view, before)
-    if own is None or first is None or not view.alone(node.inputs[0]) or view.dtype(node.inputs[0]) != FLOAT:
+    if own is None or first is None:
         return None
     depthwise = own[1] == 1 and own[0] == first[0] == node.attributes.get("group", 1)
     given = before.attributes
