@@ -62,7 +62,6 @@ def _mixed(xp: Namespace, x: Array, shares: Array, expert: Expert) -> Array:
 
 def _through(
     xp: Namespace,
-    x: Array,
     first: Array,
     gated: Array | None,
     second: Callable[[Array], Array],
@@ -144,7 +143,7 @@ def moe(
     def expert(e: int, v: Array) -> Array:
         gated = None if fc3_experts_weights is None else affine(e, v, fc3_experts_weights, fc3_experts_bias)
         return _through(
-            xp, v, affine(e, v, fc1_experts_weights, fc1_experts_bias), gated,
+            xp, affine(e, v, fc1_experts_weights, fc1_experts_bias), gated,
             lambda inner: affine(e, inner, fc2_experts_weights, fc2_experts_bias), activation_type, swiglu_fusion,
             activation_alpha, activation_beta, swiglu_limit, swiglu_limit_after_activation,
         )  # fmt: skip
@@ -253,7 +252,7 @@ def qmoe(
 
     def expert(e: int, v: Array) -> Array:
         return _through(
-            xp, v, affine(e, v, fc1), None if fc3_experts_weights is None else affine(e, v, fc3),
+            xp, affine(e, v, fc1), None if fc3_experts_weights is None else affine(e, v, fc3),
             lambda inner: affine(e, inner, fc2), activation_type, swiglu_fusion, activation_alpha, activation_beta,
             swiglu_limit, swiglu_limit_after_activation,
         )  # fmt: skip

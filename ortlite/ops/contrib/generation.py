@@ -30,6 +30,13 @@ def _empty_caches(xp: Namespace, decoder: Graph, batch: int) -> list[Array]:
     return caches
 
 
+def _require_alone(model_type: int, encoder: Graph | None) -> None:
+    """Raises ValueError for a model that is more than a decoder."""
+    one_of("model_type", model_type, 0)
+    if encoder is not None:
+        raise ValueError("an encoder belongs to model types that are not implemented")
+
+
 class _Rules:
     """What may come next, and how likely it is then."""
 
@@ -136,9 +143,7 @@ def greedy_search(
     `no_repeat_ngram_size` twice; the logits of tokens that are there are divided by `repetition_penalty`, or multiplied
     where they are below 0. Raises ValueError for other kinds of models.
     """
-    one_of("model_type", model_type, 0)
-    if encoder is not None:
-        raise ValueError("an encoder belongs to model types that are not implemented")
+    _require_alone(model_type, encoder)
     rules = _Rules(
         xp,
         min_length,
@@ -221,9 +226,7 @@ def beam_search(
     to the `length_penalty`. Returns also these scores, and those of all tokens at each step (steps, batch, beams,
     vocabulary). Of decoder and rules see GreedySearch, here for log probabilities.
     """
-    one_of("model_type", model_type, 0)
-    if encoder is not None:
-        raise ValueError("an encoder belongs to model types that are not implemented")
+    _require_alone(model_type, encoder)
     if not 1 <= num_return_sequences <= num_beams:
         raise ValueError(f"num_return_sequences {num_return_sequences} must lie from 1 to num_beams {num_beams}")
     batch, length = input_ids.shape

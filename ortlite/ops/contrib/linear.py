@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ortlite.namespace import Namespace
+from ortlite.ops.activation import softplus
 from ortlite.ops.annotations import Array, Float, Int, Text
 from ortlite.ops.contrib.state import captured, requests
 from ortlite.ops.helpers import one_of, require_rank, require_shape
@@ -156,12 +157,8 @@ def linear_attention_gate(
     """`decay_scale` · softplus(`a` + `dt_bias`), in float32, and sigmoid(`b`): what LinearAttention takes."""
     require_shape("dt_bias", dt_bias, a.shape[-1])
     require_shape("decay_scale", decay_scale, a.shape[-1])
-    decay = decay_scale * _softplus(xp, wide(xp, a) + dt_bias)
+    decay = decay_scale * softplus(xp, wide(xp, a) + dt_bias)
     return xp.astype(decay, a.dtype), None if b is None else xp.astype(xp.sigmoid(wide(xp, b)), b.dtype)
-
-
-def _softplus(xp: Namespace, x: Array) -> Array:
-    return xp.logaddexp(x, xp.zeros_like(x))
 
 
 def _unit(xp: Namespace, x: Array, epsilon: float) -> Array:
@@ -180,7 +177,7 @@ def _gate(xp: Namespace, decay: Array, a_log: Array | None, dt_bias: Array | Non
     slope = xp.expand_dims(xp.exp(a_log), axis=1)
     decay = decay + xp.reshape(dt_bias, (heads, size if math.prod(dt_bias.shape) > heads else 1))
     if kind in {"softplus", "qwen"}:
-        return -slope * _softplus(xp, decay)
+        return -slope * softplus(xp, decay)
     return bound * xp.sigmoid(slope * decay)
 
 
