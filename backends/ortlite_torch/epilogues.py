@@ -18,7 +18,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 __all__ = ["Apart"]
 
 aten: Any = torch.ops.aten
-WRONG = {aten.relu.default, aten.clamp_min.default, aten.clamp_max.default, aten.erf.default}
+BOUNDS = aten.clamp_min, aten.clamp_max  # by numbers, and by tensors, at which inductor stops where they are constants
+WRONG = {aten.relu.default, aten.erf.default, *(bound.default for bound in BOUNDS), *(bound.Tensor for bound in BOUNDS)}
 
 
 class Apart(CustomGraphPass):  # type: ignore[misc]  # what torch is made of is not looked into

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ortlite_torch.packing import packed_for_onednn
+
 with warnings.catch_warnings():  # freezing imports it, which says that it is made with what is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch.utils.mkldnn
@@ -122,7 +124,8 @@ def frozen_at_first(compiled: Callable[..., Any], plain: Region, inductor: Induc
     from torch._inductor import config
 
     def first(*arrays: Any) -> Any:
-        with config.patch(freezing=True), warnings.catch_warnings():  # the first is this thread's
+        # the first two are this thread's
+        with config.patch(freezing=True), packed_for_onednn(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # array_api_compat's
             return compiled(*arrays)
 

@@ -10,12 +10,14 @@ import pytest
 from onnx import parser
 
 import ortlite
+from ortlite.derived import Derived
 from ortlite.provider import create
 from tests.optimize.models import model, node
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 loops = pytest.importorskip("ortlite_torch.loops")
+products = pytest.importorskip("ortlite_torch.products")
 if not loops._team():
     pytest.skip("this torch has no OpenMP like GNU's", allow_module_level=True)
 
@@ -72,6 +74,24 @@ def test_it_convolves_as_the_kernel_does(attributes, activation, called):
             np.testing.assert_allclose(ours.run(None, {"X": x})[0], kernel.run(None, {"X": x})[0], rtol=1e-4, atol=1e-5)
     assert called
     assert all(taken for _, taken in called)
+
+
+@pytest.mark.parametrize("by_mkl", [True, False])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_products_are_the_loops_where_mkl_is_slow(rows, by_mkl, called, monkeypatch):
+    monkeypatch.setattr(products, "BY_MKL", by_mkl)
+    x, b, bias = floats(rows, 600), floats(600, 700), floats(700)
+    given = [*map(torch.from_numpy, (x, b, np.ascontiguousarray(b.T), bias))]
+    taken, kept = loops.before(products.OVERRIDES), Derived(given[1:])
+    xp = create(TORCH).xp
+    with torch.no_grad():
+        for _ in range(2):
+            y = taken["", "MatMul", 1](xp, given[0], given[1], derived=kept)
+            z = taken["", "Gemm", 7](xp, given[0], given[2], given[3], transB=1, derived=kept)
+            if not by_mkl or rows == 40:  # for so few rows torch.matmul is left to answer
+                np.testing.assert_allclose(y.numpy(), x @ b, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(z.numpy(), x @ b + bias, rtol=1e-4, atol=1e-4)
+    assert [took for _, took in called] == [] if by_mkl else [True] * 4
 
 
 def test_it_adds_a_residual():

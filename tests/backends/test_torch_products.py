@@ -54,15 +54,32 @@ def packs(monkeypatch):
     return found
 
 
+@pytest.fixture
+def intel(monkeypatch):
+    """A processor of Intel's, whatever this one is."""
+    monkeypatch.setattr(products, "BY_MKL", True)
+
+
+@pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD"])
+def test_who_made_the_processor(maker, tmp_path, monkeypatch):
+    (info := tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: one\n")
+    assert products.made_by_intel(info) == (maker == "GenuineIntel")
+    monkeypatch.setattr(products.platform, "processor", lambda: f"Intel64 Family 6 Model 85 Stepping 7, {maker}")
+    assert products.made_by_intel(tmp_path / "none") == (maker == "GenuineIntel")
+
+
 @pytest.mark.skipif(not products.PACKS, reason="torch has no oneDNN here")
-def test_a_constant_matrix_is_packed_once_whatever_comes(packs):
-    both = sessions("g (float[B,M,512] x) => (float[B,M,600] y) { y = MatMul(x, W) }", W=floats(512, 600))
+@pytest.mark.parametrize("by_mkl", [False, products.HAS_MKL])
+def test_a_constant_matrix_is_packed_once_whatever_comes(by_mkl, packs, monkeypatch):
+    monkeypatch.setattr(products, "BY_MKL", by_mkl)
+    text = "g (float[B,M,512] x) => (float[B,M,600] y) { y = MatMul(x, W) }"
+    both = sessions(text, ("TorchExecutionProvider", {"loops": "0"}), W=floats(512, 600))
     for shape in [(1, 1), (2, 3), (1, 40), (0, 4), (3, 1), (2, 5), (1, 16), (1, 8), (1, 17), (1, 1)] * 3:
         x = floats(*shape, 512)
         x[..., :1, 0] = np.nan if shape == (2, 3) else 1
         ours, theirs = (session.run(None, {"x": x})[0] for session in both)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-    few = [("packed_by_mkl", 512, 600, size) for size in (8, 16, 40)] if products.BY_MKL else []
+    few = [("packed_by_mkl", 512, 600, size) for size in (8, 16, 40)] if by_mkl else []
     assert sorted(packs) == [("packed", 512, 600, None), *few, *([("transposed", 512, 600)] if few else [])]
 
 
@@ -75,7 +92,8 @@ def test_a_matrix_that_is_computed_is_not_packed(packs):
     assert packs == []
 
 
-@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+@pytest.mark.skipif(not products.HAS_MKL, reason="torch has no MKL here")
+@pytest.mark.usefixtures("intel")
 @pytest.mark.parametrize("rows", [2, 3, 4, 8, 9, 16, 17, 200])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
@@ -95,7 +113,8 @@ def test_few_rows_by_mkl(rows, turned, biased, packs):
     np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+@pytest.mark.skipif(not products.HAS_MKL, reason="torch has no MKL here")
+@pytest.mark.usefixtures("intel")
 def test_the_first_number_of_rows_is_mkls(packs):
     """What it has packed is for one number; oneDNN's serves the others."""
     B = torch.from_numpy(floats(700, 512))
@@ -109,7 +128,8 @@ def test_the_first_number_of_rows_is_mkls(packs):
     assert kept.nbytes >= 2 * B.nbytes
 
 
-@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+@pytest.mark.skipif(not products.HAS_MKL, reason="torch has no MKL here")
+@pytest.mark.usefixtures("intel")
 @pytest.mark.parametrize(("depth", "by"), [(64, "packed"), (128, "packed_by_mkl")])
 def test_sums_of_128_terms_are_mkls(depth, by, packs):
     """As those of the last layer of a small model; oneDNN's are slower by a fifth."""
@@ -122,7 +142,8 @@ def test_sums_of_128_terms_are_mkls(depth, by, packs):
     assert [name for name, *_ in packs] == [by]
 
 
-@pytest.mark.skipif(not products.BY_MKL, reason="torch has no MKL here")
+@pytest.mark.skipif(not products.HAS_MKL, reason="torch has no MKL here")
+@pytest.mark.usefixtures("intel")
 def test_rows_of_zeros_are_added_only_where_the_matrix_is_large(packs):
     a, B = torch.from_numpy(floats(5, 700)), torch.from_numpy(floats(700, 512))
     with torch.no_grad():

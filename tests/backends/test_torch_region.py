@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import ortlite
 from ortlite.api.explain import WAYS
 
 torch = pytest.importorskip("torch")
+products = pytest.importorskip("ortlite_torch.products")
 pytest.importorskip("torch._inductor.cpp_builder")
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 TEXT = """<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,4] y) {
@@ -212,19 +214,26 @@ def compiler():
         pytest.skip("no C++ compiler")
 
 
-def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, monkeypatch):
-    """Which make numbers of NaN; and weights are constants, or there would be nothing to fuse."""
+@pytest.fixture
+def seen(monkeypatch):
+    """The nodes of every graph that inductor compiles, each as its kind and what it calls; none is found on disk."""
     from torch._inductor import config
 
     from ortlite_torch.epilogues import Apart
 
-    seen, real = [], Apart.__call__
+    found, real = [], Apart.__call__
 
     def looks(self, graph):
         real(self, graph)
-        seen.append([(node.op, str(node.target)) for node in graph.nodes])
+        found.append([(node.op, str(node.target)) for node in graph.nodes])
 
     monkeypatch.setattr(Apart, "__call__", looks)
+    with config.patch(fx_graph_cache=False):
+        yield found
+
+
+def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, seen):
+    """Which make numbers of NaN; and weights are constants, or there would be nothing to fuse."""
     kinds = ["Relu(c{i})", "Relu(s{i})", "Clip(c{i}, low, high)", "Gelu(c{i})", "HardSwish(c{i})", "LeakyRelu(c{i})"]
     kinds += ["HardSigmoid<alpha = 0.16666667, beta = 0.5>(c{i})", "Sigmoid(c{i})", "Mul(c{i}, z)", "Tanh(s{i})"]
     source = images(kinds)
@@ -238,8 +247,7 @@ def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, monkeypatch):
     )
     wanted = plain.run(None, feed)
     for _ in range(3):
-        with config.patch(fx_graph_cache=False):  # what is found there is not looked at
-            found = compiled.run(None, feed)
+        found = compiled.run(None, feed)
         for kind, ours, theirs in zip(kinds, found, wanted, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=kind)
     (nodes,) = seen
@@ -247,9 +255,12 @@ def test_relu_and_its_kin_are_not_fused_into_onednns(compiler, monkeypatch):
     assert any("mkldnn" in target for _, target in nodes) or not torch.backends.mkldnn.is_available()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_what_follows_products_where_torch_compiles(compiler, precision):
+@pytest.mark.parametrize(
+    ("precision", "by_mkl"), [("float32", False), ("float32", products.HAS_MKL), ("bfloat16", False)]
+)
+def test_what_follows_products_where_torch_compiles(compiler, precision, by_mkl, monkeypatch, seen):
     """Layers of rows with an activation or a residual behind them, of odd numbers too, each in lines of its own."""
+    monkeypatch.setattr(products, "BY_MKL", by_mkl)
     lines = ["Relu(p)", "Relu(s)", "Clip(p, low, high)", "Gelu(p)", 'Gelu<approximate = "tanh">(p)', "HardSwish(p)"]
     lines += ["LeakyRelu(p)", "Sigmoid(p)", "Tanh(s)", "Mul(p, z)", "HardSigmoid(p)", "Identity(s)"]
     text = "".join(
@@ -281,6 +292,10 @@ def test_what_follows_products_where_torch_compiles(compiler, precision):
                 ours, theirs, rtol=1e-2 if precision == "bfloat16" else 1e-4, atol=1e-4, err_msg=line
             )
     assert len(compiled.explain().compilations) == 1
+    (nodes,) = seen
+    called = {target for _, target in nodes}
+    assert ("mkl._mkl_linear" in called) == by_mkl
+    assert ("mkldnn._linear_pointwise.default" in called) == (products.PACKS and not by_mkl)
 
 
 @pytest.mark.parametrize("shape", [(5, 64), (2, 3, 64), (64,), (3, 0)])
