@@ -17,6 +17,7 @@ from ortlite_numpy.record import numpy as np
 
 ELEMENT = 0.6e-9  # seconds
 PART, PARTS = 1 << 15, 8  # elements of a part of an image with channels last, and how many parts it has at least
+STRETCH = 256  # positions that are added up before their sum is added to that of others
 WINDOW = 81  # elements; larger windows that overlap are better folded axis by axis
 
 
@@ -133,22 +134,28 @@ def sum_columns(x, parts, count, y, start, stop):
     """Sums over the second axis of x (N, positions, C), cut into so many `parts`, over `count`: y (N · parts, C).
 
     Of the rows of y, [start, stop) are computed. Four positions at once: to add to what was just stored takes longer.
+    A stretch of them is added up apart: to a large sum, small numbers would be added without their last digits.
     """
-    positions = x.shape[1]
+    positions, stretch = x.shape[1], np.empty(x.shape[2], x.dtype)
     for unit in range(start, stop):
         n, part = unit // parts, unit % parts
         i, last = positions * part // parts, positions * (part + 1) // parts
         row = y[unit]
         for c in range(row.size):
             row[c] = 0
-        while i + 4 <= last:
-            one, two, three, four = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
-            for c in range(row.size):
-                row[c] += (one[c] + two[c]) + (three[c] + four[c])
-            i += 4
         while i < last:
-            fold_sum(x[n, i], row)
-            i += 1
+            end = min(i + STRETCH, last)
+            for c in range(stretch.size):
+                stretch[c] = 0
+            while i + 4 <= end:
+                one, two, three, four = x[n, i], x[n, i + 1], x[n, i + 2], x[n, i + 3]
+                for c in range(stretch.size):
+                    stretch[c] += (one[c] + two[c]) + (three[c] + four[c])
+                i += 4
+            while i < end:
+                fold_sum(x[n, i], stretch)
+                i += 1
+            fold_sum(stretch, row)
         for c in range(row.size):
             row[c] /= count
 
