@@ -58,7 +58,7 @@ def test_a_small_graph_is_one_region_with_its_weights_in_it(given):
         assert options["backend"].options["freezing"] is True
     explained = session.explain()
     assert len(explained.compilations) == 2
-    assert "2 regions compiled in 0." in str(explained)
+    assert re.search(r"2 regions compiled in \d", str(explained))
 
 
 @pytest.mark.parametrize("compile", ["1", "always"])
