@@ -508,6 +508,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "VarlenNGramHashMapping"): _hashes(2),
     (_MS, "AttnLSTM"): _attended,
     (_MS, "GreedySearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0]],
+    (_MS, "Sampling"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0]],
     (_MS, "BeamSearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0] * _ints(given[3])[0]],
     (_MS, "MoE"): _experts,
     (_MS, "QMoE"): _experts,

@@ -771,6 +771,78 @@ def test_greedy_search(given, provider):
     np.testing.assert_array_equal(y[:, : 10 - ends], expected[:, : 10 - ends])
 
 
+SAMPLED = (
+    "input_ids max_length min_length repetition_penalty vocab_mask prefix_vocab_mask attention_mask presence_mask seed"
+)
+NO_TIES = {"vocab_mask": np.int32([0, 1, 1, 1, 1, 1, 1])}  # behind token 0 all logits are equal but for rounding
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("seed", [0, 3, 2**31 - 2])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"top_p": 1.0},
+        {"top_p": 0.6, "temperature": 0.5},
+        {"top_p": 0.6, "custom": 1, "repetition_penalty": F([1.4])},
+        {"top_p": 0.05, "min_tokens_to_keep": 2, "temperature": 0.0, "no_repeat_ngram_size": 2},
+        {"top_p": 0.5, "filter_value": -1.0, "min_length": np.int32([12])},
+        {"top_p": 0.8, "temperature": 2.0, "attention_mask": np.int32([[0, 1, 1], [1, 1, 1]])},
+        {"temperature": 1e-4, "top_p": 0.9},
+    ],
+)
+def test_sampling_draws_what_onnxruntime_draws(given, seed, provider):
+    numbers = ENDS | {name: value for name, value in given.items() if isinstance(value, int | float)}
+    feeds = PROMPTS | {"max_length": np.int32([15]), "seed": np.int32([seed])} | NO_TIES
+    feeds |= {name: value for name, value in given.items() if name not in numbers}
+    (expected,), (y,) = searched("Sampling", SAMPLED, ["y"], feeds, numbers, provider)
+    ends = (y[:, ::-1] != numbers["pad_token_id"]).argmax(axis=1).min()
+    assert y.dtype == np.int32
+    np.testing.assert_array_equal(y[:, : 16 - ends], expected[:, : 16 - ends])
+
+
+def sampled(feeds, **numbers):
+    """A session that samples, and what it finds first."""
+    model = searching("Sampling", SAMPLED, ["y", "logits"], feeds, ENDS | numbers)
+    session = ortlite.InferenceSession(model.SerializeToString())
+    return session, session.run(None, feeds)
+
+
+def test_sampling_follows_probabilities():
+    feeds = {"input_ids": np.full((4000, 3), 2, np.int32), "max_length": np.int32([4])} | NO_TIES
+    session, (y, logits) = sampled(feeds, top_p=0.7)
+    kept = logits[0] > -1e20
+    drawn = np.bincount(y[:, 3], minlength=7) / 4000
+    share = np.exp(logits[0]) * kept / np.exp(logits[0][kept]).sum()
+    assert 2 <= kept.sum() <= 5
+    np.testing.assert_allclose(drawn, share * (np.arange(7) != 5) + share[5] * (np.arange(7) == 6), atol=0.04)
+    assert (session.run(None, feeds)[0] != y).any()  # without a seed no two runs are alike
+    seeded = feeds | {"seed": np.int32([7])}
+    session, (y, _) = sampled(seeded, top_p=0.7)
+    np.testing.assert_array_equal(session.run(None, seeded)[0], y)
+
+
+def test_presence_penalties_count_for_each_token_of_each_row():
+    feeds = PROMPTS | {"max_length": np.int32([4]), "seed": np.int32([1])}
+    feeds["presence_mask"] = np.int32([[1, 1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1, 1]])
+    _, (y, _) = sampled(feeds, top_p=1.0, presence_penalty=50.0)
+    np.testing.assert_array_equal(y[:, 3], [3, 1])  # onnxruntime lowers one logit of all
+
+
+@pytest.mark.parametrize(
+    ("feeds", "numbers", "said"),
+    [
+        ({"seed": np.int32([-1])}, {}, "seed -1 must be 0 or more"),
+        ({}, {"min_tokens_to_keep": 7}, "min_tokens_to_keep 7 must lie from 0 to below the 7 tokens"),
+        ({"presence_mask": np.int32([[1] * 6] * 2)}, {"presence_penalty": 1.0}, "presence_mask"),
+        ({}, {"model_type": 1}, "model_type"),
+    ],
+)
+def test_sampling_refuses(feeds, numbers, said):
+    with pytest.raises(Fail, match=said):
+        sampled(PROMPTS | feeds, **numbers)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("beams", "given"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Graph, Int
+from ortlite.ops.annotations import Array, Flag, Float, Graph, Int
 from ortlite.ops.contrib.other import ngram_repeat_block
 from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.registry import op
@@ -154,21 +155,132 @@ def greedy_search(
         prefix_vocab_mask,
         vocab_size,
     )
-    batch = input_ids.shape[0]
     tokens = xp.astype(input_ids, xp.int32)
-    ended = xp.zeros((batch,), dtype=xp.bool)
-    pad = xp.full((batch,), pad_token_id, dtype=xp.int32)
     steps = _Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    return _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, lambda before: (
+        xp.argmax(rules.kept(steps.logits(), before), axis=1)
+    ))  # fmt: skip
+
+
+def _continued(
+    xp: Namespace, tokens: Array, max_length: int, end: int, pad: int, steps: _Steps, choose: Callable[[Array], Array]
+) -> Array:
+    """`tokens` (batch, length) and what `choose` takes behind them until all have ended: (batch, max_length)."""
+    batch = tokens.shape[0]
+    ended = xp.zeros((batch,), dtype=xp.bool)
+    padding = xp.full((batch,), pad, dtype=xp.int32)
     for _ in range(max_length - tokens.shape[1]):
-        chosen = xp.astype(xp.argmax(rules.kept(steps.logits(), tokens), axis=1), xp.int32)
-        ended = ended | (chosen == eos_token_id)
-        chosen = xp.where(ended, pad, chosen)
+        chosen = xp.astype(choose(tokens), xp.int32)
+        ended = ended | (chosen == end)
+        chosen = xp.where(ended, padding, chosen)
         tokens = xp.concat([tokens, xp.expand_dims(chosen, axis=1)], axis=1)
         if xp.concrete_value(xp.all(ended)):
             break
         steps.go_on(chosen)
-    behind = xp.full((batch, max_length - tokens.shape[1]), pad_token_id, dtype=xp.int32)
+    behind = xp.full((batch, max_length - tokens.shape[1]), pad, dtype=xp.int32)
     return xp.concat([tokens, behind], axis=1)
+
+
+def _draws(seed: int) -> Iterator[float]:
+    """Numbers from 0 to 1: those of C++'s std::minstd_rand0, two of which make one of 53 bits. So onnxruntime draws."""
+    most = 2**31 - 2
+    state = seed % (most + 1) or 1
+    while True:
+        low = state * 16807 % (most + 1)
+        state = low * 16807 % (most + 1)
+        yield min((low - 1 + (state - 1) * most) / most**2, 1 - 2**-53)
+
+
+def _filtered(xp: Namespace, scores: Array, top_p: float, least: int, value: float, largest_first: int) -> Array:
+    """`scores` (batch, vocabulary), and `value` in place of what is left out.
+
+    Left out are the least likely tokens whose probabilities add up to 1 - `top_p` at most, but none of the `least` most
+    likely; or, `largest_first`, the tokens behind those whose probabilities add up to more than `top_p`.
+    """
+    width = scores.shape[1]
+    values, places = xp.top_k(scores, width, 1, bool(largest_first), True)
+    sums = xp.cumulative_sum(xp.softmax(values, -1), axis=1)
+    if largest_first:
+        out = xp.concat([xp.zeros((scores.shape[0], 1), dtype=xp.bool), sums[:, :-1] > top_p], axis=1)
+    else:
+        out = (sums <= 1 - top_p) & (xp.arange(width, dtype=xp.int64) < width - least)
+    ranks = xp.astype(xp.argsort(places, axis=1), xp.int64)
+    out = xp.take_along_axis(xp.astype(out, xp.int32), ranks, axis=1) > 0
+    return xp.where(out, xp.asarray(value, dtype=scores.dtype), scores)
+
+
+@op("Sampling", domain=MS, data_dependent_shape=True, any_dtype=True, needs=("float64",), results=("int32", "float32"))
+def sampling(
+    xp: Namespace,
+    input_ids: Array,
+    max_length: Int,
+    min_length: Int = 0,
+    repetition_penalty: Float = 1.0,
+    vocab_mask: Array | None = None,
+    prefix_vocab_mask: Array | None = None,
+    attention_mask: Array | None = None,
+    presence_mask: Array | None = None,
+    seed: Int | None = None,
+    *,
+    custom: Flag = 0,
+    decoder: Graph,
+    decoder_start_token_id: Int = -1,
+    encoder: Graph | None = None,
+    eos_token_id: Int,
+    filter_value: Float = -1e20,
+    init_decoder: Graph | None = None,
+    min_tokens_to_keep: Int = 0,
+    model_type: Int = 0,
+    no_repeat_ngram_size: Int = 0,
+    pad_token_id: Int,
+    presence_penalty: Float = 0.0,
+    temperature: Float = 1.0,
+    top_p: Float = 0.0,
+    vocab_size: Int = -1,
+    rng: Int = 0,
+) -> tuple[Array, Array]:
+    """`input_ids` (batch, length), continued by tokens drawn by their probabilities: (batch, max_length).
+
+    Of decoder and rules see GreedySearch. Logits are divided by a `temperature` above 0, and those of tokens in
+    `presence_mask` (batch, vocabulary) lowered by `presence_penalty`. The unlikeliest tokens, whose probabilities add
+    up to 1 - `top_p` at most, get the `filter_value` as logit, though never the `min_tokens_to_keep` likeliest; with
+    `custom` those behind the likeliest that add up to more than `top_p`. A `seed` of 0 or more says what is drawn, the
+    same as in onnxruntime on Linux; without one the session's does. (onnxruntime 1.32 subtracts the penalties of all
+    tokens from the first row's first logit.) The second output, which onnxruntime leaves out, are the logits of the
+    last step. Raises ValueError for other kinds of models.
+    """
+    _require_alone(model_type, encoder)
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed {seed} must be 0 or more")
+    rules = _Rules(
+        xp, min_length, eos_token_id, repetition_penalty, no_repeat_ngram_size, vocab_mask, prefix_vocab_mask,
+        vocab_size,
+    )  # fmt: skip
+    draws = _draws(rng if seed is None else seed)
+    batch = input_ids.shape[0]
+    tokens = xp.astype(input_ids, xp.int32)
+    steps = _Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    scores = xp.zeros((batch, 0), dtype=xp.float32)
+
+    def choose(before: Array) -> Array:
+        nonlocal scores
+        scores = rules.kept(steps.logits(), before)
+        scores = scores / temperature if temperature > 0 else scores
+        width = scores.shape[1]
+        if not 0 <= min_tokens_to_keep < width:
+            raise ValueError(f"min_tokens_to_keep {min_tokens_to_keep} must lie from 0 to below the {width} tokens")
+        if presence_mask is not None and presence_penalty:
+            require_shape("presence_mask", presence_mask, batch, width)
+            scores = scores - xp.astype(presence_mask, scores.dtype) * presence_penalty
+        scores = _filtered(xp, scores, top_p, min_tokens_to_keep, filter_value, custom)
+        exact = xp.astype(scores, xp.float64)
+        sums = xp.cumulative_sum(xp.exp(exact - xp.max(exact, axis=1, keepdims=True)), axis=1)
+        drawn = xp.asarray([[next(draws)] for _ in range(batch)], dtype=xp.float64)
+        behind = xp.astype(sums <= xp.reshape(drawn, (batch, 1)) * sums[:, -1:], xp.int32)
+        return xp.clip(xp.sum(behind, axis=1, dtype=xp.int32), None, width - 1)
+
+    y = _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, choose)
+    return y, scores
 
 
 class _Hypotheses:
