@@ -221,6 +221,12 @@ OPERATORS = {
         [floats(rows, 768), bytes_(3072, 24, 16), floats(3072 * 24)],
         {"K": 768, "N": 3072, "block_size": 32, "bits": 4})
         for rows in (1, 64)},
+    "MatMulBnb4": {"64 × 768 by 768 × 3072": lambda: (
+        [floats(64, 768), bytes_(768 * 1536), positive(3072 * 24)],
+        {"K": 768, "N": 3072, "block_size": 32, "quant_type": 1})},
+    "QMoE": {"64 × 256, 2 of 8 experts": lambda: (
+        [floats(64, 256), floats(64, 8), bytes_(8, 512, 128), positive(8, 512), floats(8, 512), bytes_(8, 256, 256),
+         positive(8, 256)], {"k": 2})},
     "DynamicQuantizeLSTM": {"a sentence": lambda: (
         [floats(64, 1, 128), bytes_(1, 128, 512), bytes_(1, 128, 512), floats(1, 1024), np.array([64], np.int32),
          floats(1, 1, 128), floats(1, 1, 128), floats(1, 384), *[positive(1) / 99, bytes_(1)] * 2], {})},
@@ -300,6 +306,8 @@ REASONS = {
             "ConvInteger-10",
             "QLinearConv-10",
             "MatMulNBits-1",
+            "MatMulBnb4-1",
+            "QMoE-1",
         )
     },
     **{("torch", name): PREPARED for name in ("Conv-1", "FusedConv-1", "MatMul-1", "Gemm-7")},

@@ -88,6 +88,7 @@ X, V = _rows(2, 3, 8), _rows(8)
 ONE = np.array(0.02, F)  # a scale
 Q8 = np.arange(48, dtype=np.uint8).reshape(2, 3, 8)
 ZERO = np.array(3, np.uint8)
+BYTES = np.arange(256, dtype=np.uint8).reshape(2, 16, 8)
 
 # What the ONNX suite has no example of, or none that a gradient goes through.
 EXAMPLES = [
@@ -141,6 +142,38 @@ EXAMPLES = [
     _ms("DynamicQuantizeLSTM", X[:1].astype(F), np.arange(128, dtype=np.int8).reshape(1, 8, 16) - 64,
         np.arange(64, dtype=np.int8).reshape(1, 4, 16) - 32, None, None, X[:1, :, :4].astype(F), None, None,
         np.full(1, 0.01, F), np.zeros(1, np.int8), np.full(1, 0.01, F), np.zeros(1, np.int8), hidden_size=4),
+    _ms("MoE", X[0], _rows(3, 4), _rows(4, 5, 8), _rows(4, 5), _rows(4, 8, 5), k=2, activation_type="gelu"),
+    _ms("MoE", X[0], _rows(3, 4), _rows(4, 10, 8), _rows(4, 10), _rows(4, 8, 5), _rows(4, 8), k=2, swiglu_fusion=1,
+        activation_type="swiglu", normalize_routing_weights=1),
+    _ms("QMoE", _rows(3, 16), _rows(3, 2), BYTES, _rows(2, 16), _rows(2, 16), BYTES, _rows(2, 16),
+        activation_type="silu"),
+    _ms("MoEGroupRouter", _rows(2, 12), _rows(12), n_group=3, topk_group=2, top_k=3, router_sentinel=-9.0),
+    _ms("MatMulBnb4", _rows(2, 16), Q8.reshape(48), _rows(6), K=16, N=6, block_size=16, quant_type=1),
+    _ms("LinearAttention", X, X + 1, X - 1, _rows(2, 2, 4, 4), -np.abs(_rows(2, 3, 2)), _rows(2, 3, 2) ** 2,
+        q_num_heads=2, kv_num_heads=2, outputs=2),
+    _ms("LinearAttention", X, X[..., :4] + 1, X[..., :4] - 1, q_num_heads=4, kv_num_heads=2, update_rule="linear",
+        outputs=2),
+    _ms("LinearAttentionGate", X, V, V[::-1], X + 1, outputs=2),
+    _ms("GatedDeltaNet", _rows(2, 3, 2, 4), _rows(2, 3, 2, 4) + 1, _rows(2, 3, 4, 5), None, _rows(2, 3, 4, 4),
+        _rows(2, 3, 4), _rows(2, 4, 5, 4), _rows(4), _rows(4, 4), gate_activation="softplus", beta_activation="sigmoid",
+        qk_l2_norm=1),
+    _ms("CausalConvWithState", X, _rows(3, 1, 3), V[:3], _rows(2, 3, 2), activation="silu", outputs=2),
+    _ms("VarlenCausalConvWithState", _rows(6, 4), _rows(4, 1, 3), np.array([0, 2, 3, 6], np.int32), _rows(4),
+        _rows(3, 4, 2), activation="silu", outputs=2),
+    _ms("BranchwiseRMSNorm", X, V, num_branches=2), _ms("GatedRMSNorm", X, V, X + 1),
+    _ms("GatedAdd", X, X + 1, X[..., :1]), _ms("ScaledSiLU", X, np.array([0.7])),
+    _ms("HyperConnectionPreMix", X, _rows(2, 3)), _ms("HyperConnectionPreMix", X, _rows(2, 3, 2), num_branches=2),
+    _ms("HyperConnectionPostMix", X, _rows(2, 8), _rows(2, 3), _rows(2, 3, 3)),
+    _ms("EngramGate", _rows(2, 3, 2, 4), _rows(2, 3, 2, 4) + 1, _rows(2, 3, 4), _rows(2, 4), _rows(2, 4) + 1,
+        _rows(2, 4) - 1, outputs=2),
+    _ms("MRotaryEmbedding", X, np.array([[[0, 1, 2], [3, 1, 0]]] * 3), *_caches(), mrope_section=[1, 2, 1]),
+    _ms("DecoderMaskedMultiHeadAttention", X[:, :1], X[:, :1] + 1, X[:, :1] - 1, None, None, _rows(2, 2, 4, 4),
+        _rows(2, 2, 4, 4)[::-1], num_heads=2, outputs=3),
+    _ms("SparseAttention", _rows(2, 3, 16), X, X + 1, _rows(2, 1, 16, 8), _rows(2, 1, 16, 8) + 1,
+        np.array([[0, 1]], np.int32), np.array([[0]], np.int32), np.array([3], np.int32), np.array([3, 3], np.int32),
+        num_heads=2, kv_num_heads=1, sparse_block_size=16, outputs=3),
+    _ms("AttnLSTM", _rows(3, 2, 3), _rows(1, 16, 9), _rows(1, 16, 4), None, None, None, None, None, _rows(1, 4, 5),
+        _rows(1, 6, 5), _rows(1, 5), _rows(2, 4, 6), hidden_size=4, outputs=3),
     _example("Dropout", X, None, np.array(False)), _example("Trilu", X), _example("SequenceInsert", [X, X], X),
     _example("Clip", X, np.array(-0.4), np.array(0.6)),
     *(_example(f"Reduce{name}", X, np.array([1]), keepdims=0) for name in ("Max", "Min")),

@@ -298,7 +298,7 @@ class _Counted(Closure):
         """How many of the results are the state of a loop; of the others every iteration is kept."""
         if self.node.op_type == "Loop":
             return inputs - 1  # a condition, and the state
-        if self.node.op_type in {"GreedySearch", "BeamSearch"}:
+        if self.node.op_type in {"GreedySearch", "Sampling", "BeamSearch", "WhisperBeamSearch"}:
             return inputs  # logits and caches, of which only the last are kept
         return inputs - int(self.node.attributes["num_scan_inputs"]) if self.node.op_type == "Scan" else 0
 

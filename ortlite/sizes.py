@@ -430,6 +430,16 @@ def _experts(node: Node, given: Given) -> Sequence[int] | None:
     return [size(given[0]), tokens * rows, tokens * experts * int(node.attributes.get("k", 1)), rows * hidden]
 
 
+def _continued(node: Node, given: Given) -> Sequence[int] | None:
+    """As many tokens as asked for, of each example."""
+    return [given[0].shape[0] * _ints(given[1])[0]]
+
+
+def _searched(node: Node, given: Given) -> Sequence[int] | None:
+    """As many tokens as asked for, of each beam of each example."""
+    return [given[0].shape[0] * _ints(given[1])[0] * _ints(given[3])[0]]
+
+
 def _boxes(node: Node, given: Given) -> Sequence[int] | None:
     """At most every box, or as many of each class as are asked for, three numbers each."""
     batch, classes, boxes = given[1].shape
@@ -507,8 +517,10 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "NGramHashMapping"): _hashes(2),
     (_MS, "VarlenNGramHashMapping"): _hashes(2),
     (_MS, "AttnLSTM"): _attended,
-    (_MS, "GreedySearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0]],
-    (_MS, "BeamSearch"): lambda node, given: [given[0].shape[0] * _ints(given[1])[0] * _ints(given[3])[0]],
+    (_MS, "GreedySearch"): _continued,
+    (_MS, "Sampling"): _continued,
+    (_MS, "BeamSearch"): _searched,
+    (_MS, "WhisperBeamSearch"): _searched,
     (_MS, "MoE"): _experts,
     (_MS, "QMoE"): _experts,
     (_MS, "QLinearConcat"): _joined,

@@ -7,12 +7,14 @@ sum of its weights' sizes times the largest element that meets them, which is 25
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops import conv as kernels
 from ortlite.ops import quant
+from ortlite.ops.contrib import experts, packed
 from ortlite.ops.contrib import quant as contrib
 from ortlite.ops.helpers import require_shape
 from ortlite.provider import CPU, create
@@ -193,6 +195,97 @@ def matmul_nbits(
     if bias is not None:
         y += bias.astype(np.float32, copy=False)
     return y.astype(A.dtype, copy=False)
+
+
+def bnb4_weights(*args: Any) -> Any:
+    """The kernel's, likewise."""
+    return packed.bnb4_weights(create(CPU).xp, *args)
+
+
+def matmul_bnb4(
+    xp: Namespace,
+    A: Any,
+    B: Any,
+    absmax: Any,
+    *,
+    K: int,
+    N: int,
+    block_size: int,
+    quant_type: int,
+    training_mode: int = 0,
+    transB: int = 1,
+    derived: Any = at_once,
+) -> Any:
+    """Weights that are constants become floats once."""
+    if A.dtype.char not in "ef" or A.shape[-1] != (K if transB else N) or not lasting(derived, B):
+        return NotImplemented
+    w = derived(bnb4_weights, B, absmax, N, K, block_size, quant_type)
+    return products.product(A.astype(np.float32, copy=False), w.T if transB else w, xp.threads).astype(
+        A.dtype, copy=False
+    )
+
+
+def expert_weights(*args: Any) -> Any:
+    """The kernel's, likewise."""
+    return experts.expert_weights(create(CPU).xp, *args)
+
+
+def qmoe(
+    xp: Namespace,
+    input: Any,
+    router_probs: Any,
+    fc1_experts_weights: Any,
+    fc1_scales: Any,
+    fc1_experts_bias: Any,
+    fc2_experts_weights: Any,
+    fc2_scales: Any,
+    fc2_experts_bias: Any = None,
+    fc3_experts_weights: Any = None,
+    fc3_scales: Any = None,
+    fc3_experts_bias: Any = None,
+    fc1_zero_points: Any = None,
+    fc2_zero_points: Any = None,
+    fc3_zero_points: Any = None,
+    router_weights: Any = None,
+    fc1_global_scale: Any = None,
+    fc2_global_scale: Any = None,
+    fc1_act_scale: Any = None,
+    fc2_act_scale: Any = None,
+    fc1_act_block_scale: Any = None,
+    fc2_act_block_scale: Any = None,
+    *,
+    accuracy_level: int = 0,
+    activation_alpha: float = 1.0,
+    activation_beta: float = 0.0,
+    activation_type: str = "relu",
+    block_size: int = 0,
+    expert_weight_bits: int = 4,
+    fc1_expert_weight_bits: int = 0,
+    fc2_expert_weight_bits: int = 0,
+    fc3_expert_weight_bits: int = 0,
+    k: int = 1,
+    normalize_routing_weights: int = 0,
+    quant_type: str = "int",
+    swiglu_fusion: int = 0,
+    swiglu_limit: float | None = None,
+    swiglu_limit_after_activation: int = 0,
+    use_sparse_mixer: int = 0,
+    weights_prepacked: int = -1,
+    derived: Any = at_once,
+) -> Any:
+    """The weights of an expert, where they are constants, become floats when it is first asked for."""
+    if quant_type != "int" or not lasting(derived, fc1_experts_weights):
+        return NotImplemented
+    return experts.packed_mixture(
+        xp, partial(derived, expert_weights), input, router_probs, router_weights,
+        (
+            (fc1_experts_weights, fc1_scales, fc1_zero_points, fc1_experts_bias, fc1_expert_weight_bits),
+            (fc2_experts_weights, fc2_scales, fc2_zero_points, fc2_experts_bias, fc2_expert_weight_bits),
+            (fc3_experts_weights, fc3_scales, fc3_zero_points, fc3_experts_bias, fc3_expert_weight_bits),
+        ),
+        expert_weight_bits, block_size, k, normalize_routing_weights, activation_type, swiglu_fusion,
+        activation_alpha, activation_beta, swiglu_limit, swiglu_limit_after_activation,
+    )  # fmt: skip
 
 
 def centred_weights(w: Any, zero: Any) -> Any:
@@ -407,6 +500,8 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "QLinearConv", 10): qlinear_conv,
     ("com.microsoft", "QGemm", 1): qgemm,
     ("com.microsoft", "MatMulNBits", 1): matmul_nbits,
+    ("com.microsoft", "MatMulBnb4", 1): matmul_bnb4,
+    ("com.microsoft", "QMoE", 1): qmoe,
     ("com.microsoft", "MatMulIntegerToFloat", 1): matmul_integer_to_float,
     ("com.microsoft", "DynamicQuantizeMatMul", 1): dynamic_quantize_matmul,
 }

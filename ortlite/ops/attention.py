@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from ortlite.namespace import Namespace
+from ortlite.ops.activation import swish
 from ortlite.ops.annotations import Array, DType, Flag, Float, Graph, Int, Text
 from ortlite.ops.helpers import along, one_of, require_shape
 from ortlite.ops.registry import op
@@ -365,6 +366,12 @@ def linear_attention(
     return xp.astype(merge_heads(xp, y), query.dtype), state
 
 
+def convolution_activated(xp: Namespace, y: Array, activation: str) -> Array:
+    """What a causal convolution hands on of `y`: itself, or `y` · sigmoid(`y`). Raises ValueError for other names."""
+    one_of("activation", activation, "none", "silu", "swish")
+    return y if activation == "none" else swish(xp, y)
+
+
 @op("CausalConvWithState", since=27)
 def causal_conv_with_state(
     xp: Namespace,
@@ -380,7 +387,6 @@ def causal_conv_with_state(
     `past_state` holds the last kernel - 1 inputs before (default 0); those of now are the second output.
     Raises ValueError for an unknown activation and for shapes that do not fit.
     """
-    one_of("activation", activation, "none", "silu", "swish")
     if input.ndim != 3:
         raise ValueError(f"input {list(input.shape)} must be (batch, channels, time)")
     batch, channels, _ = input.shape
@@ -395,6 +401,4 @@ def causal_conv_with_state(
     y = xp.conv(x, weight, strides=(1,), pads=[(0, 0)], dilations=(1,), groups=channels)
     if bias is not None:
         y = y + along(xp, bias, 1, 3)
-    if activation != "none":
-        y = y * xp.sigmoid(y)
-    return y, x[:, :, x.shape[2] - carried :]
+    return convolution_activated(xp, y, activation), x[:, :, x.shape[2] - carried :]

@@ -431,6 +431,125 @@ def _attention(facts: Facts, node: Node) -> Shape | None:
     return (*q[:3], v[3]) if q is not None and v is not None and len(q) == len(v) == 4 else None
 
 
+def _given(facts: Facts, node: Node, position: int) -> Shape | None:
+    """The shape of an input that may be left out."""
+    return facts.shape(node.inputs[position]) if position < len(node.inputs) and node.inputs[position] else None
+
+
+def _columns(facts: Facts, node: Node) -> Shape | None:
+    """Of products with packed weights of N columns."""
+    a = facts.shape(node.inputs[0])
+    return (*a[:-1], node.attributes["N"]) if a else None
+
+
+def _columns_of_a_shape(facts: Facts, node: Node) -> Shape | None:
+    """Of a product with packed weights whose shape is an input."""
+    a, of = facts.shape(node.inputs[0]), facts.value(node.inputs[2])
+    return (*a[:-1], of[1]) if a and of is not None else None
+
+
+def _grouped(facts: Facts, node: Node) -> Shape | None:
+    """Of attention with fewer heads of keys and values; without keys the query holds them as well."""
+    query, heads, shared = facts.shape(node.inputs[0]), node.attributes["num_heads"], node.attributes["kv_num_heads"]
+    if query is None or len(query) != 3:
+        return None
+    if node.inputs[1]:
+        return query
+    width = query[2]
+    return (*query[:2], width * heads // (heads + 2 * shared) if isinstance(width, int) else _fresh(node, 2))
+
+
+def _one_step(facts: Facts, node: Node) -> Shape | None:
+    """Of one query (batch, 1, width): as wide as the values, whose heads may stand apart."""
+    query, value = facts.shape(node.inputs[0]), _given(facts, node, 2)
+    if query is None or len(query) != 3:
+        return None
+    if len(node.inputs) < 3 or not node.inputs[2]:
+        return (*query[:2], query[2] // 3 if isinstance(query[2], int) else _fresh(node, 2))
+    if value is None or len(value) not in (3, 4):
+        return None
+    return (*query[:2], value[2] if len(value) == 3 else product([value[1], value[3]]))
+
+
+def _linear(facts: Facts, node: Node) -> Shape | None:
+    """Of attention with a state, (batch, time, heads · size): of those heads that are more, as wide as the values."""
+    query, value = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    heads, shared = node.attributes["q_num_heads"], node.attributes["kv_num_heads"]
+    if query is None or value is None or not len(query) == len(value) == 3:
+        return None
+    width = value[2]
+    return (*query[:2], max(heads, shared) * (width // shared) if isinstance(width, int) else _fresh(node, 2))
+
+
+def _deltas(facts: Facts, node: Node) -> Shape | None:
+    """Of GatedDeltaNet: queries in front, then heads and size of the values, which a packed query's state has."""
+    query, value, state = facts.shape(node.inputs[0]), _given(facts, node, 2), _given(facts, node, 6)
+    if len(node.inputs) > 1 and node.inputs[1]:
+        return None if query is None or value is None else (*query[:-2], *value[-2:])
+    return None if query is None or state is None else (*query[:-1], *state[1:3])
+
+
+def _premixed(facts: Facts, node: Node) -> Shape | None:
+    """Of streams (…, branches, width), or flattened, which are added up."""
+    shape, branches = facts.shape(node.inputs[0]), node.attributes.get("num_branches", 0)
+    if shape is None:
+        return None
+    if not branches:
+        return (*shape[:-2], shape[-1])
+    return (*shape[:-1], shape[-1] // branches if isinstance(shape[-1], int) else _fresh(node, len(shape) - 1))
+
+
+def _routed(facts: Facts, node: Node) -> Shape | None:
+    """One row a token, one column an expert, in all three outputs."""
+    logits, projection = facts.shape(node.inputs[0]), _given(facts, node, 2)
+    if not logits or (len(node.inputs) > 2 and node.inputs[2] and not projection):
+        return None
+    shape = (product(logits[:-1]), projection[0] if projection else logits[-1])
+    facts.shapes |= dict.fromkeys(filter(None, node.outputs), shape)
+    return shape
+
+
+def _gates(facts: Facts, node: Node) -> Shape | None:
+    """Each gate like what it is made of."""
+    b = _given(facts, node, 3)
+    if b is not None and len(node.outputs) > 1 and node.outputs[1]:
+        facts.shapes[node.outputs[1]] = b
+    return facts.shape(node.inputs[0])
+
+
+def _hashed(facts: Facts, node: Node) -> Shape | None:
+    ids = facts.shape(node.inputs[0])
+    count = (node.attributes["max_ngram_size"] - 1) * node.attributes["n_head_per_ngram"]
+    return None if ids is None else (*ids, count)
+
+
+def _packed_rows(facts: Facts, node: Node) -> Shape | None:
+    indices = facts.shape(node.inputs[1])
+    return None if indices is None else (*indices, node.attributes["K"])
+
+
+def _embedded(facts: Facts, node: Node) -> Shape | None:
+    ids, table = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    return None if ids is None or table is None else (*ids, table[1])
+
+
+def _steps_of_directions(facts: Facts, node: Node) -> Shape | None:
+    """All steps of AttnLSTM: (time, directions, batch, hidden)."""
+    x, r = facts.shape(node.inputs[0]), facts.shape(node.inputs[2])
+    return (x[0], r[0], x[1], r[2]) if x and r else None
+
+
+def _distances(facts: Facts, node: Node) -> Shape | None:
+    a, b = facts.shape(node.inputs[0]), facts.shape(node.inputs[1])
+    return (a[0], b[0]) if a and b else None
+
+
+def _continued(facts: Facts, node: Node) -> Shape | None:
+    """Sequences as long as is said, behind each example."""
+    ids, length = facts.shape(node.inputs[0]), facts.value(node.inputs[1])
+    return None if not ids else (ids[0], _fresh(node, 1) if length is None else length[0])
+
+
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Bernoulli BiasGelu BitwiseNot Ceil Celu Clip Cos "
     "Cosh CumSum DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu GroupNormalization HardSigmoid "
@@ -443,31 +562,51 @@ BINARY = (
     "And BitShift BitwiseAnd BitwiseOr BitwiseXor Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or "
     "Pow Sum Xor"
 ).split()
+MICROSOFT = (  # as the first input is
+    "BranchwiseRMSNorm CausalConvWithState EngramGate GatedAdd GatedRMSNorm HyperConnectionPostMix MRotaryEmbedding "
+    "MoE QMoE SampleOp ScaledSiLU VarlenCausalConvWithState"
+).split()
 REDUCTIONS = "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
 REDUCTIONS += "ReduceSum ReduceSumSquare"
 
 Rule: TypeAlias = Callable[[Facts, Node], "Shape | None"]
 RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY, _same),
+    **dict.fromkeys(MICROSOFT, _same),
     **dict.fromkeys(BINARY, _elementwise),
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(REDUCTIONS.split(), _reduce),
     **dict.fromkeys(("Identity", "Cast"), _handed_on),
-    **dict.fromkeys(("MatMul", "FusedMatMul"), _matmul),
+    **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger16"), _matmul),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _columns),
+    **dict.fromkeys(("GroupQueryAttention", "SparseAttention"), _grouped),
+    **dict.fromkeys(("EmbedLayerNormalization", "QEmbedLayerNormalization"), _embedded),
+    **dict.fromkeys(("NGramHashMapping", "VarlenNGramHashMapping"), _hashed),
+    **dict.fromkeys(("GreedySearch", "Sampling"), _continued),
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"), _windows),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     **dict.fromkeys(("Resize", "Upsample", "Tile", "DepthToSpace", "SpaceToDepth"), _rank_stays),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _sum_and_norm),
     "Attention": _attention,
+    "AttnLSTM": _steps_of_directions,
+    "CDist": _distances,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "DecoderMaskedMultiHeadAttention": _one_step,
     "Equal": _equal,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatedDeltaNet": _deltas,
     "GatherND": _gather_nd,
+    "GatherPacked": _packed_rows,
     "Gemm": _gemm,
+    "HyperConnectionPreMix": _premixed,
+    "LinearAttention": _linear,
+    "LinearAttentionGate": _gates,
+    "MatMulFpQ4": _columns_of_a_shape,
+    "MoEGroupRouter": _routed,
     "NonZero": _nonzero,
     "Pad": _pad,
     "Range": _range,

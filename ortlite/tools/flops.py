@@ -18,6 +18,9 @@ from ortlite.errors import OrtError
 from ortlite.evaluate import evaluate
 from ortlite.graph import Graph, Node, TensorType, Type
 from ortlite.ops import registry
+from ortlite.optimize.facts import Facts
+from ortlite.optimize.shape_rules import RULES
+from ortlite.optimize.shapes import learn_from
 from ortlite.save import inferred_shapes
 
 __all__ = ["Cost", "Counted", "count", "node_bytes", "node_flops"]
@@ -119,6 +122,53 @@ def _grouped(node: Node, given: Shapes, made: Shapes) -> int:
     return 4 * keys * _size(made, 0)
 
 
+def _one_step(node: Node, given: Shapes, made: Shapes) -> int:
+    """One query, packed where no key is given; keys of the past at 5, with room for one more where it is shared."""
+    query, key, past = _shape(given, 0), _shape(given, 1), _shape(given, 5)
+    if past:
+        keys = past[2] + (not node.attributes.get("past_present_share_buffer"))
+    else:
+        keys = (key[2] if len(key) == 4 else key[1]) if key else query[1]
+    return 2 * keys * ((prod(query) if key else prod(query) // 3) + _size(made, 0))
+
+
+def _linear(node: Node, given: Shapes, made: Shapes) -> int:
+    """Each step adds to each head's matrix, for a delta rule multiplies it by a key first, and then by queries."""
+    query, width = _shape(given, 0), _shape(given, 2)[-1]
+    heads, shared = int(node.attributes["q_num_heads"]), int(node.attributes["kv_num_heads"])
+    steps, size = query[0] * query[-2], query[-1]
+    if len(query) == 3:
+        size, width = size // heads, width // shared
+    updates = shared * (2 if "delta" in node.attributes.get("update_rule", "gated_delta") else 1)
+    return 2 * steps * size * width * (updates + max(heads, shared))
+
+
+def _deltas(node: Node, given: Shapes, made: Shapes) -> int:
+    """GatedDeltaNet, likewise; heads and size of the values are the result's, that of the keys also the state's."""
+    size = _shape(given, 0)[-1] if _size(given, 1) else _shape(given, 6)[3]
+    return 2 * _size(made, 0) * size * (3 if "delta" in node.attributes.get("update_rule", "gated_delta") else 2)
+
+
+def _causal(node: Node, given: Shapes, made: Shapes) -> int:
+    """Weights (channels, 1, taps): a multiply-add for each tap."""
+    bias = bool(_size(given, 2 if node.op_type == "CausalConvWithState" else 3))
+    activation = node.attributes.get("activation", "none") != "none"
+    return _size(made, 0) * int(2 * _shape(given, 1)[2] + bias + activation)
+
+
+def _experts(gate: int) -> Rule:
+    """Each token goes through the layers of `k` experts; those that gate have weights at `gate`, if there are any."""
+
+    def rule(node: Node, given: Shapes, made: Shapes) -> int:
+        rows = _shape(given, 2)[1]
+        fused = node.attributes.get("swiglu_fusion") and node.attributes.get("activation_type") in {"swiglu", "geglu"}
+        inner = rows // 2 if fused else rows
+        columns = rows + inner + (inner if _size(given, gate) else 0)
+        return 2 * int(node.attributes.get("k", 1)) * _size(given, 0) * columns
+
+    return rule
+
+
 def _recurrent(node: Node, given: Shapes, made: Shapes) -> int:
     """X (sequence, batch, input), W and R of all directions; gates are elementwise."""
     steps = prod(_shape(given, 0)[:2])
@@ -188,10 +238,20 @@ FLOPS: dict[str, Rule] = {
     "QLinearMatMul": _matmul,
     "MatMulNBits": _packed_matmul,
     "MatMulBnb4": _packed_matmul,
+    "MatMulFpQ4": _matmul,
+    "MatMulInteger16": _matmul,
     "Attention": _attention,
     "com.microsoft::Attention": _old_attention,
     "MultiHeadAttention": _multi_head,
     "GroupQueryAttention": _grouped,
+    "SparseAttention": _grouped,  # as if all blocks were there
+    "DecoderMaskedMultiHeadAttention": _one_step,
+    "LinearAttention": _linear,
+    "GatedDeltaNet": _deltas,
+    "CausalConvWithState": _causal,
+    "VarlenCausalConvWithState": _causal,
+    "MoE": _experts(6),
+    "QMoE": _experts(8),
     "RNN": _recurrent,
     "GRU": _recurrent,
     "LSTM": _recurrent,
@@ -364,6 +424,8 @@ def _results(walk: _Walk, node: Node) -> list[Shape | None]:
         return [_attended(walk, node, first), *nothing[1:]]
     if node.domain == "com.microsoft" and node.op_type in SHAPES:
         return [SHAPES[node.op_type](node, [walk.shapes.get(name) for name in node.inputs]), *nothing[1:]]
+    if node.domain == "com.microsoft" and node.op_type in RULES and (ruled := _ruled(walk, node)):
+        return ruled
     asked = node
     if node.domain == "com.microsoft" and node.op_type in AS_ONNX:
         op_type, opset, inputs = AS_ONNX[node.op_type]
@@ -383,6 +445,16 @@ def _results(walk: _Walk, node: Node) -> list[Shape | None]:
     if asked.op_type == "Reshape" and first is not None and known[0] is not None and prod(first) != prod(known[0]):
         walk.notes[f"{_called(node)}: {list(first)} cannot become {list(known[0])} with the assumed dimensions"] = None
     return known
+
+
+def _ruled(walk: _Walk, node: Node) -> list[Shape | None]:
+    """What the optimiser's rules say of outputs, all dimensions known; [] where they say nothing."""
+    facts = Facts(walk.values)
+    facts.shapes.update((name, shape) for name in node.inputs if (shape := walk.shapes.get(name)) is not None)
+    learn_from(facts, [node])
+    found = [facts.shapes.get(name) for name in node.outputs]
+    known = [None if s is None or not all(isinstance(d, int) for d in s) else s for s in found]
+    return known if any(s is not None for s in known) else []  # type: ignore[return-value]
 
 
 def _called(node: Node) -> str:

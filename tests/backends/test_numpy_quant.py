@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
+import ortlite
 from ortlite.derived import Derived
 from ortlite.ops import registry
+from ortlite.ops.contrib import experts, packed
 from ortlite.ops.contrib import quant as contrib
 from ortlite.provider import create
 from ortlite_numpy.quant import OVERRIDES
@@ -210,3 +214,70 @@ def test_packed_weights_become_floats_once(bits, form, dtype, monkeypatch):
         assert y.dtype == dtype
     assert derived.nbytes == 4 * n * k
     assert override(XP, a, b.copy(), scales, zeros, places, bias, **given, derived=derived) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_weights_of_bitsandbytes_become_floats_once(dtype, turned, monkeypatch):
+    draw = np.random.default_rng(turned)
+    k, n = 32, 6
+    b, absmax = draw.integers(0, 256, k * n // 2).astype(np.uint8), draw.random(k * n // 16, np.float32).astype(dtype)
+    given = {"K": k, "N": n, "block_size": 16, "quant_type": 1, "transB": turned}
+    made, real = [], packed.unpacked
+    monkeypatch.setattr(packed, "unpacked", lambda *args: made.append(1) or real(*args))
+    derived, override = Derived([b, absmax]), OVERRIDES[MS, "MatMulBnb4", 1]
+    for rows in (1, 2, 3):
+        a = draw.random((2, rows, k if turned else n), np.float32).astype(dtype)
+        y = override(XP, a, b, absmax, **given, derived=derived)
+        assert len(made) == rows  # once, and what the kernel unpacked of the calls before
+        near = 1e-5 if dtype == np.float32 else 1e-3
+        np.testing.assert_allclose(y, packed.matmul_bnb4(XP, a, b, absmax, **given), rtol=near, atol=10 * near)
+        assert y.dtype == dtype
+    assert derived.nbytes == 4 * n * k
+    assert override(XP, a, b.copy(), absmax, **given, derived=derived) is NotImplemented
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_packed_experts_become_floats_when_they_are_first_asked_for(zero, monkeypatch):
+    draw = np.random.default_rng(0)
+    first, second = (draw.integers(0, 256, (3, 16, 8)).astype(np.uint8) for _ in range(2))
+    scales = [draw.random((3, 16), np.float32) for _ in range(2)]
+    zeros = [draw.integers(0, 256, (3, 8)).astype(np.uint8) for _ in range(2)] if zero else [None, None]
+    constants = [first, scales[0], None, second, scales[1], None, None, None, None, *zeros]
+    made, real = [], experts.unpacked
+    monkeypatch.setattr(experts, "unpacked", lambda *args: made.append(1) or real(*args))
+    derived = Derived([x for x in constants if x is not None])
+    override = OVERRIDES[MS, "QMoE", 1]
+    x = draw.random((4, 16), np.float32)
+    for wanted, fresh in ((0, 2), (0, 0), (2, 2)):  # experts, and how many layers they make
+        router = np.where(np.arange(3) == wanted, 5, 0).astype(np.float32) + np.zeros((4, 1), np.float32)
+        del made[:]
+        y = override(XP, x, router, *constants, activation_type="silu", derived=derived)
+        assert len(made) == fresh * (1 + zero)
+        np.testing.assert_allclose(y, experts.qmoe(XP, x, router, *constants, activation_type="silu"), rtol=1e-5)
+    assert derived.nbytes == 2 * 2 * 4 * 16 * 16
+    assert override(XP, x, router, first.copy(), *constants[1:], derived=derived) is NotImplemented
+
+
+def test_a_session_unpacks_the_experts_that_are_asked_for_once(monkeypatch):
+    draw = np.random.default_rng(0)
+    weights = [draw.integers(0, 256, (2, 16, 8)).astype(np.uint8) for _ in range(2)]
+    scales = [draw.random((2, 16), np.float32) for _ in range(2)]
+    names = ["x", "r", "a", "as", "", "b", "bs"]
+    node = onnx.helper.make_node("QMoE", names, ["y"], domain=MS, activation_type="silu")
+    known = zip(("a", "b", "as", "bs"), [*weights, *scales], strict=True)
+    infos = [onnx.helper.make_tensor_value_info(name, 1, [4, n]) for name, n in (("x", 16), ("r", 2), ("y", 16))]
+    graph = onnx.helper.make_graph(
+        [node], "g", infos[:2], infos[2:], [onnx.numpy_helper.from_array(v, name) for name, v in known]
+    )
+    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid(MS, 1)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    made, real = [], experts.unpacked
+    monkeypatch.setattr(experts, "unpacked", lambda *args: made.append(1) or real(*args))
+    session = ortlite.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feeds = {"x": draw.random((4, 16), np.float32), "r": np.float32([[0, 1], [1, 0]] * 2)}
+    for _ in range(4):
+        (y,) = session.run(None, feeds)
+    assert len(made) == 4
+    (expected,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3)

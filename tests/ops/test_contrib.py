@@ -574,6 +574,7 @@ def test_gates_of_linear_attention():
 
 
 BOUNDS = np.array([0, 2, 3, 6], np.int32)  # of three requests
+HERE = {"domain": "com.microsoft", "opset": 1}
 
 
 @pytest.mark.parametrize("gate", ["none", "softplus", "sigmoid"])
@@ -605,6 +606,27 @@ def test_causal_convolutions(last):
     requests = floats(6, 4), floats(4, 1, 3), BOUNDS, floats(4), floats(3, 4, 2)
     check("VarlenCausalConvWithState", *requests, outputs=2, **MS)
     check("VarlenCausalConvWithState", *requests, counts, state_update_capacity=2, outputs=3, **MS)
+    check("VarlenCausalConvWithState", *requests, outputs=2, activation="silu", **MS)
+
+
+@pytest.mark.parametrize("name", ["none", "silu", "swish", "gelu"])
+def test_causal_convolutions_have_one_activation(name):
+    """ONNX's operator and both of onnxruntime's: one sequence gives one result."""
+    x, w, b, past = floats(1, 3, 5), floats(3, 1, 4), floats(3), floats(1, 3, 3)
+    rows, bounds = np.ascontiguousarray(x[0].T), np.array([0, 5], np.int32)
+    calls = [
+        lambda: run_op("CausalConvWithState", x, w, b, past, activation=name, outputs=2, opset=27)[0][0].T,
+        lambda: run_op("CausalConvWithState", x, w, b, past, activation=name, outputs=2, **HERE)[0][0].T,
+        lambda: run_op("VarlenCausalConvWithState", rows, w, bounds, b, past, activation=name, outputs=2, **HERE)[0],
+    ]
+    if name == "gelu":
+        for call in calls:
+            with pytest.raises(Fail, match=r"activation.*'gelu'"):
+                call()
+        return
+    first, *others = (call() for call in calls)
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("reset", [0, 1])
@@ -717,21 +739,23 @@ DECODER = """d (int32[B,S] input_ids, int32[B,S] position_ids, int32[B,T] attent
     a = Mul (u, v)  b = Add (a, w)  s = Add (b, c)  logits = Sin (s) }"""
 
 
-def searching(op, names, outputs, feeds, numbers):
+def searching(op, names, outputs, feeds, numbers, decoder=DECODER, encoder=None):
     """A model that searches with the decoder."""
     inputs = [name if name in feeds else "" for name in names.split()]
     node = onnx.helper.make_node(op, inputs, list(outputs), domain="com.microsoft", **numbers)
-    node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(DECODER)))
+    node.attribute.append(onnx.helper.make_attribute("decoder", onnx.parser.parse_graph(decoder)))
+    if encoder:
+        node.attribute.append(onnx.helper.make_attribute("encoder", onnx.parser.parse_graph(encoder)))
     kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
     infos = [onnx.helper.make_tensor_value_info(n, kinds[v.dtype.name], v.shape) for n, v in feeds.items()]
-    graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in outputs])
+    graph = onnx.helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in outputs if name])
     imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def searched(op, names, outputs, feeds, numbers, provider):
+def searched(op, names, outputs, feeds, numbers, provider, decoder=DECODER, encoder=None):
     """What onnxruntime and we find."""
-    model = searching(op, names, outputs, feeds, numbers)
+    model = searching(op, names, outputs, feeds, numbers, decoder, encoder)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feeds), run_model(model, feeds, provider)
 
@@ -771,6 +795,78 @@ def test_greedy_search(given, provider):
     np.testing.assert_array_equal(y[:, : 10 - ends], expected[:, : 10 - ends])
 
 
+SAMPLED = (
+    "input_ids max_length min_length repetition_penalty vocab_mask prefix_vocab_mask attention_mask presence_mask seed"
+)
+NO_TIES = {"vocab_mask": np.int32([0, 1, 1, 1, 1, 1, 1])}  # behind token 0 all logits are equal but for rounding
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("seed", [0, 3, 2**31 - 2])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"top_p": 1.0},
+        {"top_p": 0.6, "temperature": 0.5},
+        {"top_p": 0.6, "custom": 1, "repetition_penalty": F([1.4])},
+        {"top_p": 0.05, "min_tokens_to_keep": 2, "temperature": 0.0, "no_repeat_ngram_size": 2},
+        {"top_p": 0.5, "filter_value": -1.0, "min_length": np.int32([12])},
+        {"top_p": 0.8, "temperature": 2.0, "attention_mask": np.int32([[0, 1, 1], [1, 1, 1]])},
+        {"temperature": 1e-4, "top_p": 0.9},
+    ],
+)
+def test_sampling_draws_what_onnxruntime_draws(given, seed, provider):
+    numbers = ENDS | {name: value for name, value in given.items() if isinstance(value, int | float)}
+    feeds = PROMPTS | {"max_length": np.int32([15]), "seed": np.int32([seed])} | NO_TIES
+    feeds |= {name: value for name, value in given.items() if name not in numbers}
+    (expected,), (y,) = searched("Sampling", SAMPLED, ["y"], feeds, numbers, provider)
+    ends = (y[:, ::-1] != numbers["pad_token_id"]).argmax(axis=1).min()
+    assert y.dtype == np.int32
+    np.testing.assert_array_equal(y[:, : 16 - ends], expected[:, : 16 - ends])
+
+
+def sampled(feeds, **numbers):
+    """A session that samples, and what it finds first."""
+    model = searching("Sampling", SAMPLED, ["y", "logits"], feeds, ENDS | numbers)
+    session = ortlite.InferenceSession(model.SerializeToString())
+    return session, session.run(None, feeds)
+
+
+def test_sampling_follows_probabilities():
+    feeds = {"input_ids": np.full((4000, 3), 2, np.int32), "max_length": np.int32([4])} | NO_TIES
+    session, (y, logits) = sampled(feeds, top_p=0.7)
+    kept = logits[0] > -1e20
+    drawn = np.bincount(y[:, 3], minlength=7) / 4000
+    share = np.exp(logits[0]) * kept / np.exp(logits[0][kept]).sum()
+    assert 2 <= kept.sum() <= 5
+    np.testing.assert_allclose(drawn, share * (np.arange(7) != 5) + share[5] * (np.arange(7) == 6), atol=0.04)
+    assert (session.run(None, feeds)[0] != y).any()  # without a seed no two runs are alike
+    seeded = feeds | {"seed": np.int32([7])}
+    session, (y, _) = sampled(seeded, top_p=0.7)
+    np.testing.assert_array_equal(session.run(None, seeded)[0], y)
+
+
+def test_presence_penalties_count_for_each_token_of_each_row():
+    feeds = PROMPTS | {"max_length": np.int32([4]), "seed": np.int32([1])}
+    feeds["presence_mask"] = np.int32([[1, 1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1, 1]])
+    _, (y, _) = sampled(feeds, top_p=1.0, presence_penalty=50.0)
+    np.testing.assert_array_equal(y[:, 3], [3, 1])  # onnxruntime lowers one logit of all
+
+
+@pytest.mark.parametrize(
+    ("feeds", "numbers", "said"),
+    [
+        ({"seed": np.int32([-1])}, {}, "seed -1 must be 0 or more"),
+        ({}, {"min_tokens_to_keep": 7}, "min_tokens_to_keep 7 must lie from 0 to below the 7 tokens"),
+        ({"presence_mask": np.int32([[1] * 6] * 2)}, {"presence_penalty": 1.0}, "presence_mask"),
+        ({}, {"model_type": 1}, "model_type"),
+    ],
+)
+def test_sampling_refuses(feeds, numbers, said):
+    with pytest.raises(Fail, match=said):
+        sampled(PROMPTS | feeds, **numbers)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("beams", "given"),
@@ -792,6 +888,160 @@ def test_beam_search(beams, given, provider):
     expected, results = searched("BeamSearch", names, ["y", "s"], feeds, numbers, provider)
     np.testing.assert_array_equal(results[0], expected[0])
     np.testing.assert_allclose(results[1], expected[1], rtol=1e-4)
+
+
+# An encoder and a decoder as T5's and Whisper's: with one layer of one head, logits from all that they read.
+NUMBERS = """{ last = Constant <value = int64[1] {-1}> ()  around = Constant <value = int64[2] {1, 3}> ()
+    rest = Constant <value = int64[3] {1, 2, 3}> ()  inner = Constant <value = int64[2] {1, 2}> ()
+    one = Constant <value = int64[1] {1}> ()  wide = Constant <value = int64[4] {1, 1, 1, 2}> ()
+    v = Constant <value = float[7] {1, 7, 3, 9, 2, 6, 4}> ()"""
+T5_READS = """x = Cast <to = 1> (encoder_input_ids)  m = Cast <to = 1> (encoder_attention_mask)  h = Mul (x, m)"""
+CROSSES = """c = Unsqueeze (h, around)  present_key_cross_0 = Expand (c, wide)
+    present_value_cross_0 = Identity (present_key_cross_0)"""
+BEGINS = """encoder_hidden_states = Unsqueeze (h, last)  f = Cast <to = 1> (decoder_input_ids)
+    k = Unsqueeze (f, around)  present_key_self_0 = Expand (k, wide)  present_value_self_0 = Neg (present_key_self_0)
+    total = ReduceSum <keepdims = 0> (present_key_cross_0, rest)  t = Unsqueeze (total, inner)
+    u = Unsqueeze (f, last)  a = Mul (u, v)  s = Add (a, t)  logits = Sin (s) }"""
+BEGUN = """float[B,N,7] logits, float[B,S,1] encoder_hidden_states, float[B,1,N,2] present_key_self_0,
+    float[B,1,N,2] present_value_self_0,"""
+CROSSED = "float[B,1,S,2] present_key_cross_0, float[B,1,S,2] present_value_cross_0)"
+T5_INPUTS = "e (int32[B,S] encoder_input_ids, int32[B,S] encoder_attention_mask"
+T5_ENCODER = f"{T5_INPUTS}, int32[B,N] decoder_input_ids) => ({BEGUN} {CROSSED} {NUMBERS} {T5_READS} {CROSSES} {BEGINS}"
+T5_NEW_ENCODER = f"{T5_INPUTS}) => ({CROSSED} {NUMBERS} {T5_READS} {CROSSES} }}"
+WHISPER_ENCODER = f"""e (float[B,1,S] encoder_input_ids, int32[B,N] decoder_input_ids) => ({BEGUN} {CROSSED}
+    {NUMBERS} h = Squeeze (encoder_input_ids, one)  {CROSSES} {BEGINS}"""
+
+
+def crossed_decoder(mask, hidden, words="1"):
+    """The decoder behind them, which gets a mask and hidden states or does not; `words` is how many tokens.
+
+    It does not look at hidden states, of which onnxruntime hands on the shape alone.
+    """
+    given = "int32[B,S] encoder_attention_mask, " * mask + "float[B,S,1] encoder_hidden_states, " * hidden
+    masked = "em = Cast <to = 1> (encoder_attention_mask)  o = ReduceSum <keepdims = 0> (em, last)"
+    other = masked if mask else "o = ReduceSum <keepdims = 0> (past_value_cross_0, rest)"
+    return f"""d (int32[B,{words}] input_ids, {given} float[B,1,P,2] past_key_self_0, float[B,1,P,2] past_value_self_0,
+        float[B,1,S,2] past_key_cross_0, float[B,1,S,2] past_value_cross_0)
+        => (float[B,1,7] logits, float[B,1,T,2] present_key_self_0, float[B,1,T,2] present_value_self_0)
+        {NUMBERS} f = Cast <to = 1> (input_ids)  k = Unsqueeze (f, around)  new = Expand (k, wide)  nn = Neg (new)
+        present_key_self_0 = Concat <axis = 2> (past_key_self_0, new)
+        present_value_self_0 = Concat <axis = 2> (past_value_self_0, nn)
+        t0 = ReduceSum <keepdims = 0> (past_key_cross_0, rest)
+        t1 = ReduceSum <keepdims = 0> (present_key_self_0, rest)  {other}
+        t2 = Add (t0, t1)  t3 = Add (t2, o)  t = Unsqueeze (t3, inner)  u = Unsqueeze (f, last)  a = Mul (u, v)
+        s = Add (a, t)  logits = Sin (s) }}"""
+
+
+BEAMS = "input_ids max_length min_length num_beams num_return_sequences length_penalty repetition_penalty vocab_mask "
+BEAMS += "prefix_vocab_mask attention_mask decoder_input_ids logits_processor"
+HEARD = BEAMS + " cross_qk_layer_head extra_decoding_ids temperature"
+STARTS = ENDS | {"decoder_start_token_id": 2}
+THREE_BEAMS = {
+    "max_length": np.int32([9]), "min_length": np.int32([0]), "num_beams": np.int32([3]),
+    "num_return_sequences": np.int32([2]), "length_penalty": F([1]), "repetition_penalty": F([1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        (T5_ENCODER, crossed_decoder(1, 1)),
+        (T5_ENCODER, crossed_decoder(1, 0)),
+        (T5_NEW_ENCODER, crossed_decoder(1, 0)),
+        (T5_ENCODER, crossed_decoder(1, 1, "N")),
+    ],
+)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"attention_mask": np.int32([[0, 1, 1], [1, 1, 0]]), "min_length": np.int32([7])},
+        {"eos_token_id": 4, "early_stopping": 1, "length_penalty": F([0.6])},
+        {"repetition_penalty": F([1.3]), "no_repeat_ngram_size": 2},
+    ],
+)
+def test_beam_search_behind_an_encoder(encoder, decoder, given, provider):
+    numbers = STARTS | {"model_type": 1} | {name: value for name, value in given.items() if isinstance(value, int)}
+    feeds = {"input_ids": np.int32([[6, 1, 2], [3, 4, 1]])} | THREE_BEAMS
+    feeds |= {name: value for name, value in given.items() if name not in numbers}
+    expected, results = searched("BeamSearch", BEAMS, ["y", "s"], feeds, numbers, provider, decoder, encoder)
+    np.testing.assert_array_equal(results[0], expected[0])
+    np.testing.assert_allclose(results[1], expected[1], rtol=1e-4)
+
+
+SOUNDS = {"input_ids": F([[[0.3, 0.1, 0.2]], [[0.5, 0.7, 0.4]]])}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("decoder", [crossed_decoder(0, 1), crossed_decoder(0, 0), crossed_decoder(0, 1, "N")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"decoder_input_ids": np.int32([[2, 3, 1], [2, 4, 4]]), "temperature": F([2])},
+        {"decoder_input_ids": np.int32([[2, 3], [2, 1]]), "min_length": np.int32([8])},
+        {"eos_token_id": 4, "early_stopping": 1, "temperature": F([0.5])},
+    ],
+)
+def test_whisper_beam_search(decoder, given, provider):
+    numbers = STARTS | {name: value for name, value in given.items() if isinstance(value, int)}
+    feeds = SOUNDS | THREE_BEAMS | {name: value for name, value in given.items() if name not in numbers}
+    found = searched("WhisperBeamSearch", HEARD, ["y", "s"], feeds, numbers, provider, decoder, WHISPER_ENCODER)
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
+
+
+WHISPER_DECODER = crossed_decoder(0, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_time_stamps_follow_whispers_rules(seed):
+    draw = np.random.default_rng(seed)
+    small, large = "float[7] {1, 7, 3, 9, 2, 6, 4}", "float[12] {1, 7, 3, 9, 2, 6, 4, 8, 5, 10, 12, 11}"
+    decoder, encoder = (
+        text.replace(small, large).replace(",7] logits", ",12] logits") for text in (WHISPER_DECODER, WHISPER_ENCODER)
+    )
+    stamps = {"beginning_timestamp_token_id": 7, "no_timestamps_token_id": 6, "start_of_lm_token_id": 5}
+    stamps |= {"translate_token_id": 3, "transcribe_token_id": 4, "decoder_start_token_id": 1}
+    feeds = {"input_ids": draw.standard_normal((2, 1, 3)).astype(F), "logits_processor": np.int32([1])} | THREE_BEAMS
+    feeds |= {"max_length": np.int32([14]), "temperature": F([1 + seed % 2])}
+    feeds["decoder_input_ids"] = draw.integers(1, 4 + 4 * (seed % 2), (2, 1 + seed % 3)).astype(np.int32)
+    numbers = {"eos_token_id": 2, "pad_token_id": 2} | stamps
+    found = searched("WhisperBeamSearch", HEARD, ["y", "s"], feeds, numbers, "CPUExecutionProvider", decoder, encoder)
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
+
+
+def heard(feeds, outputs, decoder=WHISPER_DECODER, encoder=WHISPER_ENCODER, **numbers):
+    """What we find with Whisper's operator."""
+    feeds = SOUNDS | THREE_BEAMS | feeds
+    model = searching("WhisperBeamSearch", HEARD, outputs, feeds, STARTS | numbers, decoder, encoder)
+    return ortlite.InferenceSession(model.SerializeToString()).run(None, feeds)
+
+
+def test_how_likely_nobody_speaks():
+    """Of the logits of the encoder, behind the last token that is given; onnxruntime has it on GPUs alone."""
+    _, p = heard({}, ["y", "", "", "", "p"], no_speech_token_id=3)
+    logits = np.sin(2 * F([1, 7, 3, 9, 2, 6, 4]) + 2 * SOUNDS["input_ids"].sum(axis=(1, 2))[:, None])
+    np.testing.assert_allclose(p, (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[:, 3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"decoder": crossed_decoder(1, 1)}, "does not fit a decoder with 7 and 3"),
+        ({"encoder": None}, "need an encoder"),
+        ({"decoder_output_cross_qk": 1}, "decoder_output_cross_qk"),
+        ({"decoder_start_token_id": -1}, "must say with what a text begins"),
+        ({"no_speech_token_id": 9}, "no_speech_token_id 9 is not below the 7 tokens"),
+        ({"feeds": {"max_length": np.int32([1])}}, "max_length 1 must be more than the 1 tokens"),
+        ({"feeds": {"num_return_sequences": np.int32([4])}}, "num_return_sequences 4"),
+    ],
+)
+def test_whisper_beam_search_refuses(given, said):
+    with pytest.raises(Fail, match=said):
+        heard(**{"feeds": {}, "outputs": ["y", "", "", "", "p"]} | given)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

@@ -41,6 +41,26 @@ def costs(text, **dims):
         (Node("ReduceSum", ("x",), ("y",)), [(4, 5)], [(4,)], 20),
         (Node("Relu", ("x",), ("y",)), [(4, 5)], [(4, 5)], 20),
         (Node("Transpose", ("x",), ("y",)), [(4, 5)], [(5, 4)], 0),
+        (Node("MoE", tuple("xrabcd"), ("y",), {"k": 2}, domain="com.microsoft"),
+         [(3, 5, 8), (15, 4), (4, 6, 8), (4, 6), (4, 8, 6), None], [(3, 5, 8)], 2 * 2 * 15 * (8 * 6 + 6 * 8)),
+        (Node("MoE", tuple("xra"), ("y",), {"swiglu_fusion": 1, "activation_type": "swiglu"}, domain="com.microsoft"),
+         [(15, 8), (15, 4), (4, 12, 8)], [(15, 8)], 2 * 15 * (8 * 12 + 6 * 8)),
+        (Node("QMoE", tuple("xrabcdefg"), ("y",), domain="com.microsoft"),
+         [(15, 8), (15, 4), (4, 6, 4), (4, 6), None, (4, 8, 3), (4, 8), None, (4, 6, 4)], [(15, 8)],
+         2 * 15 * 3 * 8 * 6),
+        (Node("LinearAttention", tuple("qkv"), ("y",), {"q_num_heads": 4, "kv_num_heads": 2, "update_rule": "linear"},
+              domain="com.microsoft"), [(2, 3, 16), (2, 3, 8), (2, 3, 10)], [(2, 3, 20)], 2 * 6 * 4 * 5 * (2 + 4)),
+        (Node("LinearAttention", tuple("qkv"), ("y",), {"q_num_heads": 2, "kv_num_heads": 2}),
+         [(2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 5)], [(2, 3, 10)], 2 * 6 * 4 * 5 * (2 * 2 + 2)),
+        (Node("GatedDeltaNet", tuple("qkv"), ("y",), domain="com.microsoft"),
+         [(6, 2, 3), (6, 2, 3), (6, 4, 5)], [(6, 4, 5)], 6 * 6 * 4 * 5 * 3),
+        (Node("CausalConvWithState", tuple("xwb"), ("y",), {"activation": "silu"}, domain="com.microsoft"),
+         [(2, 3, 5), (3, 1, 4), (3,)], [(2, 3, 5)], 30 * (2 * 4 + 2)),
+        (Node("DecoderMaskedMultiHeadAttention", ("q", "k", "v", "", "", "p"), ("y",), domain="com.microsoft"),
+         [(2, 1, 8), (2, 1, 8), (2, 1, 8), None, None, (2, 2, 6, 4)], [(2, 1, 8)], 4 * 7 * 2 * 8),
+        (Node("SparseAttention", tuple("qkvpr"), ("y", "a", "b"), domain="com.microsoft"),
+         [(2, 3, 16), (2, 3, 8), (2, 3, 8), (2, 1, 32, 8), (2, 1, 32, 8)], [(2, 3, 16), (2, 1, 32, 8), (2, 1, 32, 8)],
+         4 * 32 * 2 * 3 * 16),
     ],
     ids=lambda value: value.op_type if isinstance(value, Node) else "",
 )  # fmt: skip
@@ -111,6 +131,24 @@ def test_operators_of_onnxruntime_that_no_schema_describes():
     assert flops["Relu"] == 2 * 5 * 7
     assert flops["FusedMatMul"] == 2 * (2 * 5 * 16) * 8
     assert None not in flops.values()
+
+
+def test_shapes_behind_experts_and_states_follow_from_the_optimisers_rules():
+    found = costs(
+        """g (float[N, 5, 8] x, float[M, 4] router, float[4, 6, 8] a, float[4, 6] b, float[4, 8, 6] c,
+           float[8, 1, 3] w, uint8[24] packed, float[3] absmax) => (float[d, e, f] y)
+        { m = com.microsoft.MoE <k = 2> (x, router, a, b, c)  s = com.microsoft.ScaledSiLU(m)
+          l = com.microsoft.LinearAttention <q_num_heads = 2, kv_num_heads = 2, update_rule = "linear"> (s, s, s)
+          t = com.microsoft.CausalConvWithState <channels_last = 1> (l, w)
+          p = com.microsoft.MatMulBnb4 <K = 8, N = 6, block_size = 16, quant_type = 1> (t, packed, absmax)
+          y = Relu(p) }""",
+        N=2, M=10,
+    )  # fmt: skip
+    flops = {cost.node.op_type: cost.flops for cost in found.costs}
+    assert flops == {
+        "MoE": 2 * 2 * 10 * 96, "ScaledSiLU": 80, "LinearAttention": 2 * 10 * 16 * 4, "CausalConvWithState": 80 * 6,
+        "MatMulBnb4": 2 * 8 * 60, "Relu": 60,
+    }  # fmt: skip
 
 
 def test_what_is_inferred_is_what_a_run_has():

@@ -2,6 +2,7 @@
 
 from ortlite.ops.contrib import (
     attention,
+    beams,
     decoding,
     experts,
     fused,
@@ -17,6 +18,7 @@ from ortlite.ops.contrib import (
 
 __all__ = [
     "attention",
+    "beams",
     "decoding",
     "experts",
     "fused",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from ortlite.namespace import Namespace
 from ortlite.ops import activation
@@ -152,18 +154,18 @@ def moe(
     return xp.reshape(_mixed(xp, x, shares, expert), input.shape)
 
 
-def _dequantised(xp: Namespace, q: Array, scales: Array, zero_points: Array | None, bits: int) -> Array:
-    """The weights (rows, columns) of one expert; scales (rows), or (rows, blocks) for blocks of equal length."""
-    w = unpacked(xp, q, bits)
+def expert_weights(xp: Namespace, q: Array, scales: Array, zero_points: Array | None, bits: int, e: int) -> Array:
+    """The weights (rows, columns) of expert `e`; its scales (rows), or (rows, blocks) for blocks of equal length."""
+    w, zeros = unpacked(xp, q[e, ...], bits), None if zero_points is None else zero_points[e, ...]
     rows, columns = w.shape
-    scale = xp.reshape(wide(xp, scales), (rows, -1, 1))
+    scale = xp.reshape(wide(xp, scales[e, ...]), (rows, -1, 1))
     blocks = scale.shape[1]
-    if zero_points is None:
+    if zeros is None:
         zero = xp.full((1, 1, 1), float(2 ** (bits - 1)), dtype=xp.float32)
-    elif zero_points.ndim == 1:
-        zero = xp.reshape(unpacked(xp, zero_points, bits)[:rows], (rows, 1, 1))
+    elif zeros.ndim == 1:
+        zero = xp.reshape(unpacked(xp, zeros, bits)[:rows], (rows, 1, 1))
     else:
-        zero = xp.reshape(unpacked(xp, zero_points, bits)[:, :blocks], (rows, blocks, 1))
+        zero = xp.reshape(unpacked(xp, zeros, bits)[:, :blocks], (rows, blocks, 1))
     return xp.reshape((xp.reshape(w, (rows, blocks, columns // blocks)) - zero) * scale, (rows, columns))
 
 
@@ -217,14 +219,46 @@ def qmoe(
     Raises ValueError for weights of floats, which onnxruntime has on GPUs alone.
     """
     one_of("quant_type", quant_type, "int")
-    fc1 = fc1_experts_weights, fc1_scales, fc1_zero_points, fc1_experts_bias, fc1_expert_weight_bits
-    fc2 = fc2_experts_weights, fc2_scales, fc2_zero_points, fc2_experts_bias, fc2_expert_weight_bits
-    fc3 = fc3_experts_weights, fc3_scales, fc3_zero_points, fc3_experts_bias, fc3_expert_weight_bits
+    return packed_mixture(
+        xp, partial(expert_weights, xp), input, router_probs, router_weights,
+        (
+            (fc1_experts_weights, fc1_scales, fc1_zero_points, fc1_experts_bias, fc1_expert_weight_bits),
+            (fc2_experts_weights, fc2_scales, fc2_zero_points, fc2_experts_bias, fc2_expert_weight_bits),
+            (fc3_experts_weights, fc3_scales, fc3_zero_points, fc3_experts_bias, fc3_expert_weight_bits),
+        ),
+        expert_weight_bits, block_size, k, normalize_routing_weights, activation_type, swiglu_fusion,
+        activation_alpha, activation_beta, swiglu_limit, swiglu_limit_after_activation,
+    )  # fmt: skip
+
+
+def packed_mixture(
+    xp: Namespace,
+    weights_of: Callable[..., Array],
+    input: Array,
+    router_probs: Array,
+    router_weights: Array | None,
+    packed: Sequence[tuple[Any, Array | None, Array | None, Array | None, int]],
+    usual_bits: int,
+    block_size: int,
+    k: int,
+    normalize: int,
+    kind: str,
+    fusion: int,
+    alpha: float,
+    beta: float,
+    limit: float | None,
+    after: int,
+) -> Array:
+    """QMoE of three layers that are `packed`: weights, scales, zero points, bias, bits (0: the usual) each.
+
+    `weights_of` has the arguments of `expert_weights`, but for the first.
+    """
     hidden = input.shape[-1]
     x = wide(xp, xp.reshape(input, (-1, hidden)))
-    require_rank(3, fc1_experts_weights=fc1_experts_weights)
-    experts, rows = fc1_experts_weights.shape[:2]
-    inner = rows // 2 if swiglu_fusion and activation_type in {"swiglu", "geglu"} else rows
+    fc1, fc2, fc3 = ((*layer[:4], layer[4] or usual_bits) for layer in packed)
+    require_rank(3, fc1_experts_weights=fc1[0])
+    experts, rows = fc1[0].shape[:2]
+    inner = rows // 2 if fusion and kind in {"swiglu", "geglu"} else rows
     require_shape("router_probs", router_probs, x.shape[0], experts)
     require_shape("router_weights", router_weights, x.shape[0], experts)
     sizes = {"fc1": (rows, hidden), "fc2": (hidden, inner), "fc3": (inner, hidden)}
@@ -232,34 +266,30 @@ def qmoe(
         if weights is None:
             continue
         out, columns = sizes[name]
-        bits = bits or expert_weight_bits
         one_of(f"{name}_expert_weight_bits", bits, 2, 4, 8)
         if scales is None:
             raise ValueError(f"{name}_scales must be given")
         blocks = () if scales.ndim == 2 and not block_size else (columns // (block_size or columns),)
-        packed = (-(-out * bits // 8),) if not blocks else (out, -(-blocks[0] * bits // 8))
+        zeros_shape = (-(-out * bits // 8),) if not blocks else (out, -(-blocks[0] * bits // 8))
         require_shape(f"{name}_experts_weights", weights, experts, out, columns * bits // 8)
         require_shape(f"{name}_scales", scales, experts, out, *blocks)
-        require_shape(f"{name}_zero_points", zeros, experts, *packed)
+        require_shape(f"{name}_zero_points", zeros, experts, *zeros_shape)
         require_shape(f"{name}_experts_bias", bias, experts, out)
 
-    def affine(e: int, v: Array, given: tuple[Array, Array, Array | None, Array | None, int]) -> Array:
-        weights, scales, zeros, bias, bits = given
-        zero = None if zeros is None else zeros[e, ...]
-        w = _dequantised(xp, weights[e, ...], scales[e, ...], zero, bits or expert_weight_bits)
-        y = matrix_product(xp, v, w.T)
+    def affine(e: int, v: Array, layer: tuple[Any, ...]) -> Array:
+        weights, scales, zeros, bias, bits = layer
+        y = matrix_product(xp, v, weights_of(weights, scales, zeros, bits, e).T)
         return y if bias is None else y + wide(xp, bias[e, ...])
 
     def expert(e: int, v: Array) -> Array:
+        gated = None if fc3[0] is None else affine(e, v, fc3)
         return _through(
-            xp, affine(e, v, fc1), None if fc3_experts_weights is None else affine(e, v, fc3),
-            lambda inner: affine(e, inner, fc2), activation_type, swiglu_fusion, activation_alpha, activation_beta,
-            swiglu_limit, swiglu_limit_after_activation,
-        )  # fmt: skip
+            xp, affine(e, v, fc1), gated, lambda inner: affine(e, inner, fc2), kind, fusion, alpha, beta, limit, after
+        )
 
     given = None if router_weights is None else wide(xp, router_weights)
     # onnxruntime's softmax here is over those chosen, whatever normalize_routing_weights says
-    shares = _shares(xp, wide(xp, router_probs), k, normalize_routing_weights or given is None, given)
+    shares = _shares(xp, wide(xp, router_probs), k, normalize or given is None, given)
     return xp.astype(xp.reshape(_mixed(xp, x, shares, expert), input.shape), input.dtype)
 
 

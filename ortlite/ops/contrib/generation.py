@@ -1,11 +1,15 @@
-"""Text from a decoder that is a subgraph: one token after the other until all sequences have ended."""
+"""Text from a decoder that is a subgraph: one token after the other until all sequences have ended.
+
+Searches with several sequences at a time are in `beams`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ortlite.namespace import Namespace
-from ortlite.ops.annotations import Array, Float, Graph, Int
+from ortlite.ops.annotations import Array, Flag, Float, Graph, Int
 from ortlite.ops.contrib.other import ngram_repeat_block
 from ortlite.ops.helpers import one_of, require_shape
 from ortlite.ops.registry import op
@@ -30,14 +34,14 @@ def _empty_caches(xp: Namespace, decoder: Graph, batch: int) -> list[Array]:
     return caches
 
 
-def _require_alone(model_type: int, encoder: Graph | None) -> None:
+def require_alone(model_type: int, encoder: Graph | None) -> None:
     """Raises ValueError for a model that is more than a decoder."""
     one_of("model_type", model_type, 0)
     if encoder is not None:
         raise ValueError("an encoder belongs to model types that are not implemented")
 
 
-class _Rules:
+class Rules:
     """What may come next, and how likely it is then."""
 
     def __init__(
@@ -72,7 +76,7 @@ class _Rules:
         return scores
 
 
-class _Steps:
+class Steps:
     """A decoder, step by step: what it gets next, and its caches."""
 
     def __init__(
@@ -143,8 +147,8 @@ def greedy_search(
     `no_repeat_ngram_size` twice; the logits of tokens that are there are divided by `repetition_penalty`, or multiplied
     where they are below 0. Raises ValueError for other kinds of models.
     """
-    _require_alone(model_type, encoder)
-    rules = _Rules(
+    require_alone(model_type, encoder)
+    rules = Rules(
         xp,
         min_length,
         eos_token_id,
@@ -154,141 +158,129 @@ def greedy_search(
         prefix_vocab_mask,
         vocab_size,
     )
-    batch = input_ids.shape[0]
     tokens = xp.astype(input_ids, xp.int32)
+    steps = Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    return _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, lambda before: (
+        xp.argmax(rules.kept(steps.logits(), before), axis=1)
+    ))  # fmt: skip
+
+
+def _continued(
+    xp: Namespace, tokens: Array, max_length: int, end: int, pad: int, steps: Steps, choose: Callable[[Array], Array]
+) -> Array:
+    """`tokens` (batch, length) and what `choose` takes behind them until all have ended: (batch, max_length)."""
+    batch = tokens.shape[0]
     ended = xp.zeros((batch,), dtype=xp.bool)
-    pad = xp.full((batch,), pad_token_id, dtype=xp.int32)
-    steps = _Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    padding = xp.full((batch,), pad, dtype=xp.int32)
     for _ in range(max_length - tokens.shape[1]):
-        chosen = xp.astype(xp.argmax(rules.kept(steps.logits(), tokens), axis=1), xp.int32)
-        ended = ended | (chosen == eos_token_id)
-        chosen = xp.where(ended, pad, chosen)
+        chosen = xp.astype(choose(tokens), xp.int32)
+        ended = ended | (chosen == end)
+        chosen = xp.where(ended, padding, chosen)
         tokens = xp.concat([tokens, xp.expand_dims(chosen, axis=1)], axis=1)
         if xp.concrete_value(xp.all(ended)):
             break
         steps.go_on(chosen)
-    behind = xp.full((batch, max_length - tokens.shape[1]), pad_token_id, dtype=xp.int32)
+    behind = xp.full((batch, max_length - tokens.shape[1]), pad, dtype=xp.int32)
     return xp.concat([tokens, behind], axis=1)
 
 
-class _Hypotheses:
-    """The best finished sequences of one example: (score, sequence), the worst first."""
-
-    def __init__(self, beams: int, penalty: float, early: int):
-        self.beams, self.penalty, self.early = beams, penalty, early
-        self.found: list[tuple[float, list[int]]] = []
-        self.done = False
-
-    def add(self, sequence: list[int], log_probability: float) -> None:
-        """Keep a sequence if it is among the best."""
-        score = log_probability / len(sequence) ** self.penalty
-        if len(self.found) < self.beams or score > self.found[0][0]:
-            self.found.append((score, sequence))
-            self.found.sort(key=lambda found: found[0])
-            del self.found[: -self.beams]
-
-    def look(self, best: float, length: int) -> None:
-        """Whether what goes on can be better than what there is."""
-        if len(self.found) == self.beams:
-            self.done = self.done or bool(self.early) or self.found[0][0] >= best / length**self.penalty
+def _draws(seed: int) -> Iterator[float]:
+    """Numbers from 0 to 1: those of C++'s std::minstd_rand0, two of which make one of 53 bits. So onnxruntime draws."""
+    most = 2**31 - 2
+    state = seed % (most + 1) or 1
+    while True:
+        low = state * 16807 % (most + 1)
+        state = low * 16807 % (most + 1)
+        yield min((low - 1 + (state - 1) * most) / most**2, 1 - 2**-53)
 
 
-@op("BeamSearch", domain=MS, data_dependent_shape=True, any_dtype=True, results=("int32", "float32", "float32"))
-def beam_search(
+def _filtered(xp: Namespace, scores: Array, top_p: float, least: int, value: float, largest_first: int) -> Array:
+    """`scores` (batch, vocabulary), and `value` in place of what is left out.
+
+    Left out are the least likely tokens whose probabilities add up to 1 - `top_p` at most, but none of the `least` most
+    likely; or, `largest_first`, the tokens behind those whose probabilities add up to more than `top_p`.
+    """
+    width = scores.shape[1]
+    values, places = xp.top_k(scores, width, 1, bool(largest_first), True)
+    sums = xp.cumulative_sum(xp.softmax(values, -1), axis=1)
+    if largest_first:
+        out = xp.concat([xp.zeros((scores.shape[0], 1), dtype=xp.bool), sums[:, :-1] > top_p], axis=1)
+    else:
+        out = (sums <= 1 - top_p) & (xp.arange(width, dtype=xp.int64) < width - least)
+    ranks = xp.astype(xp.argsort(places, axis=1), xp.int64)
+    out = xp.take_along_axis(xp.astype(out, xp.int32), ranks, axis=1) > 0
+    return xp.where(out, xp.asarray(value, dtype=scores.dtype), scores)
+
+
+@op("Sampling", domain=MS, data_dependent_shape=True, any_dtype=True, needs=("float64",), results=("int32", "float32"))
+def sampling(
     xp: Namespace,
     input_ids: Array,
     max_length: Int,
     min_length: Int = 0,
-    num_beams: Int = 1,
-    num_return_sequences: Int = 1,
-    length_penalty: Float = 1.0,
     repetition_penalty: Float = 1.0,
     vocab_mask: Array | None = None,
     prefix_vocab_mask: Array | None = None,
     attention_mask: Array | None = None,
-    decoder_input_ids: Array | None = None,
-    logits_processor: Array | None = None,
+    presence_mask: Array | None = None,
+    seed: Int | None = None,
     *,
+    custom: Flag = 0,
     decoder: Graph,
     decoder_start_token_id: Int = -1,
-    early_stopping: Int = 0,
     encoder: Graph | None = None,
     eos_token_id: Int,
+    filter_value: Float = -1e20,
     init_decoder: Graph | None = None,
+    min_tokens_to_keep: Int = 0,
     model_type: Int = 0,
     no_repeat_ngram_size: Int = 0,
     pad_token_id: Int,
+    presence_penalty: Float = 0.0,
+    temperature: Float = 1.0,
+    top_p: Float = 0.0,
     vocab_size: Int = -1,
-) -> tuple[Array, Array, Array]:
-    """`input_ids` (batch, length), continued by the likeliest sequences: (batch, `num_return_sequences`, max_length).
+    rng: Int = 0,
+) -> tuple[Array, Array]:
+    """`input_ids` (batch, length), continued by tokens drawn by their probabilities: (batch, max_length).
 
-    `num_beams` sequences of each example go on at a time; one that ends counts with its log probability over its length
-    to the `length_penalty`. Returns also these scores, and those of all tokens at each step (steps, batch, beams,
-    vocabulary). Of decoder and rules see GreedySearch, here for log probabilities.
+    Of decoder and rules see GreedySearch. Logits are divided by a `temperature` above 0, and those of tokens in
+    `presence_mask` (batch, vocabulary) lowered by `presence_penalty`. The unlikeliest tokens, whose probabilities add
+    up to 1 - `top_p` at most, get the `filter_value` as logit, though never the `min_tokens_to_keep` likeliest; with
+    `custom` those behind the likeliest that add up to more than `top_p`. A `seed` of 0 or more says what is drawn, the
+    same as in onnxruntime on Linux; without one the session's does. (onnxruntime 1.32 subtracts the penalties of all
+    tokens from the first row's first logit.) The second output, which onnxruntime leaves out, are the logits of the
+    last step. Raises ValueError for other kinds of models.
     """
-    _require_alone(model_type, encoder)
-    if not 1 <= num_return_sequences <= num_beams:
-        raise ValueError(f"num_return_sequences {num_return_sequences} must lie from 1 to num_beams {num_beams}")
-    batch, length = input_ids.shape
-
-    def repeated(x: Array | None) -> Array | None:
-        return None if x is None else xp.take(x, xp.arange(batch * num_beams, dtype=xp.int64) // num_beams, axis=0)
-
-    rules = _Rules(
-        xp, min_length, eos_token_id, repetition_penalty, no_repeat_ngram_size, vocab_mask, repeated(prefix_vocab_mask),
+    require_alone(model_type, encoder)
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed {seed} must be 0 or more")
+    rules = Rules(
+        xp, min_length, eos_token_id, repetition_penalty, no_repeat_ngram_size, vocab_mask, prefix_vocab_mask,
         vocab_size,
     )  # fmt: skip
-    start = repeated(xp.astype(input_ids, xp.int32))
-    steps = _Steps(xp, start, pad_token_id, repeated(attention_mask), init_decoder, decoder, max_length)
-    lines = [[int(input_ids[i, j]) for j in range(length)] for i in range(batch) for _ in range(num_beams)]
-    sums = [0.0 if beam == 0 else -1e9 for beam in range(num_beams)] * batch
-    pools = [_Hypotheses(num_beams, length_penalty, early_stopping) for _ in range(batch)]
-    kept = []
-    for place in range(length, max_length):
-        logits = steps.logits()
-        scores = xp.log(xp.softmax(logits, -1))
-        scores = rules.kept(scores, xp.asarray(lines, dtype=xp.int32))
-        scores = scores + xp.expand_dims(xp.asarray(sums, dtype=xp.float32), axis=1)
+    draws = _draws(rng if seed is None else seed)
+    batch = input_ids.shape[0]
+    tokens = xp.astype(input_ids, xp.int32)
+    steps = Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
+    scores = xp.zeros((batch, 0), dtype=xp.float32)
+
+    def choose(before: Array) -> Array:
+        nonlocal scores
+        scores = rules.kept(steps.logits(), before)
+        scores = scores / temperature if temperature > 0 else scores
         width = scores.shape[1]
-        kept.append(xp.reshape(scores, (batch, num_beams, width)))
-        values, places = xp.top_k(xp.reshape(scores, (batch, num_beams * width)), 2 * num_beams, 1, True, True)
-        origins, chosen, sums, before = [], [], [], lines
-        for i, pool in enumerate(pools):
-            if pool.done:
-                origins += [i * num_beams] * num_beams
-                chosen += [pad_token_id] * num_beams
-                sums += [0.0] * num_beams
-                continue
-            going = len(chosen) + num_beams
-            for rank in range(2 * num_beams):
-                value, flat = float(values[i, rank]), int(places[i, rank])
-                origin, token = i * num_beams + flat // width, flat % width
-                if token == eos_token_id:
-                    if rank < num_beams:
-                        pool.add(before[origin], value)
-                    continue
-                origins.append(origin)
-                chosen.append(token)
-                sums.append(value)
-                if len(chosen) == going:
-                    break
-            pool.look(float(values[i, 0]), place)
-        lines = [[*before[origin], token] for origin, token in zip(origins, chosen, strict=True)]
-        if all(pool.done for pool in pools) or place + 1 == max_length:
-            break
-        steps.go_on(xp.asarray(chosen, dtype=xp.int32), xp.asarray(origins, dtype=xp.int64))
-    results, totals = [], []
-    for i, pool in enumerate(pools):
-        if not pool.done:
-            for beam in range(i * num_beams, (i + 1) * num_beams):
-                pool.add(lines[beam], sums[beam])
-        for score, line in pool.found[::-1][:num_return_sequences]:
-            results.append([*line, *[pad_token_id] * (max_length - len(line))])
-            totals.append(score)
-    shape = (batch, num_return_sequences)
-    kept += [xp.zeros_like(kept[0])] * (max_length - length - len(kept))
-    return (
-        xp.reshape(xp.asarray(results, dtype=xp.int32), (*shape, max_length)),
-        xp.reshape(xp.asarray(totals, dtype=xp.float32), shape),
-        xp.stack(kept),
-    )
+        if not 0 <= min_tokens_to_keep < width:
+            raise ValueError(f"min_tokens_to_keep {min_tokens_to_keep} must lie from 0 to below the {width} tokens")
+        if presence_mask is not None and presence_penalty:
+            require_shape("presence_mask", presence_mask, batch, width)
+            scores = scores - xp.astype(presence_mask, scores.dtype) * presence_penalty
+        scores = _filtered(xp, scores, top_p, min_tokens_to_keep, filter_value, custom)
+        exact = xp.astype(scores, xp.float64)
+        sums = xp.cumulative_sum(xp.exp(exact - xp.max(exact, axis=1, keepdims=True)), axis=1)
+        drawn = xp.asarray([[next(draws)] for _ in range(batch)], dtype=xp.float64)
+        behind = xp.astype(sums <= xp.reshape(drawn, (batch, 1)) * sums[:, -1:], xp.int32)
+        return xp.clip(xp.sum(behind, axis=1, dtype=xp.int32), None, width - 1)
+
+    y = _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, choose)
+    return y, scores

@@ -45,6 +45,12 @@ def matmul_bnb4(
     Two places of a table of 16 numbers (`quant_type` 0 FP4, 1 NF4) are in a byte, the first in the high bits; they
     count in units of `absmax`, one for each `block_size` of the weights in a row.
     """
+    w = bnb4_weights(xp, B, absmax, N, K, block_size, quant_type)
+    return xp.astype(matrix_product(xp, wide(xp, A), w.T if transB else w), A.dtype)
+
+
+def bnb4_weights(xp: Namespace, B: Array, absmax: Array, N: int, K: int, block_size: int, quant_type: int) -> Array:
+    """The weights (N, K) of MatMulBnb4 as floats."""
     one_of("quant_type", quant_type, *CODES)
     one_of("block_size", block_size, *(2**n for n in range(4, 13)))
     count, blocks = N * K, -(-N * K // block_size)
@@ -55,8 +61,7 @@ def matmul_bnb4(
     w = xp.take(xp.asarray(CODES[quant_type], dtype=xp.float32), places, axis=0)
     block = xp.arange(count, dtype=xp.int64) // block_size
     w = w * xp.take(xp.reshape(wide(xp, absmax), (-1,)), block, axis=0)
-    w = xp.reshape(w, (N, K))
-    return xp.astype(matrix_product(xp, wide(xp, A), w.T if transB else w), A.dtype)
+    return xp.reshape(w, (N, K))
 
 
 def floats_of_bits(xp: Namespace, bits: Array, exponent: int, mantissa: int) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Flag, Int, Text
+from ortlite.ops.attention import convolution_activated
 from ortlite.ops.helpers import one_of, require_rank, require_shape
 from ortlite.ops.registry import op
 
@@ -56,11 +57,6 @@ def captured(xp: Namespace, counts: Array | None, capacity: int, lengths: Array)
     if counts is None:
         return xp.zeros((lengths.shape[0], 0), dtype=xp.bool)
     return place < xp.expand_dims(xp.minimum(xp.astype(counts, xp.int64), lengths), axis=1)
-
-
-def _activated(xp: Namespace, y: Array, activation: str) -> Array:
-    one_of("activation", activation, "none", "silu", "swish")
-    return y if activation == "none" else y * xp.sigmoid(y)
 
 
 @op("CausalConvWithState", domain=MS)
@@ -123,7 +119,7 @@ def causal_conv_with_state(
     def laid_out(v: Array) -> Array:
         return xp.reshape(xp.permute_dims(v, (0, 2, 1)), (batch, v.shape[2], *rest)) if channels_last else v
 
-    y = laid_out(_activated(xp, y, activation))
+    y = laid_out(convolution_activated(xp, y, activation))
     if not state_window:
         return y, laid_out(x[:, :, length : length + held])
     starts = range(length - state_window + 1, length + 1)
@@ -179,7 +175,7 @@ def varlen_causal_conv_with_state(
     update = picked(xp, input, history, starts, of, place)
     update = xp.where(xp.expand_dims(wanted, axis=2), update, xp.zeros_like(update))
     last = xp.permute_dims(_held(xp, input, history, starts, lengths), (0, 2, 1))
-    return _activated(xp, y, activation), last, update
+    return convolution_activated(xp, y, activation), last, update
 
 
 @op("VarlenNGramHashMapping", domain=MS, results=("input_ids", "input_ids", "int32", "input_ids"))

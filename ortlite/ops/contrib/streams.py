@@ -1,6 +1,6 @@
 """What stands between the layers of newer language models: norms with gates, streams side by side and their mixing.
 
-All of them compute in float32, whatever they are given.
+All of them compute in float32, whatever they are given; float64 as it is.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def hyper_connection_pre_mix(
 ) -> Array:
     """The sum of streams (…, branches, width), or flattened, each times its part of `pre_mix`: (…, width)."""
     x = _grouped(xp, streams, num_branches)
-    y = xp.sum(x * _by_branch(xp, "pre_mix", pre_mix, x.shape), axis=-2, dtype=xp.float32)
+    y = xp.sum(x * _by_branch(xp, "pre_mix", pre_mix, x.shape), axis=-2, dtype=x.dtype)
     return xp.astype(y * reduction_scale, streams.dtype)
 
 
@@ -157,7 +157,7 @@ def engram_gate(
     k, q = wide(xp, key), wide(xp, query)
     k = k * _inverse(xp, k, epsilon) * wide(xp, key_norm_scale)
     q = q * _inverse(xp, q, epsilon) * wide(xp, query_norm_scale)
-    dot = xp.sum(k * q, axis=-1, keepdims=True, dtype=xp.float32) / width**0.5
+    dot = xp.sum(k * q, axis=-1, keepdims=True, dtype=k.dtype) / width**0.5
     gate = xp.sigmoid(xp.sign(dot) * xp.sqrt(xp.clip(xp.abs(dot), 1e-6, None)))
     y = gate * xp.expand_dims(wide(xp, value), axis=2)
     if conv_norm_scale is None:
