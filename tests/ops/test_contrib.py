@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -473,10 +475,29 @@ def test_matmul_of_other_packed_weights(kind):
     (w,) = onnxruntime_op("MatMulBnb4", np.eye(18, dtype=F), packed, most, **given, domain="com.microsoft", opset=1)
     x = floats(3, 7)  # onnxruntime, not transposed, leaves columns as memory happens to be
     check("MatMulBnb4", x, packed, most, transB=0, **given, expected=x @ w.T, **MS)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_matmul_of_weights_with_their_scales(kind):
+    """As the packing says; beside onnxruntime, too, where that has the operator on this processor."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
     blob = bytes_(3, 2, 20 + kind)
     blob[..., :4] = floats(3, 2, 1).view(np.uint8)
     blob[..., 4] = blob[..., 4] % 16 if kind else blob[..., 4]
-    check("MatMulFpQ4", floats(2, 40), blob.reshape(-1), np.array([40, 3]), blk_quant_type=kind, **MS)
+    given = floats(2, 40), blob.reshape(-1), np.array([40, 3])
+    weights = np.zeros((64, 3), F)
+    for column in range(3):
+        for block in range(2):
+            scale, *rest = blob[column, block, :4].view(F), *map(int, blob[column, block, 4:])
+            zero = rest.pop(0) if kind else 8
+            for i in range(32):
+                weights[block * 32 + i, column] = scale[0] * ((rest[i % 16] >> 4 * (i // 16)) % 16 - zero)
+    wanted = given[0] @ weights[:40]
+    check("MatMulFpQ4", *given, blk_quant_type=kind, expected=wanted, **MS)
+    with suppress(Fail):
+        (theirs,) = onnxruntime_op("MatMulFpQ4", *given, blk_quant_type=kind, domain="com.microsoft", opset=1)
+        np.testing.assert_allclose(theirs, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_matmul_of_16_bits():
