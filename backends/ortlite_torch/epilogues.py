@@ -18,8 +18,11 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 __all__ = ["Apart"]
 
 aten: Any = torch.ops.aten
-BOUNDS = aten.clamp_min, aten.clamp_max  # by numbers, and by tensors, at which inductor stops where they are constants
-WRONG = {aten.relu.default, aten.erf.default, *(bound.default for bound in BOUNDS), *(bound.Tensor for bound in BOUNDS)}
+# Bounds are numbers or tensors: at those inductor stops where they are constants.
+WRONG = {
+    aten.relu.default, aten.clamp_min.default, aten.clamp_min.Tensor, aten.clamp_max.default, aten.clamp_max.Tensor,
+    aten.erf.default,
+}  # fmt: skip
 
 
 class Apart(CustomGraphPass):  # type: ignore[misc]  # what torch is made of is not looked into

@@ -420,7 +420,7 @@ def _results(walk: _Walk, node: Node) -> list[Shape | None]:
     if node.op_type in ALIKE and (node.domain or node.op_type == "SimplifiedLayerNormalization"):
         statistics = None if first is None else (*first[:-1], 1)  # mean and deviation; the sum comes last
         return [first, statistics, statistics, first][: len(node.outputs)]
-    if node.op_type in {"MultiHeadAttention", "GroupQueryAttention"}:
+    if node.op_type == "MultiHeadAttention":
         return [_attended(walk, node, first), *nothing[1:]]
     if node.domain == "com.microsoft" and node.op_type in SHAPES:
         return [SHAPES[node.op_type](node, [walk.shapes.get(name) for name in node.inputs]), *nothing[1:]]
@@ -466,10 +466,6 @@ def _attended(walk: _Walk, node: Node, query: Shape | None) -> Shape | None:
     if query is None:
         return None
     value = walk.shapes.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if node.op_type == "GroupQueryAttention":
-        heads, shared = node.attributes["num_heads"], node.attributes["kv_num_heads"]
-        packed = not (len(node.inputs) > 1 and node.inputs[1])
-        return (*query[:2], query[2] * heads // (heads + 2 * shared) if packed else query[2])
     if len(query) == 5:
         return (query[0], query[1], query[2] * query[4])
     return (*query[:2], value[2] if value is not None and len(value) == 3 else query[2])
@@ -485,11 +481,6 @@ def _transposed(node: Node, given: Shapes) -> Shape | None:
     attributes = node.attributes
     rows, columns = a[-1 if attributes.get("transA") else -2], b[-2 if attributes.get("transB") else -1]
     return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
-
-
-def _by_columns(node: Node, given: Shapes) -> Shape | None:
-    """The result of a product with packed weights of N columns."""
-    return None if given[0] is None else (*given[0][:-1], int(node.attributes["N"]))
 
 
 def _old_attended(node: Node, given: Shapes) -> Shape | None:
@@ -514,8 +505,6 @@ SHAPES: dict[str, Callable[[Node, Shapes], Shape | None]] = {
     "FusedMatMulActivation": _transposed,
     "MatMulIntegerToFloat": _transposed,
     "DynamicQuantizeMatMul": _transposed,
-    "MatMulNBits": _by_columns,
-    "MatMulBnb4": _by_columns,
     "Attention": _old_attended,
     "QLinearAdd": _broadcast,
     "QLinearMul": _broadcast,

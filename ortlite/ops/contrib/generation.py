@@ -160,9 +160,11 @@ def greedy_search(
     )
     tokens = xp.astype(input_ids, xp.int32)
     steps = Steps(xp, tokens, pad_token_id, attention_mask, init_decoder, decoder, max_length)
-    return _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, lambda before: (
-        xp.argmax(rules.kept(steps.logits(), before), axis=1)
-    ))  # fmt: skip
+
+    def choose(before: Array) -> Array:
+        return xp.argmax(rules.kept(steps.logits(), before), axis=1)
+
+    return _continued(xp, tokens, max_length, eos_token_id, pad_token_id, steps, choose)
 
 
 def _continued(
