@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from stat import S_ISREG
 
+from ortlite import processors
 from ortlite.cache import folder
 
 __all__ = ["keep_compiled"]
@@ -25,11 +26,7 @@ QUICK = 0.02  # seconds of compiling that reading a file does not save
 
 def processor() -> str:
     """A name for the kind of processor: a digest of what it is able to do."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        able = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        able = platform.processor()
+    able = processors.said("flags", "Features") or platform.processor()
     return hashlib.sha256(f"{platform.machine()} {able}".encode()).hexdigest()[:16]
 
 

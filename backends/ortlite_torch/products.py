@@ -9,10 +9,8 @@ MKL takes up to twice as long as oneDNN, which then has all of them.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ import torch.nn.functional as F
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
+from ortlite.processors import maker
 from ortlite_torch.onednn import inferring, onednn
 from ortlite_torch.threads import fit, product_work
 
@@ -41,13 +40,7 @@ HAS_MKL = torch.backends.mkl.is_available() and all(
 )
 few_linear: Any = mkl._mkl_linear.default if HAS_MKL else None  # noqa: SLF001
 
-
-def made_by_intel(info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor is Intel's, as far as Linux (`info`) or Windows says who made it."""
-    return "GenuineIntel" in (info.read_text() if info.exists() else platform.processor())
-
-
-BY_MKL = HAS_MKL and made_by_intel()
+BY_MKL = HAS_MKL and "GenuineIntel" in maker()
 
 
 def matmul(xp: Namespace, A: Any, B: Any, *, derived: Any = at_once) -> Any:

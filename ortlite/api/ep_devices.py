@@ -5,7 +5,6 @@ What only a library of compiled code can do raises RuntimeError and says what to
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ortlite import processors
 from ortlite.api.names import expect
 from ortlite.errors import Fail, InvalidArgument, InvalidProtobuf
 from ortlite.provider import CPU
@@ -205,25 +205,12 @@ def _processors() -> tuple[OrtHardwareDevice, ...]:
     from ortlite.api.enums import OrtHardwareDeviceType
     from ortlite.provider import available
 
-    said = _processor()
-    vendor, number = next((known for word, known in MAKERS.items() if word in said), (platform.machine(), 0))
+    maker = processors.maker()
+    vendor, number = next((known for word, known in MAKERS.items() if word in maker), (platform.machine(), 0))
     found = [OrtHardwareDevice(OrtHardwareDeviceType.CPU, vendor, number, 0)]
     if ON_GPU.intersection(available()):
         found.append(OrtHardwareDevice(OrtHardwareDeviceType.GPU, "NVIDIA", NVIDIA, 0))
     return tuple(found)
-
-
-def _processor() -> str:
-    """What the system says of the maker of its processor."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-            return next((line for line in lines if line.startswith("vendor_id")), "")
-    except OSError:
-        return f"{os.environ.get('PROCESSOR_IDENTIFIER', '')} {platform.processor()} {_apple()}"
-
-
-def _apple() -> str:
-    return "Apple" if platform.system() == "Darwin" and platform.machine() == "arm64" else ""
 
 
 @cache
@@ -231,10 +218,10 @@ def _devices() -> tuple[OrtEpDevice, ...]:
     from ortlite.provider import available
     from ortlite.version import __version__
 
-    processors = _processors()
+    here = _processors()
     found = []
     for name in reversed(available()):  # the CPU provider first
-        device = processors[-1] if name in ON_GPU else processors[0]
+        device = here[-1] if name in ON_GPU else here[0]
         vendor = "Microsoft" if name == CPU else "ortlite"  # what programs look for
         found.append(OrtEpDevice(name, vendor, {"version": __version__}, {}, device))
     return tuple(found)

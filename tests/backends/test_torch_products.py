@@ -60,14 +60,6 @@ def intel(monkeypatch):
     monkeypatch.setattr(products, "BY_MKL", True)
 
 
-@pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD"])
-def test_who_made_the_processor(maker, tmp_path, monkeypatch):
-    (info := tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: one\n")
-    assert products.made_by_intel(info) == (maker == "GenuineIntel")
-    monkeypatch.setattr(products.platform, "processor", lambda: f"Intel64 Family 6 Model 85 Stepping 7, {maker}")
-    assert products.made_by_intel(tmp_path / "none") == (maker == "GenuineIntel")
-
-
 @pytest.mark.skipif(not products.PACKS, reason="torch has no oneDNN here")
 @pytest.mark.parametrize("by_mkl", [False, products.HAS_MKL])
 def test_a_constant_matrix_is_packed_once_whatever_comes(by_mkl, packs, monkeypatch):
