@@ -214,6 +214,7 @@ OPERATORS = {
         "depthwise": lambda: (
         [floats(1, 96, 56, 56), floats(96, 1, 3, 3), floats(96)],
         {"group": 96, "pads": (1, 1, 1, 1), "activation": "Relu"})},
+    "Linear": {"197 × 768 by 768 × 768": lambda: ([floats(1, 197, 768), floats(768, 768), floats(768)], {})},
     "PointwiseDepthwiseConv": {"24 to 144 channels": lambda: (
         [floats(1, 24, 56, 56), floats(144, 24, 1, 1), floats(144, 1, 3, 3), floats(144)],
         {"pads": [1] * 4, "activation": "Relu", "last_activation": "Relu"})},

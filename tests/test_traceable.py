@@ -92,6 +92,7 @@ MORE: list[tuple[str, int, tuple[Any, ...], dict[str, Any]]] = [
     ("RoiAlign", 16, (IMAGE, ROIS, WHICH), {"output_height": 2, "output_width": 1}),
     ("RoiAlign", 16, (IMAGE, ROIS, WHICH), {"output_height": 1, "output_width": 2, "mode": "max"}),
     ("SimplifiedLayerNormalization", 1, (X, X[0]), {}),
+    ("ortlite.Linear", 1, (np.stack([X, X]), X.T, X[:, 0]), {}),
     ("ortlite.PointwiseDepthwiseConv", 1, (IMAGE, WIDENING, IMAGE[:, :1, :3, :3]), {"pads": (1, 1, 1, 1)}),
     ("ai.onnx.ml.LabelEncoder", 4, (np.array([2, 7, 1]),), {"keys_int64s": (1, 2), "values_floats": (0.5, 1.5)}),
     ("ai.onnx.ml.OneHotEncoder", 1, (np.array([3, 1]),), {"cats_int64s": (1, 3), "zeros": 0}),

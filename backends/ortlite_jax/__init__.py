@@ -80,8 +80,8 @@ class JAXExecutionProvider(ExecutionProvider):
     (default) to keep what XLA compiles in a folder of ortlite's in the user's cache, where this process has set no
     folder of JAX's before, or "0"; `stand_in`, "1" (default) to leave shapes that nothing is compiled for to NumPy's
     kernels where JAX computes in the host's memory, or "0": each is compiled then; `loops`, "0" to have XLA compute
-    everything itself: where `ortlite[fast]` is installed, its compiled loops convolve and multiply by constant weights
-    on a CPU.
+    everything itself: where `ortlite[fast]` is installed, its compiled loops convolve, multiply by constant weights,
+    attend and normalise rows on a CPU.
 
     JAX computes in 64 bits only where asked to: every run asks, for itself alone.
     """
@@ -124,6 +124,10 @@ class JAXExecutionProvider(ExecutionProvider):
     @property
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         return self._overrides
+
+    @property
+    def rewrites(self) -> frozenset[str]:
+        return frozenset({"MatMulAddFusion"})
 
     @cached_property
     def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:

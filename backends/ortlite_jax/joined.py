@@ -6,7 +6,7 @@ XLA goes from one call to the next in some 10 microseconds, and finds a place fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +32,14 @@ class Joined(NamedTuple):
 
 def joined(eqns: Sequence[Any], outvars: Sequence[Any], functions: calls.Functions) -> list[Any]:
     """The equations, in which calls with nothing between them that needs their results are one."""
+    eqns = _without_views(eqns, outvars)
     readers = Counter(var for eqn in eqns for var in _variables(eqn.invars))
     readers.update(_variables(outvars))
     order: list[Any] = []
     group: list[Any] = []
     made: set[Any] = set()  # by the calls of the group
     for eqn in eqns:
-        if eqn.primitive.name == "ffi_call" and eqn.params["target_name"] == calls.TARGET:
+        if _is_call(eqn):
             group.append(eqn)
             made.update(eqn.outvars)
             continue
@@ -47,6 +48,52 @@ def joined(eqns: Sequence[Any], outvars: Sequence[Any], functions: calls.Functio
             group, made = [], set()
         order.append(eqn)  # before the calls that follow, which may need it
     return [*order, _one(group, readers, functions)] if group else order
+
+
+def _is_call(eqn: Any) -> bool:
+    return eqn.primitive.name == "ffi_call" and bool(eqn.params["target_name"] == calls.TARGET)
+
+
+def _without_views(eqns: Sequence[Any], outvars: Sequence[Any]) -> list[Any]:
+    """The equations, in which a call reads what another has made under its first name.
+
+    In between, the same memory is called otherwise: rows become heads side by side, which change places with the rows
+    and, as a call reads them in the order in which they lie, change back.
+    """
+    views: dict[Any, tuple[Any, tuple[int, ...]]] = {}  # the variable that has the memory, and in which order the axes
+    found: list[Any] = []
+    for eqn in eqns:
+        if _is_call(eqn):
+            same = [views[var][0] if var in views and _in_order(views[var][1]) else var for var in eqn.invars]
+            found.append(eqn.replace(invars=same))
+            views.update((var, (var, tuple(range(var.aval.ndim)))) for var in eqn.outvars)
+            continue
+        found.append(eqn)
+        view = _view(eqn, views)
+        if view is not None:
+            views[eqn.outvars[0]] = view
+    needed, left = {*_variables(outvars)}, []
+    for eqn in reversed(found):
+        if _is_call(eqn) or eqn.outvars[:1] == [] or eqn.outvars[0] not in views or eqn.outvars[0] in needed:
+            needed.update(_variables(eqn.invars))
+            left.append(eqn)
+    return left[::-1]
+
+
+def _view(eqn: Any, views: Mapping[Any, tuple[Any, tuple[int, ...]]]) -> tuple[Any, tuple[int, ...]] | None:
+    """What an equation makes of a view, if that is another one."""
+    if eqn.primitive.name not in {"transpose", "reshape"} or eqn.invars[0] not in views:
+        return None
+    var, axes = views[eqn.invars[0]]
+    if eqn.primitive.name == "transpose":
+        return var, tuple(axes[axis] for axis in eqn.params["permutation"])
+    if eqn.params["dimensions"] is None and _in_order(axes):
+        return var, tuple(range(eqn.outvars[0].aval.ndim))
+    return None
+
+
+def _in_order(axes: Sequence[int]) -> bool:
+    return tuple(axes) == tuple(range(len(axes)))
 
 
 def _variables(values: Sequence[Any]) -> Iterator[Any]:

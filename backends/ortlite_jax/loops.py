@@ -1,8 +1,8 @@
-"""Operators with constant weights by the loops that `pip install 'ortlite[fast]'` compiles for NumPy.
+"""Operators by the loops that `pip install 'ortlite[fast]'` compiles for NumPy.
 
-XLA's convolutions on a CPU take up to twice as long as these. They stand in a compiled program as calls
-(`ortlite_jax.calls`): they read the memory of XLA's operands and write to that of its results. What they call one after
-the other is one call.
+XLA's convolutions, attention and norms of rows take up to twice as long as these on a CPU. They stand in a compiled
+program as calls (`ortlite_jax.calls`): they read the memory of XLA's operands and write to that of its results. What
+they call one after the other is one call.
 """
 
 from __future__ import annotations
@@ -29,27 +29,10 @@ __all__ = ["before", "together"]
 
 Key = tuple[str, str, int]
 
-MS = "com.microsoft"
-# The inputs that must be constants, where they are given: what is made of them is kept.
-TAKEN: dict[Key, tuple[int, ...]] = {
-    ("", "Conv", 1): (1, 2),
-    (MS, "FusedConv", 1): (1, 2),
-    ("", "MatMul", 1): (1,),
-    ("", "Gemm", 7): (1, 2),
-}
-# What reads an image that a call has made, and would else come between two.
-BETWEEN: dict[Key, tuple[int, ...]] = {
-    ("", "GlobalAveragePool", 1): (),
-    ("", "AveragePool", 1): (),
-    ("", "MaxPool", 1): (),
-    ("", "Mul", 7): (),
-    ("", "GroupNormalization", 18): (1, 2),
-    ("", "GroupNormalization", 21): (1, 2),
-    (MS, "QuickGelu", 1): (),
-}
-IMAGES = {("", "Conv", 1), (MS, "FusedConv", 1), *BETWEEN}
+MS, OWN = "com.microsoft", "ortlite"
 DTYPES = {"float32", "uint8", "int8", "int32"}
-LEAST = 1 << 25  # multiplications of a product: of fewer XLA makes one loop with what follows
+LEAST = 1 << 22  # multiplications of a product: of fewer XLA makes one loop with what follows
+MANY = 1 << 14  # elements of a first input that are worth a call
 FEW = 16  # channels of an image that is read as well where they lie first
 
 _prefixes = numbers()
@@ -107,6 +90,76 @@ class Call(NamedTuple):
         return together([(self, range(len(self.operands)))], [(0, i) for i in range(len(self.results))])
 
 
+Order = Callable[[int, Sequence[int]], tuple[int, ...]]
+
+
+def image(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The order of axes in which a loop reads the memory of an image."""
+    rank = len(shape)
+    return last(rank) if rank > 2 and shape[1] >= FEW else tuple(range(rank))
+
+
+def heads(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """That of queries, keys and values, whose heads lie side by side, as a product makes them; a mask's is its own."""
+    return (0, 2, 1, 3) if len(shape) == 4 and place != 3 else rows(place, shape)
+
+
+def rows(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """C order."""
+    return tuple(range(len(shape)))
+
+
+def _always(functions: calls.Functions, inputs: Sequence[Any], weights: Sequence[Any]) -> bool:
+    return True
+
+
+def _reads_made(functions: calls.Functions, inputs: Sequence[Any], weights: Sequence[Any]) -> bool:
+    return any(map(functions.has_made, inputs))
+
+
+def _is_large(functions: calls.Functions, inputs: Sequence[Any], weights: Sequence[Any]) -> bool:
+    return bool(prod(inputs[0].shape) >= MANY)
+
+
+def _is_long(functions: calls.Functions, inputs: Sequence[Any], weights: Sequence[Any]) -> bool:
+    """Whether rows times weights take long enough for a call."""
+    return bool(prod(inputs[0].shape[:-1]) * sum(w.size for w in weights if w is not None) >= LEAST)
+
+
+class Taken(NamedTuple):
+    """Which inputs must be constants, where they are given: what is made of them is kept. In which order of axes the
+    others are read, and whether a call pays: asked of the inputs, and of those constants.
+    """
+
+    constants: tuple[int, ...]
+    order: Order
+    pays: Callable[[calls.Functions, Sequence[Any], Sequence[Any]], bool]
+
+
+TAKEN: dict[Key, Taken] = {
+    ("", "Conv", 1): Taken((1, 2), image, _always),
+    (MS, "FusedConv", 1): Taken((1, 2), image, _always),
+    ("", "MatMul", 1): Taken((1,), rows, _is_long),
+    ("", "Gemm", 7): Taken((1, 2), rows, _is_long),
+    (OWN, "Linear", 1): Taken((1, 2), rows, _is_long),
+    # what reads an image that a call has made, and would else come between two
+    ("", "GlobalAveragePool", 1): Taken((), image, _reads_made),
+    ("", "AveragePool", 1): Taken((), image, _reads_made),
+    ("", "MaxPool", 1): Taken((), image, _reads_made),
+    ("", "Mul", 7): Taken((), image, _reads_made),
+    ("", "GroupNormalization", 18): Taken((1, 2), image, _reads_made),
+    ("", "GroupNormalization", 21): Taken((1, 2), image, _reads_made),
+    (MS, "QuickGelu", 1): Taken((), image, _reads_made),
+    # what XLA reads several times
+    ("", "Attention", 23): Taken((), heads, _is_large),
+    ("", "Attention", 24): Taken((), heads, _is_large),
+    ("", "LayerNormalization", 17): Taken((), rows, _is_large),
+    (MS, "SkipLayerNormalization", 1): Taken((), rows, _is_large),
+    ("", "SimplifiedLayerNormalization", 1): Taken((), rows, _is_large),
+    (MS, "SkipSimplifiedLayerNormalization", 1): Taken((), rows, _is_large),
+}
+
+
 def before(others: Mapping[Key, Callable[..., Any]]) -> Mapping[Key, Callable[..., Any]]:
     """JAX's operators, and before them the loops, where there are any."""
     cpu = create(CPU)
@@ -114,40 +167,31 @@ def before(others: Mapping[Key, Callable[..., Any]]) -> Mapping[Key, Callable[..
         return others
     from ortlite_numpy.compiled import table
 
-    ours = {key: _by_loops(key, table.OVERRIDES[key]) for key in (*TAKEN, *BETWEEN)}
+    ours = {key: _by_loops(taken, table.OVERRIDES[key]) for key, taken in TAKEN.items()}
     return {**others, **{key: or_default(fn, others[key]) if key in others else fn for key, fn in ours.items()}}
 
 
-def _by_loops(key: Key, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What calls the loops of an operator in a program that XLA compiles; NotImplemented where its weights are no
-    constants.
+def _by_loops(taken: Taken, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls the loops of an operator in a program that XLA compiles; NotImplemented where that does not pay, or
+    its weights are no constants.
     """
-    needed = TAKEN[key] if key in TAKEN else BETWEEN[key]
 
     def override(xp: Namespace, *inputs: Any, derived: Any = at_once, **attributes: Any) -> Any:
         functions = calls.gathered()
         if functions is None or any(x is not None and str(x.dtype) not in DTYPES for x in inputs):
             return NotImplemented
-        if key in BETWEEN and not any(map(functions.has_made, inputs)):
-            return NotImplemented
         known = [None if x is None else constant(x) for x in inputs]
         places = tuple(i for i, x in enumerate(inputs) if x is None or known[i] is not None)
-        if any(i < len(inputs) and i not in places for i in needed):
-            return NotImplemented
-        if key not in IMAGES and not _is_long(inputs[0], [known[i] for i in needed if i < len(known)]):
+        weights = [i for i in taken.constants if i < len(inputs)]
+        if any(i not in places for i in weights) or not taken.pays(functions, inputs, [known[i] for i in weights]):
             return NotImplemented
         if not calls.available():
             return NotImplemented
         operator = derived(Operator, fn, places, tuple(attributes.items()), *(known[i] for i in places))
-        return operator(functions, *(x for i, x in enumerate(inputs) if i not in places), images=key in IMAGES)
+        return operator(functions, *(x for i, x in enumerate(inputs) if i not in places), order=taken.order)
 
     override.__name__ = override.__qualname__ = fn.__name__
     return override
-
-
-def _is_long(x: Any, weights: Sequence[Any]) -> bool:
-    """Whether rows times weights take long enough for a call."""
-    return bool(prod(x.shape[:-1]) * sum(w.size for w in weights if w is not None) >= LEAST)
 
 
 class Operator(WithConstants):
@@ -158,17 +202,19 @@ class Operator(WithConstants):
     def __init__(self, fn: Callable[..., Any], places: tuple[int, ...], keywords: Any, *constants: Any):
         super().__init__(fn, places, keywords, [None if x is None else np.asarray(x) for x in constants])
 
-    def __call__(self, functions: calls.Functions, *inputs: Any, images: bool) -> Any:
-        orders = [_order(x, images) for x in inputs]
-        call = self.recorded([_lying(x, order) for x, order in zip(inputs, orders, strict=True)], orders, images)
+    def __call__(self, functions: calls.Functions, *inputs: Any, order: Order) -> Any:
+        free = [place for place in range(len(inputs) + len(self.places)) if place not in self.places]
+        orders = [order(place, x.shape) for place, x in zip(free, inputs, strict=True)]
+        call = self.recorded([_lying(x, order) for x, order in zip(inputs, orders, strict=True)], orders, order)
         if call is None:
             return NotImplemented
         found = calls.called(call, *(lax.transpose(x, order) for x, order in zip(inputs, orders, strict=True)))
         results = tuple(lax.transpose(y, np.argsort(v.axes)) for y, v in zip(found, call.results, strict=True))
-        functions.made.update((id(y), y) for y in results)
+        if order is image:
+            functions.made.update((id(y), y) for y in results)
         return (*results, *[None] * call.absent) if len(results) + call.absent > 1 else results[0]
 
-    def recorded(self, examples: Sequence[Any], orders: Sequence[tuple[int, ...]], images: bool) -> Call | None:
+    def recorded(self, examples: Sequence[Any], orders: Sequence[tuple[int, ...]], order: Order) -> Call | None:
         """The calls of NumPy that are left at this signature; None where they do not follow from it."""
         from ortlite_numpy.record import recorded
 
@@ -182,17 +228,11 @@ class Operator(WithConstants):
         values = [y for y in found.values if y is not None]  # absent ones come last
         if not all(isinstance(y, np.ndarray) for y in values):
             return None
-        axes = [_axes(y, images) for y in values]
+        axes = [_axes(y, order) for y in values]
         results = [_value(*result) for result in zip(found.results, values, axes, strict=False)]
         operands = [_value(*operand) for operand in zip(names.values(), examples, orders, strict=True)]
         homes = [_home(*result) for result in zip(found.homes, results, values, strict=False)]
         return Call(found.lines, found.scope, operands, results, homes, len(found.values) - len(results))
-
-
-def _order(x: Any, image: bool) -> tuple[int, ...]:
-    """The order of axes in which a loop reads the memory of an input."""
-    rank = len(x.shape)
-    return last(rank) if image and rank > 2 and x.shape[1] >= FEW else tuple(range(rank))
 
 
 def _lying(x: Any, axes: tuple[int, ...]) -> Any:
@@ -200,10 +240,10 @@ def _lying(x: Any, axes: tuple[int, ...]) -> Any:
     return np.empty([x.shape[axis] for axis in axes], x.dtype).transpose(np.argsort(axes))
 
 
-def _axes(x: Any, image: bool) -> tuple[int, ...]:
+def _axes(x: Any, order: Order) -> tuple[int, ...]:
     """The order in which the axes of an array lie; for axes of one element any will do."""
-    if image and x.transpose(order := _order(x, image)).flags.c_contiguous:
-        return order
+    if x.transpose(axes := order(0, x.shape)).flags.c_contiguous:
+        return axes
     return tuple(sorted(range(x.ndim), key=lambda axis: (-x.strides[axis], axis)))
 
 
@@ -232,6 +272,7 @@ def together(
 
     scope: dict[str, Any] = {"array": np.ndarray, "empty": np.empty, "aligned": aligned}
     lines: list[tuple[str, str]] = []
+    read = {*outside, *(source for _, given in each for source in given if not isinstance(source, int))}
 
     def at(value: Value, address: str) -> str:
         """Source for the array at an address."""
@@ -243,12 +284,18 @@ def together(
         scope |= call.scope
         lines += [(name, "team") for name, value in call.scope.items() if value is _asked().team]
         for value, source in zip(call.operands, given, strict=True):
-            memory = at(value, f"given[{source}]") if isinstance(source, int) else "m{}_{}".format(*source)
+            if isinstance(source, int):
+                memory = at(value, f"given[{source}]")
+            else:
+                memory, before = "m{}_{}".format(*source), each[source[0]][0].results[source[1]]
+                memory = memory if value.shape == before.shape else f"{memory}.reshape({value.shape})"
             back = tuple(map(int, np.argsort(value.axes)))
             lines.append((value.name, memory if back == tuple(range(len(back))) else f"{memory}.transpose({back})"))
         homes = {}
         for i, (value, (home, shape)) in enumerate(zip(call.results, call.homes, strict=True)):
             name, place = f"m{number}_{i}", (number, i)
+            if place not in read:
+                continue
             if place in outside:
                 lines.append((name, at(value, f"results[{outside.index(place)}]")))
             else:
@@ -260,7 +307,7 @@ def together(
                 homes[home] = name if shape == value.shape else f"{name}.reshape({shape})"
         lines += [(target, homes.get(target, text)) for target, text in call.lines]
         for i, (value, (home, _)) in enumerate(zip(call.results, call.homes, strict=True)):
-            if not home or homes[home].split(".")[0] != f"m{number}_{i}":
+            if (number, i) in read and (not home or homes[home].split(".")[0] != f"m{number}_{i}"):
                 lines.append(("", f"m{number}_{i}[...] = {value.name}.transpose({value.axes})"))
     made = {target for target, _ in lines if target}
     run, context = written(lines, "given, results, team", "None", made, scope), create(CPU).context

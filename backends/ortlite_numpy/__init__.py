@@ -135,7 +135,7 @@ class CPUExecutionProvider(ExecutionProvider):
 
     @property
     def rewrites(self) -> frozenset[str]:
-        return frozenset({"PointwiseDepthwiseFusion"} if self.compiles_ahead else ())
+        return frozenset({"MatMulAddFusion", *(["PointwiseDepthwiseFusion"] if self.compiles_ahead else [])})
 
     @cached_property
     def recorder(self) -> Any:

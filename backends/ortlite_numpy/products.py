@@ -197,6 +197,15 @@ def gemm(
     return y
 
 
+def linear(xp: Namespace, X: Any, W: Any, B: Any, *, derived: Any = at_once) -> Any:
+    """As MatMul; the row is added in place."""
+    if X.dtype not in FLOATS or not X.dtype == W.dtype == B.dtype:
+        return NotImplemented
+    y = product(X, W, xp.threads, derived)
+    y += B
+    return y
+
+
 def fused_matmul(
     xp: Namespace,
     A: Any,
@@ -219,4 +228,5 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "MatMul", 1): matmul,
     ("", "Gemm", 7): gemm,
     ("com.microsoft", "FusedMatMul", 1): fused_matmul,
+    (fused.OWN, "Linear", 1): linear,
 }

@@ -236,6 +236,10 @@ class TorchExecutionProvider(ExecutionProvider):
     def overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         return self._overrides
 
+    @property
+    def rewrites(self) -> frozenset[str]:
+        return frozenset({"MatMulAddFusion"})
+
     @cached_property
     def _overrides(self) -> Mapping[tuple[str, str, int], Callable[..., Any]]:
         from ortlite_torch import loops, ops

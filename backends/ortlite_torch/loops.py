@@ -53,7 +53,11 @@ TAKEN: dict[Key, tuple[int, ...]] = {
     (MS, "MatMulNBits", 1): (1,),
 }
 # Where MKL is slow: the loops take two thirds to nine tenths of the time of oneDNN's products (AVX2, 16 to 200 rows).
-PRODUCTS: dict[Key, tuple[int, ...]] = {("", "MatMul", 1): (1,), ("", "Gemm", 7): (1, 2)}
+PRODUCTS: dict[Key, tuple[int, ...]] = {
+    ("", "MatMul", 1): (1,),
+    ("", "Gemm", 7): (1, 2),
+    ("ortlite", "Linear", 1): (1, 2),
+}
 TENSORS = {torch.Tensor, torch.nn.Parameter}
 DTYPES = {torch.float32, torch.uint8, torch.int8, torch.int32}
 SIGNATURES = 64  # of an operator that are kept

@@ -171,6 +171,11 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
             return NotImplemented  # the kernel says what is wrong
         return y + (C if beta == 1 else C * beta)
 
+    @wraps(products.linear_row)
+    def linear_row(xp: Namespace, X: Any, W: Any, B: Any, *, derived: Any = at_once) -> Any:
+        y = matmul(xp, X, W, derived=derived) if B.dtype == torch.float32 else NotImplemented
+        return y if y is NotImplemented else y + B
+
     def convolved(xp: Namespace, X: Any, W: Any, B: Any, derived: Any, given: dict[str, Any]) -> Any:
         """The convolution without its bias, and whether it was one."""
         derived = at_once if torch.compiler.is_compiling() else derived
@@ -222,6 +227,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
     ours = {key: inner(key) for key in INNER} | {
         ("", "MatMul", 1): matmul,
         ("", "Gemm", 7): gemm,
+        ("ortlite", "Linear", 1): linear_row,
         ("", "Conv", 1): conv,
         (MS, "FusedConv", 1): fused_conv,
         **{key: attends(inner(key)) for key in INNER if key[1] == "Attention"},

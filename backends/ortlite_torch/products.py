@@ -82,6 +82,17 @@ def gemm(
     return fit(torch.addmm, product_work(a, b), a)(C, a, b, beta=beta)
 
 
+def linear_row(xp: Namespace, X: Any, W: Any, B: Any, *, derived: Any = at_once) -> Any:
+    """By a packed matrix, else torch.addmm."""
+    if W.ndim != 2 or not X.dtype == W.dtype == B.dtype or X.shape[-1] != W.shape[0] or B.shape != W.shape[1:]:
+        return NotImplemented
+    y = packed_product(X, W, B, False, derived)
+    if y is not NotImplemented:
+        return y
+    rows = X.reshape(-1, W.shape[0])
+    return fit(torch.addmm, product_work(rows, W), rows)(B, rows, W).reshape(*X.shape[:-1], W.shape[1])
+
+
 def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: Cut | None = None) -> Any:
     """A @ B, or A @ B.T where `turned`, plus the bias, by a packed B, both as `cut` makes them; or NotImplemented."""
     if not PACKS or B.ndim != 2 or A.ndim < 2 or prod(B.shape) < LARGE or not inferring(A, B, bias):
@@ -157,4 +168,5 @@ def packed(B: Any, turned: bool, cut: Cut | None = None) -> Any:
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "MatMul", 1): matmul,
     ("", "Gemm", 7): gemm,
+    ("ortlite", "Linear", 1): linear_row,
 }

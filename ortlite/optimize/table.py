@@ -100,6 +100,7 @@ EPILOGUES: tuple[Rule, ...] = (
 ASKED: tuple[Rule, ...] = (
     Rule("PointwiseDepthwiseFusion", LAYOUT, ("Conv",), pointwise.match_depthwise, pointwise.widened),
     Rule("PointwiseDepthwiseFusion", LAYOUT, ("FusedConv",), pointwise.match_depthwise, pointwise.widened, MS),
+    Rule("MatMulAddFusion", BASIC, ("Add",), weights.match_linear, weights.linear),
 )
 
 # Those whose results are operators of a newer opset than the graph's may be.

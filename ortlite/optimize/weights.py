@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ortlite.graph import Node
-from ortlite.optimize.rule import New, copy
+from ortlite.optimize.rule import OWN, New, copy
 from ortlite.optimize.view import View
 
-__all__ = ["conv_affine", "gemm_affine", "gemm_of_product", "match_conv_add", "match_conv_mul", "match_conv_norm",
-           "match_gemm_add", "match_gemm_norm", "match_product_add", "match_product_norm"]  # fmt: skip
+__all__ = ["conv_affine", "gemm_affine", "gemm_of_product", "linear", "match_conv_add", "match_conv_mul",
+           "match_conv_norm", "match_gemm_add", "match_gemm_norm", "match_linear", "match_product_add",
+           "match_product_norm"]  # fmt: skip
 
 DTYPES = {"float16", "float32", "float64"}
 
@@ -140,9 +141,15 @@ def _scaled(
 
 def match_product_add(view: View, node: Node) -> tuple[Node, str] | None:
     """The product of two matrices plus a constant row: the product and the row."""
+    found = _product_and_row(view, node)
+    return None if found is None or view.rank(found[0].inputs[0]) != 2 else found
+
+
+def _product_and_row(view: View, node: Node) -> tuple[Node, str] | None:
+    """A product with a constant matrix, plus a constant row: the product and the row."""
     for value, other in (node.inputs, node.inputs[::-1]):
         product = view.made_by(value, "MatMul")
-        if product is None or not view.alone(value) or view.rank(product.inputs[0]) != 2 or not view.is_float(value):
+        if product is None or not view.alone(value) or not view.is_float(value):
             continue
         weights, row = view.constant(product.inputs[1]), view.constant(other)
         if weights is not None and row is not None and weights.ndim == 2 and row.shape in _rows(weights.shape[1]):
@@ -158,6 +165,20 @@ def gemm_of_product(view: View, node: Node, found: tuple[Node, str]) -> New:
     """Gemm, whose opset 7 broadcasts."""
     product, row = found
     return New((copy(node, "Gemm", [*product.inputs, row], opset=max(product.opset, 7)),))
+
+
+def match_linear(view: View, node: Node) -> tuple[Node, str] | None:
+    """Matrices times a constant one, plus a constant row that is a vector: the product and the row."""
+    found = _product_and_row(view, node)
+    if found is None or (view.rank(found[0].inputs[0]) or 0) < 3 or view.constants[found[1]].ndim != 1:
+        return None
+    return found
+
+
+def linear(view: View, node: Node, found: tuple[Node, str]) -> New:
+    """Both in one."""
+    product, row = found
+    return New((copy(node, "Linear", [*product.inputs, row], domain=OWN, opset=1),))
 
 
 def match_gemm_norm(view: View, node: Node) -> _Affine | None:

@@ -231,6 +231,7 @@ FLOPS: dict[str, Rule] = {
     "MatMul": _matmul,
     "FusedMatMul": _matmul,
     "FusedMatMulActivation": _matmul,
+    "Linear": lambda node, given, made: _matmul(node, given, made) + _size(made, 0),
     "TransposeMatMul": _matmul,
     "MatMulInteger": _matmul,
     "MatMulIntegerToFloat": _matmul,

@@ -861,6 +861,11 @@ def test_products_with_a_constant_matrix(rows, depth, columns, dtype, threads, e
         np.testing.assert_allclose(multiplied(a, b, bias, threads=threads, transposed=turned), exact + bias, **close)
     far = np.swapaxes(np.stack([a, a]), 0, 1)  # strides that nobody flattens
     np.testing.assert_allclose(multiplied(far, b), np.stack([exact, exact], 1), **close)
+    linear, xp = compiled.OVERRIDES[OWN, "Linear", 1], SimpleNamespace(threads=threads)
+    np.testing.assert_allclose(
+        linear(xp, far, b, bias, derived=Derived([b, bias])), np.stack([exact, exact], 1) + bias, **close
+    )
+    assert linear(xp, far, b, bias, derived=Derived([b])) is NotImplemented, "another row may come"
 
 
 @pytest.mark.parametrize("groups", [1, 3])

@@ -155,6 +155,85 @@ def test_large_products_with_constants(grouped):
     assert grouped == [2]  # of 130 rows; XLA multiplies three itself
 
 
+def layer(weights, more=()):
+    """Attention of X (batch, sequence, 256) by four heads, as exporters write it, and a norm of that and X."""
+    weights |= {f"W{k}": floats(256, 256) / 16 for k in "qkvo"} | {f"B{k}": floats(256) for k in "qkv"}
+    weights |= {"heads": np.array([0, 0, 4, 64]), "rows": np.array([0, 0, 256]), "gamma": floats(256)}
+    nodes = []
+    for k in "qkv":
+        nodes += [
+            node("MatMul", ["X", f"W{k}"], [f"{k}1"]),
+            node("Add", [f"{k}1", f"B{k}"], [f"{k}2"]),
+            node("Reshape", [f"{k}2", "heads"], [f"{k}3"]),
+            node("Transpose", [f"{k}3"], [k], perm=[0, 2, 1, 3]),
+        ]
+    return [
+        *nodes,
+        node("Attention", ["q", "k", "v", *more], ["a"]),
+        node("Transpose", ["a"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "rows"], ["b"]),
+        node("MatMul", ["b", "Wo"], ["c"]),
+        node("SkipLayerNormalization", ["c", "X", "gamma"], ["Y"], domain="com.microsoft"),
+    ]
+
+
+def transformer(nodes, outputs, weights, given=("X",)):
+    return model(
+        nodes, dict.fromkeys(given, np.float32(0)), outputs, weights, opset=23,
+        dims={name: [None, None, 256] if name == "X" else [None] * 4 for name in given},
+    ).SerializeToString()  # fmt: skip
+
+
+def test_a_layer_of_a_transformer_is_one_call(grouped):
+    """Heads that are split off and put together again are the same memory under other names."""
+    weights: dict = {}
+    proto = transformer(layer(weights), ["Y"], weights)
+    check(proto, {"X": floats(1, 70, 256)}, {"X": floats(3, 40, 256)})
+    assert grouped == [6, 6]
+    check(proto, {"X": floats(1, 3, 256)})
+    assert len(grouped) == 2, "of three rows XLA computes all"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 70, 70), (2, 4, 70, 70), (2, 1, 1, 70), (1, 4, 70, 70)], ids=str)
+@pytest.mark.parametrize("fed", [False, True])
+def test_attention_under_a_mask(shape, fed, grouped):
+    mask = np.where(R.random(shape) < 0.3, -np.inf, floats(*shape)).astype(np.float32)
+    weights = {} if fed else {"M": mask}
+    nodes = layer(weights, more=["M"])
+    proto = transformer(nodes, ["Y"], weights, ("X", "M") if fed else ("X",))
+    check(proto, {"X": floats(2, 70, 256), **({"M": mask} if fed else {})})
+    assert sum(grouped) == 6
+
+
+def test_what_lies_between_calls_is_there_for_others_too(grouped):
+    """Heads that come out, are read by XLA, or are not turned back."""
+    weights: dict = {"flat": np.array([0, -1]), "any": np.array([0, -1, 256]), "U": floats(256, 128)}
+    nodes = [
+        *layer(weights),
+        node("Sin", ["q3"], ["s"]),
+        node("Transpose", ["v3"], ["w"], perm=[0, 2, 3, 1]),
+        node("Reshape", ["turned", "flat"], ["f"]),
+        node("Reshape", ["a", "any"], ["mixed"]),  # turned heads, one after the other: other memory
+        node("MatMul", ["mixed", "U"], ["Z"]),
+    ]
+    proto = transformer(nodes, ["Y", "q", "s", "w", "f", "Z", "turned", "c"], weights)
+    check(proto, {"X": floats(2, 70, 256)})
+    assert sum(grouped) == 7
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [0, 5])
+def test_attention_of_groups_with_a_past(heads, causal, past, grouped):
+    given = {"q": (2, 4, 70, 64), "k": (2, heads, 70, 64), "v": (2, heads, 70, 64)}
+    given |= {"pk": (2, heads, past, 64), "pv": (2, heads, past, 64)} if past else {}
+    names = [*"qkv", "", *(["pk", "pv"] if past else [])]
+    nodes = [node("Attention", names, ["y", "K", "V"] if past else ["y"], is_causal=causal)]
+    proto = transformer(nodes, ["y", "K", "V"] if past else ["y"], {}, tuple(given))
+    check(proto, {name: floats(*shape) for name, shape in given.items()})
+    assert grouped == [1]
+
+
 def test_what_is_no_constant_is_left_to_xla(grouped):
     proto = source([conv("X", "Y", "W")], ["Y"], {}, given=("X", "W"))
     check(proto, {"X": floats(1, 16, 6, 6), "W": floats(16, 16, 3, 3)})
@@ -309,7 +388,7 @@ def test_a_call_within_a_loop_of_jax_stands_alone():
     call = loops.Operator(loops_of("Conv"), (1, 2), (("pads", (1, 1, 1, 1)),), W, None)
 
     def steps(x):
-        return (jax.lax.fori_loop(0, 3, lambda _, x: call(calls.gathered(), x, images=True), x),)
+        return (jax.lax.fori_loop(0, 3, lambda _, x: call(calls.gathered(), x, order=loops.image), x),)
 
     x = jax.numpy.asarray(floats(1, 16, 5, 4))
     found, expected = region.Region(steps, {})(x)[0], x
@@ -348,7 +427,7 @@ def test_a_result_in_reverse_is_copied():
     assert loops._home("y", loops._value("y", y, (0, 1)), y) == ("y", (4, 5))
     assert loops._home("y", loops._value("y", y.T, (1, 0)), y.T) == ("y", (4, 5))
     for view in (y[::-1], y[:2], np.broadcast_to(y[:1], (4, 5))):
-        assert loops._home("y", loops._value("y", view, loops._axes(view, image=False)), view) == ("", ())
+        assert loops._home("y", loops._value("y", view, loops._axes(view, loops.rows)), view) == ("", ())
 
 
 def test_arrays_are_held_by_nobody_after_a_run():

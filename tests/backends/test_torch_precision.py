@@ -76,6 +76,16 @@ def test_gemm(rows, turned, beta):
         assert error.max() > 1e-4
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (0, 4)])
+def test_a_product_and_a_row(shape):
+    a, b, c = floats(0, *shape, 600), floats(1, 600, 500), floats(2, 500)
+    w = SHORT.from_numpy(b)
+    for _ in range(2):
+        y = run(("ortlite", "Linear", 1), a, w, c, derived=Derived([w]))
+        error = near(y, a.astype(float) @ b + c, np.abs(a).astype(float) @ np.abs(b))
+        assert error.max(initial=1) > 1e-4
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 9), (2, 6, 9, 8), (1, 6, 5, 4, 6)])
 @pytest.mark.parametrize("group", [1, 2])
 def test_convolutions(shape, group):

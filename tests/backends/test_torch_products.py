@@ -163,6 +163,18 @@ def test_gemm_adds_what_it_is_given(bias, attributes, depth):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 8), (0, 3)])
+@pytest.mark.parametrize("depth", [8, 512])
+def test_a_product_and_a_row(shape, depth):
+    text = f"g (float[M,N,{depth}] A) => (float[M,N,640] y) {{ a = MatMul(A, B)  y = Add(a, C) }}"
+    both = sessions(text, B=floats(depth, 640), C=floats(640))
+    assert [n.op_type for n in both[0].explain().nodes] == ["Linear"]
+    a = floats(*shape, depth)
+    for _ in range(3):
+        ours, theirs = (session.run(None, {"A": a})[0] for session in both)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_derivatives_flow_through_the_kernel():
     model = parser.parse_model(HEAD + "g (float[M,512] x) => (float[M,600] y) { y = MatMul(x, W) }")
     w = floats(512, 600)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.optimize.models import agree, model, node, operators, outputs
+import ortlite
+from tests.optimize.models import CPU, agree, model, node, operators, outputs
 from tests.optimize.test_activations import PROVIDERS, Writer, values
 
 
@@ -165,6 +166,42 @@ def test_normalisation_of_a_product(product, turned, provider):
     y = normalised(w, y, 6)
     x = values((5, 4))
     assert agree(w.model({"x": x}, y), {"x": x}, 1e-4, 1e-4, [provider]) == {"Gemm": 1}
+
+
+def used(proto, provider, **options):
+    """How often the session of a model runs the operator of both."""
+    session = ortlite.InferenceSession(proto.SerializeToString(), providers=[provider], **options)
+    return sum(node.op_type == "Linear" for node in session.explain().nodes)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("sizes", [(4, 6), (512, 520)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_of_more_axes_and_a_row_are_one_operator_where_a_provider_asks(provider, dtype, sizes, turned):
+    w = Writer(dtype)
+    w.constants |= {"W": values(sizes, dtype, 1) / dtype(sizes[0] ** 0.5), "b": values(sizes[1], dtype, 2)}
+    product = w("MatMul", "x", "W")
+    y = w("Add", "b", product) if turned else w("Add", product, "b")
+    near = 1e-2 if dtype == np.float16 else 1e-5
+    for shape in ((2, 3), (1, 1), (2, 2, 1), (3, 0), (1, 40)):
+        x = {"x": values((*shape, sizes[0]), dtype)}
+        proto = w.model(x, y)
+        assert agree(proto, x, near, near, [provider]) == {"MatMul": 1, "Add": 1}, "a file has no such operator"
+        assert used(proto, provider) == 1
+    assert used(proto, provider, disabled_optimizers=["MatMulAddFusion"]) == 0
+    assert used(w.model(x, y, [product]), provider) == 0, "the product is an output"
+
+
+@pytest.mark.parametrize(("x", "b"), [((4,), (6,)), ((2, 3, 4), (3, 6)), ((2, 3, 4), (1, 1, 6)), ((2, 3, 4), (1,))])
+def test_other_sums_are_not(x, b):
+    w = Writer()
+    w.constants |= {"W": values((4, 6), seed=1), "b": values(b, seed=2)}
+    proto = w.model({"x": values(x)}, w("Add", w("MatMul", "x", "W"), "b"))
+    assert used(proto, CPU) == 0
+    fed = {"x": values((2, 3, 4)), "b": values(6)}
+    del w.constants["b"]
+    assert used(w.model(fed, w.nodes[-1].output[0]), CPU) == 0
 
 
 def test_names_of_passes():

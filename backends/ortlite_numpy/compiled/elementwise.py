@@ -7,7 +7,7 @@ from typing import Any
 
 from ortlite.derived import at_once
 from ortlite_numpy.compiled import functions
-from ortlite_numpy.compiled.jit import Loops, loops, own, owned, share, wide, with_names
+from ortlite_numpy.compiled.jit import Loops, alone, loops, own, owned, share, wide, with_names
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -44,12 +44,21 @@ def each_by(x, y, a, b, start, stop):
 @loops()
 def each_biased(x, bias, y, start, stop):
     """Y = function(x + bias) for rows [start, stop) as long as the bias."""
-    wide()
     n = bias.size
     for r in range(start, stop):
         part, result = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
-        for i in range(n):
-            result[i] = function(part[i] + bias[i])
+        for i in range(result.size):
+            result[i] = part[i] + bias[i]
+        one_by_one(result)
+
+
+@loops()
+def one_by_one(y):
+    """Y = function(y)."""
+    alone()
+    wide()
+    for i in range(y.size):
+        y[i] = function(y[i])
 
 
 @loops()
@@ -68,7 +77,10 @@ def _kernels(kernel: Loops, *names: str) -> dict[str, Loops]:
 
 EACH = _kernels(each, "gelu", "fast_gelu", "hard_swish", "mish", "sigmoid", "softplus", "tanh", "erf")
 EACH_BY = _kernels(each_by, "celu", "elu", "hard_sigmoid", "swish")
-BIASED = _kernels(each_biased, "gelu", "fast_gelu")
+BIASED = {
+    name: with_names(each_biased, f"each_biased_{name}", one_by_one=kernel)
+    for name, kernel in _kernels(one_by_one, "gelu", "fast_gelu").items()
+}
 
 
 def mapped(xp: Any, kernel: Any, x: Any, *numbers: float) -> Any:

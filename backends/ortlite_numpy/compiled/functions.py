@@ -18,6 +18,7 @@ LOG2E = F(1.4426950408889634)
 LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)
 ROUND = F(12582912.0)  # 1.5 · 2^23: what is added to it loses its fraction
 ROUND_BITS = np.int32(0x4B400000)
+ONE_BITS = np.int32(0x3F800000)
 SIGN = np.int32(-0x80000000)
 ONE, TWO, HALF = F(1), F(2), F(0.5)
 
@@ -39,24 +40,40 @@ def signed(size, x):
 
 
 @loops()
-def exp(x):
-    """e^x."""
-    x = held(x, F(-105), F(90))
-    shifted = x * LOG2E + ROUND
-    n = shifted - ROUND
-    r = x - n * LN2_HIGH - n * LN2_LOW
+def mantissa(r):
+    """e^r for r between plus and minus half the logarithm of 2."""
     p = F(1.9875691500e-4)
     p = p * r + F(1.3981999507e-3)
     p = p * r + F(8.3334519073e-3)
     p = p * r + F(4.1665795894e-2)
     p = p * r + F(1.6666665459e-1)
     p = p * r + F(5.0000001201e-1)
-    p = p * (r * r) + r + ONE
+    return p * (r * r) + r + ONE
+
+
+@loops()
+def exp(x):
+    """e^x."""
+    x = held(x, F(-105), F(90))
+    shifted = x * LOG2E + ROUND
+    n = shifted - ROUND
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    p = mantissa(r)
     power = np.int32(F(shifted).view(np.int32) - ROUND_BITS)
     half = np.int32(power >> np.int32(1))  # in two steps, for the results that overflow and those that are subnormal
     first = np.int32((half + np.int32(127)) << np.int32(23)).view(F)
     second = np.int32((power - half + np.int32(127)) << np.int32(23)).view(F)
     return p * first * second
+
+
+@loops()
+def decay(x):
+    """e^x for x not above 0, where what is below the smallest normal number may be that."""
+    x = max(x, F(-87))
+    shifted = x * LOG2E + ROUND
+    n = shifted - ROUND
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    return mantissa(r) * np.int32((F(shifted).view(np.int32) << np.int32(23)) + ONE_BITS).view(F)
 
 
 @loops()
@@ -107,7 +124,7 @@ def erf(x):
     r = r * t + F(-6.34846687e-1)
     r = r * t + F(-1.28717512e-1)
     r = r * t - t
-    far = ONE - exp(r)
+    far = ONE - decay(r)
     v = smaller(t, ONE)
     s = v * v
     q = F(-5.96761703e-4)

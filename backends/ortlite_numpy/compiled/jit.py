@@ -116,18 +116,25 @@ class Emitted(Loops):
             return self.run
 
 
-def _wide(typing: Any) -> Any:
-    from numba import types
+def _attribute(text: str) -> Emitted:
+    """A function without arguments, to be called in another one, which then has this attribute of LLVM's."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # an attribute of LLVM's that llvmlite has no name for
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
+    def emit(typing: Any) -> Any:
+        from numba import types
 
-    return types.none(), code
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            set.add(builder.function.attributes, text)  # llvmlite has no name for all that there are
+            return context.get_dummy_value()
+
+        return types.none(), code
+
+    return Emitted(emit)
 
 
-wide = Emitted(_wide)  # said in a function: that its loops may take vectors of 512 bits, which LLVM by itself avoids
+# Said in a function: that its loops may take vectors of 512 bits, which LLVM by itself avoids;
+wide = _attribute('"prefer-vector-width"="512"')
+# that it stays one: within a loop of its caller's LLVM would load its constants again for every vector.
+alone = _attribute("noinline")
 
 
 def of_two_floats(name: str) -> Emitted:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
+from ortlite.ops.contrib.fused import OWN
 from ortlite.ops.helpers import require_broadcast
 from ortlite_numpy.compiled.jit import Emitted, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
@@ -320,12 +321,29 @@ def _examples(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
     yield (np.zeros((64, 64), dtype), b), {"derived": Derived([b])}
 
 
+def _examples_plus(dtype: Any, attributes: Mapping[str, Any]) -> Iterator[Call]:
+    row = np.zeros(33, dtype)
+    for (a, b), keywords in _examples(dtype, attributes):
+        keywords["derived"] = Derived([b, row])
+        yield (a, b, row), keywords
+
+
 @override("MatMul", examples=_examples, dtypes=FLOATS)
 def matmul(xp: Any, A: Any, B: Any, *, derived: Any = at_once) -> Any:
     """With a constant B, in its panels."""
     if not _fits(A, B, B.shape[0] if B.ndim == 2 else 0, derived):
         return NotImplemented
     return multiplied(xp, A, derived(panels, B), derived(filled, None, B.shape[1], B.dtype), B.shape[1])
+
+
+@override((OWN, "Linear", 1), examples=_examples_plus, dtypes=FLOATS)
+def linear(xp: Any, X: Any, W: Any, B: Any, *, derived: Any = at_once) -> Any:
+    """With constant W and B: what the products are added to is the row."""
+    if W.ndim != 2 or B.dtype != X.dtype or B.shape != W.shape[1:] or not lasting(derived, B):
+        return NotImplemented
+    if not _fits(X, W, W.shape[0], derived):
+        return NotImplemented
+    return multiplied(xp, X, derived(panels, W), derived(filled, B, B.size, B.dtype), B.size)
 
 
 @override(("", "Gemm", 7), examples=_examples, dtypes=FLOATS)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ortlite.derived import at_once
 from ortlite_numpy.compiled.functions import exp, larger
-from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, wide
+from ortlite_numpy.compiled.jit import FREE, alone, loops, own, owned, share, wide
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -36,6 +36,7 @@ def highest(row):
 @loops()
 def exponentials(y):
     """e^y, in place: of some rows at once, for what is left over of a vector takes as long as a vector."""
+    alone()
     wide()
     for i in range(y.size):
         y[i] = exp(y[i])

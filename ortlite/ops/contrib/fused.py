@@ -67,6 +67,12 @@ def pointwise_depthwise_conv(
     )  # fmt: skip
 
 
+@op("Linear", domain=OWN)
+def linear(xp: Namespace, X: Array, W: Array, B: Array) -> Array:
+    """`X` (…, depth) times `W` (depth, columns), plus the row `B` (columns)."""
+    return linalg.matmul(xp, X, W) + B
+
+
 # The activations and how many parameters each takes, in order: alpha and beta, or alpha and gamma of Selu.
 ACTIVATIONS = {
     "": 0, "Affine": 2, "Celu": 1, "Clip": 2, "Elu": 1, "HardSigmoid": 2, "HardSwish": 0, "LeakyRelu": 1,
