@@ -11,8 +11,9 @@ from math import prod
 from typing import Any
 
 from ortlite.derived import at_once
+from ortlite_numpy.compiled.elementwise import one_by_one
 from ortlite_numpy.compiled.functions import exp, larger
-from ortlite_numpy.compiled.jit import FREE, alone, loops, own, owned, share, wide
+from ortlite_numpy.compiled.jit import FREE, loops, own, owned, share, wide, with_names
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.record import numpy as np
 
@@ -23,6 +24,9 @@ TOGETHER = 1 << 12  # elements of rows that stay in the nearest cache
 STRIPE, STRIPED = 64, 1 << 16  # channels and elements that a part of an image with channels last has at least
 F = np.float32
 
+# e^y in place: of some rows at once, for what is left over of a vector takes as long as a vector
+exponentials = with_names(one_by_one, "exponentials", function=exp)
+
 
 @loops()
 def highest(row):
@@ -31,15 +35,6 @@ def highest(row):
     for i in range(1, row.size):
         top = larger(top, row[i])
     return top
-
-
-@loops()
-def exponentials(y):
-    """e^y, in place: of some rows at once, for what is left over of a vector takes as long as a vector."""
-    alone()
-    wide()
-    for i in range(y.size):
-        y[i] = exp(y[i])
 
 
 @loops(FREE)
