@@ -57,14 +57,14 @@ class Functions(dict[int, Function]):
 
     def __init__(self) -> None:
         self.wanted: list[Any] = []  # of Wanted
-        self.made: dict[int, Any] = {}  # what they have made, by id
+        self.made: dict[int, Any] = {}  # the images that they have made, by id
         number = next(_numbers)
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             self.handle = jax.numpy.asarray([number], np.int64)
         _programs[number] = self
 
     def has_made(self, value: Any) -> bool:
-        """Whether a traced array is what a call has made."""
+        """Whether a traced array is an image that a call has made."""
         return id(value) in self.made
 
     def __missing__(self, number: int) -> Function:

@@ -61,20 +61,20 @@ def _without_views(eqns: Sequence[Any], outvars: Sequence[Any]) -> list[Any]:
     and, as a call reads them in the order in which they lie, change back.
     """
     views: dict[Any, tuple[Any, tuple[int, ...]]] = {}  # the variable that has the memory, and in which order the axes
-    found: list[Any] = []
+    found: list[tuple[Any, bool]] = []  # equations, and whether each only makes a view
     for eqn in eqns:
         if _is_call(eqn):
             same = [views[var][0] if var in views and _in_order(views[var][1]) else var for var in eqn.invars]
-            found.append(eqn.replace(invars=same))
+            found.append((eqn.replace(invars=same), False))
             views.update((var, (var, tuple(range(var.aval.ndim)))) for var in eqn.outvars)
             continue
-        found.append(eqn)
         view = _view(eqn, views)
+        found.append((eqn, view is not None))
         if view is not None:
             views[eqn.outvars[0]] = view
     needed, left = {*_variables(outvars)}, []
-    for eqn in reversed(found):
-        if _is_call(eqn) or eqn.outvars[:1] == [] or eqn.outvars[0] not in views or eqn.outvars[0] in needed:
+    for eqn, is_view in reversed(found):
+        if not is_view or eqn.outvars[0] in needed:
             needed.update(_variables(eqn.invars))
             left.append(eqn)
     return left[::-1]

@@ -20,6 +20,7 @@ from jax import lax
 
 from ortlite.derived import WithConstants, at_once
 from ortlite.namespace import Namespace, or_default
+from ortlite.ops.contrib.fused import OWN
 from ortlite.provider import CPU, create
 from ortlite.room import aligned
 from ortlite_jax import calls
@@ -29,7 +30,7 @@ __all__ = ["before", "together"]
 
 Key = tuple[str, str, int]
 
-MS, OWN = "com.microsoft", "ortlite"
+MS = "com.microsoft"
 DTYPES = {"float32", "uint8", "int8", "int32"}
 LEAST = 1 << 22  # multiplications of a product: of fewer XLA makes one loop with what follows
 MANY = 1 << 14  # elements of a first input that are worth a call
@@ -95,8 +96,7 @@ Order = Callable[[int, Sequence[int]], tuple[int, ...]]
 
 def image(place: int, shape: Sequence[int]) -> tuple[int, ...]:
     """The order of axes in which a loop reads the memory of an image."""
-    rank = len(shape)
-    return last(rank) if rank > 2 and shape[1] >= FEW else tuple(range(rank))
+    return last(len(shape)) if len(shape) > 2 and shape[1] >= FEW else rows(place, shape)
 
 
 def heads(place: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -287,15 +287,18 @@ def together(
             if isinstance(source, int):
                 memory = at(value, f"given[{source}]")
             else:
-                memory, before = "m{}_{}".format(*source), each[source[0]][0].results[source[1]]
-                memory = memory if value.shape == before.shape else f"{memory}.reshape({value.shape})"
+                memory, (call_before, result) = "m{}_{}".format(*source), source
+                if value.shape != each[call_before][0].results[result].shape:
+                    memory += f".reshape({value.shape})"
             back = tuple(map(int, np.argsort(value.axes)))
             lines.append((value.name, memory if back == tuple(range(len(back))) else f"{memory}.transpose({back})"))
         homes = {}
-        for i, (value, (home, shape)) in enumerate(zip(call.results, call.homes, strict=True)):
-            name, place = f"m{number}_{i}", (number, i)
-            if place not in read:
-                continue
+        kept = [
+            (f"m{number}_{i}", (number, i), value, *home)
+            for i, (value, home) in enumerate(zip(call.results, call.homes, strict=True))
+            if (number, i) in read
+        ]
+        for name, place, value, home, shape in kept:
             if place in outside:
                 lines.append((name, at(value, f"results[{outside.index(place)}]")))
             else:
@@ -306,9 +309,9 @@ def together(
             if home and home not in homes:
                 homes[home] = name if shape == value.shape else f"{name}.reshape({shape})"
         lines += [(target, homes.get(target, text)) for target, text in call.lines]
-        for i, (value, (home, _)) in enumerate(zip(call.results, call.homes, strict=True)):
-            if (number, i) in read and (not home or homes[home].split(".")[0] != f"m{number}_{i}"):
-                lines.append(("", f"m{number}_{i}[...] = {value.name}.transpose({value.axes})"))
+        for name, _, value, home, _ in kept:
+            if not home or homes[home].split(".")[0] != name:
+                lines.append(("", f"{name}[...] = {value.name}.transpose({value.axes})"))
     made = {target for target, _ in lines if target}
     run, context = written(lines, "given, results, team", "None", made, scope), create(CPU).context
 

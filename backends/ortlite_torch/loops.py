@@ -18,6 +18,7 @@ import torch
 
 from ortlite.derived import WithConstants, at_once, lasting
 from ortlite.namespace import Namespace
+from ortlite.ops.contrib.fused import OWN
 from ortlite.provider import CPU, create
 from ortlite_torch import products
 from ortlite_torch.onednn import inferring
@@ -56,7 +57,7 @@ TAKEN: dict[Key, tuple[int, ...]] = {
 PRODUCTS: dict[Key, tuple[int, ...]] = {
     ("", "MatMul", 1): (1,),
     ("", "Gemm", 7): (1, 2),
-    ("ortlite", "Linear", 1): (1, 2),
+    (OWN, "Linear", 1): (1, 2),
 }
 TENSORS = {torch.Tensor, torch.nn.Parameter}
 DTYPES = {torch.float32, torch.uint8, torch.int8, torch.int32}

@@ -18,7 +18,7 @@ import torch
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import registry
-from ortlite.ops.contrib.fused import parameters
+from ortlite.ops.contrib.fused import OWN, parameters
 from ortlite.ops.conv import conv as conv_kernel
 from ortlite_torch import onednn, ops, products
 from ortlite_torch.threads import product_work
@@ -227,7 +227,7 @@ def overrides(dtype: Any, device: Any) -> Mapping[tuple[str, str, int], Callable
     ours = {key: inner(key) for key in INNER} | {
         ("", "MatMul", 1): matmul,
         ("", "Gemm", 7): gemm,
-        ("ortlite", "Linear", 1): linear_row,
+        (OWN, "Linear", 1): linear_row,
         ("", "Conv", 1): conv,
         (MS, "FusedConv", 1): fused_conv,
         **{key: attends(inner(key)) for key in INNER if key[1] == "Attention"},

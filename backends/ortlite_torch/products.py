@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
+from ortlite.ops.contrib.fused import OWN
 from ortlite.processors import maker
 from ortlite_torch.onednn import inferring, onednn
 from ortlite_torch.threads import fit, product_work
@@ -83,14 +84,11 @@ def gemm(
 
 
 def linear_row(xp: Namespace, X: Any, W: Any, B: Any, *, derived: Any = at_once) -> Any:
-    """By a packed matrix, else torch.addmm."""
-    if W.ndim != 2 or not X.dtype == W.dtype == B.dtype or X.shape[-1] != W.shape[0] or B.shape != W.shape[1:]:
+    """As Gemm, of all rows at once."""
+    if X.ndim < 2 or B.shape != W.shape[1:]:
         return NotImplemented
-    y = packed_product(X, W, B, False, derived)
-    if y is not NotImplemented:
-        return y
-    rows = X.reshape(-1, W.shape[0])
-    return fit(torch.addmm, product_work(rows, W), rows)(B, rows, W).reshape(*X.shape[:-1], W.shape[1])
+    y = gemm(xp, X.flatten(0, -2), W, B, derived=derived)
+    return y if y is NotImplemented else y.reshape(*X.shape[:-1], W.shape[1])
 
 
 def packed_product(A: Any, B: Any, bias: Any, turned: bool, derived: Any, cut: Cut | None = None) -> Any:
@@ -168,5 +166,5 @@ def packed(B: Any, turned: bool, cut: Cut | None = None) -> Any:
 OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "MatMul", 1): matmul,
     ("", "Gemm", 7): gemm,
-    ("ortlite", "Linear", 1): linear_row,
+    (OWN, "Linear", 1): linear_row,
 }

@@ -164,7 +164,7 @@ def test_gemm_adds_what_it_is_given(bias, attributes, depth):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 8), (0, 3)])
-@pytest.mark.parametrize("depth", [8, 512])
+@pytest.mark.parametrize("depth", [0, 8, 512])
 def test_a_product_and_a_row(shape, depth):
     text = f"g (float[M,N,{depth}] A) => (float[M,N,640] y) {{ a = MatMul(A, B)  y = Add(a, C) }}"
     both = sessions(text, B=floats(depth, 640), C=floats(640))
