@@ -18,11 +18,13 @@ from onnx.backend.test.runner import Runner
 
 import ortlite
 from conformance import judge
-from ortlite.provider import CPU
+from ortlite.provider import CPU, create
 
 __all__ = ["KINDS", "Result", "case_model", "data_sets", "load_cases", "run_case"]
 
 KINDS = ("node", "simple", "real", "pytorch-converted", "pytorch-operator")
+RUNS = 3  # of a session: the last one is specialised, whatever the provider
+DRAWN = "training_dropout"  # what such cases expect is one draw, the first
 # Types array libraries other than NumPy lack; a case on them says nothing about a provider's kernels.
 NARROW = ("float16", "bfloat16", "float8", "float6", "float4", "int4", "int2", "uint4", "uint2", "string")
 
@@ -115,22 +117,27 @@ def _similar(one: list[Any], other: list[Any], case: Any) -> bool:
     return True
 
 
-def run_case(name: str, provider: str, check_types: bool = True) -> Result:
-    """Run one case; the result's `error` is empty when every output agrees with the suite's."""
+def run_case(name: str, provider: str, *, steps: bool | None = None, runs: int = RUNS) -> Result:
+    """Run one case; the result's `error` is empty when every output agrees with the suite's.
+
+    In a session as users make it: the first of its `runs` is interpreted, or compiled by the provider's library, and
+    those after it are specialised. With `steps` in another one, too, that runs step by step and checks the dtype of
+    every value: by default where no library compiles, which JAX would do with every call that a kernel makes.
+    """
     kind, case = load_cases()[name]
     start = perf_counter()
     fallbacks: Counter[tuple[str, str]] = Counter()
     numeric = True
     error = ""
+
+    def prepared(model: onnx.ModelProto, **entries: str) -> ortlite.InferenceSession:
+        options = ortlite.SessionOptions()
+        for key, value in entries.items():
+            options.add_session_config_entry(f"ortlite.{key}", value)
+        return ortlite.InferenceSession(model.SerializeToString(), options, [provider], enable_fallback=0)
+
     try:
         model = case_model(case)
-        options = ortlite.SessionOptions()
-        if check_types:
-            options.add_session_config_entry("ortlite.check_types", "1")
-
-        def prepared(model: onnx.ModelProto) -> ortlite.InferenceSession:
-            return ortlite.InferenceSession(model.SerializeToString(), options, [provider], enable_fallback=0)
-
         session = prepared(model)
         explanation = session.explain()
         fallbacks.update(
@@ -138,18 +145,25 @@ def run_case(name: str, provider: str, check_types: bool = True) -> Result:
         )
         numeric = not any(word in str(session.stages.model.graph) for word in NARROW)
         weightless = bool(judge.left_out(model))
+        compiler = create(provider).compiler
+        steps = (compiler is None or compiler.eager) if steps is None else steps
+        sessions = [session] * (1 if DRAWN in name or weightless else runs)
+        sessions += [prepared(model, check_types="1")] if steps else []
         for inputs, expected in data_sets(case, model):
             names = [arg.name for arg in session.get_inputs()]
             feeds = dict(zip(names, map(_array, inputs), strict=False))
-            actual = session.run(None, feeds)
-            try:
-                _assert_similar(list(map(_array, expected)), actual, case.rtol, case.atol)
-            except AssertionError:
-                if not weightless or _similar(actual, prepared(judge.rounded(model)).run(None, feeds), case):
-                    raise
+            wanted = [*map(_array, expected)]
+            for each in sessions:
+                actual = each.run(None, feeds)
+                try:
+                    _assert_similar(wanted, actual, case.rtol, case.atol)
+                except AssertionError:
+                    if not weightless or _similar(actual, prepared(judge.rounded(model)).run(None, feeds), case):
+                        raise
             if weightless:
-                session = prepared(judge.drawn(model))
-                judge.assert_agrees(name, session.run(None, feeds)[0], case.rtol)
+                drawn = prepared(judge.drawn(model))
+                for _ in range(runs):
+                    judge.assert_agrees(name, drawn.run(None, feeds)[0], case.rtol)
     except Exception as problem:  # noqa: BLE001  (a result, whatever it is)
         error = f"{type(problem).__name__}: {str(problem).strip()}"
     return Result(name, kind, error, perf_counter() - start, dict(fallbacks), numeric and provider != CPU)

@@ -22,6 +22,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the markers mean; pyproject.toml says what they are for."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if "CPUExecutionProvider" in os.environ.get("ORTLITE_TEST_PROVIDERS", "CPUExecutionProvider"):
+        return
+    for item in items:
+        if item.get_closest_marker("once"):
+            item.add_marker(pytest.mark.skip("says the same whatever library is installed"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
     """Thousands of compiled functions take gigabytes and make the garbage collector slow; no file needs another's."""

@@ -40,12 +40,14 @@ def test_memory_of_a_device_is_bound_and_written_in_place():
     assert status == 0, said
 
 
+@pytest.mark.long
 def test_no_kernel_leaves_the_device():
     status, said = suite()
     assert status == 0, said
     assert int(said.split(" cases, 0 wrong")[0].split()[-1]) > 1500
 
 
+@pytest.mark.long
 def test_no_dtype_needs_what_cuda_lacks():
     status, said = suite("--dtypes")
     assert status == 0, said
@@ -58,6 +60,7 @@ def test_a_tensor_on_the_wrong_device_is_noticed():
     assert "are on the CPU, the others on the device" in said
 
 
+@pytest.mark.long
 def test_a_replayed_graph_gives_what_its_kernels_gave():
     status, said = suite("--graphs")
     assert status == 0, said

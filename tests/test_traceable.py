@@ -244,6 +244,7 @@ def frozen(array: np.ndarray) -> np.ndarray:
 OPERATORS = [pytest.param(key, id=".".join(filter(None, key))) for key in sorted(calls())]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("key", OPERATORS)
 def test_on_strict(key):
     if lacking := create(STRICT).supports(calls()[key][0].kernel, []):
@@ -272,6 +273,7 @@ def named(call: Call, wanted: Any) -> list[dtypes.DType]:
     return [*(dtypes.of_numpy(leaf.dtype) for leaf in arrays), *asked]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("key", OPERATORS)
 def test_without_double_precision(key):
     """What a provider without float64 does not refuse computes without it."""
@@ -305,6 +307,7 @@ def test_a_dtype_that_an_attribute_asks_for_counts():
     assert placed[0].reasons == ("StrictExecutionProvider: array_api_strict has no float64",)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("key", OPERATORS)
 def test_on_read_only_arrays(key):
     for call, wanted in zip(calls()[key], expected(key), strict=True):

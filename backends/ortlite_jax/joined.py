@@ -82,7 +82,7 @@ def _without_views(eqns: Sequence[Any], outvars: Sequence[Any]) -> list[Any]:
 
 def _view(eqn: Any, views: Mapping[Any, tuple[Any, tuple[int, ...]]]) -> tuple[Any, tuple[int, ...]] | None:
     """What an equation makes of a view, if that is another one."""
-    if eqn.primitive.name not in {"transpose", "reshape"} or eqn.invars[0] not in views:
+    if eqn.primitive.name not in {"transpose", "reshape"} or not any(var in views for var in _variables(eqn.invars)):
         return None
     var, axes = views[eqn.invars[0]]
     if eqn.primitive.name == "transpose":

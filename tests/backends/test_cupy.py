@@ -76,6 +76,7 @@ def test_a_model_runs_on_it_alone():
     """)
 
 
+@pytest.mark.once
 def test_a_sample_of_the_suite():
     out = run("""
         from conformance.__main__ import expected_failures, run_suite
@@ -542,24 +543,18 @@ def test_no_product_goes_on_unrounded():
     """)
 
 
+@pytest.mark.long
+@pytest.mark.once
 @needs_compiler
 def test_the_suites_functions_of_elements():
     out = run_both("""
         cls = type(provider)
         cls.compiler = property(lambda self, made=Elementwise(): made)
-        once = ortlite.InferenceSession.run
-
-        def again(session, *given, **words):
-            for _ in range(3):
-                once(session, *given, **words)
-            return once(session, *given, **words)
-
-        ortlite.InferenceSession.run = again
         names = "|".join(re.sub("(?<=[a-z])(?=[A-Z])", "_?", name).lower() for name in OPERATORS)
         chosen = [name for name in load_cases() if re.match(f"test_({names})(_|$)", name)]
         expected = expected_failures("CuPyExecutionProvider")
         for name in chosen:
-            error = run_case(name, "CuPyExecutionProvider", check_types=False).error
+            error = run_case(name, "CuPyExecutionProvider", steps=False, runs=4).error
             assert bool(error) == (name in expected), (name, error)
         print(len(chosen), ElementwiseKernel.made)
     """)
@@ -568,6 +563,7 @@ def test_the_suites_functions_of_elements():
     assert kernels > 30
 
 
+@pytest.mark.once
 @needs_compiler
 def test_random_graphs_of_functions_of_elements():
     run_both("""

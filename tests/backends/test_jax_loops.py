@@ -148,6 +148,12 @@ def test_images_times_anything(shape):
     check(proto, {"X": floats(1, 16, 4, 4), "Z": np.asarray(floats(*shape))}, tolerance=1e-3)
 
 
+def test_a_number_is_no_view_of_a_result():
+    """Bounds that an attribute gives become arrays by a reshape."""
+    nodes = [node("Clip", ["X"], ["Y"], min=-0.5, max=0.5)]
+    check(model(nodes, {"X": floats(3)}, ["Y"], opset=6).SerializeToString(), {"X": floats(3)})
+
+
 def test_large_products_with_constants(grouped):
     weights = {"W": floats(1024, 512), "V": floats(512, 512), "B": floats(512)}
     nodes = [node("MatMul", ["X", "W"], ["a"]), node("Gemm", ["a", "V", "B"], ["Y"], transB=1)]
