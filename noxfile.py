@@ -65,6 +65,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit and property tests, on each Python that is installed."""
     session.install("-e", ".[all]", *group("test"))
+    session.run("python", "-m", "ortlite", "warm")  # or both processes would compile the same kernels
     session.run("pytest", "-n", "2", *session.posargs)
 
 

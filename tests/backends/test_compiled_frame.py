@@ -353,7 +353,7 @@ def test_a_folder_of_kernels_says_when_it_was_last_used(tmp_path, monkeypatch):
 
 
 def test_warm_compiles_and_says_where(monkeypatch):
-    monkeypatch.setattr(compiled, "warm_all", lambda: 3)
+    monkeypatch.setattr(compiled, "warm_all", lambda processes: 3)
     monkeypatch.setattr(cache, "remove_unused", lambda _: [])  # this is the user's
     result = CliRunner().invoke(main, ["warm"])
     assert result.exit_code == 0, result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeAlias, cast
@@ -51,13 +52,44 @@ def warm(fn: Any, given: tuple[str | None, ...], attributes: Mapping[str, Any]) 
                 fn(None, *arguments, **keywords)
 
 
-def warm_all() -> int:
-    """Compile all that `OVERRIDES` can do; for how many operators."""
+def warm_all(processes: int) -> int:
+    """Compile all that `OVERRIDES` can do, in so many processes; for how many operators.
+
+    A process that is killed raises BrokenProcessPool.
+    """
+    from concurrent.futures import ProcessPoolExecutor  # which no session needs
+    from multiprocessing import active_children, get_context
+
     team.warm()
-    for fn in set(OVERRIDES.values()):
-        for dtype in fn.dtypes:  # type: ignore[attr-defined]
-            warm(fn, (dtype,), {})
+    parts = {(fn.__module__, dtype) for fn in OVERRIDES.values() for dtype in fn.dtypes}  # type: ignore[attr-defined]
+    order = sorted(parts, key=_size, reverse=True)  # what takes longest begins first
+    if processes == 1:
+        for part in order:
+            _warm_part(part)
+        return len(OVERRIDES)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        try:
+            for _ in pool.map(_warm_part, order):
+                pass
+        except BaseException:  # Ctrl-C, too: a part may take minutes
+            for child in active_children():
+                child.terminate()
+            raise
     return len(OVERRIDES)
+
+
+def _size(part: tuple[str, str]) -> tuple[int, str]:
+    """How much there is to compile, by the source."""
+    module, dtype = part
+    return len(inspect.getsource(sys.modules[module])), dtype
+
+
+def _warm_part(part: tuple[str, str]) -> None:
+    """Compile what one module has for one dtype: its kernels share much."""
+    module, dtype = part
+    for fn in set(OVERRIDES.values()):
+        if fn.__module__ == module:
+            warm(fn, (dtype,), {})
 
 
 def before(others: Mapping[Key, Override]) -> dict[Key, Override]:
