@@ -11,6 +11,7 @@ from onnx import helper
 
 __all__ = [
     "DROPPED",
+    "OWN",
     "AttrType",
     "FormalParameter",
     "Option",
@@ -29,6 +30,8 @@ SupportType = onnx.defs.OpSchema.SupportType
 # Attributes that never meant anything to an inference runtime: hints of the first opsets about memory and
 # training. They are dropped, so that kernels need not name them.
 DROPPED = {("", "consumed_inputs")}
+
+OWN = "ortlite"  # the domain of operators that no file has: the optimiser makes them
 
 
 class FormalParameter(NamedTuple):

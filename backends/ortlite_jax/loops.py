@@ -20,9 +20,9 @@ from jax import lax
 
 from ortlite.derived import WithConstants, at_once
 from ortlite.namespace import Namespace, or_default
-from ortlite.ops.contrib.fused import OWN
 from ortlite.provider import CPU, create
 from ortlite.room import aligned
+from ortlite.schema import OWN
 from ortlite_jax import calls
 from ortlite_jax.layout import constant, last
 

@@ -14,6 +14,7 @@ from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
 from ortlite.ops.contrib import fused
 from ortlite.ops.helpers import require_broadcast
+from ortlite.schema import OWN
 from ortlite_numpy.blas import reads_small, turned
 from ortlite_numpy.record import numpy as np
 from ortlite_numpy.threads import pays, split
@@ -228,5 +229,5 @@ OVERRIDES: dict[tuple[str, str, int], Callable[..., Any]] = {
     ("", "MatMul", 1): matmul,
     ("", "Gemm", 7): gemm,
     ("com.microsoft", "FusedMatMul", 1): fused_matmul,
-    (fused.OWN, "Linear", 1): linear,
+    (OWN, "Linear", 1): linear,
 }

@@ -18,8 +18,8 @@ import torch
 
 from ortlite.derived import WithConstants, at_once, lasting
 from ortlite.namespace import Namespace
-from ortlite.ops.contrib.fused import OWN
 from ortlite.provider import CPU, create
+from ortlite.schema import OWN
 from ortlite_torch import products
 from ortlite_torch.onednn import inferring
 from ortlite_torch.record import opaque, recording, unseen

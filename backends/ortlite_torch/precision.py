@@ -18,8 +18,9 @@ import torch
 from ortlite.derived import at_once
 from ortlite.namespace import Namespace
 from ortlite.ops import registry
-from ortlite.ops.contrib.fused import OWN, parameters
+from ortlite.ops.contrib.fused import parameters
 from ortlite.ops.conv import conv as conv_kernel
+from ortlite.schema import OWN
 from ortlite_torch import onednn, ops, products
 from ortlite_torch.threads import product_work
 

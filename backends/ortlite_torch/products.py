@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from ortlite.derived import at_once, lasting
 from ortlite.namespace import Namespace
-from ortlite.ops.contrib.fused import OWN
 from ortlite.processors import maker
+from ortlite.schema import OWN
 from ortlite_torch.onednn import inferring, onednn
 from ortlite_torch.threads import fit, product_work
 

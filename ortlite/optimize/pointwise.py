@@ -6,8 +6,9 @@ from typing import Any
 
 from ortlite.graph import Node
 from ortlite.optimize.epilogues import convolution
-from ortlite.optimize.rule import OWN, New, copy
+from ortlite.optimize.rule import New, copy
 from ortlite.optimize.view import View, anchored
+from ortlite.schema import OWN
 
 __all__ = ["match_depthwise", "widened"]
 

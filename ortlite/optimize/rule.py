@@ -17,10 +17,9 @@ from ortlite.optimize.rewrite import map_subgraphs
 from ortlite.optimize.shapes import learn, learn_from
 from ortlite.optimize.view import Names, View, anchored, view_of
 
-__all__ = ["MS", "OWN", "New", "Rule", "copy", "rewrite", "table"]
+__all__ = ["MS", "New", "Rule", "copy", "rewrite", "table"]
 
 MS = "com.microsoft"
-OWN = "ortlite"  # operators that no file has
 ROUNDS = 4  # what one rewrite makes possible for another; a chain of more is left as it is
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ortlite.graph import Node
-from ortlite.optimize.rule import OWN, New, copy
+from ortlite.optimize.rule import New, copy
 from ortlite.optimize.view import View
+from ortlite.schema import OWN
 
 __all__ = ["conv_affine", "gemm_affine", "gemm_of_product", "linear", "match_conv_add", "match_conv_mul",
            "match_conv_norm", "match_gemm_add", "match_gemm_norm", "match_linear", "match_product_add",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
 from ortlite.ops.contrib.fused import parameters
+from ortlite.schema import OWN
 from ortlite_numpy import conv as dense
 from ortlite_numpy.compiled import conv, products
 from ortlite_numpy.compiled.depthwise import convolve, vectors
@@ -22,7 +23,6 @@ from ortlite_numpy.compiled.vectors import vector_bytes
 from ortlite_numpy.compiled.windows import HELD, bounds, finish
 from ortlite_numpy.record import numpy as np
 
-OWN = "ortlite"
 SCRATCH = 1 << 16  # elements between the two, which stay in the cache
 LARGE = 1 << 19  # elements between the two from which on the cache does not help
 TWICE = 8  # lines that a strip makes for each that the strip before has made, too

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ortlite.derived import Derived, at_once, lasting
-from ortlite.ops.contrib.fused import OWN
 from ortlite.ops.helpers import require_broadcast
+from ortlite.schema import OWN
 from ortlite_numpy.compiled.jit import Emitted, loops, own, share
 from ortlite_numpy.compiled.table import FLOATS, Call, override
 from ortlite_numpy.compiled.vectors import Vectors, vector_bytes

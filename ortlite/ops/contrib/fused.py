@@ -9,9 +9,9 @@ from ortlite.ops import activation, conv, linalg, recurrent
 from ortlite.ops.annotations import Array, DType, Flag, Float, Floats, Int, Ints, Text
 from ortlite.ops.helpers import normal_axis, require_broadcast, require_shape
 from ortlite.ops.registry import op
+from ortlite.schema import OWN
 
 MS = "com.microsoft"
-OWN = "ortlite"  # operators that no file has
 
 
 @op("FusedConv", domain=MS)
