@@ -145,8 +145,9 @@ def run_case(name: str, provider: str, *, steps: bool | None = None, runs: int =
         )
         numeric = not any(word in str(session.stages.model.graph) for word in NARROW)
         weightless = bool(judge.left_out(model))
-        compiler = create(provider).compiler
-        steps = (compiler is None or compiler.eager) if steps is None else steps
+        if steps is None:
+            compiler = create(provider).compiler
+            steps = compiler is None or compiler.eager
         sessions = [session] * (1 if DRAWN in name or weightless else runs)
         sessions += [prepared(model, check_types="1")] if steps else []
         for inputs, expected in data_sets(case, model):
