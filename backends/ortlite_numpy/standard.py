@@ -1,12 +1,14 @@
 """NumPy's names of the Array API standard, without array_api_compat, which takes 0.1 s to import and a wrapper a call.
 
 From 2.1 on NumPy has the standard's functions itself. What differs is here: `clip` keeps the dtype whatever its bounds
-are, `argsort` and `sort` know `descending`, and what orders numbers takes those of ml_dtypes as well.
+are, `argsort` and `sort` know `descending`, what orders numbers takes those of ml_dtypes as well, and many floats are
+added in parts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from ortlite import dtypes
 from ortlite_numpy.record import numpy, recording
 
-__all__ = ["argsort", "clip", "library", "sort", "take_along_axis"]
+__all__ = ["added", "argsort", "clip", "library", "mean", "sort", "take_along_axis"]
 
 NAMES = (
     "abs acos acosh add all any arange argmax argmin asin asinh atan atan2 atanh bitwise_and bitwise_invert "
@@ -25,12 +27,13 @@ NAMES = (
     "empty empty_like equal exp expand_dims expm1 eye fft finfo flip float32 float64 floor floor_divide from_dlpack "
     "full full_like greater greater_equal hypot iinfo imag inf int16 int32 int64 int8 isfinite isin isinf isnan less "
     "less_equal linalg linspace log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul "
-    "matrix_transpose max maximum mean meshgrid min minimum moveaxis multiply nan negative newaxis nextafter nonzero "
+    "matrix_transpose max maximum meshgrid min minimum moveaxis multiply nan negative newaxis nextafter nonzero "
     "not_equal ones ones_like permute_dims pi positive pow prod real reciprocal remainder repeat reshape result_type "
-    "roll round searchsorted sign signbit sin sinh sqrt square squeeze stack std subtract sum take tan tanh tensordot "
+    "roll round searchsorted sign signbit sin sinh sqrt square squeeze stack std subtract take tan tanh tensordot "
     "tril triu trunc uint16 uint32 uint64 uint8 unique_all unique_counts unique_inverse unique_values unstack var "
     "vecdot where zeros zeros_like"
 ).split()
+MANY = 1024  # numbers that are added one by one at most
 _REGISTERED = 2  # what numpy.dtype.isbuiltin is for a dtype of ml_dtypes
 
 
@@ -131,12 +134,69 @@ def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any
     return numpy.asarray(np.count_nonzero(x, axis=axis, keepdims=keepdims))
 
 
+def added(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    """NumPy's own, but that many floats are added in parts."""
+    axes, many = _many(x, axis)
+    if many and dtype in {None, x.dtype}:
+        return _in_parts(x, axes, keepdims)
+    return np.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
+
+
+def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """NumPy's own, but that many floats are added in parts."""
+    axes, many = _many(x, axis)
+    if many:
+        return _in_parts(x, axes, keepdims) / math.prod([x.shape[a] for a in axes])
+    return np.mean(x, axis=axis, keepdims=keepdims)
+
+
+def _many(x: Any, axis: Any) -> tuple[tuple[int, ...], bool]:
+    """The axes, and whether over them lie more floats than NumPy should add one by one."""
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return tuple(axes), x.dtype.char in "fdFD" and math.prod([x.shape[a] for a in axes]) > MANY
+
+
+def _in_parts(x: Any, axes: Sequence[int], keepdims: bool) -> Any:
+    """The sum, whose error does not grow with how many numbers there are.
+
+    NumPy adds by halves what lies side by side in memory, and one by one along the other axes: of equal numbers, all
+    roundings go the same way. There the sums of parts are added.
+    """
+    order = sorted((a for a in range(x.ndim) if x.shape[a] > 1), key=lambda a: abs(x.strides[a]))
+    summed = {a % x.ndim for a in axes}
+    inner: list[int] = []
+    for a in order:
+        if a not in summed or (inner and x.strides[a] != x.strides[inner[-1]] * x.shape[inner[-1]]):
+            break
+        inner.append(a)
+    outer = [a for a in order if a in summed and a not in inner]
+    if math.prod([x.shape[a] for a in outer]) <= MANY:
+        return np.sum(x, axis=tuple(axes), keepdims=keepdims)
+    y = np.add.reduce(x, axis=tuple(inner), keepdims=True) if inner else x
+    for a in outer:
+        y = _along(y, a)
+    return y if keepdims else y.reshape([n for a, n in enumerate(x.shape) if a not in summed])
+
+
+def _along(x: Any, axis: int) -> Any:
+    """The sum over one axis, which stays: of as many parts as each of them has numbers."""
+    n = x.shape[axis]
+    if n <= MANY:
+        return np.add.reduce(x, axis=axis, keepdims=True)
+    size = math.isqrt(n)
+    count, before = n // size, (slice(None),) * axis
+    parts = x[(*before, slice(count * size))].reshape((*x.shape[:axis], count, size, *x.shape[axis + 1 :]))
+    y = _along(np.add.reduce(parts, axis=axis + 1), axis)
+    return y if count * size == n else y + _along(x[(*before, slice(count * size, None))], axis)
+
+
 @cache
 def library() -> ModuleType:
     """The standard's namespace."""
     made = ModuleType("numpy")
     made.__dict__.update({name: getattr(np, name) for name in NAMES})
-    own = (asarray, astype, clip, argsort, sort, take_along_axis, count_nonzero)
+    own = (asarray, astype, clip, argsort, sort, take_along_axis, count_nonzero, mean)
     made.__dict__.update({fn.__name__: fn for fn in own})
+    made.__dict__["sum"] = added
     made.__dict__["isdtype"] = cache(np.isdtype)  # what a dtype is takes NumPy 2 µs to say
     return made

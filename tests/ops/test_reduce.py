@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from opcheck import check, run_op
+from opcheck import PROVIDERS, check, run_op
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 REDUCE = "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare".split()
@@ -17,6 +17,20 @@ def test_axes(op, axes, keepdims):
     x = np.abs(X) if op == "ReduceLogSum" else X
     check(op, x, None if axes is None else np.array(axes), keepdims=keepdims, opset=18)
     check(op, x, axes=axes, keepdims=keepdims, opset=11)
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"])
+@pytest.mark.parametrize(("shape", "axes"), [((60_000, 3), [0]), ((2, 300, 300, 2), [1, 2]), ((3, 1700, 40), [0, 1])])
+@pytest.mark.parametrize("provider", [name for name in PROVIDERS if not name.startswith("Strict")])
+def test_many_equal_numbers_do_not_add_up_their_roundings(op, shape, axes, provider):
+    x = np.full(shape, np.float32(0.1))
+    (y,) = run_op(op, x, np.array(axes), opset=18, provider=provider)
+    count, wide = np.prod([shape[axis] for axis in axes]), float(x.flat[0])
+    wanted = {
+        "ReduceSum": count * wide, "ReduceMean": wide, "ReduceL2": wide * np.sqrt(count),
+        "ReduceSumSquare": count * wide**2, "ReduceLogSumExp": np.log(count) + wide,
+    }[op]  # fmt: skip
+    np.testing.assert_allclose(y, np.full_like(y, wanted), rtol=1e-5)
 
 
 @pytest.mark.parametrize("op", REDUCE)
