@@ -137,7 +137,7 @@ def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any
 def added(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
     """NumPy's own, but that many floats are added in parts."""
     axes, many = _many(x, axis)
-    if many and dtype in {None, x.dtype}:
+    if many and (dtype is None or dtype == x.dtype):
         return _in_parts(x, axes, keepdims)
     return np.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
 

@@ -281,7 +281,8 @@ def test_sums_of_many_equal_numbers(data):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the mean of nothing
             wanted = getattr(np, name)(x.astype(np.float64), axis=axis, keepdims=keepdims)
-            got = getattr(XP, name)(x, axis=axis, keepdims=keepdims)
+            said = {} if name == "mean" else data.draw(st.sampled_from([{}, {"dtype": np.float32}, {"dtype": x.dtype}]))
+            got = getattr(XP, name)(x, axis=axis, keepdims=keepdims, **said)
         assert got.dtype == x.dtype
         assert got.shape == wanted.shape
         np.testing.assert_allclose(got, wanted, rtol=3e-6)
