@@ -130,10 +130,9 @@ def run_case(name: str, provider: str, *, steps: bool | None = None, runs: int =
     numeric = True
     error = ""
 
-    def prepared(model: onnx.ModelProto, **entries: str) -> ortlite.InferenceSession:
+    def prepared(model: onnx.ModelProto, check_types: str = "0") -> ortlite.InferenceSession:
         options = ortlite.SessionOptions()
-        for key, value in entries.items():
-            options.add_session_config_entry(f"ortlite.{key}", value)
+        options.add_session_config_entry("ortlite.check_types", check_types)
         return ortlite.InferenceSession(model.SerializeToString(), options, [provider], enable_fallback=0)
 
     try:

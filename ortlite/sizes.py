@@ -18,6 +18,7 @@ from ortlite import dtypes
 from ortlite.graph import Node, TensorType
 from ortlite.plan import Call
 from ortlite.save import inferred_shapes
+from ortlite.schema import OWN
 
 __all__ = ["Cache", "made", "size", "together"]
 
@@ -504,7 +505,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (_MS, "DynamicTimeWarping"): _diagonals,
     (_MS, "Range"): _range,
     (_MS, "FusedConv"): _windows(0, 1),
-    ("ortlite", "PointwiseDepthwiseConv"): _windows(0, 2),
+    (OWN, "PointwiseDepthwiseConv"): _windows(0, 2),
     (_MS, "QLinearConv"): _windows(0, 3, last="channels_last"),
     (_MS, "NhwcMaxPool"): _windows(0, None, last="always"),
     (_MS, "QLinearAveragePool"): _windows(0, None, last="channels_last"),

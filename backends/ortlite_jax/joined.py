@@ -82,9 +82,12 @@ def _without_views(eqns: Sequence[Any], outvars: Sequence[Any]) -> list[Any]:
 
 def _view(eqn: Any, views: Mapping[Any, tuple[Any, tuple[int, ...]]]) -> tuple[Any, tuple[int, ...]] | None:
     """What an equation makes of a view, if that is another one."""
-    if eqn.primitive.name not in {"transpose", "reshape"} or not any(var in views for var in _variables(eqn.invars)):
+    if eqn.primitive.name not in {"transpose", "reshape"}:
         return None
-    var, axes = views[eqn.invars[0]]
+    source = eqn.invars[0]
+    if isinstance(source, core.Literal) or source not in views:  # a number has no hash
+        return None
+    var, axes = views[source]
     if eqn.primitive.name == "transpose":
         return var, tuple(axes[axis] for axis in eqn.params["permutation"])
     if eqn.params["dimensions"] is None and _in_order(axes):

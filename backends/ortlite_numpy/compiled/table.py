@@ -63,18 +63,17 @@ def warm_all(processes: int) -> int:
     team.warm()
     parts = {(fn.__module__, dtype) for fn in OVERRIDES.values() for dtype in fn.dtypes}  # type: ignore[attr-defined]
     order = sorted(parts, key=_size, reverse=True)  # what takes longest begins first
-    if processes == 1:
+    if processes == 1:  # which may be so because nothing is kept
         for part in order:
             _warm_part(part)
-        return len(OVERRIDES)
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        try:
-            for _ in pool.map(_warm_part, order):
-                pass
-        except BaseException:  # Ctrl-C, too: a part may take minutes
-            for child in active_children():
-                child.terminate()
-            raise
+    else:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            try:
+                list(pool.map(_warm_part, order))
+            except BaseException:  # Ctrl-C, too: a part may take minutes
+                for child in active_children():
+                    child.terminate()
+                raise
     return len(OVERRIDES)
 
 
