@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from ortlite.forks import renewed_after_fork
@@ -13,9 +13,10 @@ __all__ = ["Race"]
 
 Way = Callable[..., Any]
 ROUNDS = 3  # at least
-SECONDS = 0.1  # in which there are more: what takes a millisecond is easily disturbed
-CLEAR = 1.5  # times as long as the fastest: out, if that time is over
-SHORT = 1e-2  # seconds of a call that is made again at once: threads of the way before may still look out for work
+SECONDS = 0.1  # of calls, in which there are more rounds: what takes a millisecond is easily disturbed
+TURN = 0.03  # seconds in which a way is called again within a round
+PAUSE = 0.01  # seconds before each turn: the threads of the way before look out for work, for 5 ms, and take a core
+CLEAR = 1.5  # times as long as the fastest: out, if the time for calls is over
 
 
 class Race:
@@ -52,16 +53,23 @@ def _fastest(ways: Mapping[str, Way], inputs: Sequence[Any]) -> str:
     best, spent, rounds = dict.fromkeys(ways, float("inf")), 0.0, 0
     while len(best) > 1 and (spent < SECONDS or rounds < ROUNDS):
         for name in best:
-            took = _seconds(ways[name], inputs)
-            spent += took
-            if took < SHORT:
-                took = min(took, _seconds(ways[name], inputs))
-            best[name] = min(best[name], took)
+            took = _turn(ways[name], inputs)
+            spent += sum(took)
+            best[name] = min(best[name], *took)
         rounds += 1
         if spent >= SECONDS:
             least = min(best.values())
             best = {name: seconds for name, seconds in best.items() if seconds <= CLEAR * least}
     return min(best, key=best.__getitem__)
+
+
+def _turn(way: Way, inputs: Sequence[Any]) -> list[float]:
+    """The seconds of each call."""
+    sleep(PAUSE)
+    took: list[float] = []
+    while sum(took) < TURN:
+        took.append(_seconds(way, inputs))
+    return took
 
 
 def _seconds(way: Way, inputs: Sequence[Any]) -> float:

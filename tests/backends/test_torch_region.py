@@ -176,6 +176,23 @@ def test_the_fastest_way_stays(given, fastest, monkeypatch):
     np.testing.assert_allclose(np.asarray(from_torch), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_the_first_call_after_another_way_decides_nothing(monkeypatch):
+    """Threads that are still awake disturb it."""
+    from ortlite import race
+
+    ways, calls, before = {"one": lambda x: x + 1, "other": lambda x: x + 2}, [], []
+
+    def seconds(way, inputs):
+        took = 0.012 if way is ways["one"] else 0.008 if before == [way] else 0.02
+        before[:] = [way]
+        return took
+
+    monkeypatch.setattr(race, "_seconds", seconds)
+    raced = race.Race(lambda: ways, lambda name, inputs: calls.append((name, *inputs)))
+    assert [raced(1), raced(2)] == [3, 4]
+    assert calls == [("other", 1)]
+
+
 @pytest.mark.parametrize("compile", ["1", "always"])
 def test_without_a_compiler_it_says_so(monkeypatch, compile):
     from torch._inductor import cpp_builder, exc
