@@ -20,7 +20,7 @@ import ortlite
 from conformance import judge
 from ortlite.provider import CPU, create
 
-__all__ = ["KINDS", "Result", "case_model", "data_sets", "load_cases", "run_case"]
+__all__ = ["KINDS", "Result", "by_steps", "case_model", "data_sets", "load_cases", "run_case"]
 
 KINDS = ("node", "simple", "real", "pytorch-converted", "pytorch-operator")
 RUNS = 3  # of a session: the last one is specialised, whatever the provider
@@ -117,12 +117,18 @@ def _similar(one: list[Any], other: list[Any], case: Any) -> bool:
     return True
 
 
+def by_steps(provider: str) -> bool:
+    """Whether step by step a provider runs the calls of its library; one that compiles would compile each of them."""
+    compiler = create(provider).compiler
+    return compiler is None or compiler.eager
+
+
 def run_case(name: str, provider: str, *, steps: bool | None = None, runs: int = RUNS) -> Result:
     """Run one case; the result's `error` is empty when every output agrees with the suite's.
 
     In a session as users make it: the first of its `runs` is interpreted, or compiled by the provider's library, and
-    those after it are specialised. With `steps` in another one, too, that runs step by step and checks the dtype of
-    every value: by default where no library compiles, which JAX would do with every call that a kernel makes.
+    those after it are specialised. With `steps`, by default `by_steps`, in another one, too, that runs step by step and
+    checks the dtype of every value.
     """
     kind, case = load_cases()[name]
     start = perf_counter()
@@ -144,9 +150,7 @@ def run_case(name: str, provider: str, *, steps: bool | None = None, runs: int =
         )
         numeric = not any(word in str(session.stages.model.graph) for word in NARROW)
         weightless = bool(judge.left_out(model))
-        if steps is None:
-            compiler = create(provider).compiler
-            steps = compiler is None or compiler.eager
+        steps = by_steps(provider) if steps is None else steps
         sessions = [session] * (1 if DRAWN in name or weightless else runs)
         sessions += [prepared(model, check_types="1")] if steps else []
         for inputs, expected in data_sets(case, model):

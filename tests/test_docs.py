@@ -38,7 +38,8 @@ def cases():
         found = pages.blocks(page.read_text(encoding="utf-8"))
         for library in ("", *sorted(set().union(*(block.needs() for block in found)))):
             if found:
-                yield pytest.param(page, library, id=f"{page.relative_to(ROOT)}-{library or 'plain'}")
+                marks = [] if library else [pytest.mark.once]
+                yield pytest.param(page, library, id=f"{page.relative_to(ROOT)}-{library or 'plain'}", marks=marks)
 
 
 @pytest.mark.parametrize(("page", "library"), list(cases()))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_ci_runs_the_readmes_test_command():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    command = "pip install nox && nox"
+    command = "pip install nox uv && nox"
     assert command in readme
     assert f"\n{command}\n" in ci
 
