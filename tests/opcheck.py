@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -57,6 +58,7 @@ def make_model(
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
+@cache
 def _newest(domain: str) -> int:
     versions = [s.since_version for s in onnx.defs.get_all_schemas() if s.domain == domain]
     return max(versions, default=1)
