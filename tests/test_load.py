@@ -110,6 +110,58 @@ def test_invalid_graphs(text, error, message):
         load.load(parser.parse_model(ADD.replace("{ [n] y = Add(x, x) }", text)).SerializeToString())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "y = If (c) <then_branch = t () => (a) { a = Identity (x) }, else_branch = e () => (b) { b = Shape (x) }>",
+            r"Op \(If\) .* output 0 of the branches would be both tensor\(float\) and tensor\(int64\)",
+        ),
+        (
+            "y = If (c) <then_branch = t () => (a) { a = Neg (x) }, else_branch = e () => (b) {b = SequenceEmpty ()}>",
+            r"Op \(If\) .* both tensor\(float\) and seq\(tensor\(float\)\)",
+        ),
+        (
+            "y = Loop (n, , x) <body = b (i, k, s) => (l, t) { l = Identity (k) t = Shape (s) }>",
+            r"Op \(Loop\) .* state 0 would be both tensor\(int64\) and tensor\(float\)",
+        ),
+        (
+            "y = Loop (n, , x) <body = b (int64 i, bool k, int64[2] s) => (l, t) { l = Identity (k) t = Neg (s) }>",
+            r"Op \(Loop\) .* state 0 would be both tensor\(int64\) and tensor\(float\)",
+        ),
+        (
+            "y, w = Scan <num_scan_inputs = 1, body = b (s, e) => (t, f) { t = Shape (s) f = Neg (e) }> (x, x)",
+            r"Op \(Scan\) .* state 0 would be both tensor\(int64\) and tensor\(float\)",
+        ),
+        (
+            "y, w = Scan <num_scan_inputs = 1, body = b (s, int64 e) => (t, f) { t = Neg (s) f = Neg (e) }> (x, x)",
+            r"Op \(Scan\) .* scan input 0 would be both tensor\(float\) and tensor\(int64\)",
+        ),
+        (
+            "q = SequenceConstruct (x) y = SequenceInsert (q, n)",
+            r"Op \(SequenceInsert\) .* an element would be both tensor\(float\) and tensor\(int64\)",
+        ),
+        (
+            "q = SequenceConstruct (x) y = SequenceMap <body = b (int64 e) => (f) { f = Neg (e) }> (q)",
+            r"Op \(SequenceMap\) .* input 0 of the body would be both tensor\(float\) and tensor\(int64\)",
+        ),
+        (
+            "y = QuantizeLinear <output_dtype = 3> (x, u, z)",
+            r"Op \(QuantizeLinear\) .* the output would be both tensor\(uint8\) and tensor\(int8\)",
+        ),
+    ],
+)
+def test_types_that_no_variable_of_a_schema_ties_together(text, message):
+    header = '<ir_version: 9, opset_import: ["": 21]> g (float[2] x, float u, bool c, int64 n, uint8 z) => (y)'
+    proto = parser.parse_model(f"{header} {{ {text} }}")
+    proto.graph.node[-1].name = "the_node"
+    with pytest.raises(Fail, match=rf"Node \(the_node\) {message}"):
+        load.load(proto.SerializeToString())
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with pytest.raises(Exception, match=r"the_node|Type Error|INVALID_GRAPH"):
+        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 def test_opsets():
     proto = model(ADD)
     proto.opset_import[0].version = 99

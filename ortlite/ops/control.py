@@ -6,12 +6,12 @@ from ortlite.graph import Node
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Condition, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
-from ortlite.ops.types import Inferred, Types, graph_outputs
+from ortlite.ops.types import Inferred, Types, agreed, graph_inputs, graph_outputs
 
 
 def _either_branch(node: Node, inputs: Types) -> Inferred:
-    then, other = (graph_outputs(node.attributes[name]) for name in ("then_branch", "else_branch"))
-    return [a or b for a, b in zip(then, other, strict=False)]
+    branches = [graph_outputs(node.attributes[name]) for name in ("then_branch", "else_branch")]
+    return [agreed(node, f"output {i} of the branches", *each) for i, each in enumerate(zip(*branches, strict=False))]
 
 
 @op("If", any_dtype=True, views=True, types=_either_branch)
@@ -20,13 +20,15 @@ def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Grap
     return tuple(xp.cond(cond, then_branch, else_branch))
 
 
-@op(
-    "Loop",
-    any_dtype=True,
-    views=True,
-    data_dependent_shape=True,
-    types=lambda node, inputs: graph_outputs(node.attributes["body"])[1:],
-)
+def _last_state_and_rows(node: Node, inputs: Types) -> Inferred:
+    """A state has one type: as the body returns it, as it takes it, and as it is given."""
+    body = node.attributes["body"]
+    given, taken, returned = inputs[2:], graph_inputs(body)[2:], graph_outputs(body)[1:]
+    states = zip(returned, taken, given, strict=False)
+    return [agreed(node, f"state {k}", *each) for k, each in enumerate(states)] + returned[len(given) :]
+
+
+@op("Loop", any_dtype=True, views=True, data_dependent_shape=True, types=_last_state_and_rows)
 def loop(
     xp: Namespace, M: Int | None = None, cond: Condition | None = None, *v_initial: Value, body: Graph
 ) -> tuple[Value, ...]:
@@ -73,7 +75,16 @@ def _none_of(xp: Namespace, type_: Type) -> Array:
     return xp.empty((0, *shape), dtype=xp.dtype(type_.dtype))
 
 
-@op("Scan", since=9, any_dtype=True, views=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
+def _scanned(node: Node, inputs: Types) -> Inferred:
+    body, split = node.attributes["body"], len(inputs) - node.attributes.get("num_scan_inputs", 0)
+    taken, returned = graph_inputs(body), graph_outputs(body)
+    for k, each in enumerate(zip(inputs[split:], taken[split:], strict=False)):
+        agreed(node, f"scan input {k}", *each)
+    states = zip(returned, taken, inputs[:split], strict=False)
+    return [agreed(node, f"state {k}", *each) for k, each in enumerate(states)] + returned[split:]
+
+
+@op("Scan", since=9, any_dtype=True, views=True, types=_scanned)
 def scan(
     xp: Namespace,
     *initial_state_and_scan_inputs: Value,
@@ -113,7 +124,7 @@ def scan(
     return (*state, *(xp.moveaxis(y, 0, axis) for y, axis in zip(outputs, output_axes, strict=True)))
 
 
-@op("Scan", since=8, any_dtype=True, types=lambda node, inputs: graph_outputs(node.attributes["body"]))
+@op("Scan", since=8, any_dtype=True, types=lambda node, inputs: _scanned(node, inputs[1:]))
 def scan_8(
     xp: Namespace,
     sequence_lens: Ints | None = None,

@@ -17,7 +17,7 @@ from ortlite.ops.cast import COMPUTED, convert
 from ortlite.ops.conv import add_bias, fitting_windows
 from ortlite.ops.helpers import along, normal_axis, require_shape
 from ortlite.ops.registry import op
-from ortlite.ops.types import Inferred, Types, attribute_dtype, unshaped
+from ortlite.ops.types import Inferred, Types, agreed, attribute_dtype
 
 UINT8 = dtypes.by_name("uint8")
 FLOAT32_EXACT = 2**24 // 255**2  # so many products of two 8-bit numbers add up exactly in float32
@@ -81,7 +81,7 @@ def saturated(xp: Namespace, y: Array, zero_point: Array | None, to: DType) -> A
 def _quantized_type(node: Node, inputs: Types) -> Inferred:
     """The zero point's type, else the one an attribute names, else uint8."""
     if len(inputs) > 2 and inputs[2] is not None:
-        return [unshaped(inputs[2])]
+        return [agreed(node, "the output", inputs[2], *attribute_dtype("output_dtype")(node, inputs))]
     return attribute_dtype("output_dtype", "uint8")(node, inputs)
 
 

@@ -8,7 +8,17 @@ from ortlite.ops.annotations import Array, Arrays, Bool, DType, Flag, Graph, Int
 from ortlite.ops.helpers import normal_axis
 from ortlite.ops.registry import op
 from ortlite.ops.shape import concat, cut
-from ortlite.ops.types import Inferred, Types, attribute_dtype, element_type, graph_outputs, sequence_type, unshaped
+from ortlite.ops.types import (
+    Inferred,
+    Types,
+    agreed,
+    attribute_dtype,
+    element_type,
+    graph_inputs,
+    graph_outputs,
+    sequence_type,
+    unshaped,
+)
 
 
 @op(
@@ -47,7 +57,11 @@ def sequence_at(xp: Namespace, input_sequence: Arrays, position: Int) -> Array:
     return input_sequence[_place(position, len(input_sequence))]
 
 
-@op("SequenceInsert", since=11, any_dtype=True, views=True)
+def _of_such_elements(node: Node, inputs: Types) -> Inferred:
+    return [sequence_type(agreed(node, "an element", element_type(inputs[0]), inputs[1]))]
+
+
+@op("SequenceInsert", since=11, any_dtype=True, views=True, types=_of_such_elements)
 def sequence_insert(xp: Namespace, input_sequence: Arrays, tensor: Array, position: Int | None = None) -> Arrays:
     """The sequence with `tensor` before `position`, by default at the end."""
     length = len(input_sequence)
@@ -104,13 +118,14 @@ def concat_from_sequence(xp: Namespace, input_sequence: Arrays, *, axis: Int, ne
     return xp.stack(input_sequence, axis=axis) if new_axis else concat(xp, *input_sequence, axis=axis)
 
 
-@op(
-    "SequenceMap",
-    since=17,
-    any_dtype=True,
-    views=True,
-    types=lambda node, inputs: [sequence_type(t) for t in graph_outputs(node.attributes["body"])],
-)
+def _mapped(node: Node, inputs: Types) -> Inferred:
+    body = node.attributes["body"]
+    for k, (given, taken) in enumerate(zip(inputs, graph_inputs(body), strict=False)):
+        agreed(node, f"input {k} of the body", element_type(given) or given, taken)
+    return [sequence_type(type_) for type_ in graph_outputs(body)]
+
+
+@op("SequenceMap", since=17, any_dtype=True, views=True, types=_mapped)
 def sequence_map(xp: Namespace, input_sequence: Arrays, *additional_inputs: Value, body: Graph) -> tuple[Arrays, ...]:
     """`body` on each element; further sequences go along element by element, tensors are given to every call."""
     rows, run = [], body.repeated()

@@ -1,7 +1,8 @@
 """Rules for the types of a node's outputs, where no type variable of the schema tells: `@op(..., types=rule)`.
 
 A rule gets the node and the types of its inputs (None: unknown or absent), and returns the types of its outputs, as far
-as it knows them; for the others the schema is asked.
+as it knows them; for the others the schema is asked. Where two types must be one and no type variable of the schema
+says so, the rule does, by `agreed`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ortlite import dtypes
+from ortlite.errors import Fail
 from ortlite.graph import Graph, Node, OptionalType, SequenceType, TensorType, Type
 
 __all__ = [
-    "BOOL", "FLOAT", "INT64", "STRING", "Inferred", "Rule", "Types", "attribute_dtype", "class_labels", "element_type",
-    "graph_outputs", "sequence_type", "unshaped", "value_dtype",
+    "BOOL", "FLOAT", "INT64", "STRING", "Inferred", "Rule", "Types", "agreed", "attribute_dtype", "class_labels",
+    "element_type", "graph_inputs", "graph_outputs", "sequence_type", "unshaped", "value_dtype",
 ]  # fmt: skip
 
 Types: TypeAlias = Sequence[Type | None]  # of a node's inputs
@@ -37,6 +39,23 @@ def element_type(type_: Type | None) -> Type | None:
 def sequence_type(type_: Type | None) -> Type | None:
     """The type of a sequence of such elements."""
     return None if type_ is None else SequenceType(type_)
+
+
+def agreed(node: Node, what: str, *types: Type | None) -> Type | None:
+    """The type that `what` has by each of these which is known. Raises Fail where two differ."""
+    found: Type | None = None
+    for type_ in [t for t in types if t is not None]:
+        found = found or unshaped(type_)
+        optional = isinstance(type_, OptionalType) or isinstance(found, OptionalType)  # stands for its element, too
+        if found is not None and found.ort != type_.ort and not optional:
+            both = f"both {found.ort} and {type_.ort}"
+            raise Fail(f"Node ({node.name}) Op ({node.op_type}) [TypeInferenceError] {what} would be {both}.")
+    return found
+
+
+def graph_inputs(graph: Graph) -> Inferred:
+    """The types that a subgraph's inputs are declared with, or known by, without their shapes."""
+    return [unshaped(graph.types.get(name)) for name in graph.inputs]
 
 
 def graph_outputs(graph: Graph) -> Inferred:

@@ -107,7 +107,18 @@ def label_encoder(
     values_tensor: Value = None,
     memo: Memo = None,
 ) -> Array:
-    """The value beside the key that each element equals, else the default. Raises ValueError for unequal lists."""
+    """The value beside the key that each element equals, else the default.
+
+    Raises ValueError for unequal lists, and for several of keys or of values.
+    """
+    kinds = "_floats _int64s _strings _tensor".split()
+    for word, lists in (
+        ("keys", (keys_floats, keys_int64s, keys_strings, keys_tensor)),
+        ("values", (values_floats, values_int64s, values_strings, values_tensor)),
+    ):
+        named = [word + kind for kind, one in zip(kinds, lists, strict=True) if one is not None and len(one)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} are given; one of them must be")
     keys = keys_floats or keys_int64s or keys_strings or () if keys_tensor is None else keys_tensor
     values: Any
     if values_tensor is not None:

@@ -60,6 +60,8 @@ def dict_vectorizer(
     if bool(string_vocabulary) == bool(int64_vocabulary):
         counts = f"{len(int64_vocabulary or ())} numbers and {len(string_vocabulary or ())} texts"
         raise ValueError(f"int64_vocabulary or string_vocabulary must be given, one of them, not {counts}")
+    if any(isinstance(key, str) != bool(string_vocabulary) for key in X):
+        raise ValueError(f"the vocabulary is {'text' if string_vocabulary else 'numbers'}, the keys of X are not")
     some = next(iter(X.values()), 0.0)
     dtype = xp.dtype("string") if isinstance(some, str) else xp.asarray(some).dtype
     row = [X.get(word, "" if isinstance(some, str) else 0) for word in words]
