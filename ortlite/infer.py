@@ -211,7 +211,7 @@ def check_arity(node: Node, schema: Schema, inputs: int, outputs: int) -> None:
 def check_bodies(node: Node) -> None:
     """Raise Fail where a subgraph takes or returns another number of values than its operator gives or wants.
 
-    A node may leave outputs at the end out; a body has them all.
+    So where lists of attributes are about these values. A node may leave outputs at the end out; a body has them all.
     """
     if node.domain or node.op_type not in BODIES:
         return
@@ -223,6 +223,22 @@ def check_bodies(node: Node) -> None:
         if len(graph.outputs) < outputs or len(counts) > 1:
             problem = f"its subgraphs return {sorted(counts)} values; that many, and at least {outputs}, are wanted."
             raise Fail(_about(node, problem))
+    if node.op_type == "Scan":
+        _check_axes(node, *counts)
+
+
+def _check_axes(node: Node, outputs: int) -> None:
+    """Raise Fail where the axes or directions of a Scan, whose body has so many outputs, are not one for each value."""
+    scanned = node.attributes["num_scan_inputs"]
+    stacked = outputs - (_scan_counts(node)[0] - scanned)
+    counts = dict.fromkeys(("directions", "scan_input_axes", "scan_input_directions"), scanned)
+    counts |= dict.fromkeys(("scan_output_axes", "scan_output_directions"), stacked)
+    for name, count in counts.items():
+        given = node.attributes.get(name) or (0,) * count
+        if len(given) != count:
+            raise Fail(_about(node, f"{name} has {len(given)} numbers for {count} values."))
+        if name.endswith("directions") and not {*given} <= {0, 1}:
+            raise Fail(_about(node, f"{name} {[*given]} must all be 0 or 1."))
 
 
 def _scan_counts(node: Node) -> tuple[int, int]:

@@ -130,6 +130,14 @@ def test_invalid_graphs(text, error, message):
             r"Op \(Loop\) .* state 0 would be both tensor\(int64\) and tensor\(float\)",
         ),
         (
+            "y = Loop (n, , x) <body = b (float i, bool k, s) => (l, t) { l = Identity (k) t = Neg (s) }>",
+            r"Op \(Loop\) .* the iteration would be both tensor\(int64\) and tensor\(float\)",
+        ),
+        (
+            "y = Loop (n, , x) <body = b (i, k, s) => (l, t) { l = Identity (i) t = Neg (s) }>",
+            r"Op \(Loop\) .* the condition would be both tensor\(bool\) and tensor\(int64\)",
+        ),
+        (
             "y, w = Scan <num_scan_inputs = 1, body = b (s, e) => (t, f) { t = Shape (s) f = Neg (e) }> (x, x)",
             r"Op \(Scan\) .* state 0 would be both tensor\(int64\) and tensor\(float\)",
         ),
@@ -160,6 +168,23 @@ def test_types_that_no_variable_of_a_schema_ties_together(text, message):
     onnxruntime = pytest.importorskip("onnxruntime")
     with pytest.raises(Exception, match=r"the_node|Type Error|INVALID_GRAPH"):
         onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("scan_input_axes = [0, 0]", "scan_input_axes has 2 numbers for 1 values"),
+        ("scan_output_axes = [0, 0]", "scan_output_axes has 2 numbers for 1 values"),
+        ("scan_input_directions = [2]", r"scan_input_directions \[2\] must all be 0 or 1"),
+        ("scan_output_directions = [-1]", r"scan_output_directions \[-1\] must all be 0 or 1"),
+    ],
+)
+def test_lists_of_a_scan_are_about_its_values(given, message):
+    body = "b (s, e) => (t, f) { t = Neg (s) f = Neg (e) }"
+    node = f"[the_node] y, w = Scan <num_scan_inputs = 1, {given}, body = {body}> (x, x)"
+    proto = parser.parse_model(f'<ir_version: 9, opset_import: ["": 21]> g (float[2] x) => (y, w) {{ {node} }}')
+    with pytest.raises(Fail, match=f"'the_node', Scan.*{message}"):
+        load.load(proto.SerializeToString())
 
 
 def test_opsets():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ortlite.graph import Node
+from ortlite.graph import Node, TensorType
 from ortlite.namespace import Namespace
 from ortlite.ops.annotations import Array, Condition, Graph, Int, Ints, Type, Value
 from ortlite.ops.registry import op
-from ortlite.ops.types import Inferred, Types, agreed, graph_inputs, graph_outputs
+from ortlite.ops.types import BOOL, INT64, Inferred, Types, agreed, graph_inputs, graph_outputs
 
 
 def _either_branch(node: Node, inputs: Types) -> Inferred:
@@ -22,8 +22,10 @@ def if_(xp: Namespace, cond: Condition, *, then_branch: Graph, else_branch: Grap
 
 def _last_state_and_rows(node: Node, inputs: Types) -> Inferred:
     """A state has one type: as the body returns it, as it takes it, and as it is given."""
-    body = node.attributes["body"]
-    given, taken, returned = inputs[2:], graph_inputs(body)[2:], graph_outputs(body)[1:]
+    body, given = node.attributes["body"], inputs[2:]
+    (step, going, *taken), (further, *returned) = graph_inputs(body), graph_outputs(body)
+    agreed(node, "the iteration", TensorType(INT64), step)
+    agreed(node, "the condition", TensorType(BOOL), going, further)
     states = zip(returned, taken, given, strict=False)
     return [agreed(node, f"state {k}", *each) for k, each in enumerate(states)] + returned[len(given) :]
 
