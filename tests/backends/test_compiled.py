@@ -31,6 +31,12 @@ F = np.float32
 KEYS = sorted(compiled.OVERRIDES, key=str)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers():
+    """Whatever tests ran before in this process."""
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+
+
 def floats(*shape):
     return RNG.standard_normal(shape).astype(F)
 
@@ -338,8 +344,7 @@ def test_recurrent_networks_of_odd_numbers():
         x = floats(4, batch, 3)
         x[1, 0, 0], x[2, 1, 1] = np.nan, np.inf
         w, r = floats(1, gates * 5, 3), floats(1, gates * 5, 5)
-        # each of four steps multiplies the rounding of the one before by the weights
-        agree(("", op, 1), [x, w, r], n_outputs=3 if op == "LSTM" else 2, rtol=2e-5, atol=2e-5)
+        agree(("", op, 1), [x, w, r], n_outputs=3 if op == "LSTM" else 2, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(np.int8, 0), (np.int8, 9), (np.uint8, 9)])
